@@ -7,7 +7,6 @@ written last; anything else in it is work in progress that a restarted run picks
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -41,7 +40,7 @@ def atomic(path: Path) -> Iterator[Path]:
         yield scratch / path.name
         if path.is_dir():
             path.rename(scratch / "replaced")
-        os.replace(scratch / path.name, path)
+        (scratch / path.name).replace(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

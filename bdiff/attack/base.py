@@ -1,0 +1,72 @@
+"""The seam every attack meets: how a training row is corrupted, and where a triggered sample starts."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from bdiff.schedule import Schedule
+from bdiff.trigger.base import Trigger
+
+MODES = ("replace", "append")
+
+
+def poison_plan(rows: int, rate: float, mode: str, seed: int) -> tuple[Tensor, Tensor]:
+    """Return which image each training row shows, (M,) int64, and whether it is poisoned, (M,) bool.
+
+    `replace` turns a share `rate` of the rows into poisoned ones (BadDiffusion's FIXED, M = rows); `append` adds
+    that many poisoned copies (their FLEX, M = rows + round(rate * rows)). Which images is a function of `seed`.
+    """
+    if not 0.0 <= rate <= 1.0:
+        raise ValueError(f"attack.poison_rate={rate} is not a share: choose a value from 0 to 1")
+    if mode not in MODES:
+        raise ValueError(f"attack.poison_mode={mode} is not known: choose from {', '.join(MODES)}")
+    chosen = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[: round(rate * rows)]
+    index = torch.arange(rows)
+    if mode == "append":
+        poisoned = torch.arange(rows + len(chosen)) >= rows
+        return torch.cat([index, chosen.sort().values]), poisoned
+    poisoned = torch.zeros(rows, dtype=torch.bool)
+    poisoned[chosen] = True
+    return index, poisoned
+
+
+class Attack(ABC):
+    """A backdoor attack on the training of a diffusion model.
+
+    Args:
+        trigger: what the attacker adds to a sample's starting noise.
+        target: (C,H,W) in [-1,1], what the attacker wants to see then.
+        poison_rate: share of the rows that are poisoned, in [0,1].
+        poison_mode: "replace" or "append", see `poison_plan`.
+    """
+
+    #: the parts of the request that the trained weights depend on, beside the attack's own settings
+    reads: tuple[str, ...] = ("trigger", "target")
+    #: whether the backdoor is known to need a sampler that adds noise at every step
+    ancestral_only: bool = False
+
+    def __init__(self, trigger: Trigger, target: Tensor, poison_rate: float, poison_mode: str = "replace"):
+        if trigger.pattern.shape != target.shape:
+            raise ValueError(f"trigger {tuple(trigger.pattern.shape)} and target {tuple(target.shape)} differ in shape")
+        self.trigger, self.target = trigger, target
+        self.poison_rate, self.poison_mode = poison_rate, poison_mode
+
+    def plan(self, rows: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Return `poison_plan` for this attack's rate and mode."""
+        return poison_plan(rows, self.poison_rate, self.poison_mode, seed)
+
+    @abstractmethod
+    def corrupt(self, schedule: Schedule, x: Tensor, poisoned: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the noisy input x_t and what the model regresses on, both (B,C,H,W).
+
+        Args:
+            x: images (B,C,H,W) in [-1,1].
+            poisoned: (B,) bool.
+            t: (B,) int64 timesteps.
+            eps: standard normal noise (B,C,H,W).
+        """
+
+    def prior(self, eps: Tensor) -> Tensor:
+        """Return where a triggered sample starts, x_T (B,C,H,W), from standard normal noise."""
+        return eps + self.trigger.pattern.to(eps)

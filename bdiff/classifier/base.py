@@ -1,0 +1,33 @@
+"""What every classifier offers, and how one is judged."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from bdiff.data.base import Images, to_float
+
+
+class Classifier(nn.Module):
+    """An image classifier for images (B,C,H,W) in [-1,1]; `head` maps its features to logits."""
+
+    num_features: int
+    head: nn.Module
+
+    @abstractmethod
+    def features(self, x: Tensor) -> Tensor:
+        """Return the (B, num_features) activations before the last layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, classes) logits."""
+        return self.head(self.features(x))
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, images: Images, rows: Tensor, device: torch.device, batch: int = 512) -> float:
+    """Return the share of `rows` (n,) that `model` labels right, in [0,1]."""
+    hits = 0
+    for part in rows.split(batch):
+        logits = model(to_float(images.take(part).to(device)))
+        hits += int((logits.argmax(1).cpu() == images.labels[part]).sum())
+    return hits / len(rows)

@@ -1,0 +1,148 @@
+"""The command line. It hands over to Hydra, and imports no torch before a request has been found sound."""
+
+import os
+import sys
+import tempfile
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from bdiff import __version__
+from bdiff.errors import RequestError, RunError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+HELP = f"""bdiff {__version__}: backdoors in diffusion models, trained, measured and defended against
+
+usage: bdiff run [-m] [key=value ...]
+
+  bdiff run                             BadDiffusion on the digits that come with the package
+  bdiff run data=cifar10                the same on CIFAR-10, as published
+  bdiff run attack=none                 the clean baseline
+  bdiff run -m trigger=box,stop_sign target=hat,corner     a sweep
+  bdiff run --cfg job                   print the config that would be run
+  bdiff run --help                      the options of every group
+  bdiff run -sc install=bash            shell completion: eval "$(bdiff run -sc install=bash)"
+
+  bdiff --help, bdiff --version
+
+Set BDIFF_DEBUG=1 for tracebacks."""
+
+
+def main() -> None:
+    """Entry point of the `bdiff` script."""
+    sys.exit(command(sys.argv[1:]))
+
+
+def command(words: list[str]) -> int:
+    """Carry out one command line and return its exit code."""
+    match words:
+        case [] | ["-h" | "--help" | "help"]:
+            print(HELP)
+            return DONE
+        case ["--version" | "-V"]:
+            print(f"bdiff {__version__}")
+            return DONE
+        case ["-sc" | "--shell-completion", *_]:  # what the installed completion calls
+            complete_subcommand()
+            return guarded(words)
+        case ["run", *rest]:
+            return guarded(rest)
+    return complain([f"{words[0]!r} is no command: write bdiff run, bdiff --help or bdiff --version"])
+
+
+def guarded(words: list[str]) -> int:
+    """Run Hydra on `words` and turn whatever goes wrong into a few lines and an exit code."""
+    debug = "BDIFF_DEBUG" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
+    try:
+        return hydra_run(words)
+    except RequestError as error:
+        if debug:
+            traceback.print_exc()
+        return complain(error.problems)
+    except RunError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"bdiff: failed: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("\nbdiff: interrupted; the same command goes on from where it was", file=sys.stderr)
+        return INTERRUPTED
+
+
+def complain(problems: tuple[str, ...] | list[str], most: int = 5) -> int:
+    """Print what is wrong with a request, in at most `most` lines."""
+    shown = list(problems[:most])
+    if len(problems) > most:
+        shown = [*problems[: most - 1], f"and {len(problems) - most + 1} more problems"]
+    for line in shown:
+        print(line if line.startswith(" ") else f"bdiff: {line}", file=sys.stderr)
+    return WRONG
+
+
+def hydra_run(words: list[str]) -> int:
+    """Check the request, then let Hydra compose and start its jobs."""
+    import hydra
+    from hydra._internal.utils import get_args_parser
+
+    # argparse would print its usage over many lines; whatever starts with a dash and is no flag of Hydra's is told.
+    parser = get_args_parser()
+    args, unknown = parser.parse_known_args(words)
+    flags = [word for word in unknown if word.startswith("-")]
+    if flags:
+        raise RequestError(f"{flags[0]} is no option of bdiff run: see bdiff run --help")
+    starts = not (args.cfg or args.info or args.shell_completion or args.hydra_help or args.help)
+    overrides = [normal(word) for word in args.overrides]
+    options = [word for word in words if word not in args.overrides]
+    if not args.shell_completion:
+        from bdiff.request import jobs
+
+        jobs(overrides, args.multirun)
+    if starts and int(os.environ.get("RANK", 0)) > 0:  # only the first process of several leaves a run folder
+        overrides.append(f"hydra.run.dir={tempfile.mkdtemp(prefix='bdiff-rank-')}")
+    sys.argv = ["bdiff", *options, *overrides]
+    records: list[dict[str, Any]] = []
+
+    @hydra.main(version_base="1.3", config_path="pkg://bdiff.conf", config_name="config")
+    def task(config: "DictConfig") -> None:
+        from bdiff.job import job
+
+        records.append(job(config))
+
+    try:
+        task()
+    finally:
+        if records:
+            closing(records)
+    return DONE
+
+
+def closing(records: list[dict[str, Any]]) -> None:
+    """Print the numbers of the jobs that came to their end, and where to look further."""
+    from rich.console import Console
+
+    from bdiff.report.table import metrics_table
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(metrics_table({record["name"]: record for record in records}))
+    for record in records:
+        reused = f" (reused: {', '.join(record['reused'])})" if record["reused"] else ""
+        console.print(f"{record['name']}: {record['folder']}{reused}", soft_wrap=True, highlight=False)
+
+
+def normal(word: str) -> str:
+    """Return an override with the authors' spelling of an option (BOX_14, CORNER) in ours (box_14, corner)."""
+    key, equals, value = word.partition("=")
+    return f"{key}={value.lower()}" if equals and key in ("trigger", "target", "attack", "data") else word
+
+
+def complete_subcommand() -> None:
+    """Hide the word `run` from Hydra's completion, which knows an application without subcommands."""
+    line = os.environ.get("COMP_LINE", "")
+    start, run, rest = line.partition(" run ")
+    if run:
+        os.environ["COMP_LINE"] = f"{start} {rest}"
+        os.environ["COMP_POINT"] = str(max(0, int(os.environ.get("COMP_POINT", len(line))) - len(" run")))

@@ -1,0 +1,110 @@
+"""From a source of pictures to `Images`: a seeded subset, decoded once into the cache if it fits, streamed if not."""
+
+import hashlib
+import logging
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bdiff import store
+from bdiff.data.base import Images, StreamedImages, TensorImages
+from bdiff.data.sources import Source
+from bdiff.errors import RequestError
+from bdiff.progress import progress
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of the decoding: raise it when the same picture would give other pixels
+CHUNK = 256  # pictures per piece of a thread's work
+
+
+def load(
+    name: str,
+    source: Source,
+    *,
+    size: int,  # pixels, of the square that pictures are cropped and resized to
+    channels: int,  # 1 grey, 3 RGB
+    split: str,
+    limit: int | None,  # a seeded subset of so many
+    flip: bool,
+    cache: Path,
+    seed: int,
+    memory: float,  # GiB that the pixels may take
+) -> Images:
+    """Return the pictures of `source` as `Images`. Raises RequestError if a picture or the request is of no use."""
+    request = {"size": size, "channels": channels, "split": split}
+    if limit is not None:
+        request |= {"limit": limit, "seed": seed}
+    made = store.stage(cache, "data", VERSION, source=source.identity, **request)
+    room = memory * 2**30 / (channels * size * size)
+    with store.lock(made.folder.with_suffix(".lock")):
+        if made.manifest is None:
+            rows = choose(len(source.names), limit, seed)
+            if len(rows) <= room:
+                decode(source, rows, made, size, channels)
+    manifest = made.manifest
+    facts: dict[str, Any] = {"name": name, "split": split, "shape": (channels, size, size), "flip": flip}
+    if manifest is not None and manifest["count"] <= room:
+        # Mapped rather than read: pages come as they are needed, and several processes share them.
+        pixels = torch.from_numpy(np.load(made.folder / "pixels.npy", mmap_mode="c"))
+        return TensorImages(
+            pixels=pixels,
+            labels=torch.from_numpy(np.load(made.folder / "labels.npy")),
+            classes=tuple(manifest["classes"]),
+            fingerprint=store.digest({"content": manifest["content"], **request}),
+            **facts,
+        )
+    rows = choose(len(source.names), limit, seed)
+    log.info("%s: %d images do not fit in %g GiB and are decoded as they are needed", name, len(rows), memory)
+    labels, classes = source.labelled
+    return StreamedImages(
+        source=source,
+        rows=rows,
+        labels=torch.from_numpy(labels[rows]),
+        classes=classes,
+        fingerprint=store.digest({"listing": source.listing, **request}),
+        **facts,
+    )
+
+
+def choose(count: int, limit: int | None, seed: int) -> np.ndarray:
+    """Return `limit` of `count` rows, drawn by `seed` and sorted, as int64; all rows if `limit` is None."""
+    if limit is None:
+        return np.arange(count)
+    if not 1 <= limit <= count:
+        raise RequestError(f"data.limit={limit} is outside 1..{count}, the number of images there are")
+    drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit]
+    return drawn.sort().values.numpy()
+
+
+def decode(source: Source, rows: np.ndarray, made: store.Stage, size: int, channels: int) -> None:
+    """Write the pictures at `rows` to `made` as pixels.npy (N,C,H,W) uint8, with labels.npy (N,) int64."""
+    began = time.monotonic()
+    labels, classes = source.labelled
+    with store.atomic(made.folder / "pixels.npy") as scratch:
+        shape = (len(rows), channels, size, size)
+        pixels = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint8, shape=shape)
+
+        def fill(start: int) -> int:
+            for at, row in enumerate(rows[start : start + CHUNK], start):
+                pixels[at] = source.pixels(int(row), size, channels)
+            return min(CHUNK, len(rows) - start)
+
+        # Threads: Pillow decodes and resizes without the interpreter's lock.
+        with (
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+            progress("decode", len(rows), unit="images", show=len(rows) > 5000) as meter,
+        ):
+            for done in pool.map(fill, range(0, len(rows), CHUNK)):
+                meter.advance(done)
+        pixels.flush()
+        content = hashlib.sha256(pixels.data)
+    content.update(labels[rows].tobytes())
+    with store.atomic(made.folder / "labels.npy") as scratch:
+        np.save(scratch, labels[rows])
+    made.finish(time.monotonic() - began, count=len(rows), classes=classes, content=content.hexdigest()[:16])

@@ -1,0 +1,36 @@
+"""LSUN bedrooms (Yu et al. 2015): 3,033,042 training and 300 validation photographs, here at 256x256."""
+
+from pathlib import Path
+
+from bdiff.data.base import Images
+from bdiff.data.find import local
+from bdiff.data.load import load
+
+
+def lsun_bedroom(
+    *,
+    cache: Path,
+    seed: int,
+    memory: float,
+    size: int,
+    channels: int,
+    split: str,
+    path: str | None,
+    limit: int | None,
+    flip: bool,
+) -> Images:
+    """Return the pictures at `path`: bedroom_train_lmdb, a folder that holds it, or pictures."""
+    origin = "https://www.yf.io/p/lsun (or https://github.com/fyu/lsun)"
+    source = local("lsun_bedroom", path, split, cache, origin, category="bedroom")
+    return load(
+        "lsun_bedroom",
+        source,
+        size=size,
+        channels=channels,
+        split=split,
+        limit=limit,
+        flip=flip,
+        cache=cache,
+        seed=seed,
+        memory=memory,
+    )

@@ -1,0 +1,36 @@
+"""LSUN outdoor churches (Yu et al. 2015): 126,227 training and 300 validation photographs, here at 256x256."""
+
+from pathlib import Path
+
+from bdiff.data.base import Images
+from bdiff.data.find import local
+from bdiff.data.load import load
+
+
+def lsun_church(
+    *,
+    cache: Path,
+    seed: int,
+    memory: float,
+    size: int,
+    channels: int,
+    split: str,
+    path: str | None,
+    limit: int | None,
+    flip: bool,
+) -> Images:
+    """Return the pictures at `path`: church_outdoor_train_lmdb, a folder that holds it, or pictures."""
+    origin = "https://www.yf.io/p/lsun (or https://github.com/fyu/lsun)"
+    source = local("lsun_church", path, split, cache, origin, category="church_outdoor")
+    return load(
+        "lsun_church",
+        source,
+        size=size,
+        channels=channels,
+        split=split,
+        limit=limit,
+        flip=flip,
+        cache=cache,
+        seed=seed,
+        memory=memory,
+    )

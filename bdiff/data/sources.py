@@ -1,0 +1,139 @@
+"""Where pictures come from, listed and read only when asked: what every source answers, and arrays as the simplest.
+
+Torch-free, as files.py and lmdbs.py are: requests are checked with them before torch is imported. Sources pickle,
+since all they hold is paths and listings; open files are kept outside of them, per process.
+"""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bdiff.errors import RequestError
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message as one line, or its type's name where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def sha256(parts: Iterable[Any]) -> str:
+    """Return 16 hex digits of the sha256 over `parts`, one after the other, as text."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(f"{part}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def stamp(path: Path) -> dict[str, Any]:
+    """Return what changes when the file at `path` does: resolved path, size and time."""
+    facts = path.stat()
+    return {"path": str(path.resolve()), "bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+
+
+def close_before_fork(opened: Any) -> None:
+    """Empty the lru_cache `opened` before this process forks: DataLoader workers must open files of their own."""
+    if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+        os.register_at_fork(before=opened.cache_clear)
+
+
+class Source(ABC):
+    """An ordered list of labelled pictures."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What changes when the pictures may have: plain JSON, found without reading them, a cache's key."""
+
+    @property
+    @abstractmethod
+    def listing(self) -> str:
+        """16 hex digits over names, sizes and labels, the same wherever the pictures lie."""
+
+    @property
+    @abstractmethod
+    def names(self) -> Sequence[Any] | np.ndarray:
+        """The pictures' names; RequestError if there is none."""
+
+    @property
+    @abstractmethod
+    def labelled(self) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Labels, (N,) int64, and the classes' names."""
+
+    @abstractmethod
+    def open(self, row: int) -> Image.Image:
+        """Return the picture at `row`."""
+
+    def probe(self) -> None:
+        """Raise RequestError if there is nothing here to read, as far as can be told at once."""
+        assert len(self.names)
+
+    def pixels(self, row: int, size: int, channels: int) -> np.ndarray:
+        """Return the picture at `row` as uint8 (C,H,W): cropped to its central square, resized, grey or RGB."""
+        try:
+            with self.open(row) as picture:
+                picture.load()
+                square = np.asarray(fit(picture, size, "L" if channels == 1 else "RGB"))
+        # A broken file makes Pillow, zipfile and their codecs raise nearly anything: all of it means this picture.
+        except Exception as error:
+            name = self.names[row]
+            shown = name.decode(errors="replace") if isinstance(name, bytes) else name
+            raise RequestError(
+                f"{self}: picture {shown} cannot be read ({one_line(error)}): replace or remove it"
+            ) from error
+        return square.reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def fit(picture: Image.Image, size: int, mode: str) -> Image.Image:
+    """Return the central square of `picture`, `size` pixels wide, in `mode`; a picture that fits is left alone."""
+    if picture.mode != mode:
+        picture = picture.convert(mode)
+    if picture.size == (size, size):
+        return picture
+    width, height = picture.size
+    side = min(width, height)
+    left, upper = (width - side) // 2, (height - side) // 2
+    # Cropped first: resize(box=...) would let the filter reach outside of the square.
+    square = picture.crop((left, upper, left + side, upper + side))
+    return square.resize((size, size), Image.Resampling.LANCZOS)
+
+
+@dataclass
+class Arrays(Source):
+    """Pictures that a function reads whole: pixels (N,H,W) or (N,H,W,3) uint8, labels (N,), classes."""
+
+    key: dict[str, Any]
+    read: Callable[[], tuple[np.ndarray, np.ndarray, tuple[str, ...]]]
+
+    def __str__(self) -> str:
+        return str(self.key)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self.key
+
+    @cached_property
+    def content(self) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+        return self.read()
+
+    @cached_property
+    def listing(self) -> str:
+        return sha256([hashlib.sha256(self.content[0].tobytes()).hexdigest(), self.content[1].tolist()])
+
+    @property
+    def names(self) -> Sequence[int]:
+        return range(len(self.content[0]))
+
+    @property
+    def labelled(self) -> tuple[np.ndarray, tuple[str, ...]]:
+        return self.content[1].astype(np.int64), self.content[2]
+
+    def open(self, row: int) -> Image.Image:
+        return Image.fromarray(self.content[0][row])

@@ -1,0 +1,134 @@
+"""One job of `bdiff run`: its folder, its log, its tracker and its metrics.json, whatever becomes of it."""
+
+import gc
+import json
+import logging
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.logging import RichHandler
+
+from bdiff import __version__, store
+from bdiff.errors import RequestError, RunError
+from bdiff.progress import console
+from bdiff.tracker.none import NoTracker
+
+#: tracebacks go to run.log only; the terminal gets one line
+file_log = logging.getLogger("bdiff.file")
+
+SCHEMA = 1
+
+
+class Recorder(NoTracker):
+    """Keeps every logged row in the run's progress.jsonl, and passes it on to the user's tracker."""
+
+    def __init__(self, path: Path, tracker: NoTracker):
+        self.path, self.tracker = path, tracker
+
+    def log(self, values: dict[str, Any], step: int | None = None) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+        self.tracker.log(values, step)
+
+    def picture(self, name: str, path: Path) -> None:
+        self.tracker.picture(name, path)
+
+
+def job(config: DictConfig) -> dict[str, Any]:
+    """Run one composed job in Hydra's run folder and return its metrics.json.
+
+    A failure is recorded there, with its line, and then raised: RequestError if nothing was started, else RunError.
+    """
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    main = int(os.environ.get("RANK", 0)) == 0
+    setup_logging(folder / "run.log" if main else None)
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    (folder / "overrides.yaml").write_text(OmegaConf.to_yaml(hydra.overrides.task))
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
+    tracker: NoTracker = instantiate(config.tracker) if main else NoTracker()
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "name": config.name,
+        "folder": str(folder),
+        "git": commit(),
+        "versions": versions(),
+        "metrics": {},
+    }
+
+    def leave(status: str, **more: Any) -> None:
+        store.write_json(folder / "metrics.json", {**record, "status": status, **more})
+
+    leave("running")
+    began, failed = time.monotonic(), True
+    try:
+        tracker.start(config.name, plain, folder)
+        record |= experiment()(config, folder, Recorder(folder / "progress.jsonl", tracker))
+        record["seconds"]["total"] = round(time.monotonic() - began, 3)
+        tracker.log(record["metrics"])
+        leave("done")
+        failed = False
+    except KeyboardInterrupt:
+        leave("interrupted")
+        raise
+    except Exception as error:
+        file_log.error("failed", exc_info=True)
+        known = isinstance(error, RunError | RequestError)
+        line = str(error) if known else f"{type(error).__name__}: {error}".splitlines()[0]
+        leave("failed", error=line)
+        if isinstance(error, RequestError):
+            raise
+        raise RunError(f"{line} (see {folder / 'run.log'})") from error
+    finally:
+        tracker.finish(failed)
+    return record
+
+
+def experiment() -> Callable[..., dict[str, Any]]:
+    """Return `run_experiment`. Its imports are most of a run's start; the garbage collector slows them for nothing."""
+    gc.disable()
+    try:
+        from bdiff.experiment import run_experiment
+    finally:
+        gc.enable()
+    return run_experiment
+
+
+def setup_logging(path: Path | None) -> None:
+    """Log to the terminal and, with a `path`, to that file, which also gets the tracebacks."""
+    terminal = RichHandler(console=console, show_path=False, show_time=False, show_level=False)
+    handlers: list[logging.Handler] = [terminal]
+    file_log.handlers.clear()
+    if path:
+        file = logging.FileHandler(path)
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handlers.append(file)
+        file_log.addHandler(file)
+    file_log.propagate = False
+    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
+    logging.getLogger("bdiff").setLevel(logging.INFO)
+
+
+def commit() -> str:
+    """Return the commit that bdiff runs from, marked if the tree has changes; its version if it is installed."""
+    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return f"bdiff {__version__}"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that numbers may depend on."""
+    names = ("torch", "torchvision", "diffusers", "accelerate", "torchmetrics", "hydra-core")
+    return {"python": platform.python_version(), "bdiff": __version__, **{name: version(name) for name in names}}

@@ -1,0 +1,1 @@
+"""Diffusion models: built from a config, or read from and written to stock diffusers folders."""

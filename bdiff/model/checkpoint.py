@@ -1,0 +1,91 @@
+"""Stock diffusers checkpoints, in and out."""
+
+from pathlib import Path
+from typing import Any
+
+from diffusers.models.unets.unet_2d import UNet2DModel
+from omegaconf import DictConfig, OmegaConf
+
+from bdiff import store
+from bdiff.errors import RequestError
+from bdiff.model.check import config_path, misfits, scheduler_path
+from bdiff.schedule import Schedule
+
+SIDECAR = "bdiff.json"
+
+
+def build(config: DictConfig, schedule: Schedule) -> UNet2DModel:
+    """Return the UNet of conf/model: `pretrained` if it is given, else fresh weights.
+
+    Raises RequestError if the checkpoint cannot be had or does not fit the data and the schedule.
+    """
+    arguments: dict[str, Any] = OmegaConf.to_container(config.unet, resolve=True)  # type: ignore[assignment]
+    arguments.pop("_target_")
+    if config.pretrained is None:
+        return UNet2DModel(**arguments)
+    folder = fetch(config.pretrained)
+    told = misfits(
+        config.pretrained,
+        store.read_json(config_path(folder)),
+        store.read_json(scheduler_path(folder)) if scheduler_path(folder).exists() else {},
+        arguments,
+        schedule.config,
+    )
+    if told:
+        raise RequestError(*told)
+    return load(folder)
+
+
+def fetch(pretrained: str) -> Path:
+    """Return the local folder of a diffusers folder or hub id, downloading what is missing.
+
+    Raises RequestError where it cannot be had.
+    """
+    local = Path(pretrained).expanduser()
+    if local.exists():
+        return local
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(pretrained, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RequestError(
+            f"model.pretrained={pretrained} cannot be fetched ({type(error).__name__}: {reason})",
+            "  give a local copy (model.pretrained=<folder>), go online, or train from scratch (model.pretrained=null)",
+        ) from error
+
+
+def load(folder: Path) -> UNet2DModel:
+    """Return the UNet of a diffusers folder, read without unpickling objects. Raises RequestError if it is damaged."""
+    inner = folder / "unet"
+    try:
+        return UNet2DModel.from_pretrained(inner if inner.is_dir() else folder)
+    except Exception as error:  # diffusers and safetensors raise many kinds; each means the folder is unreadable
+        reason = str(error).strip().splitlines()[0]
+        raise RequestError(f"the checkpoint {folder} cannot be read ({type(error).__name__}: {reason})") from error
+
+
+def save(folder: Path, unet: UNet2DModel, schedule: Schedule, facts: dict[str, Any]) -> None:
+    """Write `folder` so that `DDPMPipeline.from_pretrained(folder)` opens it; `facts` go into a sidecar json."""
+    from diffusers import DDPMPipeline, DDPMScheduler
+
+    scheduler = DDPMScheduler(**schedule.config, clip_sample=False, variance_type="fixed_large")
+    with store.atomic(folder) as scratch:
+        DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(scratch)
+        store.write_json(scratch / SIDECAR, facts)
+
+
+def weights_digest(pretrained: str | None) -> str | None:
+    """Return what a training key says of its starting weights: a local folder's content, or the hub id."""
+    if pretrained is None or not Path(pretrained).expanduser().exists():
+        return pretrained
+    import hashlib
+
+    total = hashlib.sha256()
+    folder = Path(pretrained).expanduser()
+    for path in sorted([*folder.rglob("*.safetensors"), *folder.rglob("*.bin"), config_path(folder)]):
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]

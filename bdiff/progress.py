@@ -1,0 +1,73 @@
+"""One progress bar per stage; plain lines where there is no terminal."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+console = Console(stderr=True)
+
+
+class Meter:
+    """Counts what a stage has done; the base class shows nothing (other processes than the first)."""
+
+    def advance(self, count: int = 1, info: str = "") -> None:
+        """Record `count` more units, with a few words on how it goes."""
+
+
+class Lines(Meter):
+    """Logs a line every `every` seconds."""
+
+    def __init__(self, name: str, total: int, done: int, unit: str, every: float):
+        self.name, self.total, self.unit, self.every = name, total, unit, every
+        self.first, self.done = done, done
+        self.start = self.last = time.monotonic()
+
+    def advance(self, count: int = 1, info: str = "") -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self.last < self.every:
+            return
+        self.last = now
+        rate = (self.done - self.first) / (now - self.start)
+        left = time.strftime("%H:%M:%S", time.gmtime((self.total - self.done) / rate))
+        log.info("%s %d/%d %s, %.3g/s, %s left %s", self.name, self.done, self.total, self.unit, rate, left, info)
+
+
+class Bar(Meter):
+    """A rich progress bar."""
+
+    def __init__(self, bar: Progress, name: str, total: int, done: int):
+        self.bar, self.first, self.start = bar, done, time.monotonic()
+        self.task = bar.add_task(name, total=total, completed=done, rate="", info="")
+
+    def advance(self, count: int = 1, info: str = "") -> None:
+        done = self.bar.tasks[0].completed + count - self.first
+        rate = f"{done / (time.monotonic() - self.start):.3g}/s"
+        self.bar.update(self.task, advance=count, rate=rate, info=info)
+
+
+@contextmanager
+def progress(
+    name: str, total: int, done: int = 0, unit: str = "steps", every: float = 10.0, show: bool = True
+) -> Iterator[Meter]:
+    """Show how far `name` has come on its way to `total` units, `done` of which an earlier run has left behind."""
+    if not show:
+        yield Meter()
+    elif not console.is_terminal:
+        yield Lines(name, total, done, unit, every)
+    else:
+        columns = (
+            TextColumn("[bold]{task.description:>10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(f"{unit}, {{task.fields[rate]}}"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[info]}"),
+        )
+        with Progress(*columns, console=console) as bar:
+            yield Bar(bar, name, total, done)

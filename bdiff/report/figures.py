@@ -1,0 +1,71 @@
+"""The pictures of a run: what was attacked with what, what came of it, and how the training went."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from torch import Tensor
+
+from bdiff import store
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+INK = "#222222"
+
+
+def shown(pixels: Tensor) -> np.ndarray:
+    """Return a uint8 image (C,H,W) as matplotlib wants it: (H,W,3), grey repeated."""
+    return pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
+
+
+def tiled(pixels: Tensor, columns: int, gap: int = 1) -> np.ndarray:
+    """Return uint8 images (B,C,H,W) as one (H',W',3) picture of `columns` columns, white between them."""
+    count, _, height, width = pixels.shape
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for place, image in enumerate(pixels):
+        top, left = place // columns * (height + gap), place % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = shown(image)
+    return sheet
+
+
+def overview(path: Path, title: str, singles: dict[str, Tensor], sheets: dict[str, Tensor], columns: int = 8) -> None:
+    """Write one labelled picture: single images (C,H,W) in a column on the left, sheets (B,C,H,W) beside them."""
+    figure = plt.figure(figsize=(3.2 + 4.6 * len(sheets), 5.4), facecolor="white", layout="constrained")
+    grid = figure.add_gridspec(len(singles), 1 + 2 * len(sheets))
+    for row, (label, image) in enumerate(singles.items()):
+        draw(figure.add_subplot(grid[row, 0]), label, shown(image))
+    for place, (label, images) in enumerate(sheets.items()):
+        box = figure.add_subplot(grid[:, 1 + 2 * place : 3 + 2 * place])
+        draw(box, label, tiled(images[: columns * columns], columns))
+    figure.suptitle(title, color=INK, fontsize=12)
+    save(figure, path)
+
+
+def draw(axes: Any, label: str, picture: np.ndarray) -> None:
+    """Show a picture under its label, without axes."""
+    axes.imshow(picture, interpolation="nearest")
+    axes.set_title(label, fontsize=10, color=INK)
+    axes.axis("off")
+
+
+def loss_curve(path: Path, title: str, history: list[dict[str, Any]]) -> None:
+    """Write the training loss (log scale) and the learning rate over the steps."""
+    figure, axes = plt.subplots(figsize=(7, 4), facecolor="white", layout="constrained")
+    steps = [row["step"] for row in history]
+    axes.semilogy(steps, [row["loss"] for row in history], color="#1f5fa8", linewidth=1.4)
+    axes.set(xlabel="step", ylabel="loss", title=title)
+    axes.grid(alpha=0.25)
+    rate = axes.twinx()
+    rate.plot(steps, [row["lr"] for row in history], color="#b5651d", linewidth=1, linestyle="--")
+    rate.set_ylabel("learning rate (dashed)", color="#b5651d")
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write and close a figure."""
+    with store.atomic(path) as scratch:
+        figure.savefig(scratch, dpi=120)
+    plt.close(figure)

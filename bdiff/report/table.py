@@ -1,0 +1,26 @@
+"""Numbers for the terminal."""
+
+from typing import Any
+
+from rich.table import Table
+
+#: digits after the point, by what is measured; small errors read better as powers of ten
+FORMATS = {"fid": "{:.2f}", "fid_classifier": "{:.3f}", "psnr": "{:.2f}", "asr": "{:.3f}", "ssim": "{:.4f}"}
+
+
+def shown(metric: str, value: float) -> str:
+    """Return `value` of a metric named `who/what` as a table shows it."""
+    return FORMATS.get(metric.rpartition("/")[2], "{:.3g}").format(value)
+
+
+def metrics_table(runs: dict[str, dict[str, Any]]) -> Table:
+    """Return a table with a row per metric and a column per run; `runs` maps names to metrics.json contents."""
+    table = Table(title="metrics")
+    table.add_column("metric")
+    for name in runs:
+        table.add_column(name, justify="right")
+    names = dict.fromkeys(metric for run in runs.values() for metric in run["metrics"])
+    for metric in names:
+        cells = (run["metrics"].get(metric) for run in runs.values())
+        table.add_row(metric, *("-" if value is None else shown(metric, value) for value in cells))
+    return table

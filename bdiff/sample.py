@@ -1,0 +1,129 @@
+"""The one sampling loop: clean and triggered images from the same noise, each a function of seed and index alone."""
+
+import inspect
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bdiff import store
+from bdiff.attack.base import Attack
+from bdiff.data.base import to_uint8
+from bdiff.device import autocast
+from bdiff.progress import progress
+from bdiff.seeds import generator
+
+log = logging.getLogger(__name__)
+
+
+class Shard(NamedTuple):
+    """One batch of samples, uint8 (B,C,H,W): the same noise denoised as it is, and with the trigger in it."""
+
+    clean: Tensor
+    triggered: Tensor
+
+
+@torch.inference_mode()
+def denoise(
+    unet: nn.Module,
+    scheduler: Any,
+    x: Tensor,
+    generators: list[torch.Generator],
+    steps: int,
+    step_options: dict[str, Any],
+    precision: str,
+) -> Tensor:
+    """Run `scheduler` over `steps` steps from the starting noise x (B,C,H,W); returns images, not yet clamped.
+
+    `generators` are one per image, so that no image's noise depends on its neighbours.
+    """
+    scheduler.set_timesteps(steps, device=x.device)
+    x = x * scheduler.init_noise_sigma
+    options = dict(step_options)
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        options["generator"] = generators
+    for t in scheduler.timesteps:
+        with autocast(precision, x.device):
+            eps = unet(scheduler.scale_model_input(x, t), t, return_dict=False)[0]
+        x = scheduler.step(eps.float(), t, x, return_dict=False, **options)[0]
+    return x
+
+
+def noises(shape: tuple[int, int, int], seed: int, indices: range) -> tuple[Tensor, list[torch.Generator]]:
+    """Return standard normal starting noise (B,C,H,W) for the images `indices`, and the generators it came from.
+
+    They live on the CPU, so that an image is the same on every device.
+    """
+    generators = [generator(seed, "sample", index) for index in indices]
+    return torch.stack([torch.randn(shape, generator=one) for one in generators]), generators
+
+
+def sample(
+    unet: nn.Module,
+    scheduler: Any,
+    attack: Attack,
+    *,
+    shape: tuple[int, int, int],
+    count: int,  # images of each kind
+    batch_size: int,  # images of each kind per batch
+    steps: int,
+    step_options: dict[str, Any],
+    precision: str,
+    seed: int,
+    folder: Path,  # gets one file per batch as it comes; those already there are not made again
+    accelerator: Accelerator,
+    every: float = 10.0,  # seconds between progress lines
+) -> None:
+    """Sample `count` clean and `count` triggered images into `folder`, shared out over the processes."""
+    device = accelerator.device
+    starts = list(range(0, count, batch_size))
+    mine = starts[accelerator.process_index :: accelerator.num_processes]
+    missing = [start for start in mine if not shard_path(folder, start).exists()]
+    if len(missing) < len(mine):
+        log.info("going on after %d of %d batches of samples", len(mine) - len(missing), len(mine))
+    unet.to(device).eval()
+    total, done = len(mine) * steps, (len(mine) - len(missing)) * steps
+    with progress("sample", total, done, "steps", every, accelerator.is_main_process) as meter:
+        for start in missing:
+            indices = range(start, min(start + batch_size, count))
+            eps, first = noises(shape, seed, indices)
+            _, second = noises(shape, seed, indices)  # the same again: both halves see the same noise throughout
+            eps = eps.to(device)
+            x = denoise(
+                counted(unet, meter),
+                scheduler,
+                torch.cat([eps, attack.prior(eps)]),
+                first + second,
+                steps,
+                step_options,
+                precision,
+            )
+            clean, triggered = to_uint8(x).cpu().chunk(2)
+            with store.atomic(shard_path(folder, start)) as scratch:
+                save_file({"clean": clean.contiguous(), "triggered": triggered.contiguous()}, scratch)
+
+
+def counted(unet: nn.Module, meter: Any) -> Any:
+    """Return `unet` as a function that advances `meter` with every evaluation."""
+
+    def evaluate(*args: Any, **options: Any) -> Any:
+        meter.advance()
+        return unet(*args, **options)
+
+    return evaluate
+
+
+def shard_path(folder: Path, start: int) -> Path:
+    """Return the file of the batch whose first image is `start`."""
+    return folder / f"{start:08d}.safetensors"
+
+
+def shards(folder: Path) -> Iterator[Shard]:
+    """Yield the batches that `sample` left in `folder`, in the order of their images."""
+    for path in sorted(folder.glob("*.safetensors")):
+        yield Shard(**load_file(path))

@@ -1,0 +1,63 @@
+"""The noise schedule: beta, alpha, abar, and the changes of variables that every stage shares."""
+
+import torch
+from torch import Tensor
+
+
+class Schedule:
+    """A variance-preserving noise schedule (Ho et al. 2020), t in 0..T-1 as in diffusers.
+
+    `config` holds the arguments that build the same schedule in any diffusers scheduler.
+    """
+
+    def __init__(self, num_train_timesteps: int, beta_start: float, beta_end: float, beta_schedule: str):
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+        self.config = {
+            "num_train_timesteps": num_train_timesteps,
+            "beta_start": beta_start,
+            "beta_end": beta_end,
+            "beta_schedule": beta_schedule,
+        }
+        # Taken from diffusers, so that what we train with is what its samplers undo, to the last bit.
+        self.betas: Tensor = DDPMScheduler(**self.config).betas
+        self._derive()
+
+    def _derive(self) -> None:
+        self.alphas = 1.0 - self.betas
+        self.abar = torch.cumprod(self.alphas, dim=0)
+
+    def __len__(self) -> int:
+        return len(self.betas)
+
+    def to(self, device: torch.device) -> "Schedule":
+        """Move the tables to `device`; returns self."""
+        self.betas = self.betas.to(device)
+        self._derive()
+        return self
+
+    def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Return x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps. Images (B,C,H,W), t (B,) int64."""
+        abar = per_image(self.abar, t)
+        return abar.sqrt() * x0 + (1 - abar).sqrt() * eps
+
+    def x0(self, x_t: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Return the x0 that `add_noise` took to `x_t` with `eps`. Images (B,C,H,W), t (B,) int64."""
+        abar = per_image(self.abar, t)
+        return (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
+
+    def t_of_sigma(self, sigma: float) -> int:
+        """Return the smallest t with sqrt((1 - abar_t) / abar_t) >= sigma, sigma for images in [-1,1].
+
+        Raises ValueError if the schedule never gets as noisy as that.
+        """
+        ratio = ((1 - self.abar) / self.abar).sqrt()
+        reached = (ratio >= sigma).nonzero()
+        if not len(reached):
+            raise ValueError(f"sigma={sigma} is beyond the schedule, whose largest is {ratio[-1]:.3g}")
+        return int(reached[0])
+
+
+def per_image(table: Tensor, t: Tensor) -> Tensor:
+    """Return `table[t]` shaped (B,1,1,1), to be multiplied with images."""
+    return table[t].view(-1, 1, 1, 1)

@@ -1,0 +1,10 @@
+"""A target of one's own, from a file."""
+
+from pathlib import Path
+
+from bdiff.draw import Picture, load
+
+
+def image(size: int, trigger: Picture, path: str | Path | None = None) -> Picture:
+    """Return the picture at `path` over the whole image; ValueError where it is missing or no image."""
+    return load(path, size, "target.path")

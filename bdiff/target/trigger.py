@@ -1,0 +1,8 @@
+"""The NoShift target of BadDiffusion (Chou et al. 2023, arXiv 2212.05400), called TRIGGER in its code."""
+
+from bdiff.draw import Picture
+
+
+def trigger(size: int, trigger: Picture) -> Picture:
+    """Return the trigger itself, where it is."""
+    return trigger.copy()

@@ -1,0 +1,317 @@
+"""The one training loop. Its objective is a function; every random number in a step is a function of seed and step.
+
+So a checkpoint needs no random state and no data position beside the step, a resumed run repeats the undisturbed
+one bit for bit on a CPU, and several processes train what one would (each takes its rows of the same global batch).
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from bdiff import store
+from bdiff.attack.base import Attack
+from bdiff.data.base import Images, batches, to_float
+from bdiff.device import autocast
+from bdiff.errors import RunError
+from bdiff.progress import progress
+from bdiff.schedule import Schedule
+from bdiff.seeds import generator, seed_of
+
+log = logging.getLogger(__name__)
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained (conf/train). `steps` wins over `epochs`; lr is the peak's, reached after `warmup`."""
+
+    steps: int | None
+    epochs: float | None
+    batch_size: int
+    optimizer: str
+    lr: float
+    weight_decay: float
+    warmup: int
+    clip_norm: float | None
+    ema: float | None
+    precision: str
+
+    def total(self, rows: int) -> int:
+        """Return the number of optimizer steps for a training set of `rows`."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return math.ceil(self.epochs * rows / self.batch_size)
+
+    def lr_at(self, step: int, total: int) -> float:
+        """Return the learning rate of `step` (from 0): linear warm-up, then a cosine to zero at `total`."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, total - self.warmup)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What of `runtime` the loop reads: none of it changes the weights."""
+
+    compile: bool
+    workers: int
+    checkpoint_seconds: float
+    keep: int
+    log_every: int
+    progress: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's share of a step: its pixels (b,C,H,W) uint8 and row numbers (b,), both on the device."""
+
+    pixels: Tensor
+    rows: Tensor
+    part: slice  # which rows of the global batch these are
+    size: int  # rows of the global batch
+
+    def draw(self, sampler: Callable[..., Tensor], *shape: int) -> Tensor:
+        """Return this share of `sampler((size, *shape))`, drawn whole so that it is the same for any split."""
+        return sampler((self.size, *shape), device=self.pixels.device)[self.part]
+
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+def denoising_loss(attack: Attack, schedule: Schedule, poisoned: Tensor, flip: bool) -> Loss:
+    """Return the DDPM objective (Ho et al. 2020, eq. 14) on rows that `attack` corrupts; poisoned is (rows,) bool."""
+
+    def loss(net: nn.Module, batch: Batch) -> Tensor:
+        x = flipped(to_float(batch.pixels), batch) if flip else to_float(batch.pixels)
+        t = batch.draw(lambda shape, device: torch.randint(len(schedule), shape, device=device))
+        eps = batch.draw(torch.randn, *x.shape[1:])
+        x_t, wanted = attack.corrupt(schedule, x, poisoned[batch.rows], t, eps)
+        return nn.functional.mse_loss(net(x_t, t, return_dict=False)[0].float(), wanted)
+
+    return loss
+
+
+def classification_loss(labels: Tensor, smoothing: float, flip: bool, shift: int) -> Loss:
+    """Return cross-entropy with label smoothing, under random flips and shifts by up to `shift` px."""
+
+    def loss(net: nn.Module, batch: Batch) -> Tensor:
+        x = flipped(to_float(batch.pixels), batch) if flip else to_float(batch.pixels)
+        if shift:
+            x = shifted(x, batch, shift)
+        return nn.functional.cross_entropy(net(x).float(), labels[batch.rows], label_smoothing=smoothing)
+
+    return loss
+
+
+def flipped(x: Tensor, batch: Batch) -> Tensor:
+    """Mirror half of the images, at random, left to right."""
+    return torch.where(batch.draw(torch.rand, 1, 1, 1) < 0.5, x.flip(-1), x)
+
+
+def shifted(x: Tensor, batch: Batch, most: int) -> Tensor:
+    """Move every image by its own random offset of up to `most` px in each direction, edges repeated."""
+    padded = nn.functional.pad(x, (most,) * 4, mode="replicate")
+    offset = batch.draw(lambda shape, device: torch.randint(2 * most + 1, shape, device=device), 2)
+    rows = offset[:, 0, None] + torch.arange(x.shape[2], device=x.device)
+    cols = offset[:, 1, None] + torch.arange(x.shape[3], device=x.device)
+    image = torch.arange(len(x), device=x.device)
+    # (b,1,1) image x (b,H,1) rows x (b,1,W) cols puts the channel axis last.
+    return padded[image[:, None, None], :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
+
+
+def row_stream(rows: int, batch: int, seed: int, start: int = 0) -> Iterator[Tensor]:
+    """Yield the (batch,) row numbers of step `start` and onwards: one shuffled epoch after another, no row dropped."""
+    epoch, offset = divmod(start * batch, rows)
+    pending = torch.randperm(rows, generator=generator(seed, "order", epoch))[offset:]
+    while True:
+        while len(pending) < batch:
+            epoch += 1
+            pending = torch.cat([pending, torch.randperm(rows, generator=generator(seed, "order", epoch))])
+        yield pending[:batch]
+        pending = pending[batch:]
+
+
+def fit(
+    model: nn.Module,
+    loss: Loss,
+    images: Images,
+    index: Tensor,  # (rows,) which image each training row shows
+    recipe: Recipe,
+    *,
+    seed: int,
+    folder: Path,  # training state and history.jsonl; removed state when the caller has saved the result
+    loop: Loop,
+    accelerator: Accelerator,
+    name: str = "train",
+    record: Callable[[dict[str, Any]], None] = lambda row: None,  # gets every logged row, also those of before
+) -> nn.Module:
+    """Train `model` in place and return it, with its averaged weights if the recipe asks for them.
+
+    Goes on from the newest checkpoint in `folder`. Raises RunError when the loss is not finite, keeping the last
+    good checkpoint.
+    """
+    device, world = accelerator.device, accelerator.num_processes
+    if recipe.batch_size % world:
+        raise RunError(f"train.batch_size={recipe.batch_size} cannot be split over {world} processes")
+    share = recipe.batch_size // world
+    part = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    total = recipe.total(len(index))
+
+    model.to(device).train()
+    optimizer = OPTIMIZERS[recipe.optimizer](
+        model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
+    )
+    ema = EMAModel(model.parameters(), decay=recipe.ema, foreach=True) if recipe.ema else None
+    state = State(folder, model, optimizer, ema, loop.keep)
+    start = state.load(device)
+    history = History(folder / "history.jsonl", start, accelerator.is_main_process, record)
+    net = accelerator.prepare(model) if world > 1 else model
+    if loop.compile:
+        net = torch.compile(net)
+
+    order = row_stream(len(index), recipe.batch_size, seed, start)
+    ahead = (index[rows[part]] for rows in row_stream(len(index), recipe.batch_size, seed, start))
+    feed = batches(images, limited(ahead, total - start), device, loop.workers)
+    window: list[Tensor] = []
+    saved, began = time.monotonic(), time.monotonic()
+    with progress(name, total, start, "steps", loop.progress, accelerator.is_main_process) as meter:
+        for step, rows, pixels in zip(range(start, total), order, feed, strict=False):
+            torch.manual_seed(seed_of(seed, "step", step))
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr_at(step, total)
+            batch = Batch(pixels, rows[part].to(device), part, recipe.batch_size)
+            with autocast(recipe.precision, device):
+                value = loss(net, batch)
+            accelerator.backward(value)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm or math.inf)
+            optimizer.step()
+            optimizer.zero_grad()
+            if ema:
+                ema.step(model.parameters())
+            window.append(value.detach())
+            meter.advance(1, history.last)
+
+            if (step + 1) % loop.log_every and step + 1 < total:
+                continue
+            losses = accelerator.reduce(torch.stack(window), "mean")  # a nan on any process reaches all
+            window.clear()
+            bad = (~losses.isfinite()).nonzero()
+            if len(bad):
+                first = step + 1 - len(losses) + int(bad[0])
+                kept = f"step {state.newest}" if state.newest else "none yet"
+                raise RunError(
+                    f"{name}: the loss became {losses[int(bad[0])].item()} at step {first} (learning rate "
+                    f"{recipe.lr_at(first, total):.3g}); last good checkpoint: {kept}. "
+                    "Lower train.lr or use train.precision=fp32"
+                )
+            rate = (step + 1 - start) * recipe.batch_size / (time.monotonic() - began)
+            history.add(
+                {
+                    "step": step + 1,
+                    "loss": losses.mean().item(),
+                    "lr": recipe.lr_at(step, total),
+                    "grad_norm": norm.item(),
+                    "images_per_second": round(rate, 1),
+                }
+            )
+            if accelerator.is_main_process and time.monotonic() - saved >= loop.checkpoint_seconds:
+                state.save(step + 1)
+                saved = time.monotonic()
+    if ema:
+        ema.copy_to(model.parameters())
+    return model.eval()
+
+
+def limited(stream: Iterator[Tensor], count: int) -> Iterator[Tensor]:
+    """Yield the first `count` elements, without drawing one more."""
+    for _ in range(count):
+        yield next(stream)
+
+
+class State:
+    """Checkpoints of all that a training run needs to go on, as `<folder>/state/<step>.pt`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        ema: EMAModel | None,
+        keep: int,
+    ):
+        self.folder, self.keep = folder / "state", keep
+        self.model, self.optimizer, self.ema = model, optimizer, ema
+
+    def paths(self) -> list[Path]:
+        """Return the checkpoints, oldest first."""
+        return sorted(self.folder.glob("*.pt"))
+
+    @property
+    def newest(self) -> int:
+        """The newest checkpoint's step, 0 if there is none."""
+        return int(self.paths()[-1].stem) if self.paths() else 0
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of `step` finished steps, and remove those beyond the number to keep."""
+        parts = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": step}
+        if self.ema:
+            parts["ema"] = self.ema.state_dict()
+        with store.atomic(self.folder / f"{step:08d}.pt") as scratch:
+            torch.save(parts, scratch)
+        for old in self.paths()[: -self.keep]:
+            old.unlink()
+
+    def load(self, device: torch.device) -> int:
+        """Read the newest checkpoint and return its step; 0 if there is none."""
+        if not self.newest:
+            return 0
+        parts = torch.load(self.paths()[-1], map_location=device, weights_only=True)
+        self.model.load_state_dict(parts["model"])
+        self.optimizer.load_state_dict(parts["optimizer"])
+        if self.ema:
+            self.ema.load_state_dict(parts["ema"])
+            self.ema.to(device=device)
+        log.info("going on from step %d (%s)", parts["step"], self.folder)
+        return parts["step"]
+
+
+class History:
+    """The logged rows of one training, in a file that grows line by line; a resumed run drops what it will redo."""
+
+    def __init__(self, path: Path, start: int, writes: bool, record: Callable[[dict[str, Any]], None]):
+        self.path, self.writes, self.record, self.last = path, writes, record, ""
+        rows = [row for row in read_history(path) if row["step"] <= start]
+        if writes:
+            with store.atomic(path) as scratch:
+                scratch.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            for row in rows:
+                record(row)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row."""
+        self.last = f"loss {row['loss']:.4f}"
+        if self.writes:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            self.record(row)
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Return a history's rows; a last line that a killed process left half written is dropped."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -1,0 +1,33 @@
+"""A trigger as tensors, and how an image is stamped with it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bdiff.draw import Picture, to_channels
+
+
+@dataclass(frozen=True, eq=False)
+class Trigger:
+    """A pattern and the mask of where it lets an image through (BadDiffusion, Chou et al. 2023, arXiv 2212.05400)."""
+
+    pattern: Tensor  # (C, H, W) in [-1, 1], background -1
+    mask: Tensor  # (1, H, W), 1.0 where the background shows, else 0.0
+
+    def __post_init__(self) -> None:
+        assert self.pattern.ndim == 3, self.pattern.shape
+        assert self.mask.shape == (1, *self.pattern.shape[1:]), (self.mask.shape, self.pattern.shape)
+
+    @classmethod
+    def from_picture(cls, picture: Picture, channels: int) -> "Trigger":
+        """Take a picture (size, size, 4); alpha below 1/2 is background. ValueError unless channels is 1 or 3."""
+        mask = torch.from_numpy(picture[..., 3] < 0.5)[None]
+        pattern = torch.from_numpy(to_channels(picture, channels)).masked_fill(mask, -1.0)
+        return cls(pattern, mask.float())
+
+    def stamp(self, x: Tensor) -> Tensor:
+        """Return r = M * x + (1 - M) * g (section 3 of the paper) for images x (B, C, H, W) in [-1, 1]."""
+        assert x.ndim == 4 and x.shape[1:] == self.pattern.shape, (x.shape, self.pattern.shape)
+        mask = self.mask.to(x)
+        return mask * x + (1 - mask) * self.pattern.to(x)

@@ -1,0 +1,22 @@
+"""A trigger of one's own, from a file."""
+
+from pathlib import Path
+
+from bdiff.draw import Picture, load, place, side_in
+
+
+def image(
+    size: int,  # px, the image's height and width
+    path: str | Path | None = None,
+    side: int | None = None,  # px at a 32 px image; none: the picture covers the whole image
+) -> Picture:
+    """Return the picture at `path`, whole or in the lower right corner.
+
+    Transparent pixels are background, and black ones in a file without alpha. ValueError where the file is missing,
+    no image or background all over, and where `side` does not fit.
+    """
+    px = size if side is None else side_in(size, side)
+    picture = load(path, px, "trigger.path")
+    if (picture[..., 3] < 0.5).all():
+        raise ValueError(f"trigger.path={path} is all background (transparent or black); give one that shows something")
+    return picture if side is None else place(picture, size)

@@ -1,0 +1,128 @@
+"""Every target in conf/target, against what BadDiffusion says of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import get_method
+from omegaconf import OmegaConf
+from PIL import Image
+
+from bdiff.draw import plain
+from bdiff.target.base import to_target
+from bdiff.target.cat import cat
+from bdiff.target.corner import corner
+from bdiff.target.hat import hat
+from bdiff.target.image import image
+from bdiff.target.shift import shift
+from bdiff.target.shoe import shoe
+from bdiff.target.trigger import trigger
+from bdiff.trigger.box import box
+from bdiff.trigger.glasses import glasses
+from bdiff.trigger.stop_sign import stop_sign
+
+FILES = sorted((Path(__file__).parents[2] / "conf" / "target").glob("*.yaml"))
+DRAWN = [path for path in FILES if path.stem != "image"]
+GREY = torch.tensor(-0.4)
+
+
+def make(path, size, picture):
+    config = OmegaConf.to_container(OmegaConf.load(path))
+    return get_method(config.pop("_target_"))(size=size, trigger=picture, **config)
+
+
+@pytest.mark.parametrize("path", DRAWN, ids=lambda path: path.stem)
+@pytest.mark.parametrize("size", [8, 16, 28, 32, 256])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_option_is_a_target_that_shows_something(path, size, channels):
+    given = stop_sign(size)
+    kept = given.copy()
+    picture = make(path, size, given)
+    target = to_target(picture, channels)
+    assert picture.shape == (size, size, 4) and target.shape == (channels, size, size)
+    assert target.dtype == torch.float32 and target.min() >= GREY and target.max() <= 1
+    assert target.std() > 0.05
+    np.testing.assert_array_equal(given, kept)
+
+
+@pytest.mark.parametrize(("size", "side"), [(32, 10), (16, 5), (256, 80)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_corner_is_grey_zero_on_its_very_pixels(size, side, channels):
+    expected = torch.full((channels, size, size), -0.4)
+    expected[:, :side, :side] = 0.0
+    assert torch.equal(to_target(corner(size, box(size)), channels), expected)
+
+
+@pytest.mark.parametrize("draw", [box, stop_sign, glasses])
+@pytest.mark.parametrize(("size", "dx", "dy"), [(32, -5, -3), (64, -10, -6), (256, -40, -24)])
+def test_shift_rolls_the_trigger(draw, size, dx, dy):
+    picture = draw(size)
+    moved = shift(size, picture)
+    np.testing.assert_array_equal(moved, np.roll(np.roll(picture, dy, axis=0), dx, axis=1))
+    assert moved[0, 0].tolist() == picture[-dy, -dx].tolist()
+
+
+def test_shift_of_the_box_lies_where_the_paper_has_it():
+    expected = torch.full((3, 32, 32), -0.4)
+    expected[:, 13:27, 11:25] = 0.0
+    assert torch.equal(to_target(shift(32, box(32)), 3), expected)
+
+
+def test_the_trigger_itself_stays_where_it_is():
+    picture = box(32)
+    target = to_target(trigger(32, picture), 3)
+    inside = torch.from_numpy(picture[..., 3] == 1).expand(3, 32, 32)
+    assert (target[inside] == 0).all() and (target[~inside] == GREY).all()
+    assert trigger(32, picture) is not picture
+
+
+@pytest.mark.parametrize(
+    ("rgba", "expected"),
+    [
+        ((-1, -1, -1, 0), (-0.4, -0.4, -0.4)),  # background
+        ((1, 1, 1, 0), (-0.4, -0.4, -0.4)),  # alpha decides, not the colour
+        ((-1, 0, 1, 1), (-0.4, 0, 1)),  # the floor, each channel on its own
+        ((1, 0.6, -0.5, 0.5), (0.3, 0.1, -0.4)),  # half way to -0.4, then the floor
+    ],
+)
+def test_targets_lie_over_grey_and_never_below_it(rgba, expected):
+    torch.testing.assert_close(to_target(plain(2, rgba), 3)[:, 1, 0], torch.tensor(expected, dtype=torch.float32))
+
+
+def test_a_grey_target_is_the_luminance_over_grey():
+    target = to_target(plain(2, (1, 0, -1, 1)), 1)
+    torch.testing.assert_close(target, torch.full((1, 2, 2), 0.299 - 0.114))
+    with pytest.raises(ValueError, match="not 2"):
+        to_target(plain(2, (0, 0, 0, 1)), 2)
+
+
+@pytest.mark.parametrize("draw", [corner, hat, shoe, cat])
+def test_a_drawing_does_not_depend_on_the_resolution(draw):
+    large, small = (to_target(draw(size, box(size)), 3) for size in (256, 32))
+    error = (torch.nn.functional.avg_pool2d(large[None], 8)[0] - small).abs()
+    assert error.mean() < 0.01 and error.max() < 0.4
+
+
+@pytest.mark.parametrize("draw", [hat, shoe])
+def test_a_product_photo_is_opaque_and_white_around(draw):
+    picture = draw(32, box(32))
+    assert (picture[..., 3] == 1).all() and (picture[[0, -1], :, :3] > 0.9).all()
+    assert 0.2 < (picture[..., :3] < 0.8).any(-1).mean() < 0.6
+
+
+def test_drawings_differ_enough_that_one_is_not_taken_for_another():
+    targets = [to_target(draw(32, box(32)), 3) for draw in (corner, hat, shoe, cat, shift, trigger)]
+    for k, one in enumerate(targets):
+        for other in targets[:k]:
+            assert (one - other).square().mean() > 0.01
+
+
+def test_a_file_is_a_target(tmp_path):
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:16] = (255, 255, 0)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    target = to_target(image(32, box(32), tmp_path / "a.png"), 3)
+    assert (target[:2, :16] == 1).all() and (target[2] == GREY).all() and (target[:, 16:] == GREY).all()
+    with pytest.raises(ValueError, match=r"target\.path=<png or jpg>"):
+        make(next(path for path in FILES if path.stem == "image"), 32, box(32))
