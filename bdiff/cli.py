@@ -105,18 +105,22 @@ def hydra_run(words: list[str]) -> int:
         overrides.append(f"hydra.run.dir={tempfile.mkdtemp(prefix='bdiff-rank-')}")
     sys.argv = ["bdiff", *options, *overrides]
     records: list[dict[str, Any]] = []
+    failures: list[RequestError | RunError] = []
 
     @hydra.main(version_base="1.3", config_path="pkg://bdiff.conf", config_name="config")
     def task(config: "DictConfig") -> None:
         from bdiff.job import job
 
-        records.append(job(config))
+        try:
+            records.append(job(config))
+        except (RequestError, RunError) as error:  # the other jobs of a sweep go on
+            failures.append(error)
 
-    try:
-        task()
-    finally:
-        if records:
-            closing(records)
+    task()
+    if records:
+        closing(records)
+    if failures:
+        raise failures[0]
     return DONE
 
 

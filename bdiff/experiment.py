@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, load_model, save_file, save_model
 
@@ -22,6 +21,7 @@ from bdiff.classifier.base import Classifier, accuracy
 from bdiff.data.base import Images
 from bdiff.device import open_device, sampling_precision, training_precision
 from bdiff.errors import RequestError
+from bdiff.make import make
 from bdiff.metric.fid.base import Features, Frechet
 from bdiff.metric.target import asr_threshold, compare
 from bdiff.model import checkpoint
@@ -62,17 +62,17 @@ class Experiment:
         config.train.precision = training_precision(config.train.precision, self.device)
         config.sample.precision = sampling_precision(config.sample.precision, self.device)
 
-        self.schedule: Schedule = instantiate(config.schedule)
-        self.scheduler = instantiate(config.sampler.scheduler, **self.schedule.config)
+        self.schedule: Schedule = make(config.schedule)
+        self.scheduler = make(config.sampler.scheduler, **self.schedule.config)
         runtime = plain(config.runtime)
         self.loop = Loop(**{name: runtime[name] for name in Loop.__dataclass_fields__})
         self.features: Features | None = None
         if config.metric.fid._target_ and "classifier" not in config.metric.fid._target_:
-            self.features = instantiate(config.metric.fid)
+            self.features = make(config.metric.fid)
         if config.model.pretrained is not None:
             checkpoint.fetch(config.model.pretrained)
         began = time.monotonic()
-        self.images: Images = instantiate(
+        self.images: Images = make(
             config.data,
             cache=Path(config.paths.cache).expanduser(),
             seed=config.seed,
@@ -80,10 +80,10 @@ class Experiment:
         )
         self.seconds["data"] = round(time.monotonic() - began, 3)
         channels, size = self.images.shape[:2]
-        picture = instantiate(config.trigger, size=size)
+        picture = make(config.trigger, size=size)
         self.trigger = Trigger.from_picture(picture, channels)
-        self.target = to_target(instantiate(config.target, size=size, trigger=picture), channels)
-        self.attack: Attack = instantiate(config.attack, trigger=self.trigger, target=self.target)
+        self.target = to_target(make(config.target, size=size, trigger=picture), channels)
+        self.attack: Attack = make(config.attack, trigger=self.trigger, target=self.target)
         if self.attack.ancestral_only and config.sampler.ode:
             log.warning(
                 "%s is known to fail with ODE samplers: expect an ASR near 0 (sampler=ddpm is what it is made for)",
@@ -129,7 +129,7 @@ def train(run: Experiment) -> Stage:
         flip=run.images.flip,
         train=plain(config.train),
         seed=config.seed,
-        **{name: plain(config[name]) for name in get_class(config.attack._target_).reads},
+        **{name: plain(config[name]) for name in run.attack.reads},
     )
     with run.building(stage) as missing:
         if missing:
@@ -226,7 +226,7 @@ def train_classifier(run: Experiment) -> tuple[Classifier, dict[str, Any]]:
         )
     stage = run.stage("classifier", classifier=plain(config), data=run.images.fingerprint, flip=run.images.flip)
     torch.manual_seed(seed_of(config.seed, "weights"))
-    model = instantiate(config.model, channels=run.images.shape[0], classes=len(run.images.classes))
+    model = make(config.model, channels=run.images.shape[0], classes=len(run.images.classes))
     with run.building(stage) as missing:
         if missing:
             began = time.monotonic()
@@ -264,7 +264,7 @@ def feature_extractor(run: Experiment) -> Features | None:
     """Return what the Fréchet distance is taken over, or None if it is not asked for."""
     if run.features is None and run.config.metric.fid._target_:
         classifier, facts = train_classifier(run)
-        run.features = instantiate(run.config.metric.fid, classifier=classifier, facts=facts, _recursive_=False)
+        run.features = make(run.config.metric.fid, classifier=classifier, facts=facts)
     return run.features
 
 

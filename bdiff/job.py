@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.logging import RichHandler
 
 from bdiff import __version__, store
 from bdiff.errors import RequestError, RunError
+from bdiff.make import make
 from bdiff.progress import console
 from bdiff.tracker.none import NoTracker
 
@@ -52,11 +52,10 @@ def job(config: DictConfig) -> dict[str, Any]:
     folder = Path(hydra.runtime.output_dir)
     main = int(os.environ.get("RANK", 0)) == 0
     setup_logging(folder / "run.log" if main else None)
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     (folder / "overrides.yaml").write_text(OmegaConf.to_yaml(hydra.overrides.task))
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
-    tracker: NoTracker = instantiate(config.tracker) if main else NoTracker()
+    tracker: NoTracker = make(config.tracker) if main else NoTracker()
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "name": config.name,
@@ -106,7 +105,9 @@ def experiment() -> Callable[..., dict[str, Any]]:
 
 def setup_logging(path: Path | None) -> None:
     """Log to the terminal and, with a `path`, to that file, which also gets the tracebacks."""
-    terminal = RichHandler(console=console, show_path=False, show_time=False, show_level=False)
+    rich = RichHandler(console=console, show_path=False, show_time=False, show_level=False)
+    terminal = rich if console.is_terminal else logging.StreamHandler()
+    terminal.setFormatter(logging.Formatter("%(message)s"))
     handlers: list[logging.Handler] = [terminal]
     file_log.handlers.clear()
     if path:

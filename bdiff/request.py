@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 import bdiff.data.check
 import bdiff.model.check
 from bdiff.errors import RequestError
+from bdiff.make import make
 
 PACKAGE = "bdiff.conf"
 
@@ -186,11 +187,11 @@ def group_problems(override: Override, groups: dict[str, list[str]]) -> list[str
     if group not in groups or override.is_delete():
         return []
     value = override.value()
-    chosen = value.list if isinstance(value, ChoiceSweep) else [value]
+    chosen: list[Any] = value.list if isinstance(value, ChoiceSweep) else [value]
     return [
-        f"{group}={option} {nearest(str(option), groups[group])}"
-        for option in chosen
-        if isinstance(option, str | int | float | bool) and str(option) not in groups[group]
+        f"{group}={option} {nearest(option, groups[group])}"
+        for option in map(str, chosen)
+        if option not in groups[group]
     ]
 
 
@@ -222,23 +223,26 @@ def leaves(config: DictConfig, prefix: str = "") -> dict[str, Any]:
 
 
 def value_problems(config: DictConfig) -> list[str]:
-    """Return what is wrong with the values of a composed config."""
-    return rule_problems(config) or part_problems(config)
-
-
-def rule_problems(config: DictConfig) -> list[str]:
-    """Return the values that break `RULES` or have the wrong type."""
-    problems = []
-    for key, rule in RULES.items():
-        value = OmegaConf.select(config, key)
-        if value is None:
-            continue
-        wanted = TYPES.get(key)
-        told = type_problem(value, wanted) or rule_or_type(rule, value)
-        if told:
-            problems.append(f"{key}={value} {told}")
+    """Return what is wrong with the values of a composed config, one by one and where parts meet."""
+    broken = rule_problems(config)
+    problems = [f"{key}={OmegaConf.select(config, key)} {told}" for key, told in broken.items()]
     if config.train.steps is None and config.train.epochs is None:
         problems.append("train.steps and train.epochs are both null: set one of them")
+    for keys, check in CHECKS:
+        if not any(name.startswith(key) for name in broken for key in keys):
+            problems += check(config)
+    return problems
+
+
+def rule_problems(config: DictConfig) -> dict[str, str]:
+    """Return what is wrong with the values that break `RULES` or have the wrong type, by key."""
+    problems = {}
+    for key, rule in RULES.items():
+        value = OmegaConf.select(config, key)
+        if value is not None:
+            told = type_problem(value, TYPES.get(key)) or rule_or_type(rule, value)
+            if told:
+                problems[key] = told
     return problems
 
 
@@ -259,37 +263,50 @@ def rule_or_type(rule: Callable[[Any], str | None], value: Any) -> str | None:
         return "must be a number"
 
 
-def part_problems(config: DictConfig) -> list[str]:
-    """Return what is wrong with the parts a config names: paths, pictures, checkpoints, devices."""
-    from hydra.utils import instantiate
+def path_problems(config: DictConfig) -> list[str]:
+    """Return what is wrong with the images the request names."""
+    return bdiff.data.check.problems(config.data.path)
 
-    problems = bdiff.data.check.problems(config.data.path)
-    size = config.data.size
+
+def picture_problems(config: DictConfig) -> list[str]:
+    """Return what is wrong with the trigger or the target: sizes that do not fit, files that hold no picture."""
     try:
-        picture = instantiate(config.trigger, size=size)
-        instantiate(config.target, size=size, trigger=picture)
-    except (ValueError, HydraException) as error:
-        problems.append(one_line(error.__cause__ or error))
+        picture = make(config.trigger, size=config.data.size)
+        make(config.target, size=config.data.size, trigger=picture)
+    except (ValueError, TypeError, HydraException) as error:
+        return [one_line(error)]
+    return []
+
+
+def model_problems(config: DictConfig) -> list[str]:
+    """Return how the model does not fit the data, or its checkpoint the model."""
     unet: dict[str, Any] = OmegaConf.to_container(config.model.unet, resolve=True)  # type: ignore[assignment]
     schedule: dict[str, Any] = OmegaConf.to_container(config.schedule, resolve=True)  # type: ignore[assignment]
     schedule.pop("_target_")
-    problems += bdiff.model.check.problems(config.model.pretrained, unet, schedule)
-    halvings = len(unet["block_out_channels"]) - 1
+    problems = bdiff.model.check.problems(config.model.pretrained, unet, schedule)
+    size, halvings = config.data.size, len(unet["block_out_channels"]) - 1
     if size % 2**halvings:
         problems.append(f"data.size={size} is no multiple of {2**halvings}, which the model's {halvings} halvings need")
+    return problems
+
+
+def sampler_problems(config: DictConfig) -> list[str]:
+    """Return what the sampler cannot do."""
+    problems = []
     if config.sample.clip and "clip_sample" not in config.sampler.scheduler:
         problems.append("sample.clip=true works with sampler=ddpm and sampler=ddim only")
     if config.sample.steps > config.schedule.num_train_timesteps:
         problems.append(
             f"sample.steps={config.sample.steps} is more than the schedule's {config.schedule.num_train_timesteps}"
         )
-    if str(config.runtime.device).startswith("cuda"):
-        problems += cuda_problems(str(config.runtime.device))
     return problems
 
 
-def cuda_problems(name: str) -> list[str]:
-    """Return why the CUDA device `name` cannot be used."""
+def device_problems(config: DictConfig) -> list[str]:
+    """Return why a CUDA device that is asked for by name cannot be used."""
+    name = str(config.runtime.device)
+    if not name.startswith("cuda"):
+        return []
     import torch
 
     index = int(name.partition(":")[2] or 0)
@@ -297,6 +314,16 @@ def cuda_problems(name: str) -> list[str]:
         return []
     found = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no CUDA device"
     return [f"runtime.device={name}, but torch finds {found} here: use runtime.device=cpu or auto"]
+
+
+#: checks of what parts of a request make together, each left out when one of the keys it reads is wrong by itself
+CHECKS: list[tuple[tuple[str, ...], Callable[[DictConfig], list[str]]]] = [
+    (("data.path",), path_problems),
+    (("data.size", "data.channels", "trigger.", "target."), picture_problems),
+    (("data.size", "data.channels", "model.", "schedule."), model_problems),
+    (("sample.", "schedule."), sampler_problems),
+    (("runtime.device",), device_problems),
+]
 
 
 def one_line(error: BaseException) -> str:

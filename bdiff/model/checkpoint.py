@@ -69,7 +69,8 @@ def load(folder: Path) -> UNet2DModel:
 
 def save(folder: Path, unet: UNet2DModel, schedule: Schedule, facts: dict[str, Any]) -> None:
     """Write `folder` so that `DDPMPipeline.from_pretrained(folder)` opens it; `facts` go into a sidecar json."""
-    from diffusers import DDPMPipeline, DDPMScheduler
+    from diffusers.pipelines.ddpm import DDPMPipeline
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     scheduler = DDPMScheduler(**schedule.config, clip_sample=False, variance_type="fixed_large")
     with store.atomic(folder) as scratch:
