@@ -1,5 +1,6 @@
 """The command line. It hands over to Hydra, and imports no torch before a request has been found sound."""
 
+import argparse
 import os
 import sys
 import tempfile
@@ -46,11 +47,10 @@ def command(words: list[str]) -> int:
             print(f"bdiff {__version__}")
             return DONE
         case ["-sc" | "--shell-completion", *_]:  # what the installed completion calls
-            complete_subcommand()
-            return guarded(words)
+            return guarded(words) if within_run() else DONE
         case ["run", *rest]:
             return guarded(rest)
-    return complain([f"{words[0]!r} is no command: write bdiff run, bdiff --help or bdiff --version"])
+    return complain([f"{words[0]} is no command: write bdiff run, bdiff --help or bdiff --version"])
 
 
 def guarded(words: list[str]) -> int:
@@ -79,7 +79,7 @@ def complain(problems: tuple[str, ...] | list[str], most: int = 5) -> int:
     if len(problems) > most:
         shown = [*problems[: most - 1], f"and {len(problems) - most + 1} more problems"]
     for line in shown:
-        print(line if line.startswith(" ") else f"bdiff: {line}", file=sys.stderr)
+        print(line if line.startswith("  ") else f"bdiff: {line}", file=sys.stderr)
     return WRONG
 
 
@@ -87,10 +87,16 @@ def hydra_run(words: list[str]) -> int:
     """Check the request, then let Hydra compose and start its jobs."""
     import hydra
     from hydra._internal.utils import get_args_parser
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
     # argparse would print its usage over many lines; whatever starts with a dash and is no flag of Hydra's is told.
     parser = get_args_parser()
-    args, unknown = parser.parse_known_args(words)
+    parser.exit_on_error = False
+    try:
+        args, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise RequestError(f"{error}: see bdiff run --help") from error
     flags = [word for word in unknown if word.startswith("-")]
     if flags:
         raise RequestError(f"{flags[0]} is no option of bdiff run: see bdiff run --help")
@@ -116,7 +122,12 @@ def hydra_run(words: list[str]) -> int:
         except (RequestError, RunError) as error:  # the other jobs of a sweep go on
             failures.append(error)
 
-    task()
+    try:
+        task()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # flags that do not go together, and such
+        from bdiff.request import one_line
+
+        raise RequestError(one_line(error)) from error
     if records:
         closing(records)
     if failures:
@@ -143,10 +154,15 @@ def normal(word: str) -> str:
     return f"{key}={value.lower()}" if equals and key in ("trigger", "target", "attack", "data") else word
 
 
-def complete_subcommand() -> None:
-    """Hide the word `run` from Hydra's completion, which knows an application without subcommands."""
-    line = os.environ.get("COMP_LINE", "")
+def within_run() -> bool:
+    """Hide the word `run` from Hydra's completion, which knows no subcommands; where it is not typed yet, offer it."""
+    line = os.environ.get("COMP_LINE")
+    if line is None:  # the completion is being installed
+        return True
     start, run, rest = line.partition(" run ")
-    if run:
-        os.environ["COMP_LINE"] = f"{start} {rest}"
-        os.environ["COMP_POINT"] = str(max(0, int(os.environ.get("COMP_POINT", len(line))) - len(" run")))
+    if not run:
+        print("run")
+        return False
+    os.environ["COMP_LINE"] = f"{start} {rest}"
+    os.environ["COMP_POINT"] = str(max(0, int(os.environ.get("COMP_POINT", len(line))) - len("run ")))
+    return True

@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager
 import torch
 from accelerate import Accelerator
 
-PRECISIONS = ("bf16", "fp32")
-
 
 def open_device(name: str) -> Accelerator:
     """Return Accelerate's handle on `name` (auto, cpu, cuda or cuda:N) and on the processes that share the run.
@@ -22,19 +20,12 @@ def open_device(name: str) -> Accelerator:
     return Accelerator(cpu=cpu, mixed_precision="no")
 
 
-def training_precision(wanted: str, device: torch.device) -> str:
-    """Return bf16 or fp32; `auto` is bf16 where the device computes in it."""
+def resolve_precision(wanted: str, device: torch.device) -> str:
+    """Return bf16 or fp32; `auto` is bf16 where the device has units for it (AMX, on a CPU)."""
     if wanted != "auto":
         return wanted
     fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_amx_tile_supported()
     return "bf16" if fast else "fp32"
-
-
-def sampling_precision(wanted: str, device: torch.device) -> str:
-    """Return bf16 or fp32; `auto` is fp32 on a CPU, where samples are few, and bf16 on a GPU that has it."""
-    if wanted == "auto" and device.type == "cpu":
-        return "fp32"
-    return training_precision(wanted, device)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:

@@ -19,7 +19,7 @@ from bdiff import store
 from bdiff.attack.base import Attack
 from bdiff.classifier.base import Classifier, accuracy
 from bdiff.data.base import Images
-from bdiff.device import open_device, sampling_precision, training_precision
+from bdiff.device import open_device, resolve_precision
 from bdiff.errors import RequestError
 from bdiff.make import make
 from bdiff.metric.fid.base import Features, Frechet
@@ -59,8 +59,8 @@ class Experiment:
         self.seconds: dict[str, float] = {}
         self.keys: dict[str, str] = {}
         self.reused: list[str] = []
-        config.train.precision = training_precision(config.train.precision, self.device)
-        config.sample.precision = sampling_precision(config.sample.precision, self.device)
+        for part in (config.train, config.sample):  # settled before any key is made of it
+            part.precision = resolve_precision(part.precision, self.device)
 
         self.schedule: Schedule = make(config.schedule)
         self.scheduler = make(config.sampler.scheduler, **self.schedule.config)
@@ -79,6 +79,10 @@ class Experiment:
             memory=config.runtime.memory,
         )
         self.seconds["data"] = round(time.monotonic() - began, 3)
+        if self.features is None and config.metric.fid._target_ and len(self.images.classes) < 2:
+            raise RequestError(
+                f"data {self.images.name} has one class, so it trains no classifier: use metric/fid=inception or none"
+            )
         channels, size = self.images.shape[:2]
         picture = make(config.trigger, size=size)
         self.trigger = Trigger.from_picture(picture, channels)
@@ -220,10 +224,6 @@ def draw_samples(run: Experiment, model: Stage) -> Stage:
 def train_classifier(run: Experiment) -> tuple[Classifier, dict[str, Any]]:
     """Return the classifier of conf/classifier on the run's data, trained once, and what is known of it."""
     config = run.config.classifier
-    if len(run.images.classes) < 2:
-        raise RequestError(
-            f"data {run.images.name} has one class, so it trains no classifier: use metric/fid=inception or none"
-        )
     stage = run.stage("classifier", classifier=plain(config), data=run.images.fingerprint, flip=run.images.flip)
     torch.manual_seed(seed_of(config.seed, "weights"))
     model = make(config.model, channels=run.images.shape[0], classes=len(run.images.classes))

@@ -1,27 +1,32 @@
 """What is wrong with a request, found before torch is imported and all told together, one line per problem."""
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterable
+from functools import cache
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import bdiff.data.check
 import bdiff.model.check
+from bdiff.draw import empty
 from bdiff.errors import RequestError
 from bdiff.make import make
 
 PACKAGE = "bdiff.conf"
+CONF = Path(str(resources.files(PACKAGE)))
 
 
 def at_least(least: float) -> Callable[[Any], str | None]:
@@ -50,7 +55,7 @@ def device(value: Any) -> str | None:
     return None if fits else "is not known: choose from auto, cpu, cuda, cuda:N"
 
 
-#: what a value must be like, beside having the type of the default it replaces; None values are not looked at
+#: what a value must be like, beside having the type of the default it replaces; null values are not looked at
 RULES: dict[str, Callable[[Any], str | None]] = {
     "attack.poison_rate": share,
     "attack.poison_mode": one_of("replace", "append"),
@@ -87,180 +92,222 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "trigger.side": at_least(1),
 }
 
-#: keys whose default says too little about their type
-TYPES: dict[str, type] = {
+#: keys that may be null, and their type otherwise
+OPTIONAL: dict[str, type] = {
     "data.limit": int,
+    "data.path": str,
     "metric.asr_threshold": float,
-    "sample.steps": int,
+    "metric.fid.weights": str,
+    "model.pretrained": str,
+    "target.path": str,
+    "tracker.entity": str,
+    "tracker.group": str,
+    "train.clip_norm": float,
     "train.ema": float,
     "train.epochs": float,
     "train.steps": int,
-    "train.clip_norm": float,
+    "trigger.path": str,
     "trigger.side": int,
 }
 
+#: keys that need not be whole numbers, though their defaults are
+FLOATS = ("runtime.checkpoint_seconds", "runtime.progress")
 
-def nearest(word: str, known: Iterable[Any], limit: int = 12) -> str:
+TYPE_NAMES: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text (quote a number twice, as in name=\"'5'\")",
+    ListConfig: "a list, as in [1,2]",
+    DictConfig: "a group, as in {name:value}",
+}
+
+
+def nearest(word: str, known: Iterable[Any]) -> str:
     """Return "is not known" with the nearest spelling, if one is near, and what could have been said instead."""
     names = sorted(map(str, known))
+    return f"is not known{did_you_mean(word, names)} (choose from {', '.join(names)})"
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """Return the question after the nearest of `names`, if one is near."""
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    listed = ", ".join(names) if len(names) <= limit else ", ".join(close) or f"{len(names)} others"
-    meant = f"; did you mean {close[0]}?" if close else ""
-    return f"is not known{meant}" + (f" (choose from {listed})" if len(names) <= limit else "")
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def jobs(overrides: list[str], multirun: bool) -> list[DictConfig]:
     """Return the composed config of each job that `overrides` ask for. Raises RequestError with every problem."""
+    configs, problems, usable = [], [], []
     with initialize_config_module(PACKAGE, version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        parsed, problems = parse(overrides)
-        usable = []
-        groups = group_options(loader)
-        for override in parsed:
-            told = group_problems(override, groups)
+        groups = group_options()
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        for text in overrides:
+            try:
+                (override,) = parser.parse_overrides([text])
+            except HydraException:
+                problems.append(unreadable(text))
+                continue
+            told = override_problems(override, groups, multirun)
             problems += told
             usable += [] if told else [override]
-        base = compose_one([one for one in usable if is_choice(one, groups) and not one.is_sweep_override()])
-        known = set(leaves(base)) | set(groups)
-        for override in list(usable):
-            told = key_problems(override, known, groups)
+        lines = [[one.input_line or "" for one in usable]]
+        for line in BasicSweeper.split_arguments(usable, max_batch_size=None)[0] if multirun else lines:
+            config, told = one_job(parser.parse_overrides(line), groups)
             problems += told
-            if told:
-                usable.remove(override)
-        if not multirun:
-            for override in [one for one in usable if one.is_sweep_override()]:
-                problems.append(f"{override.input_line} asks for several values: that is a sweep, say bdiff run -m")
-                usable.remove(override)
-        batches = BasicSweeper.split_arguments(usable, max_batch_size=None)[0] if multirun else None
-        lines = batches if batches is not None else [[one.input_line or "" for one in usable]]
-        configs = []
-        for line in lines:
-            try:
-                config = compose("config", line, return_hydra_config=True)
-                HydraConfig.instance().set_config(config)
-                problems += value_problems(config)
-                configs.append(config)
-            except (HydraException, OmegaConfBaseException) as error:
-                problems.append(one_line(error))
+            configs += [config] if config is not None else []
     if problems:
         raise RequestError(*dict.fromkeys(problems))
     return configs
 
 
-def compose_one(overrides: list[Override]) -> DictConfig:
+def unreadable(text: str) -> str:
+    """Return what is wrong with an override that Hydra's grammar does not know."""
+    shape = "quote special characters, as in 'key=\"a,b\"'" if "=" in text[1:] else "write key=value"
+    return f"{text!r} cannot be read: {shape}"
+
+
+def override_problems(override: Override, groups: dict[str, list[str]], multirun: bool) -> list[str]:
+    """Return what is wrong with an override by itself: no key, an option that does not exist, a sweep without -m."""
+    key = override.key_or_group
+    if not key:
+        return [unreadable(override.input_line or "")]
+    sweep = override.is_sweep_override()
+    if sweep and not override.is_discrete_sweep():
+        return [f"{override.input_line} is an endless sweep: list the values, as in {key}=1,2,3"]
+    if override.is_delete():
+        needed = key in groups or key in RULES or key in OPTIONAL
+        return [f"{override.input_line} takes out what a run needs: give {key}=<value> instead"] if needed else []
+    problems = []
+    if key in groups:
+        none = ["null"] if defaults(()).hydra.runtime.choices.get(key) is None else []
+        chosen = override.sweep_string_iterator() if sweep else [override.get_value_element_as_str()]
+        wrong = [option for option in chosen if option not in groups[key] + none]
+        problems = [f"{key}={option} {nearest(option, groups[key])}" for option in wrong]
+    if sweep and not multirun:
+        problems.append(f"{override.input_line} asks for several values: that is a sweep, say bdiff run -m")
+    return problems
+
+
+def one_job(overrides: list[Override], groups: dict[str, list[str]]) -> tuple[DictConfig | None, list[str]]:
+    """Return the config that one job's `overrides` compose to, if they do, and what is wrong with it."""
+    problems: list[str] = []
+    try:
+        base = defaults(tuple(one.input_line or "" for one in overrides if one.key_or_group in groups))
+        HydraConfig.instance().set_config(base)
+        usable = []
+        for override in overrides:
+            told = key_problems(override, base, groups)
+            problems += told
+            usable += [] if told else [override.input_line or ""]
+        config = compose("config", usable, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        return config, problems + value_problems(config, base)
+    except (HydraException, OmegaConfBaseException) as error:
+        return None, [*problems, one_line(error)]
+
+
+@cache
+def defaults(choices: tuple[str, ...]) -> DictConfig:
     """Compose the config that the given group choices lead to."""
-    return compose("config", [one.input_line or "" for one in overrides], return_hydra_config=True)
+    return compose("config", list(choices), return_hydra_config=True)
 
 
-def parse(overrides: list[str]) -> tuple[list[Override], list[str]]:
-    """Return the overrides that can be read, and a problem for each that cannot."""
-    parser, parsed, problems = OverridesParser.create(), [], []
-    for text in overrides:
-        try:
-            parsed.append(parser.parse_override(text))
-        except HydraException:
-            shape = "write key=value" if "=" not in text else "quote special characters, as in 'key=\"a,b\"'"
-            problems.append(f"{text!r} cannot be read: {shape}")
-    return parsed, problems
-
-
-def group_options(loader: ConfigLoader) -> dict[str, list[str]]:
+def group_options() -> dict[str, list[str]]:
     """Return bdiff's config groups and the options of each."""
     found: dict[str, list[str]] = {}
-    pending = ["data", "metric"] + [name for name in loader.list_groups("") if name != "hydra"]
-    for group in pending:
-        options = loader.get_group_options(group)
-        if options:
-            found[group] = options
-        pending += [f"{group}/{inner}" for inner in loader.list_groups(group) if f"{group}/{inner}" not in pending]
+    for path in sorted(CONF.glob("*/**/*.yaml")):
+        found.setdefault(path.parent.relative_to(CONF).as_posix(), []).append(path.stem)
     return found
 
 
-def is_choice(override: Override, groups: dict[str, list[str]]) -> bool:
-    """Whether the override picks an option of a group."""
-    return override.key_or_group in groups
-
-
-def group_problems(override: Override, groups: dict[str, list[str]]) -> list[str]:
-    """Return what is wrong with a group choice: an option that does not exist."""
-    group = override.key_or_group
-    if group not in groups or override.is_delete():
-        return []
-    value = override.value()
-    chosen: list[Any] = value.list if isinstance(value, ChoiceSweep) else [value]
-    return [
-        f"{group}={option} {nearest(option, groups[group])}"
-        for option in map(str, chosen)
-        if option not in groups[group]
-    ]
-
-
-def key_problems(override: Override, known: set[str], groups: dict[str, list[str]]) -> list[str]:
-    """Return what is wrong with an override's key: no such key, when it is not meant to be new."""
+def key_problems(override: Override, base: DictConfig, groups: dict[str, list[str]]) -> list[str]:
+    """Return what is wrong with an override's key: no such key in `base`, when it is not meant to be new."""
     key = override.key_or_group
-    if override.is_add() or override.is_force_add() or key in known or key.startswith("hydra"):
+    if override.is_add() or override.is_force_add() or key in groups or re.match(r"hydra\b", key):
         return []
-    if any(name.startswith(f"{key}.") for name in known):
-        return [] if override.is_delete() else [f"{key} is a group of settings: set one of them, as in {key}.<name>="]
-    words = [name for name in known if not name.startswith("hydra")]
-    siblings = [name for name in words if name.rpartition(".")[0] == key.rpartition(".")[0]]
-    short = [name for name in siblings if "/" not in name]
-    close = difflib.get_close_matches(key, words, n=1, cutoff=0.5)
-    meant = f"; did you mean {close[0]}?" if close else ""
-    listed = f" (known: {', '.join(sorted(short)[:16])})" if short else ""
-    return [f"{key} is not known{meant}{listed}"]
+    there = leaves(base)
+    if key in there or (override.is_delete() and any(name.startswith(f"{key}.") for name in there)):
+        return []
+    known = {name for name in there if not name.startswith("hydra.") and "_target_" not in name} | set(groups)
+    if (group := key.replace(".", "/")) in groups:
+        return [f"{key} is a group: write {group}= (choose from {', '.join(groups[group])})"]
+    if inner := children(known, key):
+        return [f"{key} holds settings: set one, as in {key}.{min(inner)}="]
+    for group in groups:
+        if others := [option for option in groups[group] if key in keys_of(group, option)]:
+            chosen = base.hydra.runtime.choices[group]
+            return [f"{key} is not known with {group}={chosen}: it belongs to {group}={' or '.join(others)}"]
+    parent = key.rpartition(".")[0]
+    while parent and not children(known, parent):
+        parent = parent.rpartition(".")[0]
+    names = ", ".join(sorted(children(known, parent)))
+    return [f"{key} is not known{did_you_mean(key, known)} ({parent or 'a request'} has {names})"]
+
+
+def children(known: Iterable[str], parent: str) -> set[str]:
+    """Return the names right below `parent`, the empty one for the top, in the dotted keys `known`."""
+    start = f"{parent}." if parent else ""
+    below = {name.removeprefix(start).partition(".")[0] for name in known if name.startswith(start)}
+    return {name for name in below if "/" not in name}
+
+
+def keys_of(group: str, option: str) -> set[str]:
+    """Return the dotted keys that a group's option itself brings."""
+    brought = OmegaConf.load(CONF / group / f"{option}.yaml")
+    return set(leaves(brought, f"{group.replace('/', '.')}.")) if isinstance(brought, DictConfig) else set()
 
 
 def leaves(config: DictConfig, prefix: str = "") -> dict[str, Any]:
     """Return every key of `config`, dotted, with its unresolved value."""
     found: dict[str, Any] = {}
     for name, value in config.items_ex(resolve=False):
+        key = prefix + str(name)
         if isinstance(value, DictConfig) and not value._is_none() and value:
-            found |= leaves(value, f"{prefix}{name}.")
+            found |= leaves(value, f"{key}.")
         else:
-            found[f"{prefix}{name}"] = value
+            found[key] = value
     return found
 
 
-def value_problems(config: DictConfig) -> list[str]:
-    """Return what is wrong with the values of a composed config, one by one and where parts meet."""
-    broken = rule_problems(config)
-    problems = [f"{key}={OmegaConf.select(config, key)} {told}" for key, told in broken.items()]
-    if config.train.steps is None and config.train.epochs is None:
-        problems.append("train.steps and train.epochs are both null: set one of them")
+def value_problems(config: DictConfig, base: DictConfig) -> list[str]:
+    """Return what is wrong with the values of a composed config, one by one and where parts meet.
+
+    `base` is the same config before values were changed: its values say what type each should have.
+    """
+    before, now = leaves(base), leaves(config)
+    changed = [key for key in before | now if before.get(key) != now.get(key) and not key.startswith("hydra.")]
+    broken = {key: told for key in changed if (told := value_problem(key, config, base))}
+    problems = list(broken.values())
     for keys, check in CHECKS:
         if not any(name.startswith(key) for name in broken for key in keys):
             problems += check(config)
     return problems
 
 
-def rule_problems(config: DictConfig) -> dict[str, str]:
-    """Return what is wrong with the values that break `RULES` or have the wrong type, by key."""
-    problems = {}
-    for key, rule in RULES.items():
-        value = OmegaConf.select(config, key)
-        if value is not None:
-            told = type_problem(value, TYPES.get(key)) or rule_or_type(rule, value)
-            if told:
-                problems[key] = told
-    return problems
-
-
-def type_problem(value: Any, wanted: type | None) -> str | None:
-    """Return how `value` is not of the type `wanted`."""
-    if wanted is int and (isinstance(value, bool) or not isinstance(value, int)):
-        return "must be a whole number"
-    if wanted is float and (isinstance(value, bool) or not isinstance(value, int | float)):
-        return "must be a number"
-    return None
-
-
-def rule_or_type(rule: Callable[[Any], str | None], value: Any) -> str | None:
-    """Return what `rule` says of `value`, or that it cannot be compared at all."""
+def value_problem(key: str, config: DictConfig, base: DictConfig) -> str | None:
+    """Return how the value of `key` breaks its rule or differs in type from its default."""
+    default = OmegaConf.select(base, key)
     try:
-        return rule(value)
-    except TypeError:
-        return "must be a number"
+        value = OmegaConf.select(config, key, default=default)
+    except OmegaConfBaseException as error:
+        return f"{key}: {one_line(error)}"
+    if value is None:
+        return None if default is None or key in OPTIONAL else f"{key} cannot be null: its default is {default}"
+    kind = float if key in FLOATS else OPTIONAL.get(key, type(default))
+    try:
+        told = RULES[key](value) if key in RULES else None
+    except TypeError:  # it cannot even be compared; its type says why
+        told = None
+    told = told or type_problem(value, kind)
+    return f"{key}={value} {told}" if told else None
+
+
+def type_problem(value: Any, kind: type) -> str | None:
+    """Return how `value` is not of the type `kind`, if that is one of `TYPE_NAMES`."""
+    fits = type(value) is kind
+    if kind is float:
+        fits = type(value) in (int, float) and math.isfinite(value)
+    return f"must be {TYPE_NAMES[kind]}" if kind in TYPE_NAMES and not fits else None
 
 
 def path_problems(config: DictConfig) -> list[str]:
@@ -270,12 +317,17 @@ def path_problems(config: DictConfig) -> list[str]:
 
 def picture_problems(config: DictConfig) -> list[str]:
     """Return what is wrong with the trigger or the target: sizes that do not fit, files that hold no picture."""
+    problems = []
+    picture = empty(config.data.size)  # stands in for a trigger that cannot be had, so that the target is seen too
     try:
         picture = make(config.trigger, size=config.data.size)
+    except (ValueError, TypeError, HydraException) as error:
+        problems.append(one_line(error))
+    try:
         make(config.target, size=config.data.size, trigger=picture)
     except (ValueError, TypeError, HydraException) as error:
-        return [one_line(error)]
-    return []
+        problems.append(one_line(error))
+    return problems
 
 
 def model_problems(config: DictConfig) -> list[str]:
@@ -290,6 +342,13 @@ def model_problems(config: DictConfig) -> list[str]:
     return problems
 
 
+def length_problems(config: DictConfig) -> list[str]:
+    """Return that a training has no length."""
+    if config.train.steps is None and config.train.epochs is None:
+        return ["train.steps and train.epochs are both null: set one of them"]
+    return []
+
+
 def sampler_problems(config: DictConfig) -> list[str]:
     """Return what the sampler cannot do."""
     problems = []
@@ -300,6 +359,14 @@ def sampler_problems(config: DictConfig) -> list[str]:
             f"sample.steps={config.sample.steps} is more than the schedule's {config.schedule.num_train_timesteps}"
         )
     return problems
+
+
+def weights_problems(config: DictConfig) -> list[str]:
+    """Return that the file of FID's network is not there."""
+    path = OmegaConf.select(config, "metric.fid.weights")
+    if path is None or Path(path).expanduser().is_file():
+        return []
+    return [f"metric.fid.weights={path} does not exist: give pytorch-fid's file, or measure with metric/fid=classifier"]
 
 
 def device_problems(config: DictConfig) -> list[str]:
@@ -321,12 +388,15 @@ CHECKS: list[tuple[tuple[str, ...], Callable[[DictConfig], list[str]]]] = [
     (("data.path",), path_problems),
     (("data.size", "data.channels", "trigger.", "target."), picture_problems),
     (("data.size", "data.channels", "model.", "schedule."), model_problems),
-    (("sample.", "schedule."), sampler_problems),
+    (("train.steps", "train.epochs"), length_problems),
+    (("sample.", "sampler.", "schedule."), sampler_problems),
+    (("metric.",), weights_problems),
     (("runtime.device",), device_problems),
 ]
 
 
 def one_line(error: BaseException) -> str:
-    """Return the first line of an error that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    """Return what an error says, without what Hydra and OmegaConf add about their insides."""
+    text = str(error).partition("Config search path")[0]
+    lines = [line.strip() for line in text.splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(("full_key", "object_type")))

@@ -15,17 +15,32 @@ def problems(pretrained: str | None, unet: dict[str, Any], schedule: dict[str, A
     if pretrained is None:
         return []
     folder = Path(pretrained).expanduser()
+    name = f"model.pretrained={pretrained}"
     if not folder.exists():
         # A hub id is owner/name; whatever looks like a path is meant as one.
         if pretrained.count("/") == 1 and not pretrained.startswith((".", "/", "~")):
             return []
-        return [f"model.pretrained={pretrained} does not exist: give a diffusers folder or a hub id (owner/name)"]
+        return [f"{name} does not exist: give a diffusers folder or a hub id (owner/name)"]
+    if not config_path(folder).is_file():
+        return [f"{name} holds no UNet config.json: {LAYOUT}"]
     try:
-        found = json.loads(config_path(folder).read_text())
-        noise = json.loads(scheduler_path(folder).read_text()) if scheduler_path(folder).exists() else {}
+        found, noise = read(config_path(folder)), read(scheduler_path(folder))
     except (OSError, ValueError) as error:
-        return [f"model.pretrained={pretrained} cannot be read ({error}): {LAYOUT}"]
+        return [f"{name} cannot be read ({error}): {LAYOUT}"]
     return misfits(pretrained, found, noise, unet, schedule)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return a diffusers config, empty where there is none. Raises OSError or ValueError, naming the file."""
+    if not path.exists():
+        return {}
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON, {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no settings")
+    return config
 
 
 def misfits(
@@ -33,19 +48,23 @@ def misfits(
 ) -> list[str]:
     """Return how a checkpoint's UNet config and scheduler config differ from what the request needs."""
     told = []
-    for key in ("in_channels", "out_channels", "sample_size"):
+    for key, option in (("in_channels", "data.channels"), ("sample_size", "data.size")):
         if found.get(key) != unet[key]:
-            word = "size" if key == "sample_size" else "channels"
             told.append(
                 f"model.pretrained={name} has {key}={found.get(key)} and the data {unet[key]}: "
-                f"set data.{word}={found.get(key)} or choose another checkpoint"
+                f"set {option}={found.get(key)} or choose another checkpoint"
             )
-    for key, wanted in schedule.items():
-        if key in noise and noise[key] != wanted:
-            told.append(
-                f"model.pretrained={name} was trained with {key}={noise[key]}, not {wanted}: "
-                f"set schedule=linear schedule.{key}={noise[key]}"
-            )
+    if found.get("out_channels") != found.get("in_channels"):
+        told.append(
+            f"model.pretrained={name} has in_channels={found.get('in_channels')} but out_channels="
+            f"{found.get('out_channels')}: choose a checkpoint that predicts noise and nothing else"
+        )
+    other = [key for key, wanted in schedule.items() if key in noise and noise[key] != wanted]
+    if other:
+        theirs = ", ".join(f"{key}={noise[key]}" for key in other)
+        ours = ", ".join(str(schedule[key]) for key in other)
+        mend = " ".join(f"schedule.{key}={noise[key]}" for key in other)
+        told.append(f"model.pretrained={name} was trained with {theirs}, not {ours}: set {mend}")
     return told
 
 

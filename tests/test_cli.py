@@ -1,0 +1,137 @@
+"""The command line: help, versions, printed configs, shell completion, the authors' spellings."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from bdiff import __version__, cli
+from bdiff.request import jobs
+
+SCRIPTS = Path(sys.executable).parent
+
+
+def script(words: list[str], here: Path, **env: str) -> str:
+    """What the installed `bdiff` prints in the folder `here`, where it leaves nothing."""
+    env = {**os.environ, **env}
+    answer = subprocess.run(
+        [SCRIPTS / "bdiff", *words], cwd=here, env=env, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert not answer.stderr and not list(here.iterdir())
+    return answer.stdout
+
+
+@pytest.fixture
+def ask(capsys, monkeypatch, tmp_path):
+    """Run one command line in this process and return what it prints."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bdiff"])
+
+    def ask(*words: str) -> str:
+        try:
+            code = cli.command(list(words))
+        except SystemExit as left:  # how Hydra ends after --help
+            code = left.code
+        out, err = capsys.readouterr()
+        assert (code or 0, err) == (0, "") and not list(tmp_path.iterdir())
+        return out
+
+    return ask
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
+def test_help_names_what_can_be_typed(words, ask):
+    text = ask(*words)
+    assert "bdiff run [-m] [key=value ...]" in text and "install=bash" in text
+
+
+def test_version(ask):
+    assert ask("--version") == ask("-V") == f"bdiff {__version__}\n"
+
+
+def test_the_help_of_run_lists_every_group(ask):
+    text = ask("run", "--help")
+    for group in (path for path in (Path(__file__).parents[1] / "conf").iterdir() if path.is_dir()):
+        if group.name != "__pycache__":
+            assert f"\n{group.name}: " in text
+
+
+def test_the_installed_script_prints_the_config_from_any_folder(tmp_path):
+    config = OmegaConf.create(script(["run", "--cfg", "job", "train.steps=7"], tmp_path))
+    assert config.train.steps == 7 and config.data._target_ == "bdiff.data.digits.digits"
+    assert script(["--version"], tmp_path) == f"bdiff {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "ours"),
+    [
+        ("trigger=BOX_14", "trigger=box_14"),
+        ("trigger=STOP_SIGN_14", "trigger=stop_sign_14"),
+        ("trigger=GLASSES", "trigger=glasses"),
+        ("target=CORNER", "target=corner"),
+        ("target=HAT", "target=hat"),
+        ("data=CIFAR10", "data=cifar10"),
+    ],
+)
+def test_the_authors_spellings(typed, ours, ask):
+    assert ask("run", "--cfg", "job", typed) == ask("run", "--cfg", "job", ours)
+
+
+@pytest.mark.parametrize("shape", ["BOX", "STOP_SIGN"])
+def test_the_authors_sizes_are_sides(shape):
+    sides = [4, 8, 11, 14, 18]
+    configs = jobs([cli.normal(f"trigger={','.join(f'{shape}_{side}' for side in sides)}")], multirun=True)
+    assert [config.trigger.side for config in configs] == sides
+    assert {config.trigger._target_.rpartition(".")[2] for config in configs} == {shape.lower()}
+
+
+def test_a_sweep_in_the_authors_spellings_starts_a_job_for_each(monkeypatch, tmp_path):
+    started = []
+
+    def job(config):
+        started.append((config.trigger._target_, config.target._target_))
+        return {"name": str(len(started)), "folder": "", "reused": [], "metrics": {}}
+
+    monkeypatch.setattr("bdiff.job.job", job)
+    monkeypatch.setattr(sys, "argv", ["bdiff"])
+    assert cli.command(["run", "-m", "trigger=BOX_14,GLASSES", "target=CORNER", f"paths.outputs={tmp_path}"]) == 0
+    assert started == [
+        ("bdiff.trigger.box.box", "bdiff.target.corner.corner"),
+        ("bdiff.trigger.glasses.glasses", "bdiff.target.corner.corner"),
+    ]
+
+
+COMPLETIONS = [
+    ("bdiff ru", {"run"}),
+    ("bdiff run attack=b", {"attack=baddiffusion"}),
+    ("bdiff run attack.poi", {"attack.poison_mode=", "attack.poison_rate="}),
+    ("bdiff run target=corner metric/fid=in", {"metric/fid=inception"}),
+]
+
+
+@pytest.mark.parametrize(("line", "offered"), COMPLETIONS)
+def test_completion_offers(line, offered, ask, monkeypatch):
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    assert set(ask("-sc", "query=bash").split()) == offered
+
+
+def test_completion_in_a_real_bash(tmp_path):
+    install = script(["run", "-sc", "install=bash"], tmp_path)
+    assert "complete" in install and install == script(["-sc", "install=bash"], tmp_path)
+    bash = shutil.which("bash")
+    if not bash:
+        pytest.skip("there is no bash here")
+    lines = [install]
+    for line, _ in COMPLETIONS:
+        words = f"COMP_LINE={line!r}; COMP_POINT={len(line)}; COMP_CWORD={len(line.split()) - 1}"
+        lines.append(f'{words}; hydra_bash_completion; echo "${{COMPREPLY[@]}}"')
+    env = {**os.environ, "PATH": f"{SCRIPTS}:{os.environ['PATH']}"}
+    answer = subprocess.run(
+        [bash, "--norc"], input="\n".join(lines), cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert [set(line.split()) for line in answer.stdout.splitlines()] == [offered for _, offered in COMPLETIONS], answer

@@ -1,0 +1,144 @@
+"""Every option under conf/, found by listing the folder: it composes, and its code takes what its yaml says."""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from bdiff.make import make
+from bdiff.request import FLOATS, OPTIONAL, PACKAGE, RULES, jobs, leaves, type_problem
+
+CONF = Path(__file__).parents[1] / "conf"
+FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.parent != CONF)
+OPTIONS = [(path.parent.as_posix(), path.stem) for path in FILES]
+
+#: groups whose options are code of ours, and what is given to it beside the yaml's keys
+OURS: dict[str, set[str]] = {
+    "attack": {"trigger", "target"},
+    "classifier": set(),
+    "data": {"cache", "seed", "memory"},
+    "metric/fid": {"classifier", "facts"},
+    "target": {"size", "trigger"},
+    "tracker": set(),
+    "trigger": {"size"},
+}
+#: what every run gives to nested parts
+GIVEN = {"channels", "classes"}
+
+
+def options(group: str) -> list[str]:
+    """The options of a group."""
+    return [option for name, option in OPTIONS if name == group]
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The config that `overrides` lead to, without the checks of a request (null paths are fine here)."""
+    with initialize_config_module(PACKAGE, version_base="1.3"):
+        return compose("config", [*overrides, "name=test"])
+
+
+def choices(*overrides: str) -> dict[str, str]:
+    """The option of every group that `overrides` lead to."""
+    with initialize_config_module(PACKAGE, version_base="1.3"):
+        config = compose("config", list(overrides), return_hydra_config=True)
+    return dict(config.hydra.runtime.choices)
+
+
+def parts(config: Any) -> Iterator[dict[str, Any]]:
+    """Every config in `config` with a `_target_`, nested ones too, as plain values."""
+    if isinstance(config, DictConfig):
+        config = OmegaConf.to_container(config)
+    if isinstance(config, dict):
+        if config.get("_target_"):
+            yield config
+        for value in config.values():
+            yield from parts(value)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_an_option_composes_and_its_code_takes_its_keys(group, option):
+    config = composed(f"{group}={option}")
+    given = GIVEN.union(*(names for name, names in OURS.items() if name.startswith(group)))
+    for part in parts(OmegaConf.select(config, group.replace("/", "."))):
+        known = inspect.signature(get_object(part["_target_"])).parameters
+        keys = part.keys() - {"_target_"}
+        assert keys <= known.keys(), f"{part['_target_']} does not take {keys - known.keys()}"
+        needed = {name for name, one in known.items() if one.default is one.empty and one.kind is not one.VAR_KEYWORD}
+        assert needed <= keys | given, f"{part['_target_']} needs {needed - keys - given}"
+
+
+@pytest.mark.parametrize(("group", "option"), [one for one in OPTIONS if one[0] in OURS])
+def test_conf_mirrors_the_package(group, option):
+    path = CONF / group / f"{option}.yaml"
+    targets = [part["_target_"] for part in parts(OmegaConf.load(path))]
+    assert all(target.startswith(f"bdiff.{group.replace('/', '.')}.") for target in targets)
+    assert targets or "_target_: null" in path.read_text()
+
+
+def test_every_folder_of_options_is_a_group_of_the_defaults():
+    listed = [next(iter(one)) for one in OmegaConf.load(CONF / "config.yaml").defaults if isinstance(one, DictConfig)]
+    assert {path.parent.as_posix() for path in FILES} <= set(listed)
+
+
+@pytest.mark.parametrize("data", options("data"))
+def test_data_picks_presets_that_are_there_and_the_command_line_wins(data):
+    picked = {}
+    for entry in OmegaConf.load(CONF / "data" / f"{data}.yaml").defaults:
+        if isinstance(entry, DictConfig):
+            ((key, option),) = entry.items()
+            picked[key.removeprefix("override /").partition("@")[0]] = option
+    assert picked.keys() == {"model", "schedule", "train", "sample", "metric/fid"}
+    assert choices(f"data={data}").items() >= picked.items()
+    others = {group: next(one for one in options(group) if one != option) for group, option in picked.items()}
+    words = [f"{group}={option}" for group, option in others.items()]
+    for line in ([f"data={data}", *words], [*words, f"data={data}"]):
+        assert choices(*line).items() >= others.items()
+
+
+@pytest.mark.parametrize("data", options("data"))
+def test_defaults_keep_the_rules_of_a_request(data):
+    config = composed(f"data={data}", "tracker=wandb", "metric/fid=inception", "trigger=image", "target=image")
+    keys = leaves(config)
+    assert {*RULES, *OPTIONAL, *FLOATS} <= keys.keys()
+    for key in keys:
+        value = OmegaConf.select(config, key)
+        assert value is None or key not in RULES or RULES[key](value) is None, key
+        assert value is None or key not in OPTIONAL or type_problem(value, OPTIONAL[key]) is None, key
+
+
+@pytest.mark.parametrize("data", options("data"))
+def test_a_request_for_each_dataset_is_sound(data):
+    assert len(jobs([f"data={data}"], multirun=False)) == 1
+
+
+@pytest.mark.parametrize("schedule", options("schedule"))
+@pytest.mark.parametrize("sampler", options("sampler"))
+def test_a_sampler_is_made_from_a_schedule(sampler, schedule):
+    config = composed(f"sampler={sampler}", f"schedule={schedule}")
+    noise = make(config.schedule)
+    scheduler = make(config.sampler.scheduler, **noise.config)
+    assert {key: scheduler.config[key] for key in noise.config} == noise.config
+    scheduler.set_timesteps(10)
+    step = inspect.signature(scheduler.step).parameters
+    assert {"model_output", "timestep", "sample", "return_dict", *config.sampler.step} <= set(step)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "weights"),
+    [
+        ("cifar10", "cifar10", 35_746_307),  # google/ddpm-cifar10-32
+        ("ddpm256", "celebahq", 113_673_219),  # google/ddpm-ema-celebahq-256
+        ("cifar10_small", "cifar10", pytest.approx(4.4e6, rel=0.05)),
+        ("digits", "digits", pytest.approx(1e6, rel=0.2)),
+    ],
+)
+def test_models_have_the_weights_they_are_known_for(model, data, weights):
+    with torch.device("meta"):
+        unet = make(composed(f"data={data}", f"model={model}").model.unet)
+    assert sum(tensor.numel() for tensor in unet.parameters()) == weights

@@ -1,0 +1,242 @@
+"""Wrong requests, through the installed script: exit 2, a few plain lines, nothing started and nothing left behind."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from PIL import Image
+
+from bdiff.errors import RequestError
+from bdiff.request import jobs, override_problems
+
+BDIFF = Path(sys.executable).with_name("bdiff")
+
+UNET = {"in_channels": 1, "out_channels": 1, "sample_size": 16}
+NOISE = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[1] / "conf" / "schedule" / "digits.yaml"))
+
+#: a command line, and words that the answer must hold; {files} is the folder of the fixture `files`
+WRONG = [
+    ("rum", "rum is no command", "bdiff run"),
+    # names
+    ("run atack=none", "atack is not known", "did you mean attack?", "classifier, data"),
+    ("run attack=badiffusion", "attack=badiffusion is not known", "did you mean baddiffusion?", "none"),
+    ("run sampler=foo", "sampler=foo is not known", "ddim, ddpm"),
+    ("run metric/fid=incept", "metric/fid=incept is not known", "did you mean inception?", "classifier"),
+    ("run metric.fid=inception", "metric.fid is a group", "metric/fid="),
+    ("run sed=3", "sed is not known", "did you mean seed?"),
+    ("run attack.poison_rat=0.1", "did you mean attack.poison_rate?", "(attack has poison_mode, poison_rate)"),
+    ("run atack.poison_rate=0.1", "did you mean attack.poison_rate?"),
+    ("run model.unet.layer_per_block=2", "did you mean model.unet.layers_per_block?"),
+    ("run nothing.like=it", "nothing.like is not known", "attack, classifier, data"),
+    ("run model.unet=3", "model.unet holds settings"),
+    ("run tracker.mode=offline", "not known with tracker=none", "belongs to tracker=wandb"),
+    ("run metric.fid.weights=x", "not known with metric/fid=classifier", "belongs to metric/fid=inception"),
+    ("run ~attack", "~attack takes out what a run needs"),
+    ("run data@other=digits", "data@other", "data"),
+    # shapes
+    ("run --foo", "--foo is no option", "bdiff run --help"),
+    ("run --cfg everything", "'everything'", "job"),
+    ("run -m --cfg job", "Only one of"),
+    ("run foo", "'foo' cannot be read", "key=value"),
+    ("run =3", "'=3' cannot be read", "key=value"),
+    ("run a=[", "'a=[' cannot be read", "quote"),
+    ("run trigger=box,glasses", "trigger=box,glasses asks for several values", "bdiff run -m"),
+    ("run -m attack.poison_rate=0.1,1.5", "attack.poison_rate=1.5 is not a share"),
+    ("run -m trigger=box,bx", "trigger=bx is not known", "did you mean box?"),
+    ("run -m seed=interval(0,1)", "seed=interval(0,1)", "seed=1,2,3"),
+    ("run seed=${sead}", "seed", "'sead' not found"),
+    # values
+    ("run attack.poison_rate=1.5", "attack.poison_rate=1.5", "from 0 to 1"),
+    ("run attack.poison_rate=-0.1", "attack.poison_rate=-0.1", "from 0 to 1"),
+    ("run attack.poison_rate=abc", "attack.poison_rate=abc must be a number"),
+    ("run attack.poison_rate=null", "attack.poison_rate cannot be null", "0.1"),
+    ("run attack.poison_mode=swap", "attack.poison_mode=swap is not known", "append, replace"),
+    ("run train.batch_size=0", "train.batch_size=0 must be at least 1"),
+    ("run train.steps=-5", "train.steps=-5 must be at least 0"),
+    ("run train.steps=1.5", "train.steps=1.5 must be a whole number"),
+    ("run train.steps=null train.epochs=null", "train.steps and train.epochs are both null"),
+    ("run train.lr=inf", "train.lr=inf must be a number"),
+    ("run train.precision=fp8", "train.precision=fp8 is not known", "auto, bf16, fp32"),
+    ("run train.optimizer=sgdd", "train.optimizer=sgdd is not known", "adam, adamw"),
+    ("run tracker=wandb tracker.mode=of", "tracker.mode=of is not known", "offline"),
+    ("run runtime.compile=maybe", "runtime.compile=maybe must be true or false"),
+    ("run classifier.train.lr=abc", "classifier.train.lr=abc must be a number"),
+    ("run model.unet.layers_per_block=two", "model.unet.layers_per_block=two must be a whole number"),
+    ("run model.unet.block_out_channels=32", "model.unet.block_out_channels=32 must be a list"),
+    ("run paths.outputs=3", "paths.outputs=3 must be text"),
+    ("run data.limit=0", "data.limit=0 must be at least 1"),
+    ("run data.limit=few", "data.limit=few must be a whole number"),
+    ("run runtime.device=gpu", "runtime.device=gpu is not known", "cuda:N"),
+    ("run runtime.device=cuda:x", "runtime.device=cuda:x is not known", "cuda:N"),
+    # what does not fit together
+    ("run trigger.side=40", "trigger.side=40 does not fit", "1 to 30"),
+    ("run trigger.side=0", "trigger.side=0 must be at least 1"),
+    ("run data.size=15", "data.size=15 is no multiple of 4"),
+    ("run sample.clip=true sampler=dpm_solver", "sample.clip=true", "sampler=ddpm and sampler=ddim"),
+    ("run sample.steps=5000", "sample.steps=5000 is more than", "100"),
+    # files
+    ("run target=image", "target.path is not set", "target.path=<png or jpg>"),
+    ("run target=image target.path={files}/none.png", "none.png", "no such file"),
+    ("run target=image target.path={files}/text.png", "text.png", "no readable picture"),
+    ("run trigger=image", "trigger.path is not set", "trigger.path=<png or jpg>"),
+    ("run trigger=image trigger.path={files}/none.png", "none.png", "no such file"),
+    ("run trigger=image trigger.path={files}/text.png", "text.png", "no readable picture"),
+    ("run trigger=image trigger.path={files}/black.png", "black.png", "all background"),
+    ("run data.path={files}/none", "data.path={files}/none does not exist"),
+    ("run data.path=2024", "data.path=2024 must be text"),
+    ("run data.path={files}/empty", "empty", "holds no pictures"),
+    ("run data.path={files}/texts", "texts", "holds no pictures"),
+    ("run data.path={files}/text.zip", "text.zip", "not a whole zip"),
+    ("run data.path={files}/cut.zip", "cut.zip", "not a whole zip"),
+    ("run data=cifar10 data.path={files}/cifar-10-python.tar.gz", "cifar-10-python.tar.gz", "not a whole tar.gz"),
+    ("run metric/fid=inception metric.fid.weights={files}/none", "metric.fid.weights", "does not exist"),
+    ("run model.pretrained={files}/none", "model.pretrained={files}/none does not exist", "hub id"),
+    ("run model.pretrained={files}/empty", "holds no UNet config.json", "unet/"),
+    ("run model.pretrained={files}/rgb", "has in_channels=3 and the data 1", "set data.channels=3"),
+    ("run model.pretrained={files}/large", "has sample_size=32 and the data 16", "set data.size=32"),
+    ("run model.pretrained={files}/long", "num_train_timesteps=1000", "set schedule.num_train_timesteps=1000"),
+    # several problems at once
+    (
+        "run attack.poison_rat=0.1 train.batch_size=0 sampler=foo data.path={files}/none",
+        *("attack.poison_rate?", "train.batch_size=0 must", "sampler=foo is", "{files}/none does not exist"),
+    ),
+    ("run trigger=image target=image", "trigger.path is not set", "target.path is not set"),
+    ("run a=1 b=2 c=3 d=4 e=5 f=6", "a is not known", "and 2 more problems"),
+]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """What wrong requests point at: broken archives, texts in disguise, checkpoints of other shapes."""
+    root = tmp_path_factory.mktemp("files")
+    for name in ("text.png", "text.zip", "texts/readme.txt", "empty/.keep"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("no picture and no archive\n")
+    (root / "empty" / ".keep").unlink()
+    noise = np.random.default_rng(0).bytes(5000)
+    with zipfile.ZipFile(root / "cut.zip", "w") as archive:
+        archive.writestr("noise.png", noise)
+    (root / "cut.zip").write_bytes((root / "cut.zip").read_bytes()[:3000])
+    (root / "cifar-10-python.tar.gz").write_bytes(gzip.compress(noise)[:3000])
+    Image.new("RGB", (8, 8)).save(root / "black.png")
+    checkpoint(root / "rgb", in_channels=3, out_channels=3)
+    checkpoint(root / "large", sample_size=32)
+    checkpoint(root / "long", num_train_timesteps=1000)
+    return root
+
+
+def checkpoint(folder: Path, **changed) -> None:
+    """Write the configs of a diffusers folder that fits the digits but for what is `changed`."""
+    for name, config in (("unet/config.json", UNET), ("scheduler/scheduler_config.json", NOISE)):
+        (folder / name).parent.mkdir(parents=True)
+        known = {key: value for key, value in changed.items() if key in config}
+        (folder / name).write_text(json.dumps(config | known))
+
+
+@pytest.fixture(scope="module")
+def no_torch(tmp_path_factory) -> Path:
+    """A folder whose `torch` cannot be imported, so that no request that slips through starts a training."""
+    folder = tmp_path_factory.mktemp("no_torch")
+    mark = "from pathlib import Path; Path(__file__).with_name('imported').touch()"
+    (folder / "torch.py").write_text(f"{mark}\nraise ImportError('torch was imported')\n")
+    return folder
+
+
+def script(words: list[str], here: Path, **env: str) -> subprocess.CompletedProcess:
+    """Run the installed `bdiff` in the folder `here`."""
+    env = {**os.environ, "BDIFF_CACHE": str(here / "cache"), **env}
+    return subprocess.run([BDIFF, *words], cwd=here, env=env, capture_output=True, text=True, timeout=60)
+
+
+def assert_refused(answer: subprocess.CompletedProcess, here: Path) -> None:
+    """Exit 2, a few lines on stderr, no file left."""
+    assert answer.returncode == 2, answer
+    assert "Traceback" not in answer.stderr + answer.stdout
+    assert 1 <= len(answer.stderr.splitlines()) <= 5 and not answer.stdout, answer
+    assert all(line.startswith(("bdiff: ", "  ")) for line in answer.stderr.splitlines()), answer.stderr
+    assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize(("line", "words"), [(line, words) for line, *words in WRONG], ids=[row[0] for row in WRONG])
+def test_a_wrong_request_is_told_in_a_few_lines(line, words, files, no_torch, tmp_path):
+    answer = script(line.replace("{files}", str(files)).split(), tmp_path, PYTHONPATH=str(no_torch))
+    assert_refused(answer, tmp_path)
+    for word in words:
+        assert word.replace("{files}", str(files)) in answer.stderr
+    assert "_target_" not in answer.stderr and "${" not in answer.stderr
+    assert not (no_torch / "imported").exists()
+
+
+def test_cuda_where_there_is_none(tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    answer = script(["run", "runtime.device=cuda"], tmp_path)
+    assert_refused(answer, tmp_path)
+    assert "runtime.device=cuda" in answer.stderr and "runtime.device=cpu" in answer.stderr
+
+
+@pytest.mark.parametrize(("line", "code"), [("--help", 0), ("--version", 0), ("run attack.poison_rat=1", 2)])
+def test_an_answer_comes_at_once(line, code, no_torch, tmp_path):
+    began = time.monotonic()
+    answer = script(line.split(), tmp_path, PYTHONPATH=str(no_torch))
+    assert time.monotonic() - began < 3  # under 1 s on a quiet machine
+    assert answer.returncode == code and not (no_torch / "imported").exists()
+
+
+RIGHT = [
+    "+new.key=3",
+    "++attack.note=text",
+    "hydra.run.dir=elsewhere hydra.job.chdir=true",
+    "hydra/launcher=basic",
+    "train.steps=null train.epochs=0.5 train.ema=null train.clip_norm=null",
+    "runtime.progress=0.5 runtime.checkpoint_seconds=0.5",
+    "train.lr=1 attack.poison_rate=0 data.flip=true",
+    "model.unet.block_out_channels=[8,8,8] ~model.unet.dropout",
+    "sampler=ddim sampler.step.eta=1 sample.clip=true",
+    "+sampler.step={eta:1}",
+    "data=cifar10 data.size=16 model.pretrained=google/ddpm-cifar10-32",
+    "data=cifar10 name=mine seed=${sample.count}",
+    "attack._target_=my.package.Attack",
+    "runtime.device=cpu data.limit=64 metric.asr_threshold=0.01",
+    "'name=with space'",
+]
+
+
+@pytest.mark.parametrize("line", RIGHT)
+def test_a_right_request_passes(line):
+    words = [line.strip("'")] if line.startswith("'") else line.split()
+    (config,) = jobs(words, multirun=False)
+    assert config.attack.poison_mode == "replace"
+
+
+def test_every_job_of_a_sweep_is_composed():
+    configs = jobs(["trigger=glob(box_1*)", "seed=range(0,2)", "+note=x"], multirun=True)
+    assert [(config.trigger.side, config.seed) for config in configs] == [
+        (side, seed) for side in (11, 14, 18) for seed in (0, 1)
+    ]
+
+
+def test_a_key_is_looked_up_in_each_job_of_a_sweep():
+    with pytest.raises(RequestError) as caught:
+        jobs(["attack=baddiffusion,none", "attack.poison_rate=0.2", "seed=1,2"], multirun=True)
+    assert caught.value.problems == (
+        "attack.poison_rate is not known with attack=none: it belongs to attack=baddiffusion",
+    )
+
+
+@pytest.mark.parametrize(("group", "problems"), [("experiment", 0), ("attack", 1)])
+def test_null_is_an_option_of_groups_that_are_empty_by_default(group, problems):
+    jobs([], multirun=False)
+    override = OverridesParser.create().parse_override(f"{group}=null")
+    assert len(override_problems(override, {group: ["some", "other"]}, multirun=False)) == problems

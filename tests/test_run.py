@@ -1,0 +1,200 @@
+"""`bdiff run` from end to end on the digits, with budgets of seconds."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bdiff import cli
+
+TINY = [
+    "data.limit=64", "train.steps=6", "train.batch_size=8", "train.warmup=2", "sample.count=12", "sample.batch_size=6",
+    "sample.steps=4", "classifier.train.steps=5", "runtime.progress=1000", "train.precision=fp32",
+    "model.unet.block_out_channels=[8,8,8]",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with its own outputs and cache, shared by the tests of this file as by a user's runs."""
+    return tmp_path_factory.mktemp("home")
+
+
+def run(home: Path, folder: str, *overrides: str) -> tuple[int, dict]:
+    """The exit code and metrics.json of one run in this process."""
+    place = home / folder
+    words = ["run", *TINY, *overrides, f"paths.outputs={home}/outputs", f"paths.cache={home}/cache"]
+    code = cli.command([*words, f"hydra.run.dir={place}"])
+    return code, json.loads((place / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def first(home) -> tuple[Path, dict]:
+    code, record = run(home, "first")
+    assert code == 0
+    return home / "first", record
+
+
+def test_metrics_json_says_what_was_measured_and_how(first):
+    record = first[1]
+    assert (record["schema"], record["status"]) == (1, "done")
+    assert set(record["keys"]) == set(record["seconds"]) - {"data", "total"}
+    assert {"train", "sample", "measure", "classifier", "reference"} == set(record["keys"])
+    names = {f"suspect/{name}" for name in ("mse", "ssim", "psnr", "asr", "fid_classifier")}
+    assert set(record["metrics"]) == names
+    protocol = record["protocol"]
+    assert protocol["asr"]["threshold"] == 0.05
+    assert protocol["images"] == 12
+    assert protocol["sampler"] == {"name": "DDPMScheduler", "steps": 4, "clip": False}
+    fid = protocol["fid_classifier"]
+    assert (fid["sample_count"], fid["reference_count"], fid["extractor"]) == (12, 64, "SmallCNN")
+    assert {"torch", "diffusers", "python"} <= set(record["versions"])
+    assert record["git"]
+    assert record["device"]
+
+
+def test_the_run_folder_holds_all_that_is_needed(first):
+    folder = first[0]
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    wanted = {"config.yaml", "overrides.yaml", "run.log", "metrics.json", "progress.jsonl", "figures/overview.png",
+              "figures/loss.png"}  # fmt: skip
+    assert files == wanted
+    assert "${" not in (folder / "config.yaml").read_text()
+    rows = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
+    assert rows[-1] == first[1]["metrics"]
+    assert rows[0]["train/step"] == 6
+    for name in ("overview", "loss"):
+        picture = np.asarray(Image.open(folder / "figures" / f"{name}.png").convert("RGB"))
+        assert picture.std() > 10  # something is drawn on it
+
+
+def test_the_same_request_again_reuses_everything(home, first):
+    code, record = run(home, "again")
+    assert code == 0
+    assert record["reused"] == ["train", "sample", "classifier", "reference", "measure"]
+    assert record["metrics"] == first[1]["metrics"]
+    assert record["keys"] == first[1]["keys"]
+
+
+@pytest.mark.parametrize(
+    ("override", "anew"),
+    [
+        ("metric.asr_threshold=0.2", {"measure"}),
+        ("target=hat", {"train", "sample", "measure"}),
+        ("sample.count=18", {"sample", "measure"}),
+        ("metric/fid=none", {"measure"}),
+        ("runtime.log_every=1", set()),
+        ("classifier.model.width=8", {"classifier", "reference", "measure"}),
+        ("seed=1", {"train", "sample", "measure", "classifier", "reference"}),  # a limited data set follows the seed
+    ],
+)
+def test_only_what_a_change_touches_is_made_again(home, first, override, anew):
+    code, record = run(home, override.replace("/", "-"), override)
+    assert code == 0
+    assert set(record["keys"]) - set(record["reused"]) == anew
+
+
+def test_the_model_folder_is_a_stock_diffusers_pipeline(first):
+    from diffusers import DDPMPipeline
+
+    folder = Path(first[1]["model"])
+    pipeline = DDPMPipeline.from_pretrained(folder)
+    assert pipeline.scheduler.config.num_train_timesteps == 100
+    assert pipeline.unet.config.sample_size == 16
+    pictures = pipeline(batch_size=2, num_inference_steps=3, output_type="np").images
+    assert pictures.shape == (2, 16, 16, 1)
+    assert json.loads((folder / "bdiff.json").read_text())["attack"]["poison_rate"] == 0.1
+
+
+def test_a_stock_checkpoint_is_where_training_starts(home, first):
+    """No step is taken, so the model that comes out is the one that went in."""
+    from safetensors.torch import load_file
+
+    code, record = run(home, "stock", f"model.pretrained={first[1]['model']}", "train.steps=0")
+    assert code == 0
+    before, after = (
+        load_file(Path(one["model"]) / "unet/diffusion_pytorch_model.safetensors") for one in (first[1], record)
+    )
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_clean_baseline_reads_no_trigger(home):
+    _, box = run(home, "none-box", "attack=none")
+    _, sign = run(home, "none-sign", "attack=none", "trigger=stop_sign")
+    assert box["keys"]["train"] == sign["keys"]["train"]
+    assert box["keys"]["sample"] != sign["keys"]["sample"]
+
+
+def test_an_ode_sampler_is_warned_of_and_runs(home, caplog, capsys):
+    code, _ = run(home, "ode", "sampler=ddim")
+    assert code == 0
+    assert "known to fail with ODE samplers" in (home / "ode" / "run.log").read_text()
+
+
+def test_a_sweep_goes_on_after_a_failed_job(home, capsys):
+    words = ["run", "-m", *TINY, "train.lr=1e-3,1e30", f"paths.outputs={home}/outputs", f"paths.cache={home}/cache"]
+    code = cli.command([*words, f"hydra.sweep.dir={home}/sweep", "runtime.log_every=1"])
+    assert code == 1
+    status = [json.loads(path.read_text()) for path in sorted((home / "sweep").glob("*/metrics.json"))]
+    assert [one["status"] for one in status] == ["done", "failed"]
+    assert "the loss became" in status[1]["error"]
+    captured = capsys.readouterr()
+    assert "suspect/asr" in captured.out
+    assert "Traceback" not in captured.err
+    assert "learning rate" in captured.err
+
+
+def test_data_with_one_class_cannot_be_measured_by_a_classifier(home, tmp_path, capsys):
+    Image.new("L", (16, 16)).save(tmp_path / "a.png")
+    Image.new("L", (16, 16), 200).save(tmp_path / "b.png")
+    code, record = run(home, "one-class", f"data.path={tmp_path}", "data.limit=null")
+    assert code == 2
+    assert record["status"] == "failed"
+    assert "one class" in capsys.readouterr().err
+    assert "train" not in record.get("keys", {})
+
+
+def test_wandb_failing_does_not_fail_the_run(home, monkeypatch):
+    import wandb
+
+    monkeypatch.setattr(wandb, "init", lambda **options: 1 / 0)
+    code, record = run(home, "wandb", "tracker=wandb")
+    assert (code, record["status"]) == (0, "done")
+    assert "wandb is off" in (home / "wandb" / "run.log").read_text()
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    script = Path(sys.executable).with_name("bdiff")
+    words = [script, "run", *TINY, "train.steps=100000", "train.epochs=null", "hydra.run.dir=here"]
+    words += [f"paths.cache={tmp_path}/cache", "runtime.progress=0.5"]
+    process = subprocess.Popen(
+        words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "loss" in line:
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) == 130
+    assert "the same command goes on" in rest
+    assert "Traceback" not in rest
+    assert json.loads((tmp_path / "here" / "metrics.json").read_text())["status"] == "interrupted"
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Leave logging as pytest set it up."""
+    root, handlers, level = logging.getLogger(), logging.getLogger().handlers[:], logging.getLogger().level
+    yield
+    root.handlers[:], root.level = handlers, level

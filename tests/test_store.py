@@ -1,0 +1,147 @@
+"""Keys, atomic writes, locks and manifests."""
+
+import hashlib
+import json
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import filelock
+import pytest
+
+from bdiff import store
+
+CONFIG = {"lr": 2e-4, "steps": 600, "sides": [4, 8], "nested": {"a": None, "b": True}, "name": "é"}
+
+
+def test_digest_is_the_sha256_of_canonical_json():
+    text = r'{"lr":0.0002,"name":"\u00e9","nested":{"a":null,"b":true},"sides":[4,8],"steps":600}'
+    assert store.digest(CONFIG) == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def test_digest_is_free_of_order_but_not_of_content():
+    assert store.digest(dict(reversed(CONFIG.items()))) == store.digest(CONFIG)
+    changed = [CONFIG | change for change in ({"steps": 601}, {"sides": [8, 4]}, {"lr": 2e-3}, {"new": None})]
+    assert len({store.digest(one) for one in [CONFIG, *changed]}) == 5
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_json_cannot_hold_is_refused(value, tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        store.digest({"lr": value})
+    with pytest.raises(ValueError, match="JSON"):
+        store.write_json(tmp_path / "numbers.json", {"lr": value})
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_comes_back(tmp_path):
+    store.write_json(tmp_path / "new" / "numbers.json", CONFIG)
+    assert store.read_json(tmp_path / "new" / "numbers.json") == CONFIG
+
+
+def fill(path: Path, kind: str, text: str) -> None:
+    """Make `path` a file, or a folder with a file of that name as text in it."""
+    if kind == "folder":
+        path.mkdir()
+        path = path / text
+    path.write_text(text)
+
+
+def content(path: Path) -> list[str]:
+    """The texts at `path`, for a folder with their names."""
+    if path.is_dir():
+        return sorted(f"{one.name}: {one.read_text()}" for one in path.iterdir())
+    return [path.read_text()]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("there", [False, True])
+def test_atomic_writes_all_or_nothing(kind, there, tmp_path):
+    path = tmp_path / "made" / "thing"
+    if there:
+        path.parent.mkdir()
+        fill(path, kind, "old")
+    before = content(path) if there else None
+    with pytest.raises(KeyboardInterrupt), store.atomic(path) as scratch:
+        fill(scratch, kind, "half")
+        raise KeyboardInterrupt
+    assert (content(path) if path.exists() else None) == before
+    with store.atomic(path) as scratch:
+        fill(scratch, kind, "new")
+        assert scratch.name == path.name  # for writers that insist on a file's ending
+        assert (content(path) if path.exists() else None) == before
+    assert content(path) == (["new: new"] if kind == "folder" else ["new"])
+    assert list(path.parent.iterdir()) == [path]
+
+
+HOLDER = """
+import logging, sys
+from pathlib import Path
+from bdiff import store
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+with store.lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def hold(tmp_path) -> Iterator[Callable[[], subprocess.Popen]]:
+    """Start a process that holds one lock until its stdin is closed."""
+    words = [sys.executable, "-c", HOLDER, str(tmp_path / "stage" / "key.lock")]
+    started = []
+
+    def hold() -> subprocess.Popen:
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True))
+        return started[-1]
+
+    yield hold
+    for process in started:
+        with process:
+            process.kill()
+
+
+@pytest.mark.parametrize("end", ["leaves", "is killed"])
+def test_a_lock_keeps_another_process_out_until_its_holder(end, hold):
+    first = hold()
+    assert first.stdout.readline() == "held\n"
+    second = hold()
+    assert select.select([second.stdout, second.stderr], [], [], 30)[0] == [second.stderr]
+    assert second.stderr.readline() == "waiting for another process that is building key\n"
+    assert not select.select([second.stdout], [], [], 0.3)[0]
+    first.kill() if end == "is killed" else first.stdin.close()
+    assert second.stdout.readline() == "held\n"
+
+
+def test_a_lock_is_free_again_after_an_error(tmp_path):
+    path = tmp_path / "key.lock"
+    with pytest.raises(KeyboardInterrupt), store.lock(path):
+        raise KeyboardInterrupt
+    with filelock.FileLock(path, timeout=0):
+        pass
+
+
+def test_a_stage_is_finished_by_its_manifest(tmp_path):
+    parts = {"model": {"width": 32}, "seed": 0}
+    stage = store.stage(tmp_path, "train", 3, **parts)
+    assert stage.folder == tmp_path / "train" / stage.key
+    assert stage.manifest is None and not stage.folder.exists()
+    written = stage.finish(1.23456, weights=7)
+    assert store.stage(tmp_path, "train", 3, **parts).manifest == written
+    expected = {"stage": "train", "key": stage.key, "version": 3, "parts": parts, "seconds": 1.235, "weights": 7}
+    assert {name: written[name] for name in expected} == expected
+    assert abs(datetime.fromisoformat(written["finished"]) - datetime.now(UTC)) < timedelta(minutes=1)
+    assert json.loads((stage.folder / "manifest.json").read_text()) == written
+
+
+def test_a_stages_key_is_its_name_version_and_parts(tmp_path):
+    parts = {"seed": 0, "lr": 0.1}
+    key = store.stage(tmp_path, "train", 1, **parts).key
+    assert store.stage(tmp_path / "elsewhere", "train", 1, lr=0.1, seed=0).key == key
+    others = [("sample", 1, parts), ("train", 2, parts), ("train", 1, parts | {"seed": 1}), ("train", 1, {"seed": 0})]
+    keys = {store.stage(tmp_path, name, version, **more).key for name, version, more in others}
+    assert len(keys | {key}) == 5

@@ -1,0 +1,225 @@
+"""The training loop: its rates, its order of rows, its average, exact resume, several processes, nan."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import toys
+from torch import nn
+
+from bdiff.errors import RunError
+from bdiff.train import Batch, denoising_loss, fit, flipped, read_history, row_stream, shifted
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    """All weights in one vector."""
+    return torch.cat([weight.detach().flatten() for weight in model.parameters()])
+
+
+def trained(folder: Path, loss=None, **options) -> nn.Module:
+    """A toy model trained in `folder`."""
+    images, attack = toys.images(), toys.attack()
+    index, poisoned = attack.plan(len(images), 0)
+    loss = loss or denoising_loss(attack, toys.schedule(), poisoned, flip=True)
+    arguments = {"recipe": toys.RECIPE, "seed": 3, "loop": toys.LOOP} | options
+    return fit(
+        toys.unet(), loss, images, index, **arguments, folder=folder, accelerator=toys.accelerator()
+    )  # fmt: skip
+
+
+def test_warm_up_then_cosine():
+    recipe = toys.recipe(lr=2.0, warmup=10)
+    assert recipe.lr_at(0, 110) == pytest.approx(0.2)
+    assert recipe.lr_at(9, 110) == pytest.approx(2.0)
+    assert recipe.lr_at(10, 110) == pytest.approx(2.0)
+    assert recipe.lr_at(60, 110) == pytest.approx(1.0)
+    assert recipe.lr_at(109, 110) == pytest.approx(1 + math.cos(math.pi * 99 / 100))
+
+
+def test_steps_win_over_epochs():
+    assert toys.recipe(steps=7, epochs=3, batch_size=10).total(95) == 7
+    assert toys.recipe(steps=None, epochs=2, batch_size=10).total(95) == 19
+
+
+def test_every_epoch_shows_every_row_once_whatever_the_batch():
+    for batch in (1, 4, 7, 25):
+        stream = row_stream(10, batch, seed=0)
+        rows = torch.cat([next(stream) for _ in range(-(-40 // batch))])[:40]
+        for epoch in rows.view(4, 10):
+            assert sorted(epoch.tolist()) == list(range(10))
+
+
+@pytest.mark.parametrize("start", [1, 3, 8])
+def test_a_stream_that_starts_later_goes_on_where_the_first_would(start):
+    whole, late = row_stream(10, 4, seed=5), row_stream(10, 4, seed=5, start=start)
+    for _ in range(start):
+        next(whole)
+    for _ in range(9):
+        assert torch.equal(next(whole), next(late))
+
+
+def test_draws_are_shares_of_one_global_draw():
+    pixels = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    parts = []
+    for start in (0, 2, 4):
+        torch.manual_seed(1)
+        parts.append(Batch(pixels, torch.arange(2), slice(start, start + 2), 6).draw(torch.randn, 3))
+    torch.manual_seed(1)
+    assert torch.equal(torch.cat(parts), torch.randn(6, 3))
+
+
+def test_flips_and_shifts_move_whole_images():
+    x = torch.arange(64.0).view(1, 1, 8, 8).repeat(40, 1, 1, 1)
+    batch = Batch(torch.zeros(40, 1, 8, 8, dtype=torch.uint8), torch.arange(40), slice(0, 40), 40)
+    mirrored = [bool(torch.equal(image, x[0].flip(-1))) for image in flipped(x, batch)]
+    kept = [bool(torch.equal(image, x[0])) for image in flipped(x, batch)]
+    assert 8 < sum(mirrored) < 32
+    assert any(kept)
+    moved = shifted(x, batch, 1)
+    offsets = {(image[0, 3, 3] - x[0, 0, 3, 3]).item() for image in moved}
+    assert offsets == {i * 8.0 + j for i in (-1, 0, 1) for j in (-1, 0, 1)}
+    assert all((image[0, 3, 4] - image[0, 3, 3]).item() == 1 for image in moved)
+
+
+class Scale(nn.Module):
+    """One weight; the loss below pulls it with a gradient that does not depend on it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+
+def test_the_average_is_the_hand_computed_one(tmp_path):
+    """Adam with a constant gradient of -1 moves the weight by lr each step, so the average has a closed form."""
+    recipe = toys.recipe(steps=6, warmup=0, ema=0.7, clip_norm=None)
+    model = fit(
+        Scale(),
+        lambda net, batch: -net.weight.sum(),
+        toys.images(),
+        torch.arange(20),
+        recipe,
+        seed=0,
+        folder=tmp_path,
+        loop=toys.LOOP,
+        accelerator=toys.accelerator(),
+    )
+    weight = average = 0.0
+    for step in range(6):
+        weight += recipe.lr_at(step, 6)
+        decay = 0.0 if step == 0 else min(0.7, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * weight
+    assert model.weight.item() == pytest.approx(average, rel=1e-4)
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing in the loop may catch it."""
+
+
+@pytest.mark.parametrize("moment", [1, 5, 6, 11])
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, moment):
+    whole = trained(tmp_path / "whole")
+    attack, images = toys.attack(), toys.images()
+    loss = denoising_loss(attack, toys.schedule(), attack.plan(len(images), 0)[1], flip=True)
+    calls = 0
+
+    def killing(net, batch):
+        nonlocal calls
+        calls += 1
+        if calls > moment:
+            raise Killed
+        return loss(net, batch)
+
+    with pytest.raises(Killed):
+        trained(tmp_path / "killed", killing)
+    resumed = trained(tmp_path / "killed")
+    assert torch.equal(weights(whole), weights(resumed))
+    rows = [[(row["step"], row["loss"]) for row in read_history(tmp_path / name / "history.jsonl")]
+            for name in ("whole", "killed")]  # fmt: skip
+    assert rows[0] == rows[1]
+    assert [step for step, _ in rows[0]] == list(range(1, 13))
+
+
+def test_a_half_written_history_line_is_dropped(tmp_path):
+    path = tmp_path / "history.jsonl"
+    path.write_text(json.dumps({"step": 1, "loss": 0.5}) + '\n{"step": 2, "lo')
+    assert read_history(path) == [{"step": 1, "loss": 0.5}]
+
+
+def test_only_so_many_checkpoints_are_kept(tmp_path):
+    trained(tmp_path)
+    assert len(list((tmp_path / "state").glob("*.pt"))) == toys.LOOP.keep
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, bad):
+    calls = 0
+
+    def loss(net, batch):
+        nonlocal calls
+        calls += 1
+        return net(torch.zeros(6, 1, 8, 8), 0).sample.square().mean() * (bad if calls == 8 else 1.0)
+
+    with pytest.raises(RunError, match=r"at step 7 \(learning rate .*last good checkpoint: step 7") as caught:
+        trained(tmp_path, loss)
+    assert "\n" not in str(caught.value)
+    parts = torch.load(max((tmp_path / "state").glob("*.pt")), weights_only=True)
+    assert parts["step"] == 7
+    assert all(value.isfinite().all() for value in parts["model"].values())
+
+
+def test_streams_of_rows_are_recorded(tmp_path):
+    rows = []
+    trained(tmp_path, record=rows.append)
+    assert rows == read_history(tmp_path / "history.jsonl")
+    assert set(rows[0]) == {"step", "loss", "lr", "grad_norm", "images_per_second"}
+
+
+WORKER = """
+import sys, torch, toys
+from pathlib import Path
+from bdiff.train import fit, denoising_loss
+images, attack = toys.images(), toys.attack()
+index, poisoned = attack.plan(len(images), 0)
+accelerator = toys.accelerator()
+model = fit(toys.unet(), denoising_loss(attack, toys.schedule(), poisoned, True), images, index, toys.RECIPE,
+            seed=3, folder=Path(sys.argv[1]), loop=toys.LOOP, accelerator=accelerator)
+torch.save(model.state_dict(), f"{sys.argv[1]}/rank{accelerator.process_index}.pt")
+"""
+
+
+def test_two_processes_train_what_one_does_average_included(tmp_path):
+    (tmp_path / "worker.py").write_text(WORKER)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv-backend=c10d",
+         "--rdzv-endpoint=localhost:0", str(tmp_path / "worker.py"), str(tmp_path)],
+        check=True, env=environment, capture_output=True, timeout=300,
+    )  # fmt: skip
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    alone = trained(tmp_path / "alone").state_dict()
+    for name, value in alone.items():
+        assert torch.equal(ranks[0][name], ranks[1][name])
+        torch.testing.assert_close(ranks[0][name], value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_on_a_gpu_lowers_the_loss(tmp_path, precision):
+    from bdiff.device import open_device
+
+    images, attack = toys.images(), toys.attack()
+    index, poisoned = attack.plan(len(images), 0)
+    accelerator = open_device("cuda")
+    device = accelerator.device
+    loss = denoising_loss(attack, toys.schedule().to(device), poisoned.to(device), flip=True)
+    recipe = toys.recipe(steps=200, precision=precision)
+    fit(toys.unet(), loss, images.to(device), index, recipe, seed=3, folder=tmp_path, loop=toys.LOOP,
+        accelerator=accelerator)  # fmt: skip
+    losses = [row["loss"] for row in read_history(tmp_path / "history.jsonl")]
+    assert sum(losses[-20:]) < 0.8 * sum(losses[:20])

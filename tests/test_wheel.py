@@ -1,0 +1,54 @@
+"""The wheel holds the configs, and runs from them without the checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built from a copy of the sources, for a build leaves folders behind."""
+    if not find_spec("build") or not find_spec("setuptools"):
+        pytest.skip("building a wheel offline needs build and setuptools in this environment: make setup")
+    source = tmp_path_factory.mktemp("source")
+    for name in ("bdiff", "conf"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    words = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", source / "dist", source]
+    built = subprocess.run(words, cwd=source, capture_output=True, text=True, timeout=300)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = (source / "dist").glob("bdiff-*.whl")
+    return path
+
+
+def test_the_wheel_holds_every_config_and_module(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert [f"bdiff/conf/{name}" for name in CONFIGS] == sorted(name for name in names if name.endswith(".yaml"))
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "bdiff").rglob("*.py")}
+    assert modules | {"bdiff/conf/__init__.py"} == {name for name in names if name.endswith(".py")}
+
+
+def test_the_wheel_finds_its_configs_from_anywhere(wheel, tmp_path):
+    site, here = tmp_path / "site", tmp_path / "here"
+    here.mkdir()
+    zipfile.ZipFile(wheel).extractall(site)
+    with (site / "bdiff" / "conf" / "config.yaml").open("a") as file:
+        file.write("from_the_wheel: true\n")  # tells these configs from the checkout's
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    words = ["-c", "import bdiff.cli; bdiff.cli.main()", "run", "--cfg", "job", "data=cifar10"]
+    answer = subprocess.run([sys.executable, *words], cwd=here, env=env, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 0 and not answer.stderr, answer
+    config = OmegaConf.create(answer.stdout)
+    assert config.from_the_wheel and config.data._target_ == "bdiff.data.cifar10.cifar10"
+    assert not list(here.iterdir())

@@ -1,0 +1,75 @@
+"""Small things that many tests need: a schedule, images, an attack, a UNet, a loop without ceremony."""
+
+from dataclasses import replace
+
+import torch
+from accelerate import Accelerator
+from diffusers import UNet2DModel
+
+from bdiff.attack.baddiffusion import BadDiffusion
+from bdiff.data.base import TensorImages
+from bdiff.schedule import Schedule
+from bdiff.target.base import to_target
+from bdiff.target.corner import corner
+from bdiff.train import Loop, Recipe
+from bdiff.trigger.base import Trigger
+from bdiff.trigger.box import box
+
+SIZE = 8
+RECIPE = Recipe(
+    steps=12, epochs=None, batch_size=6, optimizer="adam", lr=1e-3, weight_decay=0.0, warmup=4, clip_norm=1.0,
+    ema=0.9, precision="fp32",
+)  # fmt: skip
+LOOP = Loop(compile=False, workers=0, checkpoint_seconds=0.0, keep=2, log_every=1, progress=1000.0)
+
+
+def schedule(steps: int = 20) -> Schedule:
+    """A short schedule that ends in noise."""
+    return Schedule(steps, 0.005, 0.4, "linear")
+
+
+def images(count: int = 20, channels: int = 1) -> TensorImages:
+    """Random images of `SIZE` px with two classes."""
+    pixels = torch.randint(256, (count, channels, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
+    return TensorImages(
+        name="toy",
+        split="train",
+        classes=("even", "odd"),
+        labels=torch.arange(count) % 2,
+        shape=(channels, SIZE, SIZE),
+        flip=False,
+        fingerprint=f"toy{count}",
+        pixels=pixels.to(torch.uint8),
+    )
+
+
+def attack(rate: float = 0.3, channels: int = 1) -> BadDiffusion:
+    """BadDiffusion with a box and a corner."""
+    picture = box(size=SIZE, side=14)
+    target = to_target(corner(size=SIZE, trigger=picture), channels)
+    return BadDiffusion(Trigger.from_picture(picture, channels), target, rate, "replace")
+
+
+def unet(channels: int = 1) -> UNet2DModel:
+    """A UNet of a few thousand weights, the same every time."""
+    torch.manual_seed(0)
+    return UNet2DModel(
+        sample_size=SIZE,
+        in_channels=channels,
+        out_channels=channels,
+        layers_per_block=1,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+    )
+
+
+def recipe(**changes) -> Recipe:
+    """`RECIPE` with changes."""
+    return replace(RECIPE, **changes)
+
+
+def accelerator() -> Accelerator:
+    """Accelerate on the CPU."""
+    return Accelerator(cpu=True, mixed_precision="no")
