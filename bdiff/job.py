@@ -72,9 +72,10 @@ def job(config: DictConfig) -> dict[str, Any]:
     began, failed = time.monotonic(), True
     try:
         tracker.start(config.name, plain, folder)
-        record |= experiment()(config, folder, Recorder(folder / "progress.jsonl", tracker))
+        recorder = Recorder(folder / "progress.jsonl", tracker)
+        record |= experiment()(config, folder, recorder)
         record["seconds"]["total"] = round(time.monotonic() - began, 3)
-        tracker.log(record["metrics"])
+        recorder.log(record["metrics"])
         leave("done")
         failed = False
     except KeyboardInterrupt:

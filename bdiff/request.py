@@ -110,9 +110,6 @@ OPTIONAL: dict[str, type] = {
     "trigger.side": int,
 }
 
-#: keys that need not be whole numbers, though their defaults are
-FLOATS = ("runtime.checkpoint_seconds", "runtime.progress")
-
 TYPE_NAMES: dict[type, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -293,7 +290,7 @@ def value_problem(key: str, config: DictConfig, base: DictConfig) -> str | None:
         return f"{key}: {one_line(error)}"
     if value is None:
         return None if default is None or key in OPTIONAL else f"{key} cannot be null: its default is {default}"
-    kind = float if key in FLOATS else OPTIONAL.get(key, type(default))
+    kind = OPTIONAL.get(key, type(default))
     try:
         told = RULES[key](value) if key in RULES else None
     except TypeError:  # it cannot even be compared; its type says why

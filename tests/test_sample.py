@@ -13,7 +13,9 @@ from bdiff.trigger.base import Trigger
 STEPS = 5
 
 
-def drawn(folder, batch_size, count=9, scheduler=DDPMScheduler, attack=None, unet=None, seed=1, options=None):
+def drawn(
+    folder, batch_size, count=9, scheduler=DDPMScheduler, attack=None, unet=None, seed=1, options=None, accelerator=None
+):
     """Clean and triggered samples of a toy model."""
     sample(
         unet or toys.unet(),
@@ -27,7 +29,7 @@ def drawn(folder, batch_size, count=9, scheduler=DDPMScheduler, attack=None, une
         precision="fp32",
         seed=seed,
         folder=folder,
-        accelerator=toys.accelerator(),
+        accelerator=accelerator or toys.accelerator(),
     )
     parts = list(shards(folder))
     return torch.cat([part.clean for part in parts]), torch.cat([part.triggered for part in parts])
@@ -105,8 +107,5 @@ def test_a_gpu_draws_what_the_cpu_draws(tmp_path):
     from bdiff.device import open_device
 
     wanted = drawn(tmp_path / "cpu", 9)
-    accelerator = open_device("cuda")
-    sample(toys.unet(), DDPMScheduler(**toys.schedule().config), toys.attack(), shape=(1, 8, 8), count=9, batch_size=9,
-           steps=STEPS, step_options={}, precision="fp32", seed=1, folder=tmp_path / "gpu", accelerator=accelerator)  # fmt: skip
-    found = torch.cat([part.clean for part in shards(tmp_path / "gpu")])
+    found = drawn(tmp_path / "gpu", 9, accelerator=open_device("cuda"))[0]
     assert (found.int() - wanted[0].int()).abs().max() <= 2

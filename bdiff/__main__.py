@@ -1,0 +1,5 @@
+"""`python -m bdiff` is the `bdiff` script."""
+
+from bdiff.cli import main
+
+main()
