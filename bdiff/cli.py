@@ -1,10 +1,13 @@
 """The command line. It hands over to Hydra, and imports no torch before a request has been found sound."""
 
 import argparse
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bdiff import __version__
@@ -34,7 +37,12 @@ Set BDIFF_DEBUG=1 for tracebacks."""
 
 def main() -> None:
     """Entry point of the `bdiff` script."""
-    sys.exit(command(sys.argv[1:]))
+    try:
+        code = command(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("\nbdiff: interrupted; the same command goes on from where it was", file=sys.stderr)
+        code = INTERRUPTED
+    sys.exit(code)
 
 
 def command(words: list[str]) -> int:
@@ -47,18 +55,17 @@ def command(words: list[str]) -> int:
             print(f"bdiff {__version__}")
             return DONE
         case ["-sc" | "--shell-completion", *_]:  # what the installed completion calls
-            return guarded(words) if within_run() else DONE
+            return guarded(lambda: hydra_run(words)) if within_run() else DONE
         case ["run", *rest]:
-            return guarded(rest)
+            return guarded(lambda: hydra_run(rest))
     return complain([f"{words[0]} is no command: write bdiff run, bdiff --help or bdiff --version"])
 
 
-def guarded(words: list[str]) -> int:
-    """Run Hydra on `words` and turn whatever goes wrong into a few lines and an exit code."""
+def guarded(work: Callable[[], int | None]) -> int:
+    """Do `work` and turn whatever goes wrong into a few lines and an exit code."""
     debug = "BDIFF_DEBUG" in os.environ
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     try:
-        return hydra_run(words)
+        return work() or DONE
     except RequestError as error:
         if debug:
             traceback.print_exc()
@@ -68,9 +75,6 @@ def guarded(words: list[str]) -> int:
             traceback.print_exc()
         print(f"bdiff: failed: {error}", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
-        print("\nbdiff: interrupted; the same command goes on from where it was", file=sys.stderr)
-        return INTERRUPTED
 
 
 def complain(problems: tuple[str, ...] | list[str], most: int = 5) -> int:
@@ -85,6 +89,7 @@ def complain(problems: tuple[str, ...] | list[str], most: int = 5) -> int:
 
 def hydra_run(words: list[str]) -> int:
     """Check the request, then let Hydra compose and start its jobs."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     import hydra
     from hydra._internal.utils import get_args_parser
     from hydra.errors import HydraException
@@ -107,45 +112,44 @@ def hydra_run(words: list[str]) -> int:
         from bdiff.request import jobs
 
         jobs(overrides, args.multirun)
-    if starts and int(os.environ.get("RANK", 0)) > 0:  # only the first process of several leaves a run folder
-        overrides.append(f"hydra.run.dir={tempfile.mkdtemp(prefix='bdiff-rank-')}")
+    helper = starts and int(os.environ.get("RANK", 0)) > 0
+    if helper:  # only the first process of several leaves a run folder and prints
+        scratch = tempfile.mkdtemp(prefix="bdiff-rank-")
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        overrides += [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}"]
     sys.argv = ["bdiff", *options, *overrides]
     records: list[dict[str, Any]] = []
-    failures: list[RequestError | RunError] = []
+    codes = [DONE]
 
     @hydra.main(version_base="1.3", config_path="pkg://bdiff.conf", config_name="config")
     def task(config: "DictConfig") -> None:
         from bdiff.job import job
 
-        try:
-            records.append(job(config))
-        except (RequestError, RunError) as error:  # the other jobs of a sweep go on
-            failures.append(error)
+        # A job that fails says so and is counted; the other jobs of a sweep go on.
+        codes.append(guarded(lambda: records.append(job(config))))
 
     try:
         task()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # flags that do not go together, and such
-        from bdiff.request import one_line
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+        from bdiff.request import one_line  # flags that do not go together, a run folder that cannot be made
 
         raise RequestError(one_line(error)) from error
-    if records:
+    if records and not helper:
         closing(records)
-    if failures:
-        raise failures[0]
-    return DONE
+    return next((code for code in codes if code), DONE)
 
 
 def closing(records: list[dict[str, Any]]) -> None:
     """Print the numbers of the jobs that came to their end, and where to look further."""
     from rich.console import Console
 
-    from bdiff.report.table import metrics_table
+    from bdiff.report.table import labels, metrics_table
 
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(metrics_table({record["name"]: record for record in records}))
-    for record in records:
+    console.print(metrics_table(records))
+    for label, record in zip(labels(records), records, strict=True):
         reused = f" (reused: {', '.join(record['reused'])})" if record["reused"] else ""
-        console.print(f"{record['name']}: {record['folder']}{reused}", soft_wrap=True, highlight=False)
+        console.print(f"{label}: {record['folder']}{reused}", soft_wrap=True, highlight=False)
 
 
 def normal(word: str) -> str:

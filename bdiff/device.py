@@ -3,9 +3,10 @@
 import contextlib
 import os
 from contextlib import AbstractContextManager
+from datetime import timedelta
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 
 
 def open_device(name: str) -> Accelerator:
@@ -17,14 +18,21 @@ def open_device(name: str) -> Accelerator:
         os.environ["ACCELERATE_TORCH_DEVICE"] = name
         torch.cuda.set_device(name)
     cpu = name == "cpu" or not torch.cuda.is_available()
-    return Accelerator(cpu=cpu, mixed_precision="no")
+    if not cpu:
+        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
+    # Some stages are the first process's alone, and a lock may be another run's for hours: the others must wait.
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
+    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patience])
 
 
 def resolve_precision(wanted: str, device: torch.device) -> str:
     """Return bf16 or fp32; `auto` is bf16 where the device has units for it (AMX, on a CPU)."""
     if wanted != "auto":
         return wanted
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_amx_tile_supported()
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_amx_tile_supported()
     return "bf16" if fast else "fp32"
 
 

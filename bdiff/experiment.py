@@ -5,26 +5,31 @@ reuses what is there, and a killed one goes on.
 """
 
 import logging
+import math
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor
 
 from bdiff import store
 from bdiff.attack.base import Attack
 from bdiff.classifier.base import Classifier, accuracy
-from bdiff.data.base import Images
+from bdiff.data.base import Images, TensorImages, batches, to_float, to_uint8
 from bdiff.device import open_device, resolve_precision
 from bdiff.errors import RequestError
 from bdiff.make import make
 from bdiff.metric.fid.base import Features, Frechet
 from bdiff.metric.target import asr_threshold, compare
 from bdiff.model import checkpoint
+from bdiff.progress import Meter, progress
 from bdiff.sample import sample, shards
 from bdiff.schedule import Schedule
 from bdiff.seeds import seed_of
@@ -38,6 +43,10 @@ log = logging.getLogger(__name__)
 
 #: raised when the code of a stage changes what it makes
 VERSION = {"classifier": 1, "train": 1, "sample": 1, "reference": 1, "measure": 1}
+
+
+#: the features that have to be trained before they can be used
+CLASSIFIER_FID = "bdiff.metric.fid.classifier.ClassifierFeatures"
 
 
 def plain(config: DictConfig) -> Any:
@@ -59,7 +68,7 @@ class Experiment:
         self.seconds: dict[str, float] = {}
         self.keys: dict[str, str] = {}
         self.reused: list[str] = []
-        for part in (config.train, config.sample):  # settled before any key is made of it
+        for part in (config.train, config.sample, config.classifier.train):  # settled before any key is made of it
             part.precision = resolve_precision(part.precision, self.device)
 
         self.schedule: Schedule = make(config.schedule)
@@ -67,7 +76,8 @@ class Experiment:
         runtime = plain(config.runtime)
         self.loop = Loop(**{name: runtime[name] for name in Loop.__dataclass_fields__})
         self.features: Features | None = None
-        if config.metric.fid._target_ and "classifier" not in config.metric.fid._target_:
+        self.needs_classifier = config.metric.fid._target_ == CLASSIFIER_FID
+        if config.metric.fid._target_ and not self.needs_classifier:
             self.features = make(config.metric.fid)
         if config.model.pretrained is not None:
             checkpoint.fetch(config.model.pretrained)
@@ -79,7 +89,7 @@ class Experiment:
             memory=config.runtime.memory,
         )
         self.seconds["data"] = round(time.monotonic() - began, 3)
-        if self.features is None and config.metric.fid._target_ and len(self.images.classes) < 2:
+        if self.needs_classifier and len(self.images.classes) < 2:
             raise RequestError(
                 f"data {self.images.name} has one class, so it trains no classifier: use metric/fid=inception or none"
             )
@@ -87,6 +97,11 @@ class Experiment:
         picture = make(config.trigger, size=size)
         self.trigger = Trigger.from_picture(picture, channels)
         self.target = to_target(make(config.target, size=size, trigger=picture), channels)
+        # Keys are made of the pictures themselves, not of where they were read from.
+        self.pictures = {
+            "trigger": store.content(self.trigger.pattern, self.trigger.mask),
+            "target": store.content(self.target),
+        }
         self.attack: Attack = make(config.attack, trigger=self.trigger, target=self.target)
         if self.attack.ancestral_only and config.sampler.ode:
             log.warning(
@@ -105,6 +120,8 @@ class Experiment:
         with store.lock(stage.folder.with_suffix(".lock")) if main else nullcontext():
             self.accelerator.wait_for_everyone()
             manifest = stage.manifest
+            if manifest is None and main:
+                store.sweep(stage.folder)
             if manifest is not None:
                 log.info("%s: reused %s", stage.name, stage.folder)
                 self.reused.append(stage.name)
@@ -113,6 +130,10 @@ class Experiment:
         finished = stage.manifest
         assert finished is not None, f"{stage.name} left no manifest"
         self.keys[stage.name], self.seconds[stage.name] = stage.key, finished["seconds"]
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Pass a row of the training's history on to the tracker."""
+        self.tracker.log({f"train/{name}": value for name, value in row.items()}, row["step"])
 
     def finish(self, stage: Stage, began: float, **facts: Any) -> None:
         """Write the stage's manifest, by the first process."""
@@ -123,32 +144,34 @@ class Experiment:
 def train(run: Experiment) -> Stage:
     """Train the suspect model; the stage's `model` folder is a stock diffusers checkpoint."""
     config = run.config
+    index, poisoned = run.attack.plan(len(run.images), seed_of(config.seed, "poison"))
+    recipe = Recipe(**plain(config.train))
+    recipe = replace(recipe, steps=recipe.total(len(index)), epochs=None)
     stage = run.stage(
         "train",
-        model=plain(config.model),
+        unet=plain(config.model.unet),
         start=checkpoint.weights_digest(config.model.pretrained),
         schedule=plain(config.schedule),
         attack=plain(config.attack),
         data=run.images.fingerprint,
         flip=run.images.flip,
-        train=plain(config.train),
+        train=asdict(recipe),
         seed=config.seed,
-        **{name: plain(config[name]) for name in run.attack.reads},
+        **{name: run.pictures[name] for name in run.attack.reads},
     )
     with run.building(stage) as missing:
         if missing:
             began = time.monotonic()
             torch.manual_seed(seed_of(config.seed, "weights"))
             unet = checkpoint.build(config.model, run.schedule)
-            index, poisoned = run.attack.plan(len(run.images), seed_of(config.seed, "poison"))
             log.info(
                 "train: %d images, %d of %d rows poisoned, %.2f M weights, %d steps in %s on %s",
                 len(run.images),
                 int(poisoned.sum()),
                 len(index),
                 sum(weight.numel() for weight in unet.parameters()) / 1e6,
-                Recipe(**plain(config.train)).total(len(index)),
-                config.train.precision,
+                recipe.steps,
+                recipe.precision,
                 run.device,
             )
             fit(
@@ -159,30 +182,33 @@ def train(run: Experiment) -> Stage:
                     poisoned.to(run.device),
                     run.images.flip,
                 ),
-                run.images.to(run.device),
+                resident(run.images, run.device),
                 index,
-                Recipe(**plain(config.train)),
+                recipe,
                 seed=seed_of(config.seed, "train"),
                 folder=stage.folder,
                 loop=run.loop,
                 accelerator=run.accelerator,
-                record=lambda row: run.tracker.log(
-                    {f"train/{name}": value for name, value in row.items()}, row["step"]
-                ),
+                record=run.record,
             )
             if run.accelerator.is_main_process:
-                checkpoint.save(stage.folder / "model", unet, run.schedule, stage.parts)
-                discard(stage.folder / "state")
+                facts = {name: plain(config[name]) for name in ("attack", "trigger", "target", "data")}
+                checkpoint.save(stage.folder / "model", unet, run.schedule, facts | {"key": stage.key})
+                shutil.rmtree(stage.folder / "state", ignore_errors=True)
             run.finish(stage, began, images=len(run.images), poisoned=int(poisoned.sum()))
+        elif run.accelerator.is_main_process:
+            for row in read_history(stage.folder / "history.jsonl"):
+                run.record(row)
     return stage
 
 
-def discard(folder: Path) -> None:
-    """Remove a folder of files."""
-    for path in folder.glob("*"):
-        path.unlink()
-    if folder.exists():
-        folder.rmdir()
+def resident(images: Images, device: torch.device) -> Images:
+    """Return `images` with their pixels on `device`, unless they would take over a quarter of its free memory."""
+    if device.type == "cuda" and isinstance(images, TensorImages):
+        free, _ = torch.cuda.mem_get_info(device)
+        if images.pixels.nbytes > free / 4:
+            return images
+    return images.to(device)
 
 
 def draw_samples(run: Experiment, model: Stage) -> Stage:
@@ -195,7 +221,7 @@ def draw_samples(run: Experiment, model: Stage) -> Stage:
         sampler=plain(config.sampler),
         sample=plain(config.sample),
         attack=config.attack._target_,
-        trigger=plain(config.trigger),
+        trigger=run.pictures["trigger"],
         seed=config.seed,
     )
     with run.building(stage) as missing:
@@ -230,7 +256,7 @@ def train_classifier(run: Experiment) -> tuple[Classifier, dict[str, Any]]:
     with run.building(stage) as missing:
         if missing:
             began = time.monotonic()
-            images = run.images.to(run.device)
+            images = resident(run.images, run.device)
             order = torch.randperm(
                 len(images), generator=torch.Generator().manual_seed(seed_of(config.seed, "hold out"))
             )
@@ -252,7 +278,7 @@ def train_classifier(run: Experiment) -> tuple[Classifier, dict[str, Any]]:
             if run.accelerator.is_main_process:
                 with store.atomic(stage.folder / "model.safetensors") as scratch:
                     save_model(model, str(scratch))
-                discard(stage.folder / "state")
+                shutil.rmtree(stage.folder / "state", ignore_errors=True)
             run.finish(stage, began, accuracy=share, held_out=len(kept))
     load_model(model, stage.folder / "model.safetensors", device=str(run.device))
     manifest = stage.manifest
@@ -262,7 +288,7 @@ def train_classifier(run: Experiment) -> tuple[Classifier, dict[str, Any]]:
 
 def feature_extractor(run: Experiment) -> Features | None:
     """Return what the Fréchet distance is taken over, or None if it is not asked for."""
-    if run.features is None and run.config.metric.fid._target_:
+    if run.features is None and run.needs_classifier:
         classifier, facts = train_classifier(run)
         run.features = make(run.config.metric.fid, classifier=classifier, facts=facts)
     return run.features
@@ -276,11 +302,20 @@ def reference(run: Experiment, features: Features) -> Stage:
             began = time.monotonic()
             frechet = Frechet(features.to(run.device), run.device)
             rows = torch.arange(len(run.images)).split(run.config.metric.batch_size)
-            frechet.feed((run.images.take(part) for part in rows), real=True)
+            pixels = batches(run.images, rows, run.device, run.config.runtime.workers)
+            with progress("reference", len(rows), unit="batches", every=run.config.runtime.progress) as meter:
+                frechet.feed(metered(pixels, meter), real=True)
             with store.atomic(stage.folder / "sums.safetensors") as scratch:
                 save_file(frechet.reference, scratch)
             run.finish(stage, began, images=len(run.images))
     return stage
+
+
+def metered(batches: Iterable[Tensor], meter: Meter) -> Iterator[Tensor]:
+    """Yield `batches`, counting them."""
+    for batch in batches:
+        yield batch
+        meter.advance()
 
 
 def measure(run: Experiment, samples: Stage) -> dict[str, Any]:
@@ -288,20 +323,23 @@ def measure(run: Experiment, samples: Stage) -> dict[str, Any]:
     config = run.config
     features = feature_extractor(run)
     moments = reference(run, features) if features else None
+    threshold = asr_threshold(config.metric.asr_threshold, run.images.shape[1])
     stage = run.stage(
         "measure",
         samples=samples.key,
-        metric=plain(config.metric),
+        threshold=threshold,
         features=features.protocol() if features else None,
         data=run.images.fingerprint,
-        target=plain(config.target),
+        target=run.pictures["target"],
     )
     folder = samples.folder / "shards"
     with run.building(stage) as missing:
         if missing and run.accelerator.is_main_process:
             began = time.monotonic()
-            threshold = asr_threshold(config.metric.asr_threshold, run.images.shape[1])
-            hits = compare((shard.triggered for shard in shards(folder)), run.target, threshold)
+            total = -(-config.sample.count // config.sample.batch_size)
+            with progress("measure", total, unit="batches", every=config.runtime.progress) as meter:
+                triggered = (shard.triggered.to(run.device) for shard in shards(folder))
+                hits = compare(metered(triggered, meter), run.target, threshold)
             values = {f"suspect/{name}": value for name, value in hits.items()}
             stated: dict[str, Any] = {"asr": {"threshold": threshold, "on": "per-image MSE on [0,1]"}}
             if "psnr" not in hits:
@@ -310,8 +348,11 @@ def measure(run: Experiment, samples: Stage) -> dict[str, Any]:
                 frechet = Frechet(features.to(run.device), run.device)
                 frechet.reference = load_file(moments.folder / "sums.safetensors")
                 frechet.feed((shard.clean for shard in shards(folder)), real=False)
-                values[f"suspect/{features.metric}"] = frechet.value()
+                distance = frechet.value()
+                if math.isfinite(distance):
+                    values[f"suspect/{features.metric}"] = distance
                 stated[features.metric] = {
+                    **({} if math.isfinite(distance) else {"absent": f"the distance came out as {distance}"}),
                     **features.protocol(),
                     "reference": f"{run.images.name} {run.images.split}, {run.images.fingerprint}",
                     "reference_count": len(run.images),
@@ -356,7 +397,6 @@ def run_experiment(config: DictConfig, folder: Path, tracker: NoTracker) -> dict
 
 def pictures(run: Experiment, model: Stage, samples: Stage, folder: Path, metrics: dict[str, float]) -> None:
     """Write the run's figures and show them to the tracker."""
-    from bdiff.data.base import to_float, to_uint8
     from bdiff.report import figures
 
     first = next(shards(samples.folder / "shards"))

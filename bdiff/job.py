@@ -33,6 +33,7 @@ class Recorder(NoTracker):
 
     def __init__(self, path: Path, tracker: NoTracker):
         self.path, self.tracker = path, tracker
+        path.unlink(missing_ok=True)  # of an earlier run into the same folder
 
     def log(self, values: dict[str, Any], step: int | None = None) -> None:
         with self.path.open("a") as file:
@@ -51,7 +52,7 @@ def job(config: DictConfig) -> dict[str, Any]:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     main = int(os.environ.get("RANK", 0)) == 0
-    setup_logging(folder / "run.log" if main else None)
+    setup_logging(folder / "run.log" if main else None, logging.INFO if main else logging.WARNING)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     (folder / "overrides.yaml").write_text(OmegaConf.to_yaml(hydra.overrides.task))
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
@@ -60,6 +61,7 @@ def job(config: DictConfig) -> dict[str, Any]:
         "schema": SCHEMA,
         "name": config.name,
         "folder": str(folder),
+        "overrides": list(hydra.overrides.task),
         "git": commit(),
         "versions": versions(),
         "metrics": {},
@@ -104,8 +106,8 @@ def experiment() -> Callable[..., dict[str, Any]]:
     return run_experiment
 
 
-def setup_logging(path: Path | None) -> None:
-    """Log to the terminal and, with a `path`, to that file, which also gets the tracebacks."""
+def setup_logging(path: Path | None, level: int) -> None:
+    """Log bdiff's lines from `level` to the terminal and, with a `path`, to that file, which also gets tracebacks."""
     rich = RichHandler(console=console, show_path=False, show_time=False, show_level=False)
     terminal = rich if console.is_terminal else logging.StreamHandler()
     terminal.setFormatter(logging.Formatter("%(message)s"))
@@ -118,12 +120,15 @@ def setup_logging(path: Path | None) -> None:
         file_log.addHandler(file)
     file_log.propagate = False
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
-    logging.getLogger("bdiff").setLevel(logging.INFO)
+    logging.getLogger("bdiff").setLevel(level)
 
 
 def commit() -> str:
     """Return the commit that bdiff runs from, marked if the tree has changes; its version if it is installed."""
-    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    root = Path(__file__).parents[1]
+    words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    if not (root / ".git").exists():  # installed, perhaps below somebody else's repository
+        return f"bdiff {__version__}"
     try:
         return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

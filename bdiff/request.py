@@ -49,6 +49,11 @@ def share(value: Any) -> str | None:
     return None if 0 <= value <= 1 else "is not a share: choose a value from 0 to 1"
 
 
+def open_share(value: Any) -> str | None:
+    """A rule: a number between 0 and 1."""
+    return None if 0 < value < 1 else "must lie between 0 and 1"
+
+
 def device(value: Any) -> str | None:
     """A rule: a device's name."""
     fits = re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value))
@@ -62,8 +67,8 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "data.size": at_least(8),
     "data.channels": one_of(1, 3),  # type: ignore[arg-type]
     "data.split": one_of("train", "test", "all"),
-    "data.limit": at_least(1),
-    "classifier.hold_out": share,
+    "data.limit": at_least(2),
+    "classifier.hold_out": open_share,
     "metric.asr_threshold": above_zero,
     "metric.batch_size": at_least(1),
     "runtime.device": device,
@@ -91,6 +96,8 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "train.weight_decay": at_least(0),
     "trigger.side": at_least(1),
 }
+# a classifier is trained by the same recipe
+RULES |= {f"classifier.{key}": rule for key, rule in RULES.items() if key.startswith("train.")}
 
 #: keys that may be null, and their type otherwise
 OPTIONAL: dict[str, type] = {
@@ -109,6 +116,8 @@ OPTIONAL: dict[str, type] = {
     "trigger.path": str,
     "trigger.side": int,
 }
+
+OPTIONAL |= {f"classifier.{key}": kind for key, kind in OPTIONAL.items() if key.startswith("train.")}
 
 TYPE_NAMES: dict[type, str] = {
     bool: "true or false",

@@ -15,6 +15,7 @@ from bdiff import store
 from bdiff.attack.base import Attack
 from bdiff.data.base import to_uint8
 from bdiff.device import autocast
+from bdiff.errors import RunError
 from bdiff.progress import progress
 from bdiff.seeds import generator
 
@@ -87,8 +88,10 @@ def sample(
     if len(missing) < len(mine):
         log.info("going on after %d of %d batches of samples", len(mine) - len(missing), len(mine))
     unet.to(device).eval()
-    total, done = len(mine) * steps, (len(mine) - len(missing)) * steps
-    with progress("sample", total, done, "steps", every, accelerator.is_main_process) as meter:
+    scheduler.set_timesteps(steps)
+    calls = len(scheduler.timesteps)  # of the model, for one batch: more than `steps` for solvers of higher order
+    total, done = len(mine) * calls, (len(mine) - len(missing)) * calls
+    with progress("sample", total, done, "model calls", every, accelerator.is_main_process) as meter:
         for start in missing:
             indices = range(start, min(start + batch_size, count))
             eps, first = noises(shape, seed, indices)
@@ -103,6 +106,8 @@ def sample(
                 step_options,
                 precision,
             )
+            if not x.isfinite().all():
+                raise RunError("sample: the sampler left numbers that are not finite; use sample.precision=fp32")
             clean, triggered = to_uint8(x).cpu().chunk(2)
             with store.atomic(shard_path(folder, start)) as scratch:
                 save_file({"clean": clean.contiguous(), "triggered": triggered.contiguous()}, scratch)

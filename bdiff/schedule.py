@@ -20,20 +20,17 @@ class Schedule:
             "beta_schedule": beta_schedule,
         }
         # Taken from diffusers, so that what we train with is what its samplers undo, to the last bit.
-        self.betas: Tensor = DDPMScheduler(**self.config).betas
-        self._derive()
-
-    def _derive(self) -> None:
-        self.alphas = 1.0 - self.betas
-        self.abar = torch.cumprod(self.alphas, dim=0)
+        tables = DDPMScheduler(**self.config)
+        self.betas: Tensor = tables.betas
+        self.alphas: Tensor = tables.alphas
+        self.abar: Tensor = tables.alphas_cumprod
 
     def __len__(self) -> int:
         return len(self.betas)
 
     def to(self, device: torch.device) -> "Schedule":
         """Move the tables to `device`; returns self."""
-        self.betas = self.betas.to(device)
-        self._derive()
+        self.betas, self.alphas, self.abar = (table.to(device) for table in (self.betas, self.alphas, self.abar))
         return self
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ So a checkpoint needs no random state and no data position beside the step, a re
 one bit for bit on a CPU, and several processes train what one would (each takes its rows of the same global batch).
 """
 
+import itertools
 import json
 import logging
 import math
@@ -182,10 +183,11 @@ def fit(
     if loop.compile:
         net = torch.compile(net)
 
-    order = row_stream(len(index), recipe.batch_size, seed, start)
-    ahead = (index[rows[part]] for rows in row_stream(len(index), recipe.batch_size, seed, start))
-    feed = batches(images, limited(ahead, total - start), device, loop.workers)
-    window: list[Tensor] = []
+    order, ahead = itertools.tee(
+        itertools.islice(row_stream(len(index), recipe.batch_size, seed, start), total - start)
+    )
+    feed = batches(images, (index[rows[part]] for rows in ahead), device, loop.workers)
+    window: list[Tensor] = []  # loss and gradient norm of each step since the last look at them
     saved, began = time.monotonic(), time.monotonic()
     with progress(name, total, start, "steps", loop.progress, accelerator.is_main_process) as meter:
         for step, rows, pixels in zip(range(start, total), order, feed, strict=False):
@@ -201,29 +203,31 @@ def fit(
             optimizer.zero_grad()
             if ema:
                 ema.step(model.parameters())
-            window.append(value.detach())
+            window.append(torch.stack([value.detach(), norm]))
             meter.advance(1, history.last)
 
             if (step + 1) % loop.log_every and step + 1 < total:
                 continue
-            losses = accelerator.reduce(torch.stack(window), "mean")  # a nan on any process reaches all
+            seen = accelerator.reduce(torch.stack(window), "mean")  # (steps, 2); a nan on any process reaches all
             window.clear()
-            bad = (~losses.isfinite()).nonzero()
+            bad = (~seen.isfinite()).any(1).nonzero()
             if len(bad):
-                first = step + 1 - len(losses) + int(bad[0])
+                at = int(bad[0])
+                first = step + 1 - len(seen) + at
+                what = "gradient" if seen[at, 0].isfinite() else "loss"
                 kept = f"step {state.newest}" if state.newest else "none yet"
                 raise RunError(
-                    f"{name}: the loss became {losses[int(bad[0])].item()} at step {first} (learning rate "
-                    f"{recipe.lr_at(first, total):.3g}); last good checkpoint: {kept}. "
+                    f"{name}: the {what} became {seen[at, int(what == 'gradient')].item()} at step {first} (learning "
+                    f"rate {recipe.lr_at(first, total):.3g}); last good checkpoint: {kept}. "
                     "Lower train.lr or use train.precision=fp32"
                 )
             rate = (step + 1 - start) * recipe.batch_size / (time.monotonic() - began)
             history.add(
                 {
                     "step": step + 1,
-                    "loss": losses.mean().item(),
+                    "loss": seen[:, 0].mean().item(),
                     "lr": recipe.lr_at(step, total),
-                    "grad_norm": norm.item(),
+                    "grad_norm": seen[-1, 1].item(),
                     "images_per_second": round(rate, 1),
                 }
             )
@@ -233,12 +237,6 @@ def fit(
     if ema:
         ema.copy_to(model.parameters())
     return model.eval()
-
-
-def limited(stream: Iterator[Tensor], count: int) -> Iterator[Tensor]:
-    """Yield the first `count` elements, without drawing one more."""
-    for _ in range(count):
-        yield next(stream)
 
 
 class State:

@@ -33,5 +33,5 @@ class SmallCNN(Classifier):
 def block(before: int, after: int) -> nn.Module:
     """Return a convolution with normalisation that halves the image."""
     return nn.Sequential(
-        nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)
+        nn.Conv2d(before, after, 3, padding=1, bias=False), nn.GroupNorm(4, after), nn.ReLU(), nn.MaxPool2d(2)
     )

@@ -22,14 +22,13 @@ def compare(batches: Iterable[Tensor], target: Tensor, threshold: float) -> dict
     MSE under `threshold`. PSNR is absent where the MSE is zero.
     """
     errors, likeness = [], []
-    wanted = (target.cpu() + 1) / 2
     for pixels in batches:
         x = pixels.float() / 255
-        y = wanted.expand_as(x)
-        errors.append((x - y).square().mean((1, 2, 3)))
+        y = ((target.to(x) + 1) / 2).expand_as(x)
+        errors.append((x - y).square().mean((1, 2, 3)).cpu())
         ssim = structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
         assert isinstance(ssim, Tensor)
-        likeness.append(ssim.view(-1))
+        likeness.append(ssim.view(-1).cpu())
     mse = torch.cat(errors)
     mean = mse.double().mean().item()
     values = {

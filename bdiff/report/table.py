@@ -13,14 +13,21 @@ def shown(metric: str, value: float) -> str:
     return FORMATS.get(metric.rpartition("/")[2], "{:.3g}").format(value)
 
 
-def metrics_table(runs: dict[str, dict[str, Any]]) -> Table:
-    """Return a table with a row per metric and a column per run; `runs` maps names to metrics.json contents."""
+def labels(runs: list[dict[str, Any]]) -> list[str]:
+    """Return what tells runs apart: the overrides that they do not share, or the name of a lone run."""
+    shared = set.intersection(*(set(run["overrides"]) for run in runs))
+    own = [" ".join(word for word in run["overrides"] if word not in shared) for run in runs]
+    return [word or run["name"] for word, run in zip(own, runs, strict=True)]
+
+
+def metrics_table(runs: list[dict[str, Any]]) -> Table:
+    """Return a table with a row per metric and a column per run; `runs` are metrics.json contents."""
     table = Table(title="metrics")
     table.add_column("metric")
-    for name in runs:
-        table.add_column(name, justify="right")
-    names = dict.fromkeys(metric for run in runs.values() for metric in run["metrics"])
+    for label in labels(runs):
+        table.add_column(label, justify="right")
+    names = dict.fromkeys(metric for run in runs for metric in run["metrics"])
     for metric in names:
-        cells = (run["metrics"].get(metric) for run in runs.values())
+        cells = (run["metrics"].get(metric) for run in runs)
         table.add_row(metric, *("-" if value is None else shown(metric, value) for value in cells))
     return table

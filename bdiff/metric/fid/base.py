@@ -29,7 +29,9 @@ class Frechet:
 
     def __init__(self, features: Features, device: torch.device):
         self.device = device
-        self.statistic = FrechetInceptionDistance(feature=features.eval(), normalize=False).to(device)
+        # One process measures, so its sums must not wait for those of others.
+        self.statistic = FrechetInceptionDistance(feature=features.eval(), normalize=False, sync_on_compute=False)
+        self.statistic.to(device)
 
     @torch.inference_mode()
     def feed(self, batches: Iterable[Tensor], real: bool) -> None:
