@@ -173,6 +173,44 @@ def test_wandb_failing_does_not_fail_the_run(home, monkeypatch):
     assert "wandb is off" in (home / "wandb" / "run.log").read_text()
 
 
+def test_pictures_are_known_by_what_they_show(home, tmp_path):
+    """The same path with another picture in it is another request; the same picture elsewhere is the same one."""
+    keys = []
+    for name, grey in (("a", 10), ("b", 10), ("a", 200)):
+        path = tmp_path / f"{name}.png"
+        Image.new("L", (16, 16), grey).save(path)
+        _, record = run(home, f"picture-{len(keys)}", "target=image", f"target.path={path}")
+        keys.append(record["keys"]["train"])
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_two_processes_make_one_run(tmp_path):
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d",
+             "--rdzv-endpoint=localhost:0", "-m", "bdiff", "run", *TINY, "runtime.device=cpu",
+             "paths.outputs=outputs", "paths.cache=cache"]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (path,) = tmp_path.glob("outputs/runs/*/*/metrics.json")
+    record = json.loads(path.read_text())
+    assert record["status"] == "done"
+    assert record["metrics"]["suspect/fid_classifier"] > 0
+    assert done.stdout.count("suspect/asr") == 1
+    assert len(list(tmp_path.glob("outputs/sample/*/shards/*.safetensors"))) == 2
+
+
+def test_what_a_killed_writer_left_is_swept_away(home, first):
+    """A SIGKILL inside a checkpoint's writing leaves a scratch folder in the stage's."""
+    outputs = home / "outputs" / "train" / first[1]["keys"]["train"]
+    torn = home / "torn" / "train" / first[1]["keys"]["train"]
+    (torn / "state" / ".tmp-abc").mkdir(parents=True)
+    (torn / "state" / ".tmp-abc" / "00000003.pt").write_bytes(b"half")
+    words = ["run", *TINY, f"paths.outputs={home}/torn", f"paths.cache={home}/cache", f"hydra.run.dir={home}/torn-run"]
+    assert cli.command(words) == 0
+    assert not (torn / "state").exists()
+    assert {path.name for path in torn.iterdir()} == {path.name for path in outputs.iterdir()}
+
+
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     script = Path(sys.executable).with_name("bdiff")
     words = [script, "run", *TINY, "train.steps=100000", "hydra.run.dir=here"]

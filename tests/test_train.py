@@ -172,6 +172,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert all(value.isfinite().all() for value in parts["model"].values())
 
 
+def test_a_gradient_that_is_not_finite_stops_the_run_too(tmp_path):
+    def loss(net, batch):
+        value = net(torch.zeros(6, 1, 8, 8), 0).sample.square().mean()
+        value.register_hook(lambda slope: slope * math.inf)
+        return value
+
+    with pytest.raises(RunError, match="the gradient became"):
+        trained(tmp_path, loss)
+    assert not (tmp_path / "state").exists()
+
+
 def test_streams_of_rows_are_recorded(tmp_path):
     rows = []
     trained(tmp_path, record=rows.append)
