@@ -11,8 +11,9 @@ from hydra import compose, initialize_config_module
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from bdiff.checks import OPTIONAL, RULES, leaves, type_problem
 from bdiff.make import make
-from bdiff.request import FLOATS, OPTIONAL, PACKAGE, RULES, jobs, leaves, type_problem
+from bdiff.request import PACKAGE, jobs
 
 CONF = Path(__file__).parents[1] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.parent != CONF)
@@ -105,7 +106,7 @@ def test_data_picks_presets_that_are_there_and_the_command_line_wins(data):
 def test_defaults_keep_the_rules_of_a_request(data):
     config = composed(f"data={data}", "tracker=wandb", "metric/fid=inception", "trigger=image", "target=image")
     keys = leaves(config)
-    assert {*RULES, *OPTIONAL, *FLOATS} <= keys.keys()
+    assert {*RULES, *OPTIONAL} <= keys.keys()
     for key in keys:
         value = OmegaConf.select(config, key)
         assert value is None or key not in RULES or RULES[key](value) is None, key

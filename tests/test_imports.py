@@ -18,8 +18,11 @@ LAYERS = [
     {"metric"},
     {"attack", "defense"},  # beside each other: a defense never imports an attack
     {"train", "sample"},
+    {"context"},
+    {"measure"},
     {"experiment"},
     {"job"},
+    {"checks"},
     {"request"},
     {"cli"},
     {"__main__"},

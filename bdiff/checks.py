@@ -1,0 +1,274 @@
+"""What the values of a request must be like, and its parts together; looked at before torch is imported."""
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import bdiff.data.check
+import bdiff.model.check
+from bdiff.draw import empty
+from bdiff.make import make
+
+
+def at_least(least: float) -> Callable[[Any], str | None]:
+    """Return a rule: a number not under `least`."""
+    return lambda value: None if value >= least else f"must be at least {least}"
+
+
+def above_zero(value: Any) -> str | None:
+    """A rule: a positive number."""
+    return None if value > 0 else "must be above 0"
+
+
+def one_of(*names: str) -> Callable[[Any], str | None]:
+    """Return a rule: one of `names`."""
+    return lambda value: None if value in names else nearest(str(value), names)
+
+
+def share(value: Any) -> str | None:
+    """A rule: a number from 0 to 1."""
+    return None if 0 <= value <= 1 else "is not a share: choose a value from 0 to 1"
+
+
+def open_share(value: Any) -> str | None:
+    """A rule: a number between 0 and 1."""
+    return None if 0 < value < 1 else "must lie between 0 and 1"
+
+
+def device(value: Any) -> str | None:
+    """A rule: a device's name."""
+    fits = re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value))
+    return None if fits else "is not known: choose from auto, cpu, cuda, cuda:N"
+
+
+#: what a value must be like, beside having the type of the default it replaces; null values are not looked at
+RULES: dict[str, Callable[[Any], str | None]] = {
+    "attack.poison_rate": share,
+    "attack.poison_mode": one_of("replace", "append"),
+    "data.size": at_least(8),
+    "data.channels": one_of(1, 3),  # type: ignore[arg-type]
+    "data.split": one_of("train", "test", "all"),
+    "data.limit": at_least(2),
+    "classifier.hold_out": open_share,
+    "metric.asr_threshold": above_zero,
+    "metric.batch_size": at_least(1),
+    "runtime.device": device,
+    "runtime.memory": at_least(0),
+    "runtime.workers": at_least(0),
+    "runtime.keep": at_least(1),
+    "runtime.log_every": at_least(1),
+    "runtime.checkpoint_seconds": at_least(0),
+    "sample.count": at_least(2),
+    "sample.batch_size": at_least(1),
+    "sample.steps": at_least(1),
+    "sample.precision": one_of("auto", "bf16", "fp32"),
+    "schedule.num_train_timesteps": at_least(2),
+    "seed": at_least(0),
+    "tracker.mode": one_of("auto", "online", "offline", "disabled"),
+    "train.batch_size": at_least(1),
+    "train.clip_norm": above_zero,
+    "train.ema": share,
+    "train.epochs": at_least(0),
+    "train.lr": above_zero,
+    "train.optimizer": one_of("adam", "adamw"),
+    "train.precision": one_of("auto", "bf16", "fp32"),
+    "train.steps": at_least(0),
+    "train.warmup": at_least(0),
+    "train.weight_decay": at_least(0),
+    "trigger.side": at_least(1),
+}
+# a classifier is trained by the same recipe
+RULES |= {f"classifier.{key}": rule for key, rule in RULES.items() if key.startswith("train.")}
+
+#: keys that may be null, and their type otherwise
+OPTIONAL: dict[str, type] = {
+    "data.limit": int,
+    "data.path": str,
+    "metric.asr_threshold": float,
+    "metric.fid.weights": str,
+    "model.pretrained": str,
+    "target.path": str,
+    "tracker.entity": str,
+    "tracker.group": str,
+    "train.clip_norm": float,
+    "train.ema": float,
+    "train.epochs": float,
+    "train.steps": int,
+    "trigger.path": str,
+    "trigger.side": int,
+}
+
+OPTIONAL |= {f"classifier.{key}": kind for key, kind in OPTIONAL.items() if key.startswith("train.")}
+
+TYPE_NAMES: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text (quote a number twice, as in name=\"'5'\")",
+    ListConfig: "a list, as in [1,2]",
+    DictConfig: "a group, as in {name:value}",
+}
+
+
+def nearest(word: str, known: Iterable[Any]) -> str:
+    """Return "is not known" with the nearest spelling, if one is near, and what could have been said instead."""
+    names = sorted(map(str, known))
+    return f"is not known{did_you_mean(word, names)} (choose from {', '.join(names)})"
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """Return the question after the nearest of `names`, if one is near."""
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def leaves(config: DictConfig, prefix: str = "") -> dict[str, Any]:
+    """Return every key of `config`, dotted, with its unresolved value."""
+    found: dict[str, Any] = {}
+    for name, value in config.items_ex(resolve=False):
+        key = prefix + str(name)
+        if isinstance(value, DictConfig) and not value._is_none() and value:
+            found |= leaves(value, f"{key}.")
+        else:
+            found[key] = value
+    return found
+
+
+def value_problems(config: DictConfig, base: DictConfig) -> list[str]:
+    """Return what is wrong with the values of a composed config, one by one and where parts meet.
+
+    `base` is the same config before values were changed: its values say what type each should have.
+    """
+    before, now = leaves(base), leaves(config)
+    changed = [key for key in before | now if before.get(key) != now.get(key) and not key.startswith("hydra.")]
+    broken = {key: told for key in changed if (told := value_problem(key, config, base))}
+    problems = list(broken.values())
+    for keys, check in CHECKS:
+        if not any(name.startswith(key) for name in broken for key in keys):
+            problems += check(config)
+    return problems
+
+
+def value_problem(key: str, config: DictConfig, base: DictConfig) -> str | None:
+    """Return how the value of `key` breaks its rule or differs in type from its default."""
+    default = OmegaConf.select(base, key)
+    try:
+        value = OmegaConf.select(config, key, default=default)
+    except OmegaConfBaseException as error:
+        return f"{key}: {one_line(error)}"
+    if value is None:
+        return None if default is None or key in OPTIONAL else f"{key} cannot be null: its default is {default}"
+    kind = OPTIONAL.get(key, type(default))
+    try:
+        told = RULES[key](value) if key in RULES else None
+    except TypeError:  # it cannot even be compared; its type says why
+        told = None
+    told = told or type_problem(value, kind)
+    return f"{key}={value} {told}" if told else None
+
+
+def type_problem(value: Any, kind: type) -> str | None:
+    """Return how `value` is not of the type `kind`, if that is one of `TYPE_NAMES`."""
+    fits = type(value) is kind
+    if kind is float:
+        fits = type(value) in (int, float) and math.isfinite(value)
+    return f"must be {TYPE_NAMES[kind]}" if kind in TYPE_NAMES and not fits else None
+
+
+def path_problems(config: DictConfig) -> list[str]:
+    """Return what is wrong with the images the request names."""
+    return bdiff.data.check.problems(config.data.path)
+
+
+def picture_problems(config: DictConfig) -> list[str]:
+    """Return what is wrong with the trigger or the target: sizes that do not fit, files that hold no picture."""
+    problems = []
+    picture = empty(config.data.size)  # stands in for a trigger that cannot be had, so that the target is seen too
+    try:
+        picture = make(config.trigger, size=config.data.size)
+    except (ValueError, TypeError, HydraException) as error:
+        problems.append(one_line(error))
+    try:
+        make(config.target, size=config.data.size, trigger=picture)
+    except (ValueError, TypeError, HydraException) as error:
+        problems.append(one_line(error))
+    return problems
+
+
+def model_problems(config: DictConfig) -> list[str]:
+    """Return how the model does not fit the data, or its checkpoint the model."""
+    unet: dict[str, Any] = OmegaConf.to_container(config.model.unet, resolve=True)  # type: ignore[assignment]
+    schedule: dict[str, Any] = OmegaConf.to_container(config.schedule, resolve=True)  # type: ignore[assignment]
+    schedule.pop("_target_")
+    problems = bdiff.model.check.problems(config.model.pretrained, unet, schedule)
+    size, halvings = config.data.size, len(unet["block_out_channels"]) - 1
+    if size % 2**halvings:
+        problems.append(f"data.size={size} is no multiple of {2**halvings}, which the model's {halvings} halvings need")
+    return problems
+
+
+def length_problems(config: DictConfig) -> list[str]:
+    """Return that a training has no length."""
+    if config.train.steps is None and config.train.epochs is None:
+        return ["train.steps and train.epochs are both null: set one of them"]
+    return []
+
+
+def sampler_problems(config: DictConfig) -> list[str]:
+    """Return what the sampler cannot do."""
+    problems = []
+    if config.sample.clip and "clip_sample" not in config.sampler.scheduler:
+        problems.append("sample.clip=true works with sampler=ddpm and sampler=ddim only")
+    if config.sample.steps > config.schedule.num_train_timesteps:
+        problems.append(
+            f"sample.steps={config.sample.steps} is more than the schedule's {config.schedule.num_train_timesteps}"
+        )
+    return problems
+
+
+def weights_problems(config: DictConfig) -> list[str]:
+    """Return that the file of FID's network is not there."""
+    path = OmegaConf.select(config, "metric.fid.weights")
+    if path is None or Path(path).expanduser().is_file():
+        return []
+    return [f"metric.fid.weights={path} does not exist: give pytorch-fid's file, or measure with metric/fid=classifier"]
+
+
+def device_problems(config: DictConfig) -> list[str]:
+    """Return why a CUDA device that is asked for by name cannot be used."""
+    name = str(config.runtime.device)
+    if not name.startswith("cuda"):
+        return []
+    import torch
+
+    index = int(name.partition(":")[2] or 0)
+    if index < torch.cuda.device_count():
+        return []
+    found = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no CUDA device"
+    return [f"runtime.device={name}, but torch finds {found} here: use runtime.device=cpu or auto"]
+
+
+#: checks of what parts of a request make together, each left out when one of the keys it reads is wrong by itself
+CHECKS: list[tuple[tuple[str, ...], Callable[[DictConfig], list[str]]]] = [
+    (("data.path",), path_problems),
+    (("data.size", "data.channels", "trigger.", "target."), picture_problems),
+    (("data.size", "data.channels", "model.", "schedule."), model_problems),
+    (("train.steps", "train.epochs"), length_problems),
+    (("sample.", "sampler.", "schedule."), sampler_problems),
+    (("metric.",), weights_problems),
+    (("runtime.device",), device_problems),
+]
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says, without what Hydra and OmegaConf add about their insides."""
+    text = str(error).partition("Config search path")[0]
+    lines = [line.strip() for line in text.splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(("full_key", "object_type")))

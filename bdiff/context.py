@@ -1,0 +1,136 @@
+"""What the stages of an experiment share: the parts built from its config, the device, keys and locks."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from bdiff import store
+from bdiff.attack.base import Attack
+from bdiff.data.base import Images, TensorImages
+from bdiff.device import open_device, resolve_precision
+from bdiff.errors import RequestError
+from bdiff.make import make
+from bdiff.metric.fid.base import Features
+from bdiff.model import checkpoint
+from bdiff.schedule import Schedule
+from bdiff.store import Stage
+from bdiff.target.base import to_target
+from bdiff.tracker.none import NoTracker
+from bdiff.train import Loop
+from bdiff.trigger.base import Trigger
+
+log = logging.getLogger(__name__)
+
+#: raised when the code of a stage changes what it makes
+VERSION = {"classifier": 1, "train": 1, "sample": 1, "reference": 1, "measure": 1}
+
+
+#: the features that have to be trained before they can be used
+CLASSIFIER_FID = "bdiff.metric.fid.classifier.ClassifierFeatures"
+
+
+def plain(config: DictConfig) -> Any:
+    """Return a config node as plain resolved containers."""
+    return OmegaConf.to_container(config, resolve=True)
+
+
+class Experiment:
+    """A request with everything small built from it: what the stages share.
+
+    Raises RequestError before anything is trained if a part cannot be had.
+    """
+
+    def __init__(self, config: DictConfig, tracker: NoTracker):
+        self.config, self.tracker = config, tracker
+        self.accelerator = open_device(config.runtime.device)
+        self.device = self.accelerator.device
+        self.root = Path(config.paths.outputs)
+        self.seconds: dict[str, float] = {}
+        self.keys: dict[str, str] = {}
+        self.reused: list[str] = []
+        for part in (config.train, config.sample, config.classifier.train):  # settled before any key is made of it
+            part.precision = resolve_precision(part.precision, self.device)
+
+        self.schedule: Schedule = make(config.schedule)
+        self.scheduler = make(config.sampler.scheduler, **self.schedule.config)
+        runtime = plain(config.runtime)
+        self.loop = Loop(**{name: runtime[name] for name in Loop.__dataclass_fields__})
+        self.features: Features | None = None
+        self.needs_classifier = config.metric.fid._target_ == CLASSIFIER_FID
+        if config.metric.fid._target_ and not self.needs_classifier:
+            self.features = make(config.metric.fid)
+        if config.model.pretrained is not None:
+            checkpoint.fetch(config.model.pretrained)
+        began = time.monotonic()
+        self.images: Images = make(
+            config.data,
+            cache=Path(config.paths.cache).expanduser(),
+            seed=config.seed,
+            memory=config.runtime.memory,
+        )
+        self.seconds["data"] = round(time.monotonic() - began, 3)
+        if self.needs_classifier and len(self.images.classes) < 2:
+            raise RequestError(
+                f"data {self.images.name} has one class, so it trains no classifier: use metric/fid=inception or none"
+            )
+        channels, size = self.images.shape[:2]
+        picture = make(config.trigger, size=size)
+        self.trigger = Trigger.from_picture(picture, channels)
+        self.target = to_target(make(config.target, size=size, trigger=picture), channels)
+        # Keys are made of the pictures themselves, not of where they were read from.
+        self.pictures = {
+            "trigger": store.content(self.trigger.pattern, self.trigger.mask),
+            "target": store.content(self.target),
+        }
+        self.attack: Attack = make(config.attack, trigger=self.trigger, target=self.target)
+        if self.attack.ancestral_only and config.sampler.ode:
+            log.warning(
+                "%s is known to fail with ODE samplers: expect an ASR near 0 (sampler=ddpm is what it is made for)",
+                type(self.attack).__name__,
+            )
+
+    def stage(self, name: str, **parts: Any) -> Stage:
+        """Return the stage `name` made from `parts`."""
+        return store.stage(self.root, name, VERSION[name], **parts)
+
+    @contextmanager
+    def building(self, stage: Stage) -> Iterator[bool]:
+        """Hold the stage's lock on behalf of all processes; yields whether it still has to be built."""
+        main = self.accelerator.is_main_process
+        with store.lock(stage.folder.with_suffix(".lock")) if main else nullcontext():
+            self.accelerator.wait_for_everyone()
+            manifest = stage.manifest
+            if manifest is None and main:
+                store.sweep(stage.folder)
+            if manifest is not None:
+                log.info("%s: reused %s", stage.name, stage.folder)
+                self.reused.append(stage.name)
+            yield manifest is None
+            self.accelerator.wait_for_everyone()
+        finished = stage.manifest
+        assert finished is not None, f"{stage.name} left no manifest"
+        self.keys[stage.name], self.seconds[stage.name] = stage.key, finished["seconds"]
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Pass a row of the training's history on to the tracker."""
+        self.tracker.log({f"train/{name}": value for name, value in row.items()}, row["step"])
+
+    def finish(self, stage: Stage, began: float, **facts: Any) -> None:
+        """Write the stage's manifest, by the first process."""
+        if self.accelerator.is_main_process:
+            stage.finish(time.monotonic() - began, **facts)
+
+
+def resident(images: Images, device: torch.device) -> Images:
+    """Return `images` with their pixels on `device`, unless they would take over a quarter of its free memory."""
+    if device.type == "cuda" and isinstance(images, TensorImages):
+        free, _ = torch.cuda.mem_get_info(device)
+        if images.pixels.nbytes > free / 4:
+            return images
+    return images.to(device)
