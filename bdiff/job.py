@@ -112,7 +112,7 @@ def setup_logging(path: Path | None, level: int) -> None:
     terminal = rich if console.is_terminal else logging.StreamHandler()
     terminal.setFormatter(logging.Formatter("%(message)s"))
     handlers: list[logging.Handler] = [terminal]
-    file_log.handlers.clear()
+    file_log.handlers[:] = [logging.NullHandler()]
     if path:
         file = logging.FileHandler(path)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

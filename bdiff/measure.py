@@ -60,7 +60,7 @@ def train_classifier(run: Experiment) -> tuple[Classifier, dict[str, Any]]:
                     save_model(model, str(scratch))
                 shutil.rmtree(stage.folder / "state", ignore_errors=True)
             run.finish(stage, began, accuracy=share, held_out=len(kept))
-    load_model(model, stage.folder / "model.safetensors", device=str(run.device))
+    load_model(model, stage.folder / "model.safetensors")
     manifest = stage.manifest
     assert manifest is not None
     return model.to(run.device).eval(), {"key": stage.key, "accuracy": manifest["accuracy"]}

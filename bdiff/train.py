@@ -56,10 +56,14 @@ class Recipe:
         return math.ceil(self.epochs * rows / self.batch_size)
 
     def lr_at(self, step: int, total: int) -> float:
-        """Return the learning rate of `step` (from 0): linear warm-up, then a cosine to zero at `total`."""
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, total - self.warmup)
+        """Return the learning rate of `step` (from 0): linear warm-up, then a cosine to zero at `total`.
+
+        The warm-up is cut to a tenth of a short run, which would otherwise never get to its peak.
+        """
+        warmup = min(self.warmup, total // 10)
+        if step < warmup:
+            return self.lr * (step + 1) / warmup
+        done = (step - warmup) / max(1, total - warmup)
         return self.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 

@@ -94,7 +94,7 @@ def test_a_sweep_in_the_authors_spellings_starts_a_job_for_each(monkeypatch, tmp
 
     def job(config):
         started.append((config.trigger._target_, config.target._target_))
-        return {"name": str(len(started)), "folder": "", "reused": [], "metrics": {}}
+        return {"name": str(len(started)), "folder": "", "reused": [], "metrics": {}, "overrides": []}
 
     monkeypatch.setattr("bdiff.job.job", job)
     monkeypatch.setattr(sys, "argv", ["bdiff"])

@@ -73,7 +73,7 @@ WRONG = [
     ("run model.unet.layers_per_block=two", "model.unet.layers_per_block=two must be a whole number"),
     ("run model.unet.block_out_channels=32", "model.unet.block_out_channels=32 must be a list"),
     ("run paths.outputs=3", "paths.outputs=3 must be text"),
-    ("run data.limit=0", "data.limit=0 must be at least 1"),
+    ("run data.limit=0", "data.limit=0 must be at least 2"),
     ("run data.limit=few", "data.limit=few must be a whole number"),
     ("run runtime.device=gpu", "runtime.device=gpu is not known", "cuda:N"),
     ("run runtime.device=cuda:x", "runtime.device=cuda:x is not known", "cuda:N"),

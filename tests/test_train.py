@@ -41,6 +41,12 @@ def test_warm_up_then_cosine():
     assert recipe.lr_at(109, 110) == pytest.approx(1 + math.cos(math.pi * 99 / 100))
 
 
+def test_a_short_run_warms_up_for_a_tenth():
+    recipe = toys.recipe(lr=1.0, warmup=500)
+    assert recipe.lr_at(29, 300) == pytest.approx(1.0)
+    assert recipe.lr_at(14, 300) == pytest.approx(0.5)
+
+
 def test_steps_win_over_epochs():
     assert toys.recipe(steps=7, epochs=3, batch_size=10).total(95) == 7
     assert toys.recipe(steps=None, epochs=2, batch_size=10).total(95) == 19
