@@ -203,7 +203,7 @@ from bdiff.train import fit, denoising_loss
 images, attack = toys.images(), toys.attack()
 index, poisoned = attack.plan(len(images), 0)
 accelerator = toys.accelerator()
-model = fit(toys.unet(), denoising_loss(attack, toys.schedule(), poisoned, True), images, index, toys.RECIPE,
+model = fit(toys.unet(), denoising_loss(attack, toys.schedule(), poisoned, True), images, index, toys.recipe(lr=1e-4),
             seed=3, folder=Path(sys.argv[1]), loop=toys.LOOP, accelerator=accelerator)
 torch.save(model.state_dict(), f"{sys.argv[1]}/rank{accelerator.process_index}.pt")
 """
@@ -218,7 +218,7 @@ def test_two_processes_train_what_one_does_average_included(tmp_path):
         check=True, env=environment, capture_output=True, timeout=300,
     )  # fmt: skip
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
-    alone = trained(tmp_path / "alone").state_dict()
+    alone = trained(tmp_path / "alone", recipe=toys.recipe(lr=1e-4)).state_dict()
     for name, value in alone.items():
         assert torch.equal(ranks[0][name], ranks[1][name])
         torch.testing.assert_close(ranks[0][name], value, rtol=1e-3, atol=1e-5)
