@@ -23,7 +23,7 @@ HELP = f"""bdiff {__version__}: backdoors in diffusion models, trained, measured
 usage: bdiff run [-m] [key=value ...]
 
   bdiff run                             BadDiffusion on the digits that come with the package
-  bdiff run data=cifar10                the same on CIFAR-10, as published
+  bdiff run data=cifar10                the same on CIFAR-10, from google/ddpm-cifar10-32
   bdiff run attack=none                 the clean baseline
   bdiff run -m trigger=box,stop_sign target=hat,corner     a sweep
   bdiff run --cfg job                   print the config that would be run
