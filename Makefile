@@ -25,7 +25,7 @@ demo: $(READY)  ## a clean and a backdoored model on the digits, with their numb
 test: $(READY)  ## the tests that take seconds
 	$(BIN)/pytest -m 'not slow' --durations=10
 
-test-slow: $(READY)  ## the tests that take minutes: killed runs, the demo's numbers
+test-slow: $(READY)  ## the tests that take minutes: a run killed five times
 	$(BIN)/pytest -m slow --durations=10
 
 check: $(READY)  ## lint, format and types
