@@ -17,6 +17,8 @@ Colour = tuple[int, int, int]  # 0..255
 BASE = 32  # px, the image size at which published lengths are given
 MARGIN = 2  # px at BASE, between a trigger and the lower right corner (TRIGGER_GAP_X and _Y in the authors' code)
 FINE = 1024  # px, at least, that a drawing is made at; PIL widens a shape by half of one
+#: what Pillow may take a file for, whatever its name: it has other formats that start programs (EPS, Ghostscript)
+FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as PIL's "L"
 
 
@@ -74,7 +76,7 @@ def load(path: str | Path | None, size: int, option: str) -> Picture:
     if path is None:
         raise ValueError(f"{option} is not set; {mend}")
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS) as file:
             image = ImageOps.exif_transpose(file)
             transparent = image.has_transparency_data
             image = image.convert("RGBA" if transparent else "RGB")

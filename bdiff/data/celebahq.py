@@ -3,8 +3,21 @@
 from pathlib import Path
 
 from bdiff.data.base import Images
-from bdiff.data.find import local
+from bdiff.data.find import Home, local
 from bdiff.data.load import load
+from bdiff.data.sources import Source
+
+HOME = Home(
+    ("celebahq/CelebA-HQ-img", "celebahq"),  # CelebAMask-HQ keeps masks beside its pictures
+    origin="https://github.com/tkarras/progressive_growing_of_gans or https://github.com/switchablenorms/CelebAMask-HQ",
+)
+
+
+def source(path: str | None, split: str, cache: Path) -> Source:
+    """Return the pictures at `path`: a folder of any layout, CelebAMask-HQ's included, or a zip."""
+    if path is not None and (pictures := Path(path).expanduser() / "CelebA-HQ-img").is_dir():
+        path = str(pictures)
+    return local(HOME, path, split, cache)
 
 
 def celebahq(
@@ -19,16 +32,10 @@ def celebahq(
     limit: int | None,
     flip: bool,
 ) -> Images:
-    """Return the pictures at `path`: a folder of any layout, CelebAMask-HQ's included, or a zip."""
-    if path is not None and (pictures := Path(path).expanduser() / "CelebA-HQ-img").is_dir():
-        path = str(pictures)  # CelebAMask-HQ keeps masks beside its pictures
-    origin = (
-        "https://github.com/tkarras/progressive_growing_of_gans or https://github.com/switchablenorms/CelebAMask-HQ"
-    )
-    source = local("celebahq", path, split, cache, origin)
+    """Return the pictures of `source`."""
     return load(
         "celebahq",
-        source,
+        source(path, split, cache),
         size=size,
         channels=channels,
         split=split,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bdiff import store
-from bdiff.data.find import existing, find
+from bdiff.data.find import Home, existing, find
 from bdiff.data.sources import Arrays, Source, one_line, stamp
 from bdiff.errors import RequestError
 
@@ -22,6 +22,13 @@ OFFICIAL = {
     "CIFAR100": ("cifar-100-python.tar.gz", "cifar-100-python", ("meta", "test")),
 }
 TRAIN = {"train": (True,), "test": (False,), "all": (True, False)}
+
+
+def home(dataset: str) -> Home:
+    """Return where torchvision's `dataset` lies once it is downloaded."""
+    archive, folder, _ = OFFICIAL[dataset]
+    inside = dataset.lower()
+    return Home((f"{inside}/{folder}", f"{inside}/{archive}"), PAGE, downloads=PAGE.replace("cifar.html", archive))
 
 
 def cifar(dataset: str, path: str | None, split: str, cache: Path) -> Source:

@@ -3,8 +3,16 @@
 from pathlib import Path
 
 from bdiff.data.base import Images
-from bdiff.data.cifar import cifar
+from bdiff.data.cifar import cifar, home
 from bdiff.data.load import load
+from bdiff.data.sources import Source
+
+HOME = home("CIFAR100")
+
+
+def source(path: str | None, split: str, cache: Path) -> Source:
+    """Return the official archive, downloaded or at `path`, or any folder or zip of pictures at `path`."""
+    return cifar("CIFAR100", path, split, cache)
 
 
 def cifar100(
@@ -19,11 +27,10 @@ def cifar100(
     limit: int | None,
     flip: bool,
 ) -> Images:
-    """Return the official archive, downloaded or at `path`, or any folder or zip of pictures at `path`."""
-    source = cifar("CIFAR100", path, split, cache)
+    """Return the pictures of `source`."""
     return load(
         "cifar100",
-        source,
+        source(path, split, cache),
         size=size,
         channels=channels,
         split=split,

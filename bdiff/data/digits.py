@@ -6,12 +6,19 @@ from pathlib import Path
 import numpy as np
 
 from bdiff.data.base import Images
-from bdiff.data.find import find
+from bdiff.data.find import Home, find
 from bdiff.data.load import choose, load
-from bdiff.data.sources import Arrays
+from bdiff.data.sources import Arrays, Source
 
 COUNT = 1797  # digits in all
 TRAIN = 1438  # of them, four fifths, in the training split
+
+HOME = Home((), origin="scikit-learn, which bdiff installs")
+
+
+def source(path: str | None, split: str, cache: Path) -> Source:
+    """Return the 1,797 digits: a fixed four fifths as train, the rest as test, whatever the seed."""
+    return Arrays({"official": "digits"}, partial(read, split)) if path is None else find(path, split, cache)
 
 
 def digits(
@@ -26,12 +33,10 @@ def digits(
     limit: int | None,
     flip: bool,
 ) -> Images:
-    """Return the 1,797 digits: a fixed four fifths as train, the rest as test, whatever the seed."""
-    ours = Arrays({"official": "digits"}, partial(read, split))
-    source = ours if path is None else find(path, split, cache)
+    """Return the pictures of `source`."""
     return load(
         "digits",
-        source,
+        source(path, split, cache),
         size=size,
         channels=channels,
         split=split,
@@ -48,7 +53,12 @@ def read(split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    train = choose(COUNT, TRAIN, seed=0)
-    rows = {"train": train, "test": np.setdiff1d(np.arange(COUNT), train), "all": np.arange(COUNT)}[split]
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-    return pixels[rows], bunch.target[rows], tuple(str(name) for name in bunch.target_names)
+    kept = rows(split)
+    return pixels[kept], bunch.target[kept], tuple(str(name) for name in bunch.target_names)
+
+
+def rows(split: str) -> np.ndarray:
+    """Return which of the digits make up a split."""
+    train = choose(COUNT, TRAIN, seed=0)
+    return {"train": train, "test": np.setdiff1d(np.arange(COUNT), train), "all": np.arange(COUNT)}[split]

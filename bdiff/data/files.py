@@ -1,6 +1,5 @@
 """Picture files below a folder or in a zip, and how their names tell split and class."""
 
-import io
 import json
 import os
 import zipfile
@@ -13,11 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bdiff.data.sources import Source, close_before_fork, one_line, sha256, stamp
+from bdiff.data.sources import Source, close_before_fork, one_line, open_picture, sha256, stamp
 from bdiff.errors import RequestError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 UNLABELLED = "unlabelled"
+MOST_CLASSES = 100_000  # that a dataset.json may number: ImageNet-21k has 21,841
 
 
 @dataclass
@@ -65,7 +65,9 @@ class Files(Source):
                 return np.zeros(len(self.names), np.int64), (UNLABELLED,)
             given = {name: int(label) for name, label in pairs}
             labels = np.array([given[name] for name in self.names], np.int64)
-        except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            if not 0 <= labels.min() <= labels.max() < MOST_CLASSES:
+                raise ValueError(f"class numbers run from {labels.min()} to {labels.max()}")
+        except (ValueError, KeyError, TypeError, OverflowError, zipfile.BadZipFile) as error:
             raise RequestError(
                 f"{self.path}: dataset.json does not give every picture a class number ({one_line(error)}): "
                 "mend it, or remove it to use the folders' names"
@@ -78,7 +80,7 @@ class Files(Source):
         return sha256((n, self.entries[n][0], k) for n, k in zip(self.names, labels, strict=True))
 
     def open(self, row: int) -> Image.Image:
-        return Image.open(io.BytesIO(self.read(self.names[row])))
+        return open_picture(self.read(self.names[row]))
 
 
 def is_picture(name: str) -> bool:
@@ -133,7 +135,11 @@ class Zip(Files):
 
     @cached_property
     def entries(self) -> dict[str, tuple[int, ...]]:
-        return {entry.filename: (entry.file_size,) for entry in self._archive().infolist()}
+        found: dict[str, tuple[int, ...]] = {entry.filename: (entry.file_size,) for entry in self._archive().infolist()}
+        for name in found:
+            if name.startswith("/") or ".." in name.split("/"):
+                raise RequestError(f"{self.path} has a member {name!r}, outside of its folder: take it out of the zip")
+        return found
 
     def read(self, name: str) -> bytes:
         return self._archive().read(name)

@@ -1,5 +1,6 @@
 """Which source a path means: a zip, an LMDB, or a folder of pictures."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from bdiff.data.files import Folder, Zip
@@ -8,6 +9,23 @@ from bdiff.data.sources import Source
 from bdiff.errors import RequestError
 
 LSUN_SPLIT = {"train": "train", "test": "val"}
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a dataset lies when no `data.path` is given, and where a person can get it."""
+
+    places: tuple[str, ...]  # below the cache, the first that is there; none for what comes with the package
+    origin: str
+    downloads: str | None = None  # the address it is fetched from by itself
+
+    def find(self, cache: Path) -> Path | None:
+        """Return where below `cache` the data lie, or None."""
+        return next((path for place in self.places if (path := cache / place).exists()), None)
+
+    def mend(self, cache: Path) -> str:
+        """Return what to do for data that are not there."""
+        return f"get it from {self.origin}; name it with data.path=, or put it at {cache / self.places[-1]}"
 
 
 def existing(path: str | Path) -> Path:
@@ -48,18 +66,14 @@ def list_lmdbs(folder: Path) -> list[Path]:
 
 
 def local(
-    name: str,
+    home: Home,
     path: str | None,
     split: str,
     cache: Path,
-    origin: str,  # where a person can get the data
     category: str = "*",
 ) -> Source:
-    """Return the pictures at `path`, or at <cache>/<name> if it is None; RequestError if they are nowhere."""
-    home = cache / name
-    if path is None and not home.exists():
-        raise RequestError(
-            f"{name} is not downloaded by bdiff and was not found at {home}: get it from {origin} "
-            "and name the folder or zip with data.path="
-        )
-    return find(home if path is None else path, split, cache, category)
+    """Return the pictures at `path`, or in the dataset's home if it is None; RequestError if they are nowhere."""
+    found = home.find(cache) if path is None else path
+    if found is None:
+        raise RequestError(f"{home.places[-1]} was not found, and bdiff does not download it: {home.mend(cache)}")
+    return find(found, split, cache, category)

@@ -3,8 +3,16 @@
 from pathlib import Path
 
 from bdiff.data.base import Images
-from bdiff.data.find import local
+from bdiff.data.find import Home, local
 from bdiff.data.load import load
+from bdiff.data.sources import Source
+
+HOME = Home(("images",), origin="wherever you keep pictures")
+
+
+def source(path: str | None, split: str, cache: Path) -> Source:
+    """Return the pictures at `path`; the class is the parent folder, or what the zip's dataset.json says."""
+    return local(HOME, path, split, cache)
 
 
 def images(
@@ -19,11 +27,10 @@ def images(
     limit: int | None,
     flip: bool,
 ) -> Images:
-    """Return the pictures at `path`; the class is the parent folder, or what the zip's dataset.json says."""
-    source = local("images", path, split, cache, origin="wherever your pictures are")
+    """Return the pictures of `source`."""
     return load(
         "images",
-        source,
+        source(path, split, cache),
         size=size,
         channels=channels,
         split=split,

@@ -1,7 +1,6 @@
 """LMDBs of encoded pictures, as LSUN is published."""
 
 import hashlib
-import io
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from bdiff import store
-from bdiff.data.sources import Source, close_before_fork, one_line, sha256, stamp
+from bdiff.data.sources import Source, close_before_fork, one_line, open_picture, sha256, stamp
 from bdiff.errors import RequestError
 
 
@@ -52,7 +51,7 @@ class Lmdb(Source):
 
     def open(self, row: int) -> Image.Image:
         with self._environment().begin() as transaction:
-            return Image.open(io.BytesIO(transaction.get(bytes(self.names[row]), b"")))
+            return open_picture(transaction.get(bytes(self.names[row]), b""))
 
     def probe(self) -> None:
         if self._environment().stat()["entries"] == 0:

@@ -37,26 +37,24 @@ def load(
     memory: float,  # GiB that the pixels may take
 ) -> Images:
     """Return the pictures of `source` as `Images`. Raises RequestError if a picture or the request is of no use."""
-    request = {"size": size, "channels": channels, "split": split}
-    if limit is not None:
-        request |= {"limit": limit, "seed": seed}
-    made = store.stage(cache, "data", VERSION, source=source.identity, **request)
-    room = memory * 2**30 / (channels * size * size)
+    request = wanted(size, channels, split, limit, seed)
+    made = decoded(source, cache, request)
+    most = room(memory, size, channels)
     with store.lock(made.folder.with_suffix(".lock")):
         if made.manifest is None:
             rows = choose(len(source.names), limit, seed)
-            if len(rows) <= room:
+            if len(rows) <= most:
                 decode(source, rows, made, size, channels)
     manifest = made.manifest
     facts: dict[str, Any] = {"name": name, "split": split, "shape": (channels, size, size), "flip": flip}
-    if manifest is not None and manifest["count"] <= room:
+    if manifest is not None and manifest["count"] <= most:
         # Mapped rather than read: pages come as they are needed, and several processes share them.
         pixels = torch.from_numpy(np.load(made.folder / "pixels.npy", mmap_mode="c"))
         return TensorImages(
             pixels=pixels,
             labels=torch.from_numpy(np.load(made.folder / "labels.npy")),
             classes=tuple(manifest["classes"]),
-            fingerprint=store.digest({"content": manifest["content"], **request}),
+            fingerprint=fingerprint({"content": manifest["content"]}, request),
             **facts,
         )
     rows = choose(len(source.names), limit, seed)
@@ -67,9 +65,37 @@ def load(
         rows=rows,
         labels=torch.from_numpy(labels[rows]),
         classes=classes,
-        fingerprint=store.digest({"listing": source.listing, **request}),
+        fingerprint=fingerprint({"listing": source.listing}, request),
         **facts,
     )
+
+
+def wanted(size: int, channels: int, split: str, limit: int | None, seed: int) -> dict[str, Any]:
+    """Return what of a request decides on the pixels; the seed does where there is a limit."""
+    request = {"size": size, "channels": channels, "split": split}
+    return request if limit is None else {**request, "limit": limit, "seed": seed}
+
+
+def decoded(source: Source, cache: Path, request: dict[str, Any]) -> store.Stage:
+    """Return the stage that holds, or will hold, the pixels of `source` in the cache."""
+    return store.stage(cache, "data", VERSION, source=source.identity, **request)
+
+
+def room(memory: float, size: int, channels: int) -> int:
+    """Return how many images fit in `memory` GiB; more than that are streamed."""
+    return int(memory * 2**30 / (channels * size * size))
+
+
+def fingerprint(images: dict[str, str], request: dict[str, Any]) -> str:
+    """Return what images are known by: the digest of their `content` or `listing`, and of what was asked for."""
+    return store.digest({**images, **request})
+
+
+def content(pixels: np.ndarray, labels: np.ndarray) -> str:
+    """Return 16 hex digits of the sha256 over pixels (N,C,H,W) uint8 and labels (N,) int64."""
+    total = hashlib.sha256(np.ascontiguousarray(pixels).data)
+    total.update(labels.tobytes())
+    return total.hexdigest()[:16]
 
 
 def choose(count: int, limit: int | None, seed: int) -> np.ndarray:
@@ -103,8 +129,7 @@ def decode(source: Source, rows: np.ndarray, made: store.Stage, size: int, chann
             for done in pool.map(fill, range(0, len(rows), CHUNK)):
                 meter.advance(done)
         pixels.flush()
-        content = hashlib.sha256(pixels.data)
-    content.update(labels[rows].tobytes())
+        digits = content(pixels, labels[rows])
     with store.atomic(made.folder / "labels.npy") as scratch:
         np.save(scratch, labels[rows])
-    made.finish(time.monotonic() - began, count=len(rows), classes=classes, content=content.hexdigest()[:16])
+    made.finish(time.monotonic() - began, count=len(rows), classes=classes, content=digits)

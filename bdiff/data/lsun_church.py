@@ -3,8 +3,16 @@
 from pathlib import Path
 
 from bdiff.data.base import Images
-from bdiff.data.find import local
+from bdiff.data.find import Home, local
 from bdiff.data.load import load
+from bdiff.data.sources import Source
+
+HOME = Home(("lsun_church",), origin="https://www.yf.io/p/lsun (or https://github.com/fyu/lsun)")
+
+
+def source(path: str | None, split: str, cache: Path) -> Source:
+    """Return the pictures at `path`: church_outdoor_train_lmdb, a folder that holds it, or pictures."""
+    return local(HOME, path, split, cache, category="church_outdoor")
 
 
 def lsun_church(
@@ -19,12 +27,10 @@ def lsun_church(
     limit: int | None,
     flip: bool,
 ) -> Images:
-    """Return the pictures at `path`: church_outdoor_train_lmdb, a folder that holds it, or pictures."""
-    origin = "https://www.yf.io/p/lsun (or https://github.com/fyu/lsun)"
-    source = local("lsun_church", path, split, cache, origin, category="church_outdoor")
+    """Return the pictures of `source`."""
     return load(
         "lsun_church",
-        source,
+        source(path, split, cache),
         size=size,
         channels=channels,
         split=split,

@@ -5,6 +5,7 @@ since all they hold is paths and listings; open files are kept outside of them, 
 """
 
 import hashlib
+import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bdiff.draw import FORMATS
 from bdiff.errors import RequestError
 
 
@@ -36,6 +38,11 @@ def stamp(path: Path) -> dict[str, Any]:
     """Return what changes when the file at `path` does: resolved path, size and time."""
     facts = path.stat()
     return {"path": str(path.resolve()), "bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+
+
+def open_picture(data: bytes) -> Image.Image:
+    """Return the picture in a file's bytes, not yet decoded. Raises OSError if it is none of `FORMATS`."""
+    return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def close_before_fork(opened: Any) -> None:
@@ -84,7 +91,8 @@ class Source(ABC):
         # A broken file makes Pillow, zipfile and their codecs raise nearly anything: all of it means this picture.
         except Exception as error:
             name = self.names[row]
-            shown = name.decode(errors="replace") if isinstance(name, bytes) else name
+            shown = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+            shown = shown if shown.isprintable() else repr(shown)  # an archive may name its files as it likes
             raise RequestError(
                 f"{self}: picture {shown} cannot be read ({one_line(error)}): replace or remove it"
             ) from error

@@ -4,28 +4,27 @@ from pathlib import Path
 from typing import Any
 
 from diffusers.models.unets.unet_2d import UNet2DModel
-from omegaconf import DictConfig, OmegaConf
 
 from bdiff import store
 from bdiff.errors import RequestError
 from bdiff.model.check import config_path, misfits, scheduler_path
+from bdiff.pickles import refusal
 from bdiff.schedule import Schedule
 
 SIDECAR = "bdiff.json"
 
 
-def build(config: DictConfig, schedule: Schedule) -> UNet2DModel:
-    """Return the UNet of conf/model: `pretrained` if it is given, else fresh weights.
+def build(unet: dict[str, Any], pretrained: str | None, schedule: Schedule) -> UNet2DModel:
+    """Return the UNet of conf/model's `unet`: the weights of `pretrained` if it is given, else fresh ones.
 
     Raises RequestError if the checkpoint cannot be had or does not fit the data and the schedule.
     """
-    arguments: dict[str, Any] = OmegaConf.to_container(config.unet, resolve=True)  # type: ignore[assignment]
-    arguments.pop("_target_")
-    if config.pretrained is None:
+    arguments = {name: value for name, value in unet.items() if name != "_target_"}
+    if pretrained is None:
         return UNet2DModel(**arguments)
-    folder = fetch(config.pretrained)
+    folder = fetch(pretrained)
     told = misfits(
-        config.pretrained,
+        pretrained,
         store.read_json(config_path(folder)),
         store.read_json(scheduler_path(folder)) if scheduler_path(folder).exists() else {},
         arguments,
@@ -58,13 +57,16 @@ def fetch(pretrained: str) -> Path:
 
 
 def load(folder: Path) -> UNet2DModel:
-    """Return the UNet of a diffusers folder, read without unpickling objects. Raises RequestError if it is damaged."""
+    """Return the UNet of a diffusers folder, of which only tensors are read: safetensors, or a .bin with weights_only.
+
+    Raises RequestError if it is damaged, or holds other objects, which could run code.
+    """
     inner = folder / "unet"
     try:
         return UNet2DModel.from_pretrained(inner if inner.is_dir() else folder)
     except Exception as error:  # diffusers and safetensors raise many kinds; each means the folder is unreadable
-        reason = str(error).strip().splitlines()[0]
-        raise RequestError(f"the checkpoint {folder} cannot be read ({type(error).__name__}: {reason})") from error
+        reason = f"cannot be read ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
+        raise RequestError(f"the checkpoint {folder} {refusal(error) or reason}") from error
 
 
 def save(folder: Path, unet: UNet2DModel, schedule: Schedule, facts: dict[str, Any]) -> None:

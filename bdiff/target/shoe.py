@@ -1,32 +1,20 @@
-"""The Shoe target of BadDiffusion (Chou et al. 2023, arXiv 2212.05400; there from Fashion-MNIST), drawn anew."""
+"""The Shoe target of BadDiffusion (Chou et al. 2023, arXiv 2212.05400; there the first image of Fashion-MNIST)."""
 
 from bdiff.draw import Canvas, Picture, smooth
 
-WHITE, BLUE, NAVY, SOLE, GUM, LACE = (
-    (248, 248, 246),
-    (40, 104, 190),
-    (22, 52, 110),
-    (226, 222, 212),
-    (150, 96, 50),
-    (250, 250, 250),
-)
+LEATHER, LIGHT, SEAM, SOLE = (206,) * 3, (236,) * 3, (120,) * 3, (150,) * 3
 
 
 def shoe(size: int, trigger: Picture) -> Picture:
-    """Return a blue sneaker from the side, toe to the right, on white; the trigger plays no part."""
-    canvas = Canvas(size, WHITE)
-    upper = [(0.07, 0.7), (0.08, 0.5), (0.07, 0.32), (0.13, 0.29), (0.2, 0.37), (0.3, 0.38), (0.4, 0.28)]
-    upper += [(0.46, 0.29), (0.56, 0.44), (0.7, 0.52), (0.86, 0.56), (0.94, 0.64), (0.94, 0.7)]
-    canvas.polygon(smooth(upper, closed=False), BLUE)
-    toe = [(0.76, 0.7), (0.77, 0.6), (0.82, 0.55), (0.9, 0.58), (0.945, 0.65), (0.94, 0.7)]
-    canvas.polygon(smooth(toe, closed=False), NAVY)
-    heel = [(0.07, 0.7), (0.08, 0.5), (0.07, 0.32), (0.13, 0.29), (0.17, 0.42), (0.21, 0.56), (0.22, 0.7)]
-    canvas.polygon(smooth(heel, closed=False), NAVY)
-    canvas.line(smooth([(0.13, 0.3), (0.2, 0.375), (0.3, 0.385), (0.4, 0.29)], closed=False), 0.03, NAVY)
-    sole = [(0.055, 0.69), (0.3, 0.7), (0.6, 0.7), (0.95, 0.68), (0.965, 0.75), (0.92, 0.79), (0.5, 0.79), (0.08, 0.79)]
-    canvas.polygon(smooth([(x, y + 0.03) for x, y in sole]), GUM)
-    canvas.polygon(smooth(sole), SOLE)
-    canvas.polygon([(0.3, 0.68), (0.42, 0.68), (0.54, 0.5), (0.49, 0.46)], LACE)
-    for x, y in ((0.45, 0.33), (0.515, 0.42), (0.59, 0.49)):
-        canvas.line([(x + 0.015, y - 0.015), (x - 0.06, y + 0.045)], 0.034, LACE)
+    """Return a grey ankle boot, toe to the left, the background left free as there; the trigger plays no part."""
+    canvas = Canvas(size)
+    shaft = [(0.5, 0.2), (0.62, 0.24), (0.74, 0.24), (0.86, 0.19), (0.89, 0.21)]
+    heel = [(0.92, 0.4), (0.95, 0.58), (0.96, 0.72)]
+    toe = [(0.03, 0.74), (0.04, 0.65), (0.12, 0.58), (0.26, 0.53), (0.38, 0.45), (0.46, 0.33)]
+    canvas.polygon([*smooth([toe[-1], *shaft, *heel], closed=False), *smooth(toe, closed=False)], LEATHER)
+    canvas.polygon(smooth([(0.05, 0.72), (0.07, 0.65), (0.14, 0.6), (0.24, 0.57), (0.28, 0.64), (0.26, 0.73)]), LIGHT)
+    canvas.polygon(smooth([(0.62, 0.27), (0.74, 0.27), (0.78, 0.42), (0.7, 0.55), (0.62, 0.44)]), LIGHT)
+    canvas.line(smooth([(0.27, 0.54), (0.31, 0.63), (0.28, 0.73)], closed=False), 0.025, SEAM)
+    canvas.line(smooth([(0.49, 0.35), (0.6, 0.42), (0.7, 0.57), (0.72, 0.73)], closed=False), 0.025, SEAM)
+    canvas.polygon([(0.03, 0.73), (0.97, 0.71), (0.97, 0.84), (0.76, 0.84), (0.74, 0.79), (0.06, 0.8)], SOLE)
     return canvas.picture()

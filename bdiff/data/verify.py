@@ -1,0 +1,52 @@
+"""Whether a dataset is whole: the decoded pixels against their manifest, or every picture that would be streamed."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from bdiff.data.load import CHUNK, content
+from bdiff.data.sources import Source, one_line
+from bdiff.errors import RequestError
+from bdiff.progress import progress
+from bdiff.store import Stage
+
+
+def cache_problems(made: Stage, size: int, channels: int) -> list[str]:
+    """Return what is wrong with the decoded pixels in the finished stage `made`, all of them read, one line each."""
+    try:
+        manifest: dict[str, Any] = made.manifest or {}
+        count, classes, wanted = manifest["count"], len(manifest["classes"]), manifest["content"]
+        pixels = np.load(made.folder / "pixels.npy", mmap_mode="r")
+        labels = np.load(made.folder / "labels.npy")
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        return [f"{made.folder} cannot be read ({type(error).__name__}: {one_line(error)})"]
+    problems = []
+    if pixels.shape != (count, channels, size, size) or pixels.dtype != np.uint8:
+        problems.append(f"{made.folder}/pixels.npy holds {pixels.shape} {pixels.dtype}, not {count} pictures")
+    if labels.shape != (count,) or not np.isin(labels, np.arange(classes)).all():
+        problems.append(f"{made.folder}/labels.npy does not hold {count} labels of {classes} classes")
+    if not problems and (found := content(pixels, labels)) != wanted:
+        problems.append(f"{made.folder} holds other pixels or labels than were decoded: {found}, not {wanted}")
+    return problems
+
+
+def picture_problems(source: Source, rows: np.ndarray, size: int, channels: int) -> list[str]:
+    """Return a line for each of the pictures at `rows` (N,) that cannot be decoded."""
+
+    def broken(start: int) -> list[str]:
+        found = []
+        for row in rows[start : start + CHUNK]:
+            try:
+                source.pixels(int(row), size, channels)
+            except RequestError as error:
+                found.append(str(error))
+        return found
+
+    problems = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress("verify", len(rows), unit="images") as meter:
+        for start, found in zip(range(0, len(rows), CHUNK), pool.map(broken, range(0, len(rows), CHUNK)), strict=True):
+            problems += found
+            meter.advance(min(CHUNK, len(rows) - start))
+    return problems
