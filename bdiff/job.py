@@ -44,24 +44,33 @@ class Recorder(NoTracker):
         self.tracker.picture(name, path)
 
 
-def job(config: DictConfig) -> dict[str, Any]:
-    """Run one composed job in Hydra's run folder and return its metrics.json.
+def hydra_job(config: DictConfig) -> dict[str, Any]:
+    """Run the job that Hydra has composed, in Hydra's run folder; see `job`."""
+    hydra = HydraConfig.get()
+    choices = {name: option for name, option in hydra.runtime.choices.items() if not name.startswith("hydra/")}
+    return job(config, Path(hydra.runtime.output_dir), list(hydra.overrides.task), choices)
+
+
+def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[str, str]) -> dict[str, Any]:
+    """Run one composed job in `folder` and return its metrics.json.
 
     A failure is recorded there, with its line, and then raised: RequestError if nothing was started, else RunError.
+    `overrides` and `choices` (group -> option) say how the config came about.
     """
-    hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
     main = int(os.environ.get("RANK", 0)) == 0
+    folder.mkdir(parents=True, exist_ok=True)
     setup_logging(folder / "run.log" if main else None, logging.INFO if main else logging.WARNING)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    (folder / "overrides.yaml").write_text(OmegaConf.to_yaml(hydra.overrides.task))
+    (folder / "overrides.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(overrides)))
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
     tracker: NoTracker = make(config.tracker) if main else NoTracker()
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "name": config.name,
         "folder": str(folder),
-        "overrides": list(hydra.overrides.task),
+        "overrides": overrides,
+        "choices": choices,
+        "published": plain["published"],
         "git": commit(),
         "versions": versions(),
         "metrics": {},
@@ -93,7 +102,16 @@ def job(config: DictConfig) -> dict[str, Any]:
         raise RunError(f"{line} (see {folder / 'run.log'})") from error
     finally:
         tracker.finish(failed)
+        if main:
+            page(folder)
     return record
+
+
+def page(folder: Path) -> None:
+    """Write the run's report.html."""
+    from bdiff.report.page import write_run_page
+
+    write_run_page(folder)
 
 
 def experiment() -> Callable[..., dict[str, Any]]:

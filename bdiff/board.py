@@ -1,0 +1,152 @@
+"""What a sweep shows: its jobs while they run, and all of them in one table at the end."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from bdiff import store
+from bdiff.ledger import DONE, FAILED, INTERRUPTED, RUNNING, Ledger
+from bdiff.progress import console
+from bdiff.report.table import shown
+
+WAITING, BEFORE = "waiting", "done before"
+STYLES = {
+    DONE: "green",
+    BEFORE: "dim green",
+    FAILED: "bold red",
+    RUNNING: "cyan",
+    INTERRUPTED: "yellow",
+    WAITING: "dim",
+}
+
+ROOM = 20  # jobs that the live view has lines for
+
+
+@dataclass(frozen=True)
+class Row:
+    """One job as it stands."""
+
+    label: str
+    state: str
+    seconds: float | None
+    folder: Path | None
+    error: str | None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The metrics.json of a job that is done."""
+        done = self.folder is not None and self.state in (DONE, BEFORE)
+        return store.read_json(self.folder / "metrics.json") if self.folder and done else {}
+
+    @property
+    def log(self) -> Path | None:
+        """The file that says most about what went wrong: run.log, or what the process printed before there was one."""
+        paths = [self.folder / name for name in ("run.log", "output.log")] if self.folder else []
+        return next((path for path in paths if path.exists() and path.stat().st_size), None)
+
+
+class Board:
+    """The jobs of one sweep. `jobs` has a label for each key; attempts from before `began` count only if done."""
+
+    def __init__(self, jobs: dict[str, str], ledger: Ledger):
+        self.jobs, self.ledger, self.began = jobs, ledger, time.time()
+
+    def rows(self) -> list[Row]:
+        """Return every job as it stands."""
+        latest = self.ledger.latest(self.jobs)
+        rows = []
+        for key, label in self.jobs.items():
+            last = latest.get(key)
+            old = last is not None and last.started < self.began
+            if last is None or (old and last.status != DONE):
+                rows.append(Row(label, WAITING, None, None, None))
+            else:
+                state = BEFORE if old else last.status
+                rows.append(Row(label, state, last.seconds, Path(last.folder), last.error))
+        return rows
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the jobs as long as the sweep runs: a live table, or a line per change where there is no terminal."""
+        if console.is_terminal:
+            with Live(get_renderable=self.view, console=console, refresh_per_second=2, transient=True):
+                yield
+            return
+        over = threading.Event()
+        teller = threading.Thread(target=self.tell, args=(over,), daemon=True)
+        teller.start()
+        try:
+            yield
+        finally:
+            over.set()
+            teller.join()
+
+    def tell(self, over: threading.Event) -> None:
+        """Print a line whenever a job changes its state, until `over` is set."""
+        before = [WAITING] * len(self.jobs)
+        while True:
+            last = over.wait(0.5)
+            rows = self.rows()
+            for number, (row, state) in enumerate(zip(rows, before, strict=True), 1):
+                if row.state != state:
+                    took = f" after {row.seconds:.0f} s" if row.state in (DONE, FAILED, INTERRUPTED) else ""
+                    error = f": {row.error}" if row.error else ""
+                    line = f"[{number}/{len(rows)}] {row.label}: {row.state}{took}{error}"
+                    console.print(line, markup=False, highlight=False, soft_wrap=True)
+            before = [row.state for row in rows]
+            if last:
+                return
+
+    def view(self) -> Group:
+        """Return the live table: what runs and what came last, under the numbers of jobs in each state."""
+        rows = self.rows()
+        counts = Counter(row.state for row in rows)
+        head = Text(", ".join(f"{count} {state}" for state, count in counts.items()), style="bold")
+        table = Table.grid(padding=(0, 2))
+        ended = [row for row in rows if row.state not in (RUNNING, WAITING)]
+        running = [row for row in rows if row.state == RUNNING]
+        waiting = [row for row in rows if row.state == WAITING]
+        for row in [*ended[-ROOM // 2 :], *running, *waiting[: max(0, ROOM // 2 - len(running))]]:
+            clock = "" if row.seconds is None or row.state == BEFORE else f"{row.seconds:.0f} s"
+            style = STYLES.get(row.state, "")
+            note = row.error or (last_line(row.log) if row.state == RUNNING else "")
+            table.add_row(Text(row.label), Text(row.state, style), clock, Text(note, "dim", overflow="ellipsis"))
+        return Group(head, table)
+
+    def close(self, terminal: Console) -> bool:
+        """Print the table of all jobs and what failed, with the logs; returns whether every job is done."""
+        rows = self.rows()
+        records = [row.record for row in rows]
+        names = list(dict.fromkeys(name for record in records for name in record.get("metrics", {})))
+        table = Table(title="jobs")
+        table.add_column("job", overflow="fold")
+        table.add_column("state")
+        for name in ("seconds", *(name.removeprefix("suspect/") for name in names)):
+            table.add_column(name, justify="right")
+        for row, record in zip(rows, records, strict=True):
+            values = [record.get("metrics", {}).get(name) for name in names]
+            cells = ["-" if value is None else shown(name, value) for name, value in zip(names, values, strict=True)]
+            seconds = "-" if row.seconds is None else f"{row.seconds:.0f}"
+            table.add_row(Text(row.label), Text(row.state, STYLES.get(row.state, "")), seconds, *cells)
+        terminal.print(table)
+        for row in rows:
+            if row.error:
+                told = f"failed: {row.label}: {row.error} (see {row.log or row.folder})"
+                terminal.print(told, markup=False, highlight=False, soft_wrap=True)
+        return all(row.state in (DONE, BEFORE) for row in rows)
+
+
+def last_line(path: Path | None) -> str:
+    """Return what the last line of a run's log says."""
+    lines = path.read_text(errors="replace").splitlines() if path else []
+    return lines[-1].partition(": ")[2] if lines else ""

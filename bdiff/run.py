@@ -1,0 +1,137 @@
+"""`bdiff run`: a request is checked, then Hydra composes and starts its one job, or its sweep's."""
+
+import argparse
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from bdiff import store
+from bdiff.board import Board
+from bdiff.errors import RequestError, RunError
+from bdiff.ledger import config_key
+from bdiff.report.runs import JOBS
+from bdiff.report.table import metrics_table
+from bdiff.request import jobs, one_line
+from bdiff.sweep import carry_out, ledger_of, quoted
+
+DONE, FAILED = 0, 1
+
+
+def run(words: list[str]) -> int:
+    """Carry out `bdiff run` with these words; returns its exit code."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
+    # argparse would print its usage over many lines; whatever starts with a dash and is no flag of Hydra's is told.
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        args, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise RequestError(f"{error}: see bdiff run --help") from error
+    flags = [word for word in unknown if word.startswith("-")]
+    if flags:
+        raise RequestError(f"{flags[0]} is no option of bdiff run: see bdiff run --help")
+    overrides = [normal(word) for word in args.overrides]
+    options = [word for word in words if word not in args.overrides]
+    asks = args.cfg or args.info or args.shell_completion or args.hydra_help or args.help
+    configs = [] if args.shell_completion else jobs(overrides, args.multirun)
+    if asks:
+        compose_and(lambda config: None, options, overrides)
+        return DONE
+    return sweep(configs, options, overrides) if args.multirun else single(options, overrides)
+
+
+def single(options: list[str], overrides: list[str]) -> int:
+    """Run one job here, and print its numbers."""
+    helper = int(os.environ.get("RANK", 0)) > 0
+    if helper:  # only the first process of several leaves a run folder and prints
+        scratch = tempfile.mkdtemp(prefix="bdiff-rank-")
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        overrides = [*overrides, f"hydra.run.dir={quoted(Path(scratch))}"]
+    records: list[dict[str, Any]] = []
+    errors: list[Exception] = []
+
+    def task(config: DictConfig) -> None:
+        from bdiff.job import hydra_job
+
+        try:
+            records.append(hydra_job(config))
+        except (RequestError, RunError) as error:  # kept from Hydra, which would print it in its own way
+            errors.append(error)
+
+    compose_and(task, options, overrides)
+    if errors:
+        raise errors[0]
+    if not helper:
+        closing(records[0])
+    return DONE
+
+
+def sweep(configs: list[DictConfig], options: list[str], overrides: list[str]) -> int:
+    """Run a sweep's jobs by Hydra's launcher, show them, and print one table of all."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise RequestError("a sweep starts processes of its own: use hydra/launcher= with -m instead of torchrun")
+    folder = Path(configs[0].hydra.sweep.dir)
+    board = Board(dict(zip(map(config_key, configs), labels(configs), strict=True)), ledger_of(configs[0]))
+    with board.shown():
+        compose_and(carry_out, options, [*overrides, f"hydra.sweep.dir={quoted(folder)}"])
+    whole = board.close(terminal())
+    print(f"report: {page(board, folder)}")
+    return DONE if whole else FAILED
+
+
+def page(board: Board, folder: Path) -> Path:
+    """Write down in the sweep's folder where its jobs ran, and its report.html, whose path is returned."""
+    from bdiff.report.page import write_sweep_page
+
+    folders = [row.folder for row in board.rows() if row.folder]
+    store.write_json(folder / JOBS, [os.path.relpath(job, folder) for job in folders])
+    return write_sweep_page(folders, folder / "report.html", f"sweep of {len(board.jobs)} jobs")
+
+
+def labels(configs: list[DictConfig]) -> list[str]:
+    """Return what tells the jobs of a sweep apart: the overrides that they do not share, or a lone job's name."""
+    overrides = [list(config.hydra.overrides.task) for config in configs]
+    shared = set(overrides[0]).intersection(*overrides)
+    own = [" ".join(word for word in words if word not in shared) for words in overrides]
+    return [word or config.name for word, config in zip(own, configs, strict=True)]
+
+
+def compose_and(task: Callable[[DictConfig], None], options: list[str], overrides: list[str]) -> None:
+    """Let Hydra compose the request and give its jobs to `task`."""
+    sys.argv = ["bdiff", *options, *overrides]
+    try:
+        hydra.main(version_base="1.3", config_path="pkg://bdiff.conf", config_name="config")(task)()
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+        # flags that do not go together, a run folder that cannot be made
+        raise RequestError(one_line(error)) from error
+
+
+def terminal() -> Console:
+    """Return where results are printed; wide where no terminal says otherwise."""
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def closing(record: dict[str, Any]) -> None:
+    """Print the numbers of a job that came to its end, and where to look further."""
+    out = terminal()
+    out.print(metrics_table([record]))
+    reused = f" (reused: {', '.join(record['reused'])})" if record["reused"] else ""
+    out.print(f"{record['name']}: {record['folder']}{reused}", soft_wrap=True, highlight=False)
+
+
+def normal(word: str) -> str:
+    """Return an override with the authors' spelling of an option (BOX_14, CORNER) in ours (box_14, corner)."""
+    key, equals, value = word.partition("=")
+    return f"{key}={value.lower()}" if equals and key in ("trigger", "target", "attack", "data") else word

@@ -1,0 +1,86 @@
+"""The book of a project's sweep jobs."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bdiff import store
+from bdiff.ledger import DONE, FAILED, LOST, RUNNING, Ledger, config_key
+from bdiff.request import jobs
+
+
+@pytest.fixture
+def ledger(tmp_path) -> Ledger:
+    return Ledger(tmp_path / "outputs" / "ledger.sqlite")
+
+
+def test_attempts_are_kept_and_the_last_one_counts(ledger, tmp_path):
+    assert ledger.attempts() == [] and ledger.latest(["a"]) == {} and not ledger.done("a")
+    ledger.end(ledger.start("a", tmp_path, tmp_path / "1", ["seed=1"]), FAILED, "a line")
+    number = ledger.start("a", tmp_path, tmp_path / "2", ["seed=1"])
+    ledger.start("b", tmp_path, tmp_path / "3", [])
+    assert [one.status for one in ledger.attempts(["a"])] == [FAILED, RUNNING]
+    ledger.end(number, DONE)
+    last = ledger.latest(["a", "b", "c"])
+    assert {key: one.status for key, one in last.items()} == {"a": DONE, "b": RUNNING}
+    assert (last["a"].overrides, last["a"].folder, last["a"].pid) == (["seed=1"], str(tmp_path / "2"), os.getpid())
+    assert 0 <= last["a"].seconds < 60 and last["a"].ended >= last["a"].started
+    assert [one.error for one in ledger.attempts(["a"])] == ["a line", None]
+
+
+def test_an_attempt_whose_sweep_was_killed_is_lost_when_the_next_begins(ledger, tmp_path):
+    ledger.start("a", tmp_path, tmp_path, [])
+    ledger.start("a", tmp_path, tmp_path, [])
+    assert [one.status for one in ledger.attempts()] == [LOST, RUNNING]
+
+
+def test_done_means_that_the_run_folder_says_so_too(ledger, tmp_path):
+    ledger.end(ledger.start("a", tmp_path, tmp_path / "run", []), DONE)
+    assert not ledger.done("a")
+    store.write_json(tmp_path / "run" / "metrics.json", {"status": "done"})
+    assert ledger.done("a")
+    ledger.end(ledger.start("a", tmp_path, tmp_path / "run", []), FAILED, "later")
+    assert not ledger.done("a")
+
+
+def test_processes_write_side_by_side(ledger, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from bdiff.ledger import Ledger\n"
+        "book = Ledger(Path(sys.argv[1]))\n"
+        "for k in range(20): book.end(book.start(f'{sys.argv[2]}{k}', Path('s'), Path('f'), []), 'done')"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, ledger.path, name]) for name in "abc"]
+    assert [one.wait(timeout=60) for one in writers] == [0, 0, 0]
+    assert sorted(one.key for one in ledger.attempts()) == sorted(f"{name}{k}" for name in "abc" for k in range(20))
+    assert {one.status for one in ledger.attempts()} == {DONE}
+
+
+def key(*overrides: str) -> str:
+    (config,) = jobs(list(overrides), multirun=False)
+    return config_key(config)
+
+
+@pytest.mark.parametrize(
+    "same", ["runtime.device=cpu", "paths.outputs=/elsewhere", "tracker=wandb", "name=other", "sweep.on_failure=stop"]
+)
+def test_a_job_is_the_same_wherever_it_runs(same):
+    assert key(same) == key()
+
+
+@pytest.mark.parametrize("other", ["seed=1", "trigger=stop_sign", "train.epochs=55", "sample.clip=true"])
+def test_another_number_is_another_job(other):
+    assert key(other) != key()
+
+
+def test_another_picture_in_the_same_place_is_another_job(tmp_path):
+    from PIL import Image
+
+    path = tmp_path / "a.png"
+    Image.new("L", (16, 16), 10).save(path)
+    before = key("target=image", f"target.path={path}")
+    assert key("target=image", f"target.path={path}") == before
+    Image.new("L", (16, 16), 200).save(path)
+    os.utime(path, ns=(1, 1))
+    assert key("target=image", f"target.path={path}") != before

@@ -1,0 +1,100 @@
+"""`bdiff rerun`: a run again from its saved config, which is data."""
+
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from bdiff import cli
+
+TINY = [
+    "data.limit=64", "train.steps=4", "train.batch_size=8", "sample.count=8", "sample.batch_size=8", "sample.steps=3",
+    "model.unet.block_out_channels=[8,8,8]", "metric/fid=none", "train.precision=fp32",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with one finished run, `run`."""
+    home = tmp_path_factory.mktemp("home")
+    words = ["run", *TINY, "trigger=stop_sign", f"paths.outputs={home}/outputs", f"paths.cache={home}/cache"]
+    assert cli.command([*words, f"hydra.run.dir={home}/run"]) == 0
+    return home
+
+
+def newest(home: Path) -> dict:
+    return json.loads(sorted(home.glob("outputs/runs/*/*/metrics.json"))[-1].read_text())
+
+
+def test_the_same_run_again(home):
+    before = json.loads((home / "run" / "metrics.json").read_text())
+    assert cli.command(["rerun", str(home / "run")]) == 0
+    after = newest(home)
+    for part in ("metrics", "protocol", "keys", "name", "choices", "overrides"):
+        assert after[part] == before[part]
+    assert set(after["reused"]) == {"train", "sample", "measure"}
+    assert (Path(after["folder"]) / "config.yaml").read_text() == (home / "run" / "config.yaml").read_text()
+    assert cli.command(["rerun", after["folder"]]) == 0
+
+
+def test_a_value_can_be_changed(home):
+    assert cli.command(["rerun", str(home / "run"), "sample.count=6"]) == 0
+    assert newest(home)["protocol"]["images"] == 6
+    assert newest(home)["overrides"][-1] == "sample.count=6"
+    assert set(newest(home)["reused"]) == {"train"}
+
+
+def changed(home: Path, tmp_path: Path, key: str, value: object) -> str:
+    """A run folder from elsewhere: the same config but for one value."""
+    config = OmegaConf.load(home / "run" / "config.yaml")
+    OmegaConf.update(config, key, value, force_add=True)
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("attack._target_", "os.system", "attack._target_=os.system is refused"),
+        ("trigger._target_", "bdiff.data.files.os.system", "is refused"),
+        ("trigger.extra", {"_target_": "builtins.eval"}, "trigger.extra._target_=builtins.eval is refused"),
+        ("name", "${oc.env:HOME}", "name refers to another value"),
+        ("train.lr", -1.0, "train.lr=-1.0 must be above 0"),
+        ("attack.poison_rate", 2, "attack.poison_rate=2 is not a share"),
+    ],
+)
+def test_a_config_from_elsewhere_is_looked_at_first(home, tmp_path, capsys, key, value, told):
+    assert cli.command(["rerun", changed(home, tmp_path, key, value)]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "write bdiff rerun"),
+        (["sample.count=3"], "write bdiff rerun"),
+        (["nowhere"], "nowhere is no run folder"),
+        (["{run}", "sample.cuont=3"], "did you mean sample.count?"),
+        (["{run}", "sample.count=three"], "sample.count=three must be a whole number"),
+        (["{run}", "sample.count=1"], "sample.count=1 must be at least 2"),
+        (["{run}", "sample"], "is not known"),
+        (["{run}", "attack._target_=os.system"], "is refused"),
+    ],
+)
+def test_wrong_words(home, capsys, words, told):
+    assert cli.command(["rerun", *(word.format(run=home / "run") for word in words)]) == 2
+    error = capsys.readouterr().err
+    assert told in error and len(error.splitlines()) <= 5
+
+
+def test_a_folder_of_another_version_is_told(home, tmp_path, capsys):
+    config = OmegaConf.load(home / "run" / "config.yaml")
+    del config["pretrain"]
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    assert cli.command(["rerun", str(tmp_path)]) == 2
+    assert "lacks pretrain" in capsys.readouterr().err
+    (tmp_path / "config.yaml").write_text("a: [")
+    assert cli.command(["rerun", str(tmp_path)]) == 2
+    (tmp_path / "config.yaml").write_text("- 1")
+    assert cli.command(["rerun", str(tmp_path)]) == 2

@@ -1,0 +1,194 @@
+"""Sweeps: a process per job, what happened in the ledger, the same sweep again."""
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from bdiff import cli, sweep
+from bdiff.ledger import DONE, FAILED, INTERRUPTED, LOST, Ledger
+from bdiff.report.runs import find
+from bdiff.sweep import death, place, quoted
+
+#: stands in for `bdiff run` in a job's process: it leaves what a run leaves, or dies as `target` says
+PLAYER = """
+import json, os, signal, sys, time
+from pathlib import Path
+words = dict(word.split("=", 1) for word in sys.argv[2:])
+folder = Path(words["hydra.run.dir"].strip('"'))
+record = {"schema": 1, "name": "play", "overrides": sys.argv[2:-1], "choices": {"target": words["target"]},
+          "published": None,
+          "metrics": {"suspect/asr": float(words["attack.poison_rate"])}, "folder": str(folder), "git": "",
+          "versions": {}, "protocol": {}, "keys": {}, "seconds": {}, "reused": [], "device": "none"}
+def leave(status, **more):
+    (folder / "metrics.json").write_text(json.dumps(record | {"status": status} | more))
+(folder / "config.yaml").write_text("seed: 0")
+leave("running")
+broken = not Path("mended").exists()
+if words.get("target") == "hat" and broken:
+    leave("failed", error="the loss became nan")
+    sys.exit(1)
+if words.get("target") == "shoe" and broken:
+    os.kill(os.getpid(), signal.SIGKILL)
+leave("done")
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """A folder where a job's process finds the player instead of bdiff."""
+    (tmp_path / "bdiff").mkdir()
+    (tmp_path / "bdiff" / "__init__.py").write_text("")
+    (tmp_path / "bdiff" / "__main__.py").write_text(PLAYER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bdiff"])
+    return tmp_path
+
+
+def attempts(here: Path) -> list[tuple[str, str]]:
+    """What the ledger says: the target of each attempt, and how it ended."""
+    found = Ledger(here / "outputs/ledger.sqlite").attempts()
+    return [(one.overrides[0].partition("=")[2], one.status) for one in found]
+
+
+SWEEP = ["run", "-m", "target=corner,hat,shoe,cat", "attack.poison_rate=0.25"]
+
+
+def test_failed_jobs_are_told_and_retried_and_done_ones_left_alone(here, capsys):
+    assert cli.command(SWEEP) == 1
+    assert attempts(here) == [("corner", DONE), ("hat", FAILED), ("shoe", FAILED), ("cat", DONE)]
+    printed = capsys.readouterr().out
+    assert re.search(r"target=corner +│ done +│ +\d+ │ 0\.250 │", printed)
+    assert re.search(r"target=hat +│ failed", printed)
+    assert re.search(r"failed: target=hat: the loss became nan \(see \S+1-", printed)
+    assert re.search(r"failed: target=shoe: killed by SIGKILL, as the system does when memory runs out", printed)
+
+    (here / "mended").touch()
+    assert cli.command(SWEEP) == 0
+    assert attempts(here)[4:] == [("hat", DONE), ("shoe", DONE)]
+    printed = capsys.readouterr().out
+    assert len(re.findall("done before", printed)) == 2
+    assert re.search(r"target=shoe +│ done +│ +\d+ │ 0\.250 │", printed)
+    assert "failed" not in printed
+
+    assert cli.command(SWEEP) == 0
+    assert len(attempts(here)) == 6
+    (page,) = re.findall(r"report: (\S+)", capsys.readouterr().out)
+    assert "shoe" in Path(page).read_text()
+    runs = find([Path(page).parent])
+    assert [run.value("target") for run in runs] == ["corner", "hat", "shoe", "cat"]
+
+
+def test_a_sweep_can_stop_at_its_first_failure(here, capsys):
+    assert cli.command([*SWEEP, "sweep.on_failure=stop"]) == 1
+    assert attempts(here) == [("corner", DONE), ("hat", FAILED)]
+    assert len(re.findall(r"│ waiting", capsys.readouterr().out)) == 2
+    assert cli.command([*SWEEP, "sweep.on_failure=stop"]) == 1, "another sweep's failure stops nothing"
+    assert attempts(here)[2:] == [("hat", FAILED)]
+
+
+def test_skipped_jobs_leave_no_folders(here):
+    cli.command(SWEEP)
+    (here / "mended").touch()
+    cli.command(SWEEP)
+    second = sorted((here / "outputs/multiruns").glob("*/*"))[-1]
+    assert [path.name[0] for path in sorted(second.iterdir()) if path.is_dir()] == ["1", "2"]
+
+
+def test_jobs_share_cores_and_gpus(tmp_path, monkeypatch):
+    config = OmegaConf.create({"runtime": {"device": "auto"}, "sweep": {"jobs_per_gpu": 1}})
+    monkeypatch.setattr(sweep.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(sweep.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(sweep, "visible_gpus", lambda: [])
+    with place(config, 1) as alone, place(config, 4) as one_of_four, place(config, -1) as one_of_all:
+        assert (alone, one_of_four, one_of_all) == ({}, {"OMP_NUM_THREADS": "2"}, {"OMP_NUM_THREADS": "1"})
+    monkeypatch.setattr(sweep, "visible_gpus", lambda: ["3", "5"])
+    with place(config, 4) as first:
+        with place(config, 4) as second:
+            assert [first, second] == [{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}]
+            third: list[dict[str, str]] = []
+
+            def wait() -> None:
+                with place(config, 4) as found:
+                    third.append(found)
+
+            waiter = threading.Thread(target=wait)
+            waiter.start()
+            time.sleep(0.7)
+            assert not third
+        waiter.join(timeout=10)
+        assert third == [{"CUDA_VISIBLE_DEVICES": "5"}]
+    config.sweep.jobs_per_gpu = 2
+    with place(config, 4) as a, place(config, 4) as b, place(config, 4) as c:
+        assert [one["CUDA_VISIBLE_DEVICES"] for one in (a, b, c)] == ["3", "5", "3"]
+
+
+def test_visible_gpus_are_those_the_user_lets_be_seen(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,4")
+    assert sweep.visible_gpus() == ["1", "4"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert sweep.visible_gpus() == []
+
+
+def test_a_death_without_words_is_put_into_words(tmp_path):
+    output = tmp_path / "output.log"
+    output.write_text("Traceback\n\nbdiff: out of luck\n\n")
+    assert death(2, output) == "out of luck"
+    assert death(-signal.SIGSEGV, output) == "killed by SIGSEGV"
+    output.write_text("")
+    assert death(3, output) == "ended with exit code 3"
+
+
+@pytest.mark.parametrize("name", ["plain", "a b", 'quo"te', "com,ma=x", "back\\slash", "br{ac}ket[s]", "dollar$"])
+def test_any_folder_can_be_an_override(name):
+    (override,) = OverridesParser.create().parse_overrides([f"hydra.run.dir={quoted(Path('/x') / name)}"])
+    assert override.value() == f"/x/{name}"
+
+
+def test_torchrun_starts_no_sweep(here, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.command(SWEEP) == 2
+    assert "torchrun" in capsys.readouterr().err
+
+
+TINY = [
+    "data.limit=64", "train.steps=6", "train.batch_size=8", "sample.count=8", "sample.batch_size=8", "sample.steps=3",
+    "model.unet.block_out_channels=[8,8,8]", "metric/fid=none",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_takes_its_job_along_and_goes_on(tmp_path):
+    words = [Path(sys.executable).with_name("bdiff"), "run", "-m", *TINY, f"paths.cache={tmp_path}/cache",
+             "attack.poison_rate=0.1,0.2,0.3", "train.lr=1e-3,1e30", "runtime.log_every=1"]  # fmt: skip
+    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("[3/6]") and "running" in line:
+            break
+    time.sleep(2)
+    process.kill()
+    process.wait()
+    ledger = Ledger(tmp_path / "outputs" / "ledger.sqlite")
+    assert [one.status for one in ledger.attempts()] == [DONE, FAILED, "running"]
+    job = str(ledger.attempts()[-1].folder)
+    deadline = time.monotonic() + 60
+    while subprocess.run(["pgrep", "-f", job], capture_output=True).returncode == 0:
+        assert time.monotonic() < deadline, "the job outlives its sweep"
+        time.sleep(0.5)
+
+    again = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 1
+    found = [(one.key, one.status) for one in ledger.attempts()]
+    assert [status for _, status in found][:3] == [DONE, FAILED, LOST]
+    done = [key for key, status in found if status == DONE]
+    assert len(done) == len(set(done)) == 3
+    assert again.stdout.count("failed: ") == 3 and INTERRUPTED not in again.stdout
