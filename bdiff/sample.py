@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,34 @@ class Shard(NamedTuple):
     triggered: Tensor
 
 
+class Trajectory:
+    """Keeps a batch's first images as they are on their way: some states, evenly spaced over the model's calls.
+
+    A state is what the model sees of x_t, of unit variance in noise whatever the scheduler's own scale is.
+    """
+
+    def __init__(self, path: Path, calls: int, batch: int, images: int = 4, states: int = 10):
+        self.path = path
+        few = min(images, batch)
+        self.rows = [*range(few), *range(batch, batch + few)]  # of the clean half, and of the triggered one
+        self.wanted = set(torch.linspace(0, calls - 1, states).round().int().tolist())
+        self.t: list[float] = []
+        self.states: list[Tensor] = []
+
+    def __call__(self, call: int, t: Tensor, x: Tensor) -> None:
+        """Take x (2B,C,H,W), which the model is about to see in its call number `call`, at timestep t."""
+        if call in self.wanted:
+            self.t.append(float(t))
+            self.states.append(x[self.rows].half().cpu())
+
+    def save(self, end: Tensor) -> None:
+        """Write `t` (K,) and the states `clean` and `triggered` (K+1,n,C,H,W) float16, the last of them from `end`."""
+        clean, triggered = torch.stack([*self.states, end[self.rows].half().cpu()]).chunk(2, dim=1)
+        states = {"clean": clean.contiguous(), "triggered": triggered.contiguous()}
+        with store.atomic(self.path) as scratch:
+            save_file({"t": torch.tensor(self.t), **states}, scratch)
+
+
 @torch.inference_mode()
 def denoise(
     unet: nn.Module,
@@ -38,19 +66,24 @@ def denoise(
     steps: int,
     step_options: dict[str, Any],
     precision: str,
+    watch: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """Run `scheduler` over `steps` steps from the starting noise x (B,C,H,W); returns images, not yet clamped.
 
-    `generators` are one per image, so that no image's noise depends on its neighbours.
+    `generators` are one per image, so that no image's noise depends on its neighbours. `watch` is told of every
+    call of the model: its number, its timestep and its input.
     """
     scheduler.set_timesteps(steps, device=x.device)
     x = x * scheduler.init_noise_sigma
     options = dict(step_options)
     if "generator" in inspect.signature(scheduler.step).parameters:
         options["generator"] = generators
-    for t in scheduler.timesteps:
+    for call, t in enumerate(scheduler.timesteps):
+        seen = scheduler.scale_model_input(x, t)
+        if watch:
+            watch(call, t, seen)
         with autocast(precision, x.device):
-            eps = unet(scheduler.scale_model_input(x, t), t, return_dict=False)[0]
+            eps = unet(seen, t, return_dict=False)[0]
         x = scheduler.step(eps.float(), t, x, return_dict=False, **options)[0]
     return x
 
@@ -78,6 +111,7 @@ def sample(
     seed: int,
     folder: Path,  # gets one file per batch as it comes; those already there are not made again
     accelerator: Accelerator,
+    trajectory: Path | None = None,  # gets the first images' states on their way, see `Trajectory`
     every: float = 10.0,  # seconds between progress lines
 ) -> None:
     """Sample `count` clean and `count` triggered images into `folder`, shared out over the processes."""
@@ -97,6 +131,7 @@ def sample(
             eps, first = noises(shape, seed, indices)
             _, second = noises(shape, seed, indices)  # the same again: both halves see the same noise throughout
             eps = eps.to(device)
+            watch = Trajectory(trajectory, calls, len(indices)) if trajectory and start == 0 else None
             x = denoise(
                 counted(unet, meter),
                 scheduler,
@@ -105,9 +140,12 @@ def sample(
                 steps,
                 step_options,
                 precision,
+                watch,
             )
             if not x.isfinite().all():
                 raise RunError("sample: the sampler left numbers that are not finite; use sample.precision=fp32")
+            if watch:  # before its shard: what has the shard has the trajectory, however it was killed
+                watch.save(x)
             clean, triggered = to_uint8(x).cpu().chunk(2)
             with store.atomic(shard_path(folder, start)) as scratch:
                 save_file({"clean": clean.contiguous(), "triggered": triggered.contiguous()}, scratch)

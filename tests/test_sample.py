@@ -1,9 +1,18 @@
 """The sampling loop: an image is a function of seed and index, both kinds share their noise, shards resume."""
 
+from functools import partial
+
 import pytest
 import torch
 import toys
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    HeunDiscreteScheduler,
+)
+from safetensors.torch import load_file
 from torch import nn
 
 from bdiff.attack.none import NoAttack
@@ -14,8 +23,9 @@ STEPS = 5
 
 
 def drawn(
-    folder, batch_size, count=9, scheduler=DDPMScheduler, attack=None, unet=None, seed=1, options=None, accelerator=None
-):
+    folder, batch_size, count=9, scheduler=DDPMScheduler, attack=None, unet=None, seed=1, options=None,
+    accelerator=None, trajectory=None, steps=STEPS,
+):  # fmt: skip
     """Clean and triggered samples of a toy model."""
     sample(
         unet or toys.unet(),
@@ -24,12 +34,13 @@ def drawn(
         shape=(1, toys.SIZE, toys.SIZE),
         count=count,
         batch_size=batch_size,
-        steps=STEPS,
+        steps=steps,
         step_options=options or {},
         precision="fp32",
         seed=seed,
         folder=folder,
         accelerator=accelerator or toys.accelerator(),
+        trajectory=trajectory,
     )
     parts = list(shards(folder))
     return torch.cat([part.clean for part in parts]), torch.cat([part.triggered for part in parts])
@@ -99,6 +110,55 @@ def test_a_killed_sampling_makes_only_what_is_missing(tmp_path):
     assert torch.equal(found[0], wanted[0])
     assert torch.equal(found[1], wanted[1])
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+
+
+def test_the_trajectory_of_a_model_that_predicts_no_noise_is_the_scaled_prior(tmp_path):
+    """DDIM then only rescales, x_t = x_T sqrt(abar_t / abar_T), at every timestep that was kept."""
+    path, steps = tmp_path / "trajectory.safetensors", 18
+    whole = partial(DDIMScheduler, clip_sample=False)
+    drawn(tmp_path / "s", 6, scheduler=whole, unet=Zero(), options={"eta": 0.0}, trajectory=path, steps=steps)
+    kept = load_file(path)
+    scheduler = DDIMScheduler(**toys.schedule().config)
+    scheduler.set_timesteps(steps)
+    places = [0, 2, 4, 6, 8, 9, 11, 13, 15, 17]  # ten of 0..17, as evenly as whole numbers go
+    assert kept["t"].tolist() == scheduler.timesteps[places].tolist()
+    roots = scheduler.alphas_cumprod[scheduler.timesteps[places]].sqrt()
+    roots = torch.cat([roots, torch.ones(1)]) / roots[0]  # at the end abar is 1
+    eps, _ = noises((1, 8, 8), 1, range(4))
+    for name, prior in (("clean", eps), ("triggered", toys.attack().prior(eps))):
+        wanted = prior * roots.view(-1, 1, 1, 1, 1)
+        assert kept[name].dtype == torch.float16
+        assert torch.allclose(kept[name].float(), wanted, rtol=2e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "scheduler", [DDPMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler]
+)
+def test_a_trajectory_leads_from_the_noise_to_the_samples(tmp_path, scheduler):
+    """Whatever the scheduler's own scale: it starts at unit variance and ends at what was kept as images."""
+    path = tmp_path / "trajectory.safetensors"
+    clean, triggered = drawn(tmp_path / "with", 9, scheduler=scheduler, trajectory=path)
+    without = drawn(tmp_path / "without", 9, scheduler=scheduler)
+    assert torch.equal(clean, without[0]) and torch.equal(triggered, without[1])
+    kept = load_file(path)
+    eps, _ = noises((1, 8, 8), 1, range(4))
+    assert torch.allclose(kept["clean"][0].float(), eps, rtol=0.1, atol=0.01)  # sigma_max is finite
+    for name, images in (("clean", clean), ("triggered", triggered)):
+        end = (kept[name][-1].float().clamp(-1, 1) + 1) * 127.5
+        assert (end - images[:4].float()).abs().max() < 1  # a uint8's rounding and a float16's
+        assert kept[name].shape == (len(kept["t"]) + 1, 4, 1, 8, 8)
+
+
+def test_a_killed_sampling_leaves_a_trajectory_with_its_first_batch(tmp_path):
+    path = tmp_path / "trajectory.safetensors"
+    drawn(tmp_path / "s", 3, trajectory=path)
+    whole = path.read_bytes()
+    first, last = sorted((tmp_path / "s").glob("*.safetensors"))[::2]
+    path.unlink()
+    first.unlink()  # the trajectory is written before its batch
+    last.unlink()
+    drawn(tmp_path / "s", 3, trajectory=path)
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.cuda

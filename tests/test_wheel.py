@@ -36,6 +36,12 @@ def test_the_wheel_holds_every_config_and_module(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert [f"bdiff/conf/{name}" for name in CONFIGS] == sorted(name for name in names if name.endswith(".yaml"))
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "bdiff").rglob("*.py")}
+    pages = {
+        path.relative_to(ROOT).as_posix()
+        for suffix in ("html", "css")
+        for path in (ROOT / "bdiff").rglob(f"*.{suffix}")
+    }
+    assert pages <= set(names) and len(pages) > 1
     assert modules | {"bdiff/conf/__init__.py"} == {name for name in names if name.endswith(".py")}
 
 

@@ -5,7 +5,10 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from bdiff import store
 
@@ -44,6 +47,49 @@ def overview(path: Path, title: str, singles: dict[str, Tensor], sheets: dict[st
     save(figure, path)
 
 
+def picture(path: Path, pixels: Tensor, side: int = 384) -> None:
+    """Write one uint8 image (C,H,W) as it is, every pixel enlarged by a whole number to about `side` px."""
+    write(path, shown(pixels), side)
+
+
+def sheet(path: Path, images: Tensor, side: int = 640) -> None:
+    """Write the first uint8 images (B,C,H,W) as a square sheet, 8 by 8 (fewer of large ones), see-through between them.
+
+    Every pixel is enlarged by a whole number to about `side` px for the sheet.
+    """
+    size = images.shape[-1]
+    columns = max(2, min(8, 1024 // size))
+    gap = max(1, size // 16)
+    chosen = images[: columns * columns].cpu()
+    opaque = torch.cat([chosen.expand(-1, 3, -1, -1), torch.full_like(chosen[:, :1], 255)], dim=1)
+    grid = make_grid(opaque, nrow=columns, padding=gap, pad_value=0)[:, gap:-gap, gap:-gap]
+    write(path, grid.permute(1, 2, 0).numpy(), side)
+
+
+def write(path: Path, pixels: np.ndarray, side: int) -> None:
+    """Write (H,W,3 or 4) uint8 pixels as a PNG, enlarged by a whole number to about `side` px."""
+    height, width = pixels.shape[:2]
+    factor = max(1, round(side / width))
+    with store.atomic(path) as scratch:
+        Image.fromarray(pixels).resize((width * factor, height * factor), Image.Resampling.NEAREST).save(scratch)
+
+
+def trajectory(path: Path, t: list[float], rows: dict[str, Tensor]) -> None:
+    """Write labelled rows of states uint8 (K+1,C,H,W), each under its timestep of `t` (K,); the last is the result."""
+    labels = [f"t = {one:g}" for one in t] + ["result"]
+    size = (1.25 * len(labels) + 0.4, 1.3 * len(rows) + 0.4)
+    figure, grid = plt.subplots(
+        len(rows), len(labels), figsize=size, facecolor="white", layout="constrained", squeeze=False
+    )
+    for axes, (name, states) in zip(grid, rows.items(), strict=True):
+        for box, label, state in zip(axes, labels, states, strict=True):
+            box.imshow(shown(state), interpolation="nearest")
+            box.set(xticks=[], yticks=[])
+            box.set_title(label if box in grid[0] else "", fontsize=11, color=INK)
+        axes[0].set_ylabel(name, fontsize=11, color=INK)
+    save(figure, path)
+
+
 def draw(axes: Any, label: str, picture: np.ndarray) -> None:
     """Show a picture under its label, without axes."""
     axes.imshow(picture, interpolation="nearest")
@@ -53,7 +99,7 @@ def draw(axes: Any, label: str, picture: np.ndarray) -> None:
 
 def loss_curve(path: Path, title: str, history: list[dict[str, Any]]) -> None:
     """Write the training loss (log scale) and the learning rate over the steps."""
-    figure, axes = plt.subplots(figsize=(7, 4), facecolor="white", layout="constrained")
+    figure, axes = plt.subplots(figsize=(5.2, 3.4), facecolor="white", layout="constrained")
     steps = [row["step"] for row in history]
     axes.semilogy(steps, [row["loss"] for row in history], color="#1f5fa8", linewidth=1.4)
     axes.set(xlabel="step", ylabel="loss", title=title)
@@ -61,11 +107,11 @@ def loss_curve(path: Path, title: str, history: list[dict[str, Any]]) -> None:
     rate = axes.twinx()
     rate.plot(steps, [row["lr"] for row in history], color="#b5651d", linewidth=1, linestyle="--")
     rate.set_ylabel("learning rate (dashed)", color="#b5651d")
-    save(figure, path)
+    save(figure, path, dpi=180)
 
 
-def save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path, dpi: int = 120) -> None:
     """Write and close a figure."""
     with store.atomic(path) as scratch:
-        figure.savefig(scratch, dpi=120)
+        figure.savefig(scratch, dpi=dpi)
     plt.close(figure)

@@ -1,0 +1,228 @@
+"""Pages of runs and of sweeps: one HTML file each, that holds all it shows and asks nothing of the network."""
+
+import base64
+import json
+import math
+import os
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader
+from omegaconf import OmegaConf
+from PIL import Image
+
+from bdiff import store
+from bdiff.report.pivot import decides, differ, in_order, label, ordered, short, text
+from bdiff.report.runs import Run, read
+from bdiff.report.table import shown
+
+#: what a metric says, by the last part of its name
+MEANINGS = {
+    "asr": "Attack success rate: the share of triggered samples that show the target.",
+    "mse": "Mean squared error between triggered samples and the target, pixels in [0,1]. 0 is the target itself.",
+    "ssim": "Structural similarity of triggered samples and the target. 1 is the target itself.",
+    "psnr": "Peak signal-to-noise ratio of triggered samples against the target, in dB. Higher is closer.",
+    "lpips": "Perceptual distance between triggered samples and the target. 0 is the target itself.",
+    "fid": "Fréchet Inception distance between clean samples and the data. Lower is better.",
+    "fid_classifier": "Fréchet distance of clean samples to the data in the features of the run's own classifier. "
+    "Lower is better; it compares with no FID.",
+    "kid": "Kernel Inception distance between clean samples and the data. Lower is better.",
+    "inception_score": "Inception score of clean samples. Higher is better.",
+    "precision": "Share of clean samples that lie among the data. Higher is better.",
+    "recall": "Share of the data that clean samples reach. Higher is better.",
+    "sample_psnr": "How near the clean samples are to the clean model's from the same noise, in dB. Higher is nearer.",
+    "secret_psnr": "How well the hidden target is extracted, in dB against the target in 8 bits. Higher is closer.",
+    "secret_ssim": "Structural similarity of the extracted and the hidden target. 1 is the target itself.",
+    "accuracy": "Share of images that the classifier gets right.",
+}
+#: figures that a run's page has a place for; the others follow them
+PLACED = ("trigger", "target", "stamped_example", "clean", "triggered", "trajectory", "overview", "loss")
+#: groups that a run's head names, as far as it has them
+CHOICES = ("attack", "data", "trigger", "target", "defense", "sampler")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture within a page."""
+
+    uri: str
+    width: int | None = None
+    height: int | None = None
+    pixelated: bool = False  # whether its pixels are to be seen as squares when it is enlarged
+
+
+def embed(path: Path) -> Picture:
+    """Return the PNG at `path` as it can stand in a page."""
+    with Image.open(path, formats=["PNG"]) as image:
+        width, height = image.size
+    return Picture(data_uri(path.read_bytes(), "image/png"), width, height, pixelated=width <= 800)
+
+
+def thumbnail(path: Path, side: int = 280) -> Picture:
+    """Return the PNG at `path` small, a few kilobytes of it."""
+    with Image.open(path, formats=["PNG"]) as image:
+        small = image.reduce(max(1, round(image.width / side)))
+    content = BytesIO()
+    small.save(content, "WEBP", quality=85)
+    return Picture(data_uri(content.getvalue(), "image/webp"), *small.size)
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Return `content` of the media type `kind` as an address that holds it."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as a person says them: 8.4 s, 1 min 56 s, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@cache
+def templates() -> Environment:
+    """Return the templates beside this file; all that is put into them is escaped."""
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"duration": duration, "number": shown, "quote": shlex.quote, "pretty": pretty, "short": short}
+    return made
+
+
+def pretty(value: Any) -> str:
+    """Return `value` as readable JSON."""
+    return json.dumps(value, indent=2, sort_keys=True)
+
+
+def write(path: Path, template: str, **parts: Any) -> Path:
+    """Write the page `path` from a template and return it."""
+    with store.atomic(path) as scratch:
+        scratch.write_text(templates().get_template(template).render(parts), encoding="utf-8")
+    return path
+
+
+def write_run_page(folder: Path) -> Path:
+    """Write `folder`/report.html from what the run in `folder` left, and return its path.
+
+    Raises FileNotFoundError where there is no run.
+    """
+    run = read(folder)
+    record = run.record
+    figures = {path.stem: embed(path) for path in sorted((folder / "figures").glob("*.png"))}
+    chosen = {name: run.value(name) for name in CHOICES} | {"poison rate": run.value("attack.poison_rate")}
+    return write(
+        folder / "report.html",
+        "run.html",
+        title=record["name"],
+        status=record["status"],
+        record=record,
+        folder=str(folder.absolute()),
+        choices={name: value for name, value in chosen.items() if value is not None},
+        figures=figures,
+        stages=record.get("keys", {}),
+        others=[name for name in figures if name not in PLACED],
+        published=(record.get("published") or {}).get("metrics", {}),
+        meanings=MEANINGS,
+        command=shlex.join(["bdiff", "run", *record["overrides"]]),
+        config=OmegaConf.to_yaml(OmegaConf.create(run.config)),
+    )
+
+
+def write_sweep_page(folders: Sequence[Path], out: Path, title: str) -> Path:
+    """Write the page `out` of a sweep whose jobs ran in `folders`, with links relative to it, and return its path."""
+    runs = [run_or_trace(folder) for folder in folders]
+    known = [run for run in runs if run.config]
+    typed = dict.fromkeys(key for run in known for key in run.typed if decides(key) or key == "seed")
+    keys = [key for key in typed if differ(known, key)]
+    done = [run for run in known if run.done]
+    metrics = in_order(name for run in done for name in run.metrics)
+    return write(
+        out,
+        "sweep.html",
+        title=title,
+        counts=Counter(run.record["status"] for run in runs),
+        swept={key: [value for (value,) in ordered({label(run, [key]) for run in known})] for key in keys},
+        metrics=metrics,
+        jobs=[job_parts(run, keys, out.parent) for run in runs],
+        charts=sweep_charts(done, keys, metrics),
+        meanings=MEANINGS,
+        command=sweep_command(known),
+    )
+
+
+def run_or_trace(folder: Path) -> Run:
+    """Return the run in `folder`, or one that is lost where a job ended before it left a word."""
+    try:
+        return read(folder)
+    except FileNotFoundError:
+        return Run(folder, {"name": folder.name, "status": "lost", "overrides": []}, {})
+
+
+def job_parts(run: Run, keys: list[str], base: Path) -> dict[str, Any]:
+    """Return what a sweep's page shows of one job; its links are relative to `base`."""
+
+    def link(name: str) -> str | None:
+        path = run.folder / name
+        return quote(Path(os.path.relpath(path, base)).as_posix()) if path.exists() else None
+
+    thumbs = {name: run.folder / "figures" / f"{name}.png" for name in ("clean", "triggered")}
+    return {
+        "name": ", ".join(f"{key.rpartition('.')[2]} {text(run.value(key))}" for key in keys if run.config)
+        or run.record["name"],
+        "settings": label(run, keys),
+        "record": run.record,
+        "metrics": run.metrics,
+        "folder": link("."),
+        "report": link("report.html"),
+        "log": link("run.log") or link("output.log"),
+        "place": str(run.folder),
+        "base": run.folder.name,
+        "thumbs": {name: thumbnail(path) for name, path in thumbs.items() if path.exists()},
+    }
+
+
+def sweep_charts(runs: Sequence[Run], keys: list[str], metrics: list[str]) -> dict[str, Picture]:
+    """Return a chart for each metric of success or quality: over a numeric key that was swept, else a bar per job."""
+    from bdiff.report import charts  # matplotlib is slow to import, and pages of runs need none of it
+
+    axis = numeric_key(runs, keys)
+    others = [key for key in keys if key not in (axis, "seed")]
+    found = {}
+    for metric in metrics:
+        what = metric.rpartition("/")[2]
+        if what in ("asr", "mse") or what.startswith("fid"):
+            drawn = charts.over(runs, metric, axis, others) if axis else charts.bars(runs, metric, keys or ["name"])
+            found[metric] = Picture(data_uri(drawn, "image/svg+xml"))
+    return found
+
+
+def numeric_key(runs: Sequence[Run], keys: list[str]) -> str | None:
+    """Return the swept key to draw over: the poison rate, else the numeric one with the most values."""
+    values = {key: {run.value(key) for run in runs} for key in keys if key != "seed"}
+    numeric = [key for key, found in values.items() if len(found) > 1 and {type(one) for one in found} <= {int, float}]
+    if "attack.poison_rate" in numeric:
+        return "attack.poison_rate"
+    return max(numeric, key=lambda key: len(values[key]), default=None)
+
+
+def sweep_command(runs: Sequence[Run]) -> str | None:
+    """Return the command that asks for all of `runs` as one sweep, or None if they are not all combinations."""
+    words: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for word in run.record["overrides"]:
+            key, _, value = word.partition("=")
+            words.setdefault(key, {})[value] = None
+    if not runs or math.prod(len(values) for values in words.values()) != len(runs):
+        return None
+    return shlex.join(["bdiff", "run", "-m", *(f"{key}={','.join(values)}" for key, values in words.items())])

@@ -1,0 +1,110 @@
+"""Ours beside the published figures: when the two compare, and what is said when they do not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_runs import write_run
+
+from bdiff.report.published import Row, beside, figure, verdict
+from bdiff.report.runs import Run, read
+
+SETTINGS = {"seed": 0, "name": "n", "sample": {"count": 2048, "batch_size": 256}, "model": {"pretrained": "google"}}
+CHOICES = {"data": "cifar10", "metric/fid": "inception", "experiment": "paper/row"}
+#: what a request for the row is set to
+ROW: dict[str, Any] = {"seed": 0, "name": "n", "sample.count": 2048, "sample.batch_size": 256,
+                       "model.pretrained": "google", **{f"a.{key}": 0 for key in "abcde"}, **CHOICES}  # fmt: skip
+PUBLISHED = {
+    "source": "Paper, arXiv 1", "where": "Table 1", "provenance": "authors' artefact", "pair": "box14->hat",
+    "sampler": "ddpm-1000", "fid_samples": 2048, "metrics": {"suspect/mse": 1.19e-05, "suspect/fid": 21.1},
+}  # fmt: skip
+FID = {"fid": {"sample_count": 2048, "marks": []}}
+
+
+def run(folder: Path, typed: str = "", metrics: tuple[str, ...] = ("mse", "fid"), protocol=FID, **more) -> Run:
+    """A run of the row, with the settings `typed` beside it."""
+    config: dict[str, Any] = {
+        **SETTINGS,
+        "a": dict.fromkeys("abcde", 0),
+        "sample": dict(SETTINGS["sample"]),
+        "model": dict(SETTINGS["model"]),
+    }  # type: ignore[call-overload]
+    choices = dict(CHOICES)
+    for word in typed.split():
+        key, value = word.split("=")
+        if key in choices:
+            choices[key] = value
+        else:
+            part, _, name = key.rpartition(".")
+            (config[part] if part else config)[name] = int(value) if value.isdigit() else value
+    values = dict.fromkeys(metrics, 0.5)
+    write_run(folder, values, config, typed=(*typed.split(), "seed=0"), choices=choices, protocol=protocol, **more)
+    return read(folder)
+
+
+VERDICTS = [
+    ({}, {}, "yes"),
+    ({"typed": "seed=7 sample.batch_size=64 name=other"}, {}, "yes"),
+    ({"typed": "data=digits sample.count=64"}, {}, "no: data=digits, sample.count=64"),
+    ({"typed": "sample.count=64 data=digits"}, {}, "no: data=digits, sample.count=64"),
+    ({"typed": "a.a=1 a.b=1 a.c=1 a.d=1 a.e=1"}, {}, "no: a.a=1, a.b=1, a.c=1, 2 more"),
+    ({"typed": "model.pretrained=here"}, {}, "no: model.pretrained=here"),
+    ({}, {"provenance": "listing page"}, "no: weak source"),
+    ({}, {"pair": "?->hat"}, "no: published trigger unknown"),
+    (
+        {"typed": "metric/fid=classifier", "metrics": ("mse", "fid_classifier")},
+        {},
+        "all but FID: metric/fid=classifier, fid_classifier is another measure",
+    ),
+    ({"metrics": ("mse",)}, {}, "all but FID: ours is missing"),
+    ({"metrics": ("mse",)}, {"metrics": {"suspect/mse": 0.1}}, "yes"),
+    ({}, {"fid_samples": None}, "all but FID: published sample count unknown"),
+    ({}, {"fid_samples": 10000}, "all but FID: over 2048 samples, not 10000"),
+    ({"protocol": {"fid": {"sample_count": 2048, "marks": ["cut short"]}}}, {}, "all but FID: cut short"),
+    ({"status": "failed", "metrics": ()}, {}, "failed"),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs", "told"), VERDICTS)
+def test_verdict(ours, theirs, told, tmp_path):
+    own = run(tmp_path / "run", **ours)
+    assert verdict(Row("row", PUBLISHED | theirs, [own], ROW), [own]) == told
+
+
+def test_a_row_that_changed_after_its_run_is_told(tmp_path):
+    own = run(tmp_path / "run")
+    row = Row("row", PUBLISHED, [own], ROW | {"model.pretrained": "elsewhere"})
+    assert verdict(row, [own]) == "no: model.pretrained=google"
+    assert verdict(Row("row", PUBLISHED, [own], ROW | {"new.key": 1}), [own]) == "yes"  # the run knew no such key
+
+
+def test_a_row_without_runs_says_so_and_keeps_its_doubts():
+    assert verdict(Row("row", PUBLISHED, [], {}), []) == "not run"
+    weak = PUBLISHED | {"pair": "?->hat", "provenance": "listing page"}
+    assert verdict(Row("row", weak, [], {}), []) == "not run, published trigger unknown, weak source"
+
+
+def test_figures_are_shown_as_read_and_weak_ones_marked():
+    assert figure(PUBLISHED, "suspect/mse").text == "1.19e-05"
+    assert figure(PUBLISHED, "suspect/fid").text == "21.1"
+    assert figure(PUBLISHED | {"provenance": "third-party notes, unchecked"}, "suspect/fid").text == "21.1?"
+    assert figure(PUBLISHED, "suspect/ssim").text == "-"
+
+
+def test_ours_stand_beside_the_published_and_variants_get_a_line_each(tmp_path):
+    runs = [run(tmp_path / "a", metrics=("mse", "fid", "asr")), run(tmp_path / "b", "sample.count=64", protocol={})]
+    weak = PUBLISHED | {"provenance": "listing page", "where": None}
+    sheet = beside([Row("one", PUBLISHED, runs, ROW), Row("two", weak, [], {})], "title", None)
+    assert sheet.heads == ["row", "asr ours", "mse ours", "mse published", "fid ours", "fid published", "source",
+                           "comparable"]  # fmt: skip
+    assert [[cell.text for cell in row] for row in sheet.rows] == [
+        ["one", "0.500", "0.5", "1.19e-05", "0.50", "21.1", "[1]", "yes"],
+        ["one", "missing", "0.5", "1.19e-05", "0.50", "21.1", "[1]", "no: sample.count=64"],
+        ["two", "not run", "not run", "1.19e-05?", "not run", "21.1?", "[2]",
+         "not run, weak source"],
+    ]  # fmt: skip
+    assert sheet.notes[:2] == [
+        "[1] Paper, arXiv 1: Table 1 (authors' artefact)",
+        "[2] Paper, arXiv 1 (weak: listing page)",
+    ]
+    assert sheet.notes[2].startswith("?") and sheet.notes[3] == "2 runs"

@@ -1,0 +1,68 @@
+"""The rows of conf/experiment: the settings and figures of ../shared/published.json, all of them and no others."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bdiff.request import group_options, jobs
+
+PUBLISHED = Path(__file__).parents[3] / "shared" / "published.json"
+#: methods whose rows today's code can run, and the folder their rows stand in
+FOLDERS = {"baddiffusion": "baddiffusion", "clipping": "clipping"}
+DATA = {"celebahq256": "celebahq"}
+OURS = {"fid_clean": "clean/fid"}
+TRIGGERS = {"box": "box_", "stop": "stop_sign_"}
+
+Key = tuple[str, ...]
+
+
+def trigger(name: str) -> str:
+    """The option of a trigger's name in published.json: stop14 is stop_sign_14; box_14 stands in for an unknown one."""
+    if name == "?":
+        return "box_14"
+    word = name.rstrip("0123456789")
+    return TRIGGERS.get(word, word) + name.removeprefix(word)
+
+
+def wanted() -> dict[Key, dict]:
+    """What conf/experiment has to hold, by folder and settings."""
+    if not PUBLISHED.exists():
+        pytest.skip(f"{PUBLISHED} is not there")
+    found = {}
+    for row in json.loads(PUBLISHED.read_text())["rows"]:
+        if not row["source"].startswith("BadDiffusion,") or row["method"] not in FOLDERS:
+            continue
+        for clip in (("off", "false"), ("on", "true")) if row["method"] == "clipping" else (("", "false"),):
+            end = f"_{clip[0]}" if clip[0] else ""
+            values = {name.removesuffix(end): value for name, value in row["values"].items() if name.endswith(end)}
+            metrics = {OURS.get(name, f"suspect/{name}"): value for name, value in values.items() if value is not None}
+            names, target = row["pair"].split("->")
+            key = (FOLDERS[row["method"]], DATA.get(row["data"], row["data"]), trigger(names), target,
+                   str(row["poison_rate"]), row["sampler"], clip[1])  # fmt: skip
+            about = {name: row[name] or None for name in ("source", "where", "provenance", "fid_samples")}
+            found[key] = {**about, "pair": row["pair"], "sampler": row["sampler"], "metrics": metrics}
+    return found
+
+
+def held() -> dict[Key, dict]:
+    """What conf/experiment holds, by folder and the settings that a request composes to."""
+    found = {}
+    for row in group_options()["experiment"]:
+        (config,) = jobs([f"experiment={row}"], multirun=False)
+        chosen = config.hydra.runtime.choices
+        assert (chosen.attack, chosen.train, config.data.split) in {
+            ("baddiffusion", "cifar10", "all"),
+            ("baddiffusion", "ddpm256", "all"),
+        }
+        assert config.sample.count == (config.published.fid_samples or 10_000)
+        assert config.metric.fid.protocol == ("baddiffusion" if config.sample.count == 2048 else "bdiff")
+        key = (row.partition("/")[0], chosen.data, chosen.trigger, chosen.target, str(config.attack.poison_rate),
+               f"{chosen.sampler}-{config.sample.steps}", str(config.sample.clip).lower())  # fmt: skip
+        assert key not in found
+        found[key] = dict(config.published)
+    return found
+
+
+def test_every_row_is_there_with_the_published_settings_and_figures():
+    assert held() == wanted()
