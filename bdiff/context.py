@@ -4,8 +4,9 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -16,7 +17,11 @@ from bdiff.data.base import Images, TensorImages
 from bdiff.device import open_device, resolve_precision
 from bdiff.errors import RequestError
 from bdiff.make import make
+from bdiff.metric.fid import moments
 from bdiff.metric.fid.base import Features
+from bdiff.metric.fid.images import reference_images
+from bdiff.metric.fid.protocol import PRESETS
+from bdiff.metric.names import OVER_FEATURES
 from bdiff.model import checkpoint
 from bdiff.schedule import Schedule
 from bdiff.store import Stage
@@ -25,10 +30,13 @@ from bdiff.tracker.none import NoTracker
 from bdiff.train import Loop
 from bdiff.trigger.base import Trigger
 
+if TYPE_CHECKING:
+    from bdiff.metric.lpips import Lpips
+
 log = logging.getLogger(__name__)
 
 #: raised when the code of a stage changes what it makes
-VERSION = {"classifier": 1, "train": 1, "sample": 1, "reference": 1, "measure": 1}
+VERSION = {"classifier": 1, "train": 1, "sample": 2, "reference": 2, "activations": 1, "measure": 2}
 
 
 #: the features that have to be trained before they can be used
@@ -38,6 +46,18 @@ CLASSIFIER_FID = "bdiff.metric.fid.classifier.ClassifierFeatures"
 def plain(config: DictConfig) -> Any:
     """Return a config node as plain resolved containers."""
     return OmegaConf.to_container(config, resolve=True)
+
+
+def extractor(fid: DictConfig) -> DictConfig:
+    """Return what of conf/metric/fid makes its features, without what says how the distance is taken over them."""
+    return OmegaConf.masked_copy(fid, [str(key) for key in fid if key not in ("protocol", "reference")])
+
+
+def perceptual(weights: str | None) -> "Lpips":
+    """Return LPIPS over the network in the file `weights`. Raises RequestError if it cannot be had."""
+    from bdiff.metric.lpips import Lpips  # imported where it is asked for: it takes long
+
+    return Lpips(weights)
 
 
 class Experiment:
@@ -54,8 +74,9 @@ class Experiment:
         self.seconds: dict[str, float] = {}
         self.keys: dict[str, str] = {}
         self.reused: list[str] = []
-        for part in (config.train, config.sample, config.classifier.train):  # settled before any key is made of it
-            part.precision = resolve_precision(part.precision, self.device)
+        for part in (config.train, config.pretrain.train, config.sample, config.classifier.train):
+            if part is not None:  # settled before any key is made of it
+                part.precision = resolve_precision(part.precision, self.device)
 
         self.schedule: Schedule = make(config.schedule)
         self.scheduler = make(config.sampler.scheduler, **self.schedule.config)
@@ -64,16 +85,26 @@ class Experiment:
         self.features: Features | None = None
         self.needs_classifier = config.metric.fid._target_ == CLASSIFIER_FID
         if config.metric.fid._target_ and not self.needs_classifier:
-            self.features = make(config.metric.fid)
+            self.features = make(extractor(config.metric.fid))
+        self.published: str | None = OmegaConf.select(config, "metric.fid.reference")
+        if self.features and self.published:
+            moments.read(self.published, self.features.num_features)
+        self.lpips = perceptual(config.metric.lpips_weights) if "lpips" in config.metric.also else None
         if config.model.pretrained is not None:
             checkpoint.fetch(config.model.pretrained)
         began = time.monotonic()
-        self.images: Images = make(
+        load = partial(
+            make,
             config.data,
             cache=Path(config.paths.cache).expanduser(),
             seed=config.seed,
             memory=config.runtime.memory,
         )
+        self.images: Images = load()
+        self.reference_images: Images | None = None
+        if config.metric.fid._target_ and (self.published is None or {*OVER_FEATURES} & {*config.metric.also}):
+            split = PRESETS[config.metric.fid.protocol].split
+            self.reference_images = reference_images(self.images, split, lambda split: load(split=split))
         self.seconds["data"] = round(time.monotonic() - began, 3)
         if self.needs_classifier and len(self.images.classes) < 2:
             raise RequestError(
@@ -100,8 +131,12 @@ class Experiment:
         return store.stage(self.root, name, VERSION[name], **parts)
 
     @contextmanager
-    def building(self, stage: Stage) -> Iterator[bool]:
-        """Hold the stage's lock on behalf of all processes; yields whether it still has to be built."""
+    def building(self, stage: Stage, name: str | None = None) -> Iterator[bool]:
+        """Hold the stage's lock on behalf of all processes; yields whether it still has to be built.
+
+        The run's record calls it `name`, where one run has several stages of a kind.
+        """
+        name = name or stage.name
         main = self.accelerator.is_main_process
         with store.lock(stage.folder.with_suffix(".lock")) if main else nullcontext():
             self.accelerator.wait_for_everyone()
@@ -109,17 +144,17 @@ class Experiment:
             if manifest is None and main:
                 store.sweep(stage.folder)
             if manifest is not None:
-                log.info("%s: reused %s", stage.name, stage.folder)
-                self.reused.append(stage.name)
+                log.info("%s: reused %s", name, stage.folder)
+                self.reused.append(name)
             yield manifest is None
             self.accelerator.wait_for_everyone()
         finished = stage.manifest
         assert finished is not None, f"{stage.name} left no manifest"
-        self.keys[stage.name], self.seconds[stage.name] = stage.key, finished["seconds"]
+        self.keys[name], self.seconds[name] = stage.key, finished["seconds"]
 
-    def record(self, row: dict[str, Any]) -> None:
-        """Pass a row of the training's history on to the tracker."""
-        self.tracker.log({f"train/{name}": value for name, value in row.items()}, row["step"])
+    def record(self, name: str, row: dict[str, Any]) -> None:
+        """Pass a row of the history of the training `name` on to the tracker."""
+        self.tracker.log({f"{name}/{what}": value for what, value in row.items()}, row["step"])
 
     def finish(self, stage: Stage, began: float, **facts: Any) -> None:
         """Write the stage's manifest, by the first process."""

@@ -1,148 +1,196 @@
-"""The measuring stage, and the classifier and reference moments it needs."""
+"""The measuring stage: which measures are taken of a run's samples, each in a file of its own in bdiff/metric/."""
 
 import logging
 import math
-import shutil
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file
 from torch import Tensor
 
-from bdiff import store
-from bdiff.classifier.base import Classifier, accuracy
-from bdiff.context import Experiment, plain, resident
-from bdiff.data.base import batches
-from bdiff.make import make
-from bdiff.metric.fid.base import Features, Frechet
+from bdiff.context import Experiment
+from bdiff.metric.base import Measured, first
+from bdiff.metric.fid import moments
+from bdiff.metric.fid.base import Features, Frechet, Remembering
+from bdiff.metric.fid.protocol import PRESETS, shortfalls, singular
+from bdiff.metric.names import OVER_FEATURES
+from bdiff.metric.sample_psnr import sample_psnr
+from bdiff.metric.secret import secret
 from bdiff.metric.target import asr_threshold, compare
-from bdiff.progress import Meter, progress
+from bdiff.progress import progress
+from bdiff.reference import KEPT, Reference, feature_extractor, metered, reference, reference_activations
 from bdiff.sample import shards
-from bdiff.seeds import seed_of
 from bdiff.store import Stage
-from bdiff.train import Recipe, classification_loss, fit
 
 log = logging.getLogger(__name__)
 
 
-def train_classifier(run: Experiment) -> tuple[Classifier, dict[str, Any]]:
-    """Return the classifier of conf/classifier on the run's data, trained once, and what is known of it."""
-    config = run.config.classifier
-    stage = run.stage("classifier", classifier=plain(config), data=run.images.fingerprint, flip=run.images.flip)
-    torch.manual_seed(seed_of(config.seed, "weights"))
-    model = make(config.model, channels=run.images.shape[0], classes=len(run.images.classes))
-    with run.building(stage) as missing:
-        if missing:
-            began = time.monotonic()
-            images = resident(run.images, run.device)
-            order = torch.randperm(
-                len(images), generator=torch.Generator().manual_seed(seed_of(config.seed, "hold out"))
-            )
-            kept, used = order.tensor_split([max(1, round(config.hold_out * len(images)))])
-            fit(
-                model,
-                classification_loss(images.labels[used].to(run.device), config.smoothing, images.flip, config.shift),
-                images,
-                used,
-                Recipe(**plain(config.train)),
-                seed=seed_of(config.seed, "train"),
-                folder=stage.folder,
-                loop=run.loop,
-                accelerator=run.accelerator,
-                name="classifier",
-            )
-            share = accuracy(model, images, kept, run.device)
-            log.info("classifier: %.1f %% of %d held-out images right", 100 * share, len(kept))
-            if run.accelerator.is_main_process:
-                with store.atomic(stage.folder / "model.safetensors") as scratch:
-                    save_model(model, str(scratch))
-                shutil.rmtree(stage.folder / "state", ignore_errors=True)
-            run.finish(stage, began, accuracy=share, held_out=len(kept))
-    load_model(model, stage.folder / "model.safetensors")
-    manifest = stage.manifest
-    assert manifest is not None
-    return model.to(run.device).eval(), {"key": stage.key, "accuracy": manifest["accuracy"]}
+class Clean(NamedTuple):
+    """The samples that a clean model makes of the suspect's noise, and which model that is, in words."""
+
+    samples: Stage
+    model: str
 
 
-def feature_extractor(run: Experiment) -> Features | None:
-    """Return what the Fréchet distance is taken over, or None if it is not asked for."""
-    if run.features is None and run.needs_classifier:
-        classifier, facts = train_classifier(run)
-        run.features = make(run.config.metric.fid, classifier=classifier, facts=facts)
-    return run.features
+class Distance(NamedTuple):
+    """What samples are held against, over which features, and how far that is from the protocol asked for."""
+
+    features: Features
+    reference: Reference
+    activations: Stage | None  # of reference images, for the measures that need them one by one
+    marks: list[str]
 
 
-def reference(run: Experiment, features: Features) -> Stage:
-    """Take the moments of the run's images, once per data and extractor, by the first process alone."""
-    stage = run.stage("reference", data=run.images.fingerprint, features=features.protocol())
-    with run.building(stage) as missing:
-        if missing and run.accelerator.is_main_process:
-            began = time.monotonic()
-            frechet = Frechet(features.to(run.device), run.device)
-            rows = torch.arange(len(run.images)).split(run.config.metric.batch_size)
-            pixels = batches(run.images, rows, run.device, run.config.runtime.workers)
-            with progress("reference", len(rows), unit="batches", every=run.config.runtime.progress) as meter:
-                frechet.feed(metered(pixels, meter), real=True)
-            with store.atomic(stage.folder / "sums.safetensors") as scratch:
-                save_file(frechet.reference, scratch)
-            run.finish(stage, began, images=len(run.images))
-    return stage
-
-
-def metered(batches: Iterable[Tensor], meter: Meter) -> Iterator[Tensor]:
-    """Yield `batches`, counting them."""
-    for batch in batches:
-        yield batch
-        meter.advance()
-
-
-def measure(run: Experiment, samples: Stage) -> dict[str, Any]:
-    """Return `metrics` and `protocol` of the samples, by the first process alone."""
+def measure(run: Experiment, samples: Stage, clean: Clean | None = None) -> dict[str, Any]:
+    """Return `metrics` and `protocol` of the samples, by the first process alone; `clean` if sample_psnr is wanted."""
     config = run.config
-    features = feature_extractor(run)
-    moments = reference(run, features) if features else None
+    distance = prepare(run)
     threshold = asr_threshold(config.metric.asr_threshold, run.images.shape[1])
     stage = run.stage(
         "measure",
         samples=samples.key,
         threshold=threshold,
-        features=features.protocol() if features else None,
-        data=run.images.fingerprint,
         target=run.pictures["target"],
+        also=sorted({*config.metric.also}),
+        distance=identity(run, distance) if distance else None,
+        lpips=run.lpips.sha256 if run.lpips else None,
+        clean=[clean.samples.key, clean.model] if clean else None,
     )
-    folder = samples.folder / "shards"
     with run.building(stage) as missing:
         if missing and run.accelerator.is_main_process:
             began = time.monotonic()
-            total = -(-config.sample.count // config.sample.batch_size)
-            with progress("measure", total, unit="batches", every=config.runtime.progress) as meter:
-                triggered = (shard.triggered.to(run.device) for shard in shards(folder))
-                hits = compare(metered(triggered, meter), run.target, threshold)
-            values = {f"suspect/{name}": value for name, value in hits.items()}
-            stated: dict[str, Any] = {"asr": {"threshold": threshold, "on": "per-image MSE on [0,1]"}}
-            if "psnr" not in hits:
-                stated["psnr"] = "absent: the MSE is zero"
-            if features and moments:
-                frechet = Frechet(features.to(run.device), run.device)
-                frechet.reference = load_file(moments.folder / "sums.safetensors")
-                frechet.feed((shard.clean for shard in shards(folder)), real=False)
-                distance = frechet.value()
-                if math.isfinite(distance):
-                    values[f"suspect/{features.metric}"] = distance
-                stated[features.metric] = {
-                    **({} if math.isfinite(distance) else {"absent": f"the distance came out as {distance}"}),
-                    **features.protocol(),
-                    "reference": f"{run.images.name} {run.images.split}, {run.images.fingerprint}",
-                    "reference_count": len(run.images),
-                    "sample_count": config.sample.count,
-                    "dimensions": features.num_features,
-                    "images": "uint8 tensors, no files",
-                }
+            found = against_target(run, samples, threshold)
+            if distance:
+                found |= over_features(run, samples, distance)
             else:
-                stated["fid"] = "absent: metric/fid=none"
-            stage.finish(time.monotonic() - began, metrics=values, protocol=stated)
+                found["fid"] = Measured({}, {"absent": "metric/fid=none"})
+            if clean:
+                values, facts = sample_psnr(unconcerned(samples), unconcerned(clean.samples))
+                found["sample_psnr"] = Measured(values, {**facts, "clean_model": clean.model})
+            stage.finish(
+                time.monotonic() - began,
+                metrics={f"suspect/{name}": value for one in found.values() for name, value in one.values.items()},
+                protocol={name: one.protocol for name, one in found.items()},
+            )
     manifest = stage.manifest
     assert manifest is not None
     return {"metrics": manifest["metrics"], "protocol": manifest["protocol"]}
+
+
+def prepare(run: Experiment) -> Distance | None:
+    """Return what the samples are held against, or None if no distance is asked for; warn of what it falls short of."""
+    features = feature_extractor(run)
+    if features is None:
+        return None
+    config = run.config
+    against = reference(run, features)
+    activations = reference_activations(run, features) if asked_over_features(run) else None
+    marks = shortfalls(
+        config.metric.fid.protocol,
+        samples=config.sample.count,
+        reference=against.images,
+        limited=config.data.limit is not None and run.published is None,
+        published=run.published is not None,
+    )
+    doubts = singular(config.metric.fid.protocol, config.sample.count, against.images, features.num_features)
+    if run.accelerator.is_main_process:
+        for doubt in doubts:
+            log.warning("fid%s: %s", features.suffix, doubt)
+    return Distance(features, against, activations, [*marks, *doubts])
+
+
+def identity(run: Experiment, distance: Distance) -> dict[str, Any]:
+    """Return what the numbers over features depend on beside the samples, for the key."""
+    return {
+        "protocol": run.config.metric.fid.protocol,
+        "features": distance.features.identity(),
+        "reference": distance.reference.identity,
+        "marks": distance.marks,
+        "activations": distance.activations.key if distance.activations else None,
+    }
+
+
+def unconcerned(samples: Stage) -> Iterator[Tensor]:
+    """Yield the un-triggered samples, uint8 (B,C,H,W)."""
+    return (shard.clean for shard in shards(samples.folder / "shards"))
+
+
+def triggered(run: Experiment, samples: Stage) -> Iterator[Tensor]:
+    """Yield the triggered samples, uint8 (B,C,H,W), on the device."""
+    return (shard.triggered.to(run.device) for shard in shards(samples.folder / "shards"))
+
+
+def against_target(run: Experiment, samples: Stage, threshold: float) -> dict[str, Measured]:
+    """Return how near the triggered samples come to the target."""
+    config = run.config
+    total = -(-config.sample.count // config.sample.batch_size)
+    with progress("measure", total, unit="batches", every=config.runtime.progress) as meter:
+        hits = compare(metered(triggered(run, samples), meter), run.target, threshold)
+    found = {"asr": Measured(hits, {"threshold": threshold, "on": "per-image MSE on [0,1]"})}
+    if "psnr" not in hits:
+        found["psnr"] = Measured({}, {"absent": "the MSE is zero"})
+    if run.lpips:
+        found["lpips"] = run.lpips(triggered(run, samples), run.target)
+    if "secret" in config.metric.also:
+        found["secret"] = secret(triggered(run, samples), run.target)
+    return found
+
+
+def over_features(run: Experiment, samples: Stage, distance: Distance) -> dict[str, Measured]:
+    """Return the Fréchet distance and what else is asked for over the same features, in one pass over the samples."""
+    features, suffix, config = distance.features, distance.features.suffix, run.config
+    count = min(config.sample.count, PRESETS[config.metric.fid.protocol].samples or config.sample.count)
+    remembering = Remembering(features, KEPT if distance.activations else 0)
+    frechet = Frechet(remembering, run.device)
+    frechet.reference = moments.read(distance.reference.path)
+    total = -(-count // config.sample.batch_size)
+    with progress(f"fid{suffix}", total, unit="batches", every=config.runtime.progress) as meter:
+        frechet.feed(metered(first(unconcerned(samples), count), meter), real=False)
+    value = frechet.value()
+    finite = math.isfinite(value)
+    stated = {
+        **({} if finite else {"absent": f"the distance came out as {value}"}),
+        "protocol": config.metric.fid.protocol,
+        "marks": distance.marks,
+        **features.identity(),
+        **distance.reference.facts,
+        "sample_count": count,
+        "dimensions": features.num_features,
+        "images": "uint8 tensors, no files",
+    }
+    found = {f"fid{suffix}": Measured({f"fid{suffix}": value} if finite else {}, stated)}
+    if distance.activations:
+        real = load_file(distance.activations.folder / "activations.safetensors")["activations"]
+        shared = {
+            **features.identity(),
+            "sample_count": len(remembering.kept),
+            "reference_count": len(real),
+            "images": f"the first samples and reference images drawn at random, at most {KEPT} of each",
+        }
+        fake = remembering.kept.to(run.device)
+        for name, one in one_by_one(asked_over_features(run), features, real.to(run.device), fake).items():
+            values = {what + suffix: number for what, number in one.values.items()}
+            found[name + suffix] = Measured(values, one.protocol | shared)
+    return found
+
+
+def one_by_one(names: list[str], features: Features, real: Tensor, fake: Tensor) -> dict[str, Measured]:
+    """Return the measures `names` of the activations of real images (N,D) and samples (M,D)."""
+    from bdiff.metric.inception_score import inception_score  # here, since torch-fidelity takes long to import
+    from bdiff.metric.kid import kid
+    from bdiff.metric.precision_recall import precision_recall
+
+    measures = {
+        "inception_score": lambda: inception_score(features.logits(fake)),
+        "kid": lambda: kid(real, fake),
+        "precision_recall": lambda: precision_recall(real, fake),
+    }
+    with torch.inference_mode():
+        return {name: measures[name]() for name in names}
+
+
+def asked_over_features(run: Experiment) -> list[str]:
+    """Return the measures asked for that are taken over features, beside FID."""
+    return sorted({*OVER_FEATURES} & {*run.config.metric.also})

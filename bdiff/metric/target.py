@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
+
+from bdiff.metric.base import means
 
 
 def asr_threshold(configured: float | None, size: int) -> float:
@@ -21,21 +22,22 @@ def compare(batches: Iterable[Tensor], target: Tensor, threshold: float) -> dict
     All on [0,1]. MSE and SSIM are means over images, PSNR is that of the mean MSE, ASR the share of images with an
     MSE under `threshold`. PSNR is absent where the MSE is zero.
     """
-    errors, likeness = [], []
-    for pixels in batches:
+
+    def each(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = pixels.float() / 255
         y = ((target.to(x) + 1) / 2).expand_as(x)
-        errors.append((x - y).square().mean((1, 2, 3)).cpu())
-        ssim = structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
-        assert isinstance(ssim, Tensor)
-        likeness.append(ssim.view(-1).cpu())
-    mse = torch.cat(errors)
-    mean = mse.double().mean().item()
-    values = {
-        "mse": mean,
-        "ssim": torch.cat(likeness).double().mean().item(),
-        "asr": (mse < threshold).double().mean().item(),
-    }
-    if mean > 0:
-        values["psnr"] = 10 * math.log10(1 / mean)
+        mse = (x - y).square().mean((1, 2, 3))
+        return mse, ssim(x, y), mse < threshold
+
+    mse, likeness, hits = means(map(each, batches))
+    values = {"mse": mse, "ssim": likeness, "asr": hits}
+    if mse > 0:
+        values["psnr"] = 10 * math.log10(1 / mse)
     return values
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Return the SSIM (Wang et al. 2004), (B,), of images (B,C,H,W) on [0,1] with as many others."""
+    found = structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
+    assert isinstance(found, Tensor)
+    return found.view(-1)

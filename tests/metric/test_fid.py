@@ -1,18 +1,19 @@
-"""The Fréchet distance against its formula, streaming, reference sums, and where Inception weights come from."""
+"""The Fréchet distance against its formula, streaming, kept moments, and where Inception weights come from."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from torch import nn
 
 import bdiff.metric.fid.inception as inception
 from bdiff.classifier.small_cnn import SmallCNN
 from bdiff.errors import RequestError
-from bdiff.metric.fid.base import Features, Frechet
+from bdiff.metric.fid.base import Features, Frechet, Remembering
 from bdiff.metric.fid.classifier import ClassifierFeatures
+from bdiff.metric.fid.moments import Moments
 
 
 @pytest.fixture
@@ -31,6 +32,12 @@ def distance(features: Features, real: list[torch.Tensor], fake: list[torch.Tens
     frechet.feed(real, real=True)
     frechet.feed(fake, real=False)
     return frechet.value()
+
+
+def moments_of(features: Features, real: torch.Tensor) -> Moments:
+    frechet = Frechet(features, torch.device("cpu"))
+    frechet.feed([real], real=True)
+    return frechet.reference
 
 
 @torch.no_grad()
@@ -52,51 +59,39 @@ def test_an_image_set_is_at_no_distance_from_itself(features):
     assert distance(features, [pictures(0)], [pictures(0)]) == pytest.approx(0, abs=1e-5)
 
 
-def test_kept_reference_sums_stand_for_the_images(features):
-    first = Frechet(features, torch.device("cpu"))
-    first.feed([pictures(0)], real=True)
-    second = Frechet(features, torch.device("cpu"))
-    second.reference = first.reference
-    second.feed([pictures(2)], real=False)
-    assert second.value() == distance(features, [pictures(0)], [pictures(2)])
+@pytest.mark.parametrize("count", [60, 2, None])
+def test_kept_moments_stand_for_the_images(features, count):
+    """Whatever the count: published files do not tell it, and the distance does not depend on it."""
+    kept = moments_of(features, pictures(0))
+    assert kept.count == 60
+    frechet = Frechet(features, torch.device("cpu"))
+    frechet.reference = replace(kept, count=count)
+    frechet.feed([pictures(2)], real=False)
+    assert frechet.value() == pytest.approx(distance(features, [pictures(0)], [pictures(2)]), rel=1e-6)
+
+
+@torch.no_grad()
+def test_moments_are_the_mean_and_the_unbiased_covariance(features):
+    frechet = Frechet(features, torch.device("cpu"))
+    frechet.feed(pictures(0).split(7), real=True)
+    activations = features(pictures(0)).double().numpy()
+    np.testing.assert_allclose(frechet.reference.mu, activations.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(frechet.reference.sigma, np.cov(activations, rowvar=False), rtol=1e-5, atol=1e-9)
+
+
+@torch.no_grad()
+def test_activations_are_kept_up_to_a_number_and_all_are_counted(features):
+    remembering = Remembering(features, 25)
+    frechet = Frechet(remembering, torch.device("cpu"))
+    frechet.feed(pictures(2).split(7), real=False)
+    frechet.reference = moments_of(features, pictures(0))
+    torch.testing.assert_close(remembering.kept, features(pictures(2))[:25])
+    assert frechet.value() == pytest.approx(distance(features, [pictures(0)], [pictures(2)]), rel=1e-5)
 
 
 def test_the_classifier_s_distance_has_its_own_name_and_says_where_it_is_from(features):
-    assert features.metric == "fid_classifier"
-    assert features.protocol() == {"extractor": "SmallCNN", "resize": "none", "key": "k", "accuracy": 0.9}
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A file of random weights in the shapes of pytorch-fid's, and its hash."""
-    from pytorch_fid import inception as theirs
-
-    torch.manual_seed(0)
-    made = {}
-    keep, theirs.load_state_dict_from_url = theirs.load_state_dict_from_url, None
-    try:
-
-        class Stop(Exception):
-            pass
-
-        def stop(*args, **options):
-            raise Stop
-
-        theirs.load_state_dict_from_url = stop
-        original = theirs._inception_v3
-
-        def capture(*args, **options):
-            made["network"] = original(*args, **options)
-            return made["network"]
-
-        theirs._inception_v3 = capture
-        with pytest.raises(Stop):
-            theirs.fid_inception_v3()
-    finally:
-        theirs.load_state_dict_from_url, theirs._inception_v3 = keep, original
-    path = tmp_path_factory.mktemp("weights") / "random.pth"
-    torch.save(made["network"].state_dict(), path)
-    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+    assert features.suffix == "_classifier"
+    assert features.identity() == {"extractor": "SmallCNN", "resize": "none", "key": "k", "accuracy": 0.9}
 
 
 def test_inception_reads_the_file_it_is_given(weights):
@@ -107,10 +102,12 @@ def test_inception_reads_the_file_it_is_given(weights):
     with torch.no_grad():
         grey = features(pictures(0, 2))
         colour = features(pictures(0, 2).expand(-1, 3, -1, -1))
+        logits = features.logits(grey)
     assert grey.shape == (2, 2048)
     torch.testing.assert_close(grey, colour)
-    assert features.protocol()["sha256"] == digest
+    assert features.identity()["sha256"] == digest
     saved = torch.load(path, weights_only=True)
+    torch.testing.assert_close(logits, grey @ saved["fc.weight"].T)
     kept = features.network.state_dict()
     assert torch.equal(kept["blocks.0.0.conv.weight"], saved["Conv2d_1a_3x3.conv.weight"])
 
@@ -140,13 +137,3 @@ def test_without_file_and_network_the_three_ways_out_are_told(tmp_path, monkeypa
         inception.InceptionFeatures(None, "6726825d")
     told = str(caught.value)
     assert all(way in told for way in ("metric.fid.weights=", "go online", "metric/fid=classifier"))
-
-
-def test_features_take_any_number_of_images_in_the_same_space(features):
-    frechet = Frechet(features, torch.device("cpu"))
-    sizes = []
-    for _ in range(3):
-        frechet.feed([pictures(0)], real=True)
-        sizes.append(sum(value.numel() for value in frechet.reference.values()))
-    assert sizes[0] == sizes[2]
-    assert isinstance(frechet.statistic, nn.Module)

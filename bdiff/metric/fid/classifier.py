@@ -17,7 +17,7 @@ class ClassifierFeatures(Features):
         facts: the classifier's key and accuracy, for the protocol.
     """
 
-    metric = "fid_classifier"
+    suffix = "_classifier"
 
     def __init__(self, classifier: Classifier, facts: dict[str, Any]):
         super().__init__()
@@ -28,6 +28,10 @@ class ClassifierFeatures(Features):
         """Return the (B, num_features) activations of uint8 images."""
         return self.classifier.features(to_float(pixels))
 
-    def protocol(self) -> dict[str, Any]:
+    def logits(self, activations: Tensor) -> Tensor:
+        """Return the (B, classes) logits."""
+        return self.classifier.head(activations)
+
+    def identity(self) -> dict[str, Any]:
         """Return the extractor's name, key and accuracy."""
         return {"extractor": type(self.classifier).__name__, "resize": "none", **self.facts}

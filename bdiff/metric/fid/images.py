@@ -1,0 +1,39 @@
+"""Which images samples are held against."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from bdiff.data.base import Images, StreamedImages, TensorImages
+from bdiff.errors import RequestError
+
+
+def reference_images(images: Images, split: str | None, load: Callable[[str], Images]) -> Images:
+    """Return the images of `split`, which `load` gives; `images` themselves if they are of that split.
+
+    So they are where the data has no splits, as in a plain folder: every split is then all of it. Raises RequestError
+    if the split cannot be had.
+    """
+    if split in (None, images.split):
+        return images
+    assert split is not None
+    try:
+        others = load(split)
+    except RequestError as problem:
+        raise RequestError(
+            f"metric.fid.protocol takes its reference from the split {split}, which cannot be had ({problem}): "
+            "choose another, or give statistics (metric.fid.reference=<file.npz>)"
+        ) from problem
+    return images if same(images, others) else others
+
+
+def same(one: Images, other: Images) -> bool:
+    """Tell whether two sets show the same pictures in the same order."""
+    if one.shape != other.shape or len(one) != len(other):
+        return False
+    if isinstance(one, TensorImages) and isinstance(other, TensorImages):
+        return torch.equal(one.pixels, other.pixels)
+    if isinstance(one, StreamedImages) and isinstance(other, StreamedImages):
+        return one.source.listing == other.source.listing and np.array_equal(one.rows, other.rows)
+    return False

@@ -1,0 +1,48 @@
+"""How many samples a Fréchet distance takes and what it holds them against: named, since papers differ. Torch-free."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One way to take the distance."""
+
+    samples: int | None  # the first so many; None takes all there are
+    split: str | None  # of the reference images: train, or all for train and test; None takes those trained on
+
+
+PRESETS = {
+    "bdiff": Preset(10_000, "train"),
+    "baddiffusion": Preset(2_048, "all"),  # as the authors' code takes it (Chou et al. 2023)
+    "pytorch_fid": Preset(None, None),  # two folders of images, whole
+}
+
+
+def shortfalls(
+    name: str,
+    *,
+    samples: int,  # that there are
+    reference: int | None,  # images; None where statistics from a file do not say
+    limited: bool,  # whether data.limit cut the reference
+    published: bool,  # whether the reference statistics are read from a file
+) -> list[str]:
+    """Return, one line each, where the distance differs from what the preset `name` stands for."""
+    preset = PRESETS[name]
+    marks = []
+    if preset.samples is not None and samples < preset.samples:
+        marks.append(f"fewer samples ({samples}) than the protocol's {preset.samples}")
+    if published and preset.split is not None:
+        marks.append(f"the reference is a file's, not taken from the protocol's images (split {preset.split})")
+    if limited and preset.split is not None:
+        marks.append(f"the reference is cut to {reference} images by data.limit")
+    return marks
+
+
+def singular(name: str, samples: int, reference: int | None, dimensions: int) -> list[str]:
+    """Return, one line each, which covariance is singular, for want of images: such a distance is not to be trusted."""
+    used = min(samples, PRESETS[name].samples or samples)
+    return [
+        f"fewer {what} ({count}) than feature dimensions ({dimensions}): their covariance is singular"
+        for count, what in ((used, "samples"), (reference, "reference images"))
+        if count is not None and count < dimensions
+    ]

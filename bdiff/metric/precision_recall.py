@@ -1,0 +1,30 @@
+"""Improved precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991), by torch-fidelity."""
+
+from torch import Tensor
+from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
+from bdiff.metric.base import Measured
+
+NEIGHBOURS = 3  # the paper's k
+ROWS = 1000  # of the distance matrix that are held at once
+
+
+def precision_recall(real: Tensor, fake: Tensor) -> Measured:
+    """Return `precision` and `recall`, shares in [0,1], of activations (N,D) of real and (M,D) of made images.
+
+    Precision is the share of made images within the manifold of the real ones (the union of balls that reach each
+    image's k-th neighbour), recall the share of real ones within that of the made. Both fall and rise with N and M.
+    """
+    fewest = min(len(real), len(fake))
+    if fewest <= NEIGHBOURS:
+        return Measured({}, {"absent": f"{fewest} images have no {NEIGHBOURS} neighbours each"})
+    found = prc_features_to_metric(
+        fake.double(),
+        real.double(),
+        prc_neighborhood=NEIGHBOURS,
+        prc_batch_size=ROWS,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    values = {"precision": found[KEY_METRIC_PRECISION], "recall": found[KEY_METRIC_RECALL]}
+    return Measured(values, {"neighbours": NEIGHBOURS})

@@ -1,0 +1,26 @@
+"""The backdoor as a hiding place: how well the target is extracted (Hiding Images in Diffusion Models, 2503.18459)."""
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from bdiff.data.base import to_uint8
+from bdiff.metric.base import Measured, means
+from bdiff.metric.psnr import STATED, psnr
+from bdiff.metric.target import ssim
+
+
+def secret(triggered: Iterable[Tensor], target: Tensor) -> Measured:
+    """Return `secret_psnr` in dB and `secret_ssim`, means over uint8 triggered samples (B,C,H,W).
+
+    Both against the target (C,H,W) in [-1,1] as the 8-bit picture it is extracted as.
+    """
+    hidden = to_uint8(target)
+
+    def each(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        secrets = hidden.to(pixels.device).expand_as(pixels)
+        return psnr(pixels, secrets), ssim(pixels / 255, secrets / 255)
+
+    ratio, likeness = means(map(each, triggered))
+    facts = {**STATED, "against": "the target in 8 bits"}
+    return Measured({"secret_psnr": ratio, "secret_ssim": likeness}, facts)

@@ -1,0 +1,147 @@
+"""What samples are held against: the classifier whose features may serve, and the reference images' statistics."""
+
+import logging
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_model, save_file, save_model
+from torch import Tensor
+
+from bdiff import store
+from bdiff.classifier.base import Classifier, accuracy
+from bdiff.context import Experiment, extractor, plain, resident
+from bdiff.data.base import Images, batches
+from bdiff.make import make
+from bdiff.metric.fid import moments
+from bdiff.metric.fid.base import Features, Frechet, Remembering
+from bdiff.metric.fid.protocol import PRESETS
+from bdiff.metric.weights import file_hash
+from bdiff.progress import Meter, progress
+from bdiff.seeds import generator, seed_of
+from bdiff.store import Stage
+from bdiff.train import Recipe, classification_loss, fit
+
+log = logging.getLogger(__name__)
+
+#: activations kept of each side, for measures that need them one by one; FID keeps none
+KEPT = 10_000
+
+
+def train_classifier(run: Experiment) -> tuple[Classifier, dict[str, Any]]:
+    """Return the classifier of conf/classifier on the run's data, trained once, and what is known of it."""
+    config = run.config.classifier
+    stage = run.stage("classifier", classifier=plain(config), data=run.images.fingerprint, flip=run.images.flip)
+    torch.manual_seed(seed_of(config.seed, "weights"))
+    model = make(config.model, channels=run.images.shape[0], classes=len(run.images.classes))
+    with run.building(stage) as missing:
+        if missing:
+            began = time.monotonic()
+            images = resident(run.images, run.device)
+            order = torch.randperm(
+                len(images), generator=torch.Generator().manual_seed(seed_of(config.seed, "hold out"))
+            )
+            kept, used = order.tensor_split([max(1, round(config.hold_out * len(images)))])
+            fit(
+                model,
+                classification_loss(images.labels[used].to(run.device), config.smoothing, images.flip, config.shift),
+                images,
+                used,
+                Recipe(**plain(config.train)),
+                seed=seed_of(config.seed, "train"),
+                folder=stage.folder,
+                loop=run.loop,
+                accelerator=run.accelerator,
+                name="classifier",
+            )
+            share = accuracy(model, images, kept, run.device)
+            log.info("classifier: %.1f %% of %d held-out images right", 100 * share, len(kept))
+            if run.accelerator.is_main_process:
+                with store.atomic(stage.folder / "model.safetensors") as scratch:
+                    save_model(model, str(scratch))
+                shutil.rmtree(stage.folder / "state", ignore_errors=True)
+            run.finish(stage, began, accuracy=share, held_out=len(kept))
+    load_model(model, stage.folder / "model.safetensors")
+    manifest = stage.manifest
+    assert manifest is not None
+    return model.to(run.device).eval(), {"key": stage.key, "accuracy": manifest["accuracy"]}
+
+
+def feature_extractor(run: Experiment) -> Features | None:
+    """Return what the Fréchet distance is taken over, or None if it is not asked for."""
+    if run.features is None and run.needs_classifier:
+        classifier, facts = train_classifier(run)
+        run.features = make(extractor(run.config.metric.fid), classifier=classifier, facts=facts)
+    return run.features.to(run.device).eval() if run.features else None
+
+
+class Reference(NamedTuple):
+    """Statistics that samples are held against."""
+
+    path: Path  # of the .npz
+    identity: str  # what keys say of it
+    images: int | None  # how many; None where a file does not say
+    facts: dict[str, Any]  # for the protocol
+
+
+def reference(run: Experiment, features: Features) -> Reference:
+    """Return the statistics of the reference images, taken once per data and extractor; or those the user gives."""
+    if run.published is not None:
+        path = Path(run.published).expanduser()
+        sha256, count = file_hash(path), moments.read(path).count
+        facts = {"reference": path.name, "reference_sha256": sha256, "reference_count": count or "not in the file"}
+        return Reference(path, sha256, count, facts)
+    images = run.reference_images
+    assert images is not None
+    stage = run.stage("reference", data=images.fingerprint, features=features.identity())
+    path = stage.folder / "reference.npz"
+    with run.building(stage) as missing:
+        if missing and run.accelerator.is_main_process:
+            began = time.monotonic()
+            frechet = Frechet(features, run.device)
+            frechet.feed(streamed(run, images, torch.arange(len(images)), "reference"), real=True)
+            with store.atomic(path) as scratch:
+                moments.write(scratch, frechet.reference)
+            log.info("reference: mu and sigma of %d images in %s", len(images), path)
+            run.finish(stage, began, images=len(images))
+    whole = PRESETS[run.config.metric.fid.protocol].split not in (None, images.split)
+    told = (
+        f"{images.name} {images.split}{' (all of it: the data has no splits)' if whole else ''}, {images.fingerprint}"
+    )
+    return Reference(path, stage.key, len(images), {"reference": told, "reference_count": len(images)})
+
+
+def reference_activations(run: Experiment, features: Features) -> Stage:
+    """Keep the activations of at most `KEPT` reference images, drawn at random, the same each time."""
+    images = run.reference_images
+    assert images is not None
+    stage = run.stage("activations", data=images.fingerprint, features=features.identity(), most=KEPT)
+    with run.building(stage) as missing:
+        if missing and run.accelerator.is_main_process:
+            began = time.monotonic()
+            rows = torch.randperm(len(images), generator=generator("activations"))[:KEPT].sort().values
+            remembering = Remembering(features, KEPT)
+            with torch.inference_mode():
+                for pixels in streamed(run, images, rows, "activations"):
+                    remembering(pixels)
+            with store.atomic(stage.folder / "activations.safetensors") as scratch:
+                save_file({"activations": remembering.kept}, scratch)
+            run.finish(stage, began, images=len(rows))
+    return stage
+
+
+def streamed(run: Experiment, images: Images, rows: Tensor, name: str) -> Iterator[Tensor]:
+    """Yield the images at `rows` (n,) batch by batch on the device, with a progress bar called `name`."""
+    parts = rows.split(run.config.metric.batch_size)
+    with progress(name, len(parts), unit="batches", every=run.config.runtime.progress) as meter:
+        yield from metered(batches(images, parts, run.device, run.config.runtime.workers), meter)
+
+
+def metered(batches: Iterable[Tensor], meter: Meter) -> Iterator[Tensor]:
+    """Yield `batches`, counting them."""
+    for batch in batches:
+        yield batch
+        meter.advance()

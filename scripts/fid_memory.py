@@ -1,0 +1,110 @@
+"""Peak memory of measuring 5,000 and 50,000 samples of 32x32, each in a process of its own: it should be the same.
+
+Takes the path a run takes (bdiff.measure over sample files on disk), the samples being noise. Without a GPU the
+features are a stub's of Inception's 2,048 dimensions; with one they are pytorch-fid's network with random weights.
+
+    python scripts/fid_memory.py [count ...]
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bdiff.context import Experiment
+from bdiff.measure import measure
+from bdiff.metric.fid.base import Features
+from bdiff.request import jobs
+from bdiff.sample import shard_path
+from bdiff.tracker.none import NoTracker
+
+BATCH = 250
+
+
+class Stub(Features):
+    """A random projection of the pixels to as many features as Inception has."""
+
+    suffix = "_stub"
+    num_features = 2048
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("matrix", torch.randn(3 * 32 * 32, self.num_features) / 55)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels.flatten(1).float() / 255 @ self.matrix
+
+    def logits(self, activations: Tensor) -> Tensor:
+        return activations
+
+    def identity(self) -> dict[str, Any]:
+        return {"extractor": "stub"}
+
+
+def random_inception(path: Path) -> None:
+    """Write random weights in the shapes of pytorch-fid's."""
+    from pytorch_fid import inception
+
+    with mock.patch.object(inception, "load_state_dict_from_url"), mock.patch.object(nn.Module, "load_state_dict"):
+        torch.save(inception.fid_inception_v3().state_dict(), path)
+
+
+def one(count: int) -> dict[str, Any]:
+    """Measure `count` samples in this process and return what it took."""
+    with tempfile.TemporaryDirectory() as scratch:
+        words = [f"paths.outputs={scratch}", "data.size=32", "data.channels=3", f"sample.count={count}"]
+        words += [
+            f"sample.batch_size={BATCH}",
+            "metric.fid.protocol=pytorch_fid",
+            "metric.also=[secret]",
+            "name=memory",
+        ]
+        if torch.cuda.is_available():
+            random_inception(Path(scratch) / "weights.pth")
+            words += ["metric/fid=inception", f"metric.fid.weights={scratch}/weights.pth", "metric.fid.sha256=''"]
+        (config,) = jobs(words, multirun=False)
+        run = Experiment(config, NoTracker())
+        run.features = run.features or Stub()
+        samples = run.stage("sample", noise=count)
+        for start in range(0, count, BATCH):
+            noise = torch.randint(256, (2, min(BATCH, count - start), 3, 32, 32), dtype=torch.uint8)
+            path = shard_path(samples.folder / "shards", start)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"clean": noise[0].clone(), "triggered": noise[1].clone()}, path)
+        began = time.monotonic()
+        measured = measure(run, samples)
+        assert measured["protocol"][f"fid{run.features.suffix}"]["sample_count"] == count
+    return {
+        "count": count,
+        "features": type(run.features).__name__,
+        "resident_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "device_mib": round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else None,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def main() -> None:
+    """Print the peak of each count as a line of json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("counts", nargs="*", type=int, default=[5_000, 50_000])
+    parser.add_argument("--here", action="store_true", help="measure in this process; takes one count")
+    options = parser.parse_args()
+    for count in options.counts:
+        if options.here:
+            print(json.dumps(one(count)))
+        else:
+            subprocess.run([sys.executable, __file__, "--here", str(count)], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""What a whole run measures when asked for more, how it is named, and when it is measured anew."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file
+from test_run import TINY
+
+from bdiff import cli
+from bdiff.metric.fid import moments
+
+ALL = "metric.also=[kid,precision_recall,inception_score,secret,sample_psnr]"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+def run(home: Path, folder: str, *overrides: str) -> dict:
+    """The metrics.json of a run that comes to its end."""
+    words = ["run", *TINY, *overrides, f"paths.outputs={home}/outputs", f"paths.cache={home}/cache"]
+    assert cli.command([*words, f"hydra.run.dir={home}/{folder}"]) == 0
+    return json.loads((home / folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def everything(home) -> dict:
+    return run(home, "everything", ALL)
+
+
+def samples(home: Path, record: dict, name: str, half: str) -> np.ndarray:
+    """One half of a run's samples, on [0,1]."""
+    shards = sorted((home / "outputs" / "sample" / record["keys"][name] / "shards").iterdir())
+    return np.concatenate([load_file(path)[half].double().numpy() for path in shards]) / 255
+
+
+def test_numbers_over_the_classifier_never_bear_the_plain_name(everything):
+    over = {"fid", "kid", "precision", "recall", "inception_score"}
+    base = {"mse", "ssim", "psnr", "asr", "secret_psnr", "secret_ssim", "sample_psnr"}
+    wanted = {f"suspect/{name}" for name in base} | {f"suspect/{name}_classifier" for name in over}
+    assert everything["metrics"].keys() == wanted
+    protocol = everything["protocol"]
+    for name in ("fid", "kid", "precision_recall", "inception_score"):
+        assert protocol[f"{name}_classifier"]["extractor"] == "SmallCNN"
+        assert (protocol[f"{name}_classifier"]["sample_count"], everything["status"]) == (12, "done")
+
+
+def test_what_falls_short_of_the_protocol_is_marked_and_what_is_unsound_warned_of(everything, home):
+    fid = everything["protocol"]["fid_classifier"]
+    assert fid["protocol"] == "bdiff"
+    short = "fewer samples (12) than the protocol's 10000"
+    assert fid["marks"][:2] == [short, "the reference is cut to 64 images by data.limit"]
+    assert fid["marks"][2].startswith("fewer samples (12) than feature dimensions")
+    told = (home / "everything" / "run.log").read_text()
+    assert told.count("fid_classifier: fewer samples (12) than feature dimensions") == 1 and short not in told
+
+
+def test_sample_psnr_is_against_the_twin_that_was_not_attacked(everything, home):
+    assert everything["protocol"]["sample_psnr"]["clean_model"] == "the same training without the attack"
+    assert everything["keys"]["clean"] != everything["keys"]["train"]
+    one, other = (samples(home, everything, name, "clean") for name in ("sample", "clean_sample"))
+    wanted = (-10 * np.log10(((one - other) ** 2).mean((1, 2, 3)))).mean()
+    assert everything["metrics"]["suspect/sample_psnr"] == pytest.approx(wanted)
+    unattacked = run(home, "unattacked", "attack=none", "metric.also=[sample_psnr]")
+    assert unattacked["keys"]["train"] == unattacked["keys"]["clean"] == everything["keys"]["clean"]
+    assert unattacked["metrics"]["suspect/sample_psnr"] == pytest.approx(58.92, abs=0.01)
+
+
+def test_sample_psnr_is_against_the_model_that_training_started_from(everything, home):
+    pretrained = f"model.pretrained={everything['model']}"
+    record = run(home, "pretrained", pretrained, "metric.also=[sample_psnr]")
+    assert record["protocol"]["sample_psnr"]["clean_model"] == "the model that training started from"
+    clean = home / "outputs" / "train" / record["keys"]["clean"] / "model"
+    files = [Path(folder) / "unet/diffusion_pytorch_model.safetensors" for folder in (clean, everything["model"])]
+    before, after = map(load_file, files)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_secret_is_the_target_in_8_bits(everything, home):
+    found = samples(home, everything, "sample", "triggered")
+    figure = np.full((16, 16), round((-0.4 + 1) * 127.5) / 255)  # the corner target: grey on a background of -0.4
+    figure[:5, :5] = round(127.5) / 255
+    wanted = (-10 * np.log10(((found[:, 0] - figure) ** 2).mean((1, 2)))).mean()
+    assert everything["metrics"]["suspect/secret_psnr"] == pytest.approx(wanted, rel=1e-6)
+
+
+STAGES = {"train", "clean", "sample", "clean_sample", "classifier", "reference", "activations", "measure"}
+ANEW = [
+    ([ALL], set()),
+    (["metric.also=[sample_psnr,secret,inception_score,precision_recall,kid,kid]"], set()),
+    (["metric.also=[kid]"], {"measure"}),
+    ([ALL, "metric.fid.protocol=pytorch_fid"], {"measure"}),
+    ([ALL, "metric.fid.protocol=baddiffusion"], {"measure", "reference", "activations"}),
+    ([ALL, "data.split=all"], STAGES),
+]
+
+
+@pytest.mark.parametrize(("overrides", "anew"), ANEW, ids=[" ".join(words) for words, _ in ANEW])
+def test_what_changes_the_numbers_is_measured_anew(everything, home, overrides, anew):
+    record = run(home, f"anew-{ANEW.index((overrides, anew))}", *overrides)
+    assert set(record["keys"]) - set(record["reused"]) == anew
+    if anew <= {"measure"}:
+        same = record["metrics"].keys() & everything["metrics"].keys()
+        assert {name: record["metrics"][name] for name in same} == {name: everything["metrics"][name] for name in same}
+
+
+def test_presets_choose_the_reference_and_the_samples(home, everything):
+    record = run(home, "presets", "metric.fid.protocol=baddiffusion", "data.limit=null", "sample.count=2060",
+                 "sample.batch_size=1030", "sample.steps=1", "metric/fid=classifier")  # fmt: skip
+    fid = record["protocol"]["fid_classifier"]
+    assert fid["reference"].startswith("digits all, ")
+    assert (fid["reference_count"], fid["sample_count"], fid["marks"]) == (1797, 2048, [])
+
+
+def test_the_kept_reference_is_a_npz_of_its_images(everything, home):
+    kept = moments.read(home / "outputs" / "reference" / everything["keys"]["reference"] / "reference.npz")
+    assert kept.count == 64
+    assert kept.sigma.shape == (len(kept.mu), len(kept.mu))
+
+
+def test_lpips_is_taken_with_the_weights_at_hand(home, tmp_path):
+    torch.manual_seed(0)
+    torch.save(torchvision.models.alexnet().state_dict(), tmp_path / "alexnet.pth")
+    words = ["data.size=32", "metric.also=[lpips]", f"metric.lpips_weights={tmp_path}/alexnet.pth", "metric/fid=none"]
+    record = run(home, "lpips", *words)
+    assert record["metrics"]["suspect/lpips"] > 0
+    assert record["protocol"]["lpips"]["network"] == "AlexNet, no resize"
+    assert record["protocol"]["fid"] == {"absent": "metric/fid=none"}
+    (tmp_path / "alexnet.pth").rename(tmp_path / "elsewhere.pth")
+    again = run(home, "lpips-again", *words[:2], f"metric.lpips_weights={tmp_path}/elsewhere.pth", words[3])
+    assert "measure" in again["reused"]
+
+
+def test_published_statistics_take_the_place_of_reference_images(home, weights, tmp_path):
+    moments.write(tmp_path / "published.npz", moments.Moments(np.zeros(2048), np.eye(2048), 50_000))
+    record = run(home, "published", "metric/fid=inception", f"metric.fid.weights={weights[0]}", "sample.count=4",
+                 f"metric.fid.sha256={weights[1][:8]}", f"metric.fid.reference={tmp_path}/published.npz")  # fmt: skip
+    assert "suspect/fid" in record["metrics"]
+    assert not {"reference", "classifier", "activations"} & record["keys"].keys()
+    fid = record["protocol"]["fid"]
+    assert (fid["reference"], fid["reference_count"], len(fid["reference_sha256"])) == ("published.npz", 50_000, 64)
+    assert "the reference is a file's" in fid["marks"][1]
+
+
+def test_a_reference_over_other_features_is_refused_before_training(home, weights, tmp_path, capsys):
+    moments.write(tmp_path / "a.npz", moments.Moments(np.zeros(64), np.eye(64), 10))
+    words = ["run", *TINY, "metric/fid=inception", f"metric.fid.weights={weights[0]}", f"paths.outputs={home}/none",
+             f"metric.fid.sha256={weights[1][:8]}", f"metric.fid.reference={tmp_path}/a.npz"]  # fmt: skip
+    assert cli.command([*words, f"hydra.run.dir={home}/refused"]) == 2
+    assert "is of 64 features, and metric/fid=inception has 2048" in capsys.readouterr().err
+    assert not (home / "none").exists()
