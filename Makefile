@@ -5,8 +5,31 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?=
 
+# Tables: PROFILE=digits is in miniature, for a CPU; PROFILE=paper has the published settings, for GPUs.
+PROFILE ?= digits
+LAUNCHER ?= joblib
+TABLES := outputs/tables/$(PROFILE)
+SWEEP = $(BIN)/bdiff run -m hydra/launcher=$(LAUNCHER) hydra.sweep.dir=$(TABLES)/$@
+SETUP_digits := data=digits_faint pretrain=digits train.steps=400 train.lr=4e-3 sample.count=128 \
+	trigger=box,stop_sign target=corner,hat,shoe
+SETUP_paper := data=cifar10 data.split=all metric.fid.protocol=baddiffusion sample.count=2048 \
+	trigger=box_14,stop_sign_14 target=corner,hat,shoe
+RATES := 0,0.05,0.1,0.2,0.3,0.5
+CLIPPED := 0.1,0.5
+COMMA := ,
+ROWS = $(subst $() ,$(COMMA),$(patsubst conf/experiment/%.yaml,%,$(wildcard conf/experiment/$(1)/*.yaml)))
+
+# A table of $(1), as options $(2) say, on the terminal and beside its sweep's folder in the other formats.
+define table
+	$(BIN)/bdiff table $(1) $(2)
+	$(BIN)/bdiff table $(1) $(2) --format md --out $(TABLES)/$@.md
+	$(BIN)/bdiff table $(1) $(2) --format latex --out $(TABLES)/$@.tex
+	$(BIN)/bdiff table $(1) $(2) --format csv --out $(TABLES)/$@.csv
+endef
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format constraints clean
+.PHONY: help setup demo tables table-baddiffusion table-clipping table-published test test-slow check format \
+	constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +44,23 @@ setup: $(READY)  ## a virtual environment in .venv with exact versions
 
 demo: $(READY)  ## a clean and a backdoored model on the digits, with their numbers (about 4 minutes on 2 cores)
 	$(BIN)/bdiff run -m attack=none,baddiffusion $(DEMO)
+
+tables: table-baddiffusion table-clipping table-published  ## all tables; PROFILE=digits (a CPU, default) or paper
+
+table-baddiffusion: $(READY)  ## BadDiffusion over triggers, targets and poison rates
+	$(SWEEP) $(SETUP_$(PROFILE)) attack.poison_rate=$(RATES)
+	$(call table,$(TABLES)/$@,--rows trigger$(COMMA)target --cols attack.poison_rate)
+
+table-clipping: $(READY)  ## the same models, sampled with and without clipping
+	$(SWEEP) $(SETUP_$(PROFILE)) attack.poison_rate=$(CLIPPED) sample.clip=false,true
+	$(call table,$(TABLES)/$@,--rows trigger$(COMMA)target$(COMMA)attack.poison_rate --cols sample.clip)
+
+table-published: $(READY)  ## the published rows beside ours, which PROFILE=paper runs
+ifeq ($(PROFILE),paper)
+	$(SWEEP) experiment=$(call ROWS,baddiffusion),$(call ROWS,clipping)
+endif
+	$(call table,baddiffusion)
+	$(BIN)/bdiff table clipping
 
 test: $(READY)  ## the tests that take seconds
 	$(BIN)/pytest -m 'not slow' --durations=10

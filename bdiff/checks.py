@@ -4,7 +4,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
 from hydra.errors import HydraException
@@ -12,9 +12,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import bdiff.data.check
+import bdiff.metric.check
 import bdiff.model.check
 from bdiff.draw import empty
-from bdiff.make import make
+from bdiff.make import foreign, make, targets
+from bdiff.metric.fid.protocol import PRESETS
+from bdiff.metric.names import ALSO
 
 
 def at_least(least: float) -> Callable[[Any], str | None]:
@@ -42,6 +45,16 @@ def open_share(value: Any) -> str | None:
     return None if 0 < value < 1 else "must lie between 0 and 1"
 
 
+def some_of(*names: str) -> Callable[[Any], str | None]:
+    """Return a rule: a list of some of `names`."""
+
+    def told(value: Any) -> str | None:
+        wrong = [name for name in value if name not in names] if isinstance(value, ListConfig) else []
+        return f"holds {wrong[0]}, which {nearest(str(wrong[0]), names)}" if wrong else None
+
+    return told
+
+
 def device(value: Any) -> str | None:
     """A rule: a device's name."""
     fits = re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value))
@@ -57,8 +70,10 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "data.split": one_of("train", "test", "all"),
     "data.limit": at_least(2),
     "classifier.hold_out": open_share,
+    "metric.also": some_of(*ALSO),
     "metric.asr_threshold": above_zero,
     "metric.batch_size": at_least(1),
+    "metric.fid.protocol": one_of(*PRESETS),
     "runtime.device": device,
     "runtime.memory": at_least(0),
     "runtime.workers": at_least(0),
@@ -71,6 +86,8 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "sample.precision": one_of("auto", "bf16", "fp32"),
     "schedule.num_train_timesteps": at_least(2),
     "seed": at_least(0),
+    "sweep.jobs_per_gpu": at_least(1),
+    "sweep.on_failure": one_of("continue", "stop"),
     "tracker.mode": one_of("auto", "online", "offline", "disabled"),
     "train.batch_size": at_least(1),
     "train.clip_norm": above_zero,
@@ -84,15 +101,18 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "train.weight_decay": at_least(0),
     "trigger.side": at_least(1),
 }
-# a classifier is trained by the same recipe
-RULES |= {f"classifier.{key}": rule for key, rule in RULES.items() if key.startswith("train.")}
+#: a classifier, and the model that training starts from, are trained by recipes of the same kind
+RECIPES = ("", "classifier.", "pretrain.")
+RULES |= {place + key: rule for place in RECIPES for key, rule in RULES.items() if key.startswith("train.")}
 
 #: keys that may be null, and their type otherwise
 OPTIONAL: dict[str, type] = {
     "data.limit": int,
     "data.path": str,
     "metric.asr_threshold": float,
+    "metric.fid.reference": str,
     "metric.fid.weights": str,
+    "metric.lpips_weights": str,
     "model.pretrained": str,
     "target.path": str,
     "tracker.entity": str,
@@ -105,7 +125,7 @@ OPTIONAL: dict[str, type] = {
     "trigger.side": int,
 }
 
-OPTIONAL |= {f"classifier.{key}": kind for key, kind in OPTIONAL.items() if key.startswith("train.")}
+OPTIONAL |= {place + key: kind for place in RECIPES for key, kind in OPTIONAL.items() if key.startswith("train.")}
 
 TYPE_NAMES: dict[type, str] = {
     bool: "true or false",
@@ -146,6 +166,8 @@ def value_problems(config: DictConfig, base: DictConfig) -> list[str]:
 
     `base` is the same config before values were changed: its values say what type each should have.
     """
+    if strangers := target_problems(config):  # then nothing of it is built, not even to be looked at
+        return strangers
     before, now = leaves(base), leaves(config)
     changed = [key for key in before | now if before.get(key) != now.get(key) and not key.startswith("hydra.")]
     broken = {key: told for key in changed if (told := value_problem(key, config, base))}
@@ -216,9 +238,12 @@ def model_problems(config: DictConfig) -> list[str]:
 
 def length_problems(config: DictConfig) -> list[str]:
     """Return that a training has no length."""
-    if config.train.steps is None and config.train.epochs is None:
-        return ["train.steps and train.epochs are both null: set one of them"]
-    return []
+    recipes = {f"{place}train": OmegaConf.select(config, f"{place}train") for place in RECIPES}
+    return [
+        f"{name}.steps and {name}.epochs are both null: set one of them"
+        for name, recipe in recipes.items()
+        if recipe is not None and recipe.steps is None and recipe.epochs is None
+    ]
 
 
 def sampler_problems(config: DictConfig) -> list[str]:
@@ -233,12 +258,10 @@ def sampler_problems(config: DictConfig) -> list[str]:
     return problems
 
 
-def weights_problems(config: DictConfig) -> list[str]:
-    """Return that the file of FID's network is not there."""
-    path = OmegaConf.select(config, "metric.fid.weights")
-    if path is None or Path(path).expanduser().is_file():
-        return []
-    return [f"metric.fid.weights={path} does not exist: give pytorch-fid's file, or measure with metric/fid=classifier"]
+def metric_problems(config: DictConfig) -> list[str]:
+    """Return which measures cannot be taken of what the request makes, or lack a file."""
+    metric: dict[str, Any] = OmegaConf.to_container(config.metric, resolve=True)  # type: ignore[assignment]
+    return bdiff.metric.check.problems(metric, config.data.size)
 
 
 def device_problems(config: DictConfig) -> list[str]:
@@ -255,15 +278,32 @@ def device_problems(config: DictConfig) -> list[str]:
     return [f"runtime.device={name}, but torch finds {found} here: use runtime.device=cpu or auto"]
 
 
+def launcher_problems(config: DictConfig) -> list[str]:
+    """Return that a sweep's launcher is not installed."""
+    target = str(OmegaConf.select(config, "hydra.launcher._target_", default=""))
+    plugin = re.match(r"hydra_plugins\.(hydra_\w+_launcher)\.", target)
+    if plugin is None or find_spec(f"hydra_plugins.{plugin[1]}"):
+        return []
+    name = plugin[1].replace("_", "-")
+    return [f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']} needs {name}: pip install {name}"]
+
+
+def target_problems(config: DictConfig) -> list[str]:
+    """Return which parts the config names that it may not."""
+    parts = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
+    return [line for key, target in targets(parts) if (line := foreign(key, target))]
+
+
 #: checks of what parts of a request make together, each left out when one of the keys it reads is wrong by itself
 CHECKS: list[tuple[tuple[str, ...], Callable[[DictConfig], list[str]]]] = [
     (("data.path",), path_problems),
     (("data.size", "data.channels", "trigger.", "target."), picture_problems),
     (("data.size", "data.channels", "model.", "schedule."), model_problems),
-    (("train.steps", "train.epochs"), length_problems),
+    (("train.", "classifier.train.", "pretrain.train."), length_problems),
     (("sample.", "sampler.", "schedule."), sampler_problems),
-    (("metric.",), weights_problems),
+    (("metric.", "data.size"), metric_problems),
     (("runtime.device",), device_problems),
+    (("hydra.launcher",), launcher_problems),
 ]
 
 

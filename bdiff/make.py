@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from bdiff.errors import RequestError
 
@@ -26,14 +26,16 @@ def make(config: DictConfig, **arguments: Any) -> Any:
 
 
 def targets(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the key and the value of every `_target_` in a config."""
-    if isinstance(config, DictConfig) and not OmegaConf.is_missing(config, "_target_"):
-        for name in map(str, config):
+    """Yield the key and the value of every `_target_` in a config, or in plain containers; nothing is resolved."""
+    if OmegaConf.is_config(config):
+        config = OmegaConf.to_container(config, resolve=False)
+    if isinstance(config, dict):
+        for name, value in config.items():
             if name == "_target_":
-                yield f"{prefix}_target_", config[name]
-            elif not OmegaConf.is_missing(config, name):
-                yield from targets(config[name], f"{prefix}{name}.")
-    elif isinstance(config, ListConfig):
+                yield f"{prefix}_target_", value
+            else:
+                yield from targets(value, f"{prefix}{name}.")
+    elif isinstance(config, list):
         for place, part in enumerate(config):
             yield from targets(part, f"{prefix}{place}.")
 
@@ -49,4 +51,5 @@ def foreign(key: str, target: Any, look: bool = False) -> str | None:
         known = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}" == target
     if known:
         return None
-    return f"{key}={target} is refused: a config may name parts of bdiff, diffusers' schedulers and torch's optimizers"
+    part = key.removesuffix("_target_").rstrip(".") or "a part"
+    return f"{part}: {target} is refused: a config may name parts of bdiff, diffusers' schedulers and torch's optimizers"

@@ -1,5 +1,6 @@
 """What is wrong with a request, found before torch is imported and all told together, one line per problem."""
 
+import difflib
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -59,6 +60,9 @@ def override_problems(override: Override, groups: dict[str, list[str]], multirun
     key = override.key_or_group
     if not key:
         return [unreadable(override.input_line or "")]
+    group, _, folder = key.partition("/")
+    if key not in groups and any(option.startswith(f"{folder}/") for option in groups.get(group, [])):
+        return [f"{key} is a folder of options: write {group}={folder}/{override.get_value_element_as_str()}"]
     sweep = override.is_sweep_override()
     if sweep and not override.is_discrete_sweep():
         return [f"{override.input_line} is an endless sweep: list the values, as in {key}=1,2,3"]
@@ -68,9 +72,11 @@ def override_problems(override: Override, groups: dict[str, list[str]], multirun
     problems = []
     if key in groups:
         none = ["null"] if defaults(()).hydra.runtime.choices.get(key) is None else []
-        chosen = override.sweep_string_iterator() if sweep else [override.get_value_element_as_str()]
+        chosen = list(override.sweep_string_iterator()) if sweep else [override.get_value_element_as_str()]
         wrong = [option for option in chosen if option not in groups[key] + none]
-        problems = [f"{key}={option} {nearest(option, groups[key])}" for option in wrong]
+        problems = [f"{key}={option} {nearest(option, same_folder(option, groups[key]))}" for option in wrong]
+        if not chosen:
+            problems = [f"{override.input_line} matches nothing: list the options, as in {key}={groups[key][0]}"]
     if sweep and not multirun:
         problems.append(f"{override.input_line} asks for several values: that is a sweep, say bdiff run -m")
     return problems
@@ -94,6 +100,13 @@ def one_job(overrides: list[Override], groups: dict[str, list[str]]) -> tuple[Di
         return None, [*problems, one_line(error)]
 
 
+def same_folder(option: str, options: list[str]) -> list[str]:
+    """Return those of a group's `options` that stand in the folder that `option` means, if it is seen which."""
+    folders = {one.partition("/")[0] for one in options if "/" in one}
+    (folder,) = difflib.get_close_matches(option.partition("/")[0], folders, n=1) or [""]
+    return [one for one in options if one.startswith(f"{folder}/")] or options
+
+
 @cache
 def defaults(choices: tuple[str, ...]) -> DictConfig:
     """Compose the config that the given group choices lead to."""
@@ -101,10 +114,16 @@ def defaults(choices: tuple[str, ...]) -> DictConfig:
 
 
 def group_options() -> dict[str, list[str]]:
-    """Return bdiff's config groups and the options of each."""
+    """Return bdiff's config groups and the options of each; a folder in a group makes options like folder/option."""
+    listed = OmegaConf.load(CONF / "config.yaml").defaults
+    groups = {str(name) for entry in listed if isinstance(entry, DictConfig) for name in entry}
     found: dict[str, list[str]] = {}
     for path in sorted(CONF.glob("*/**/*.yaml")):
-        found.setdefault(path.parent.relative_to(CONF).as_posix(), []).append(path.stem)
+        name = path.relative_to(CONF).with_suffix("")
+        if name.parts[0] == "hydra":  # launchers: Hydra and its plugins have more of them
+            continue
+        group = next((parent for parent in name.parents if parent.as_posix() in groups), name.parent)
+        found.setdefault(group.as_posix(), []).append(name.relative_to(group).as_posix())
     return found
 
 

@@ -126,7 +126,7 @@ def terminal() -> Console:
 def closing(record: dict[str, Any]) -> None:
     """Print the numbers of a job that came to its end, and where to look further."""
     out = terminal()
-    out.print(metrics_table([record]))
+    out.print(metrics_table(record))
     reused = f" (reused: {', '.join(record['reused'])})" if record["reused"] else ""
     out.print(f"{record['name']}: {record['folder']}{reused}", soft_wrap=True, highlight=False)
 

@@ -17,7 +17,16 @@ from bdiff.request import PACKAGE, jobs
 
 CONF = Path(__file__).parents[1] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.parent != CONF)
-OPTIONS = [(path.parent.as_posix(), path.stem) for path in FILES]
+LISTED = [next(iter(one)) for one in OmegaConf.load(CONF / "config.yaml").defaults if isinstance(one, DictConfig)]
+
+
+def place(path: Path) -> tuple[str, str]:
+    """A file's group, the nearest folder that the defaults list, and the option that it is there."""
+    group = next((folder for folder in path.parents if folder.as_posix() in LISTED), path.parent)
+    return group.as_posix(), path.relative_to(group).with_suffix("").as_posix()
+
+
+OPTIONS = [place(path) for path in FILES]
 
 #: groups whose options are code of ours, and what is given to it beside the yaml's keys
 OURS: dict[str, set[str]] = {
@@ -29,6 +38,8 @@ OURS: dict[str, set[str]] = {
     "tracker": set(),
     "trigger": {"size"},
 }
+#: keys that say how a nested part is used, and are not passed to it
+ABOUT = {"protocol", "reference"}
 #: what every run gives to nested parts
 GIVEN = {"channels", "classes"}
 
@@ -68,7 +79,7 @@ def test_an_option_composes_and_its_code_takes_its_keys(group, option):
     given = GIVEN.union(*(names for name, names in OURS.items() if name.startswith(group)))
     for part in parts(OmegaConf.select(config, group.replace("/", "."))):
         known = inspect.signature(get_object(part["_target_"])).parameters
-        keys = part.keys() - {"_target_"}
+        keys = part.keys() - {"_target_"} - ABOUT
         assert keys <= known.keys(), f"{part['_target_']} does not take {keys - known.keys()}"
         needed = {name for name, one in known.items() if one.default is one.empty and one.kind is not one.VAR_KEYWORD}
         assert needed <= keys | given, f"{part['_target_']} needs {needed - keys - given}"
@@ -83,17 +94,25 @@ def test_conf_mirrors_the_package(group, option):
 
 
 def test_every_folder_of_options_is_a_group_of_the_defaults():
-    listed = [next(iter(one)) for one in OmegaConf.load(CONF / "config.yaml").defaults if isinstance(one, DictConfig)]
-    assert {path.parent.as_posix() for path in FILES} <= set(listed)
+    assert {group for group, _ in OPTIONS} <= {*LISTED, "hydra/launcher"}  # Hydra's own group, which it lists itself
+    assert ("experiment", "clipping/box_14-corner-p90-on") in OPTIONS
 
 
-@pytest.mark.parametrize("data", options("data"))
-def test_data_picks_presets_that_are_there_and_the_command_line_wins(data):
+def presets(data: str) -> dict[str, str]:
+    """The options that a dataset's file picks, or the file that it builds on."""
     picked = {}
     for entry in OmegaConf.load(CONF / "data" / f"{data}.yaml").defaults:
         if isinstance(entry, DictConfig):
             ((key, option),) = entry.items()
             picked[key.removeprefix("override /").partition("@")[0]] = option
+        elif entry != "_self_":
+            picked |= presets(entry)
+    return picked
+
+
+@pytest.mark.parametrize("data", options("data"))
+def test_data_picks_presets_that_are_there_and_the_command_line_wins(data):
+    picked = presets(data)
     assert picked.keys() == {"model", "schedule", "train", "sample", "metric/fid"}
     assert choices(f"data={data}").items() >= picked.items()
     others = {group: next(one for one in options(group) if one != option) for group, option in picked.items()}
@@ -104,7 +123,8 @@ def test_data_picks_presets_that_are_there_and_the_command_line_wins(data):
 
 @pytest.mark.parametrize("data", options("data"))
 def test_defaults_keep_the_rules_of_a_request(data):
-    config = composed(f"data={data}", "tracker=wandb", "metric/fid=inception", "trigger=image", "target=image")
+    words = ["tracker=wandb", "metric/fid=inception", "trigger=image", "target=image", "pretrain=digits"]
+    config = composed(f"data={data}", *words)
     keys = leaves(config)
     assert {*RULES, *OPTIONAL} <= keys.keys()
     for key in keys:
@@ -116,6 +136,16 @@ def test_defaults_keep_the_rules_of_a_request(data):
 @pytest.mark.parametrize("data", options("data"))
 def test_a_request_for_each_dataset_is_sound(data):
     assert len(jobs([f"data={data}"], multirun=False)) == 1
+
+
+@pytest.mark.parametrize("row", options("experiment"))
+def test_an_experiment_row_is_a_sound_request_that_the_command_line_can_shrink(row):
+    (config,) = jobs([f"experiment={row}"], multirun=False)
+    assert config.published.metrics and config.published.source
+    (small,) = jobs([f"experiment={row}", "data=digits", "sample.count=64", "attack.poison_rate=0.3"], multirun=False)
+    assert (small.data.size, small.schedule.num_train_timesteps, small.sample.count) == (16, 100, 64)
+    assert small.attack.poison_rate == 0.3 and small.published == config.published
+    assert (small.trigger, small.target, small.sampler) == (config.trigger, config.target, config.sampler)
 
 
 @pytest.mark.parametrize("schedule", options("schedule"))

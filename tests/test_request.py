@@ -26,10 +26,15 @@ NOISE = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[1] / "conf"
 #: a command line, and words that the answer must hold; {files} is the folder of the fixture `files`
 WRONG = [
     ("rum", "rum is no command", "bdiff run"),
+    ("run attack._target_=my.package.Attack", "attack: my.package.Attack is refused", "parts of bdiff"),
     # names
     ("run atack=none", "atack is not known", "did you mean attack?", "classifier, data"),
     ("run attack=badiffusion", "attack=badiffusion is not known", "did you mean baddiffusion?", "none"),
     ("run sampler=foo", "sampler=foo is not known", "ddim, ddpm"),
+    ("run experiment=baddifusion/box14", "did you mean baddiffusion/box_14-", "baddiffusion/hat-p5"),
+    ("run experiment=nothing", "experiment=nothing is not known", "clipping/box_14-corner-p90-on"),
+    ("run experiment/clipping=x", "experiment/clipping is a folder of options", "write experiment=clipping/x"),
+    ("run -m experiment=glob(nothing*)", "matches nothing", "experiment=baddiffusion/"),
     ("run metric/fid=incept", "metric/fid=incept is not known", "did you mean inception?", "classifier"),
     ("run metric.fid=inception", "metric.fid is a group", "metric/fid="),
     ("run sed=3", "sed is not known", "did you mean seed?"),
@@ -77,7 +82,14 @@ WRONG = [
     ("run data.limit=few", "data.limit=few must be a whole number"),
     ("run runtime.device=gpu", "runtime.device=gpu is not known", "cuda:N"),
     ("run runtime.device=cuda:x", "runtime.device=cuda:x is not known", "cuda:N"),
+    ("run metric.also=kid", "metric.also=kid must be a list"),
+    ("run metric.also=[kid,lpps]", "holds lpps, which is not known", "did you mean lpips?", "precision_recall"),
+    ("run metric.fid.protocol=bddiffusion", "metric.fid.protocol=bddiffusion is not known", "baddiffusion?"),
+    ("run metric/fid=none metric.fid.protocol=bdiff", "not known with metric/fid=none", "classifier or inception"),
+    ("run metric.fid.reference=x.npz", "not known with metric/fid=classifier", "belongs to metric/fid=inception"),
     # what does not fit together
+    ("run metric.also=[lpips]", "lpips, which needs images of 31 px or more", "data.size=16"),
+    ("run metric/fid=none metric.also=[kid]", "kid, which needs features", "metric/fid=inception or classifier"),
     ("run trigger.side=40", "trigger.side=40 does not fit", "1 to 30"),
     ("run trigger.side=0", "trigger.side=0 must be at least 1"),
     ("run data.size=15", "data.size=15 is no multiple of 4"),
@@ -99,6 +111,14 @@ WRONG = [
     ("run data.path={files}/cut.zip", "cut.zip", "not a whole zip"),
     ("run data=cifar10 data.path={files}/cifar-10-python.tar.gz", "cifar-10-python.tar.gz", "not a whole tar.gz"),
     ("run metric/fid=inception metric.fid.weights={files}/none", "metric.fid.weights", "does not exist"),
+    (
+        "run data.size=32 metric.also=[lpips] metric.lpips_weights={files}/none",
+        "metric.lpips_weights",
+        "does not exist",
+    ),
+    ("run metric/fid=inception metric.fid.reference={files}/none.npz", "metric.fid.reference", "does not exist"),
+    ("run metric/fid=inception metric.fid.reference={files}/text.zip", "cannot be used", "no .npz file"),
+    ("run metric/fid=inception metric.fid.reference={files}/sums.npz", "holds no mu and no sigma (but sums)"),
     ("run model.pretrained={files}/none", "model.pretrained={files}/none does not exist", "hub id"),
     ("run model.pretrained={files}/empty", "holds no UNet config.json", "unet/"),
     ("run model.pretrained={files}/rgb", "has in_channels=3 and the data 1", "set data.channels=3"),
@@ -128,6 +148,7 @@ def files(tmp_path_factory) -> Path:
     (root / "cut.zip").write_bytes((root / "cut.zip").read_bytes()[:3000])
     (root / "cifar-10-python.tar.gz").write_bytes(gzip.compress(noise)[:3000])
     Image.new("RGB", (8, 8)).save(root / "black.png")
+    np.savez(root / "sums.npz", sums=np.zeros(3))
     checkpoint(root / "rgb", in_channels=3, out_channels=3)
     checkpoint(root / "large", sample_size=32)
     checkpoint(root / "long", num_train_timesteps=1000)
@@ -207,8 +228,9 @@ RIGHT = [
     "+sampler.step={eta:1}",
     "data=cifar10 data.size=16 model.pretrained=google/ddpm-cifar10-32",
     "data=cifar10 name=mine seed=${sample.count}",
-    "attack._target_=my.package.Attack",
     "runtime.device=cpu data.limit=64 metric.asr_threshold=0.01",
+    "metric.also=[kid,precision_recall,secret,sample_psnr] metric.fid.protocol=pytorch_fid",
+    "metric.also=[] metric/fid=none",
     "'name=with space'",
 ]
 

@@ -56,9 +56,9 @@ def changed(home: Path, tmp_path: Path, key: str, value: object) -> str:
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("attack._target_", "os.system", "attack._target_=os.system is refused"),
+        ("attack._target_", "os.system", "attack: os.system is refused"),
         ("trigger._target_", "bdiff.data.files.os.system", "is refused"),
-        ("trigger.extra", {"_target_": "builtins.eval"}, "trigger.extra._target_=builtins.eval is refused"),
+        ("trigger.extra", {"_target_": "builtins.eval"}, "trigger.extra: builtins.eval is refused"),
         ("name", "${oc.env:HOME}", "name refers to another value"),
         ("train.lr", -1.0, "train.lr=-1.0 must be above 0"),
         ("attack.poison_rate", 2, "attack.poison_rate=2 is not a share"),

@@ -66,8 +66,9 @@ def test_metrics_json_says_what_was_measured_and_how(first):
 def test_the_run_folder_holds_all_that_is_needed(first):
     folder = first[0]
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    wanted = {"config.yaml", "overrides.yaml", "run.log", "metrics.json", "progress.jsonl", "figures/overview.png",
-              "figures/loss.png"}  # fmt: skip
+    figures = ("clean", "loss", "overview", "stamped_example", "target", "trajectory", "trigger", "triggered")
+    wanted = {"config.yaml", "overrides.yaml", "run.log", "metrics.json", "progress.jsonl", "report.html"}
+    wanted |= {f"figures/{name}.png" for name in figures}
     assert files == wanted
     assert "${" not in (folder / "config.yaml").read_text()
     rows = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
@@ -149,9 +150,9 @@ def test_a_sweep_goes_on_after_a_failed_job(home, capsys):
     assert [one["status"] for one in status] == ["done", "failed"]
     assert "the loss became" in status[1]["error"]
     captured = capsys.readouterr()
-    assert "suspect/asr" in captured.out
-    assert "Traceback" not in captured.err
-    assert "learning rate" in captured.err
+    assert "Traceback" not in captured.err + captured.out
+    assert "asr" in captured.out and "learning rate" in captured.out
+    assert (home / "sweep" / "report.html").exists()
 
 
 def test_data_with_one_class_cannot_be_measured_by_a_classifier(home, tmp_path, capsys):

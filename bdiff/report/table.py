@@ -13,21 +13,11 @@ def shown(metric: str, value: float) -> str:
     return FORMATS.get(metric.rpartition("/")[2], "{:.3g}").format(value)
 
 
-def labels(runs: list[dict[str, Any]]) -> list[str]:
-    """Return what tells runs apart: the overrides that they do not share, or the name of a lone run."""
-    shared = set.intersection(*(set(run["overrides"]) for run in runs))
-    own = [" ".join(word for word in run["overrides"] if word not in shared) for run in runs]
-    return [word or run["name"] for word, run in zip(own, runs, strict=True)]
-
-
-def metrics_table(runs: list[dict[str, Any]]) -> Table:
-    """Return a table with a row per metric and a column per run; `runs` are metrics.json contents."""
+def metrics_table(record: dict[str, Any]) -> Table:
+    """Return a table with a row per metric of a run; `record` is its metrics.json."""
     table = Table(title="metrics")
     table.add_column("metric")
-    for label in labels(runs):
-        table.add_column(label, justify="right")
-    names = dict.fromkeys(metric for run in runs for metric in run["metrics"])
-    for metric in names:
-        cells = (run["metrics"].get(metric) for run in runs)
-        table.add_row(metric, *("-" if value is None else shown(metric, value) for value in cells))
+    table.add_column(record["name"], justify="right")
+    for metric, value in record["metrics"].items():
+        table.add_row(metric, shown(metric, value))
     return table

@@ -1,0 +1,202 @@
+"""From runs to a table: which runs fall into one cell, their mean over seeds, and what tells cells apart."""
+
+import json
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bdiff.errors import RequestError
+from bdiff.report.runs import Run, flat
+from bdiff.report.sheet import Cell, Sheet
+from bdiff.report.table import shown
+
+#: parts of a config that name, place or watch a run and change no number of it
+IDLE = {"name", "paths", "runtime", "sweep", "tracker", "published", "hydra", "seed"}
+
+#: the order of metrics; others follow by name
+ORDER = ["asr", "mse", "ssim", "psnr", "lpips", "fid", "fid_classifier"]
+
+MISSING = "missing"
+
+
+def pivot(runs: Sequence[Run], rows: list[str] | None, cols: list[str], metrics: list[str]) -> Sheet:
+    """Return a row for each combination of the settings `rows`, and columns for those of `cols` times `metrics`.
+
+    `rows` None takes the settings in which the runs differ. Raises RequestError if runs of one cell differ in more
+    than their seed.
+    """
+    keys = telling(runs, cols) if rows is None else rows
+    used = latest(runs, [*keys, *cols])
+    cells: dict[tuple[str, ...], dict[tuple[str, ...], list[Run]]] = {}
+    for run in used:
+        cells.setdefault(label(run, keys), {}).setdefault(label(run, cols), []).append(run)
+    places = ordered({place for row in cells.values() for place in row})
+    for row in cells.values():
+        for members in row.values():
+            agree(members)
+    heads = [head(cols, place, short(metric) if len(metrics) > 1 or not cols else "")
+             for place in places for metric in metrics]  # fmt: skip
+    body = [
+        [*map(Cell, row), *(mean(cells[row].get(place, []), metric) for place in places for metric in metrics)]
+        for row in ordered(cells)
+    ]
+    title = f"{', '.join(map(short, metrics))} by {', '.join(keys)}" + (f" × {', '.join(cols)}" if cols else "")
+    notes = [counted(runs, used), *protocols(used, metrics), *failures(used)]
+    return Sheet(title, [*keys, *heads], body, notes)
+
+
+def head(cols: list[str], place: tuple[str, ...], metric: str) -> str:
+    """Return a column's head: what `cols` are set to there, a bare yes or no with its key, and the metric."""
+    words = [f"{key.rpartition('.')[2]}={word}" if word in ("true", "false", "-") else word
+             for key, word in zip(cols, place, strict=True)]  # fmt: skip
+    return " ".join(filter(None, [*words, metric]))
+
+
+def mean(runs: Sequence[Run], metric: str) -> Cell:
+    """Return the mean of `metric` over runs that differ in their seed, with its sample standard deviation."""
+    values = [run.metrics[metric] for run in runs if run.done and metric in run.metrics]
+    if not values:
+        states = {run.record["status"] for run in runs}
+        return Cell(next((state for state in ("failed", "running", "interrupted") if state in states), MISSING), n=0)
+    middle = statistics.fmean(values)
+    if len(values) == 1:
+        return Cell(shown(metric, middle), middle, n=1)
+    spread = statistics.stdev(values)
+    return Cell(f"{shown(metric, middle)} ± {shown(metric, spread)} (n={len(values)})", middle, spread, len(values))
+
+
+def latest(runs: Iterable[Run], keys: list[str]) -> list[Run]:
+    """Return one run for each config, seed and setting of `keys`: the newest that is done, else the newest."""
+    by_age = sorted(runs, key=lambda run: (run.done, (run.folder / "metrics.json").stat().st_mtime))
+    return list({(identity(run), run.value("seed"), label(run, keys)): run for run in by_age}.values())
+
+
+def identity(run: Run) -> str:
+    """Return the settings that decide a run's numbers, but for its seed, as one text."""
+    return json.dumps({key: value for key, value in flat(run.config).items() if decides(key)}, sort_keys=True)
+
+
+def decides(key: str) -> bool:
+    """Return whether a setting can tell cells apart."""
+    return key.partition(".")[0] not in IDLE
+
+
+def agree(runs: Sequence[Run]) -> None:
+    """Raise RequestError, naming the key, if runs of one cell differ in more than their seed."""
+    if len({identity(run) for run in runs}) > 1:
+        keys = differences(runs)
+        told = ", ".join(f"{key} ({', '.join(sorted({text(run.value(key)) for run in runs}))})" for key in keys[:3])
+        raise RequestError(
+            f"{len(runs)} runs fall into one cell but differ in {told}: add {keys[0]} to --rows or --cols, "
+            f"or name a folder of fewer runs (two of these are {runs[0].folder} and {runs[-1].folder})"
+        )
+
+
+def typed(runs: Sequence[Run]) -> list[str]:
+    """Return the settings that were typed for some of `runs` and in which they differ."""
+    return [
+        key for key in dict.fromkeys(key for run in runs for key in run.typed) if decides(key) and differ(runs, key)
+    ]
+
+
+def differences(runs: Sequence[Run]) -> list[str]:
+    """Return the settings in which the configs of `runs` differ: those typed, else groups and keys in their order."""
+    if named := [key for key in typed(runs) if key != "experiment"]:  # which only stands for other settings
+        return named
+    groups = [group for group in runs[0].record.get("choices", {}) if differ(runs, group)]
+    leaves = [key for key in dict.fromkeys(key for run in runs for key in flat(run.config)) if decides(key)]
+    found = (next((group for group in groups if key.startswith(f"{group.replace('/', '.')}.")), key)
+             for key in leaves if differ(runs, key))  # fmt: skip
+    return list(dict.fromkeys(found))
+
+
+def differ(runs: Sequence[Run], key: str) -> bool:
+    """Return whether `runs` are set to more than one value at `key`."""
+    return len({text(run.value(key)) for run in runs}) > 1
+
+
+def telling(runs: Sequence[Run], cols: list[str]) -> list[str]:
+    """Return settings, other than `cols`, by which all runs that differ in more than their seed are told apart."""
+    keys = [key for key in typed(runs) if key not in cols]
+    while True:
+        cells: dict[tuple[str, ...], list[Run]] = {}
+        for run in runs:
+            cells.setdefault(label(run, [*keys, *cols]), []).append(run)
+        mixed = next((members for members in cells.values() if len({identity(run) for run in members}) > 1), None)
+        if mixed is None:
+            return keys or ["name"]
+        keys.append(differences(mixed)[0])
+
+
+def label(run: Run, keys: list[str]) -> tuple[str, ...]:
+    """Return what `run` was set to at `keys`, as a table shows it."""
+    return tuple(text(run.value(key)) for key in keys)
+
+
+def text(value: Any) -> str:
+    """Return a setting as a table shows it."""
+    if isinstance(value, str):
+        return value
+    return "-" if value is None else json.dumps(value)
+
+
+def ordered(labels: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return labels in the order a reader expects: numbers by size, also those within words (box_4 before box_14)."""
+
+    def natural(word: str) -> list[tuple[bool, float, str]]:
+        parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", word)
+        return [(place % 2 == 0, float(part) if place % 2 else 0.0, part) for place, part in enumerate(parts) if part]
+
+    return sorted(labels, key=lambda words: [natural(word) for word in words])
+
+
+def short(metric: str) -> str:
+    """Return a metric's name as heads show it: that of the suspect model needs no `who`."""
+    return metric.removeprefix("suspect/")
+
+
+def in_order(metrics: Iterable[str]) -> list[str]:
+    """Return metrics' names without doubles, in the order tables show them."""
+    rank = {name: place for place, name in enumerate(ORDER)}
+    return sorted(set(metrics), key=lambda metric: (rank.get(short(metric), len(ORDER)), metric))
+
+
+def counted(runs: Sequence[Run], used: Sequence[Run]) -> str:
+    """Return how many runs a table is made of, and what ± means where it occurs."""
+    rest = len(runs) - len(used)
+    doubles = f", {rest} more of the same config and seed left out" if rest else ""
+    seeds = "; mean ± sample standard deviation over n seeds" if len({run.value("seed") for run in used}) > 1 else ""
+    return f"{len(used)} run{'s' * (len(used) != 1)}{doubles}{seeds}"
+
+
+def failures(runs: Sequence[Run], most: int = 5) -> list[str]:
+    """Return a line for each failed run, `most` of them."""
+    lines = [f"failed: {run.folder}: {run.record.get('error', 'no reason recorded')}" for run in runs
+             if run.record["status"] == "failed"]  # fmt: skip
+    return lines if len(lines) <= most else [*lines[: most - 1], f"and {len(lines) - most + 1} more failed runs"]
+
+
+def protocols(runs: Sequence[Run], metrics: Sequence[str]) -> list[str]:
+    """Return how the runs measured: what they share, and marked lines on what keeps their numbers from comparing."""
+    measures = {"images", *(metric.rpartition("/")[2] for metric in metrics)}
+    told = [flat(run.record.get("protocol", {})) for run in runs if run.done]
+    values: dict[str, dict[str, None]] = {}
+    for key, value in (fact for facts in told for fact in facts.items()):
+        if key.partition(".")[0] in measures | {"precision", "sampler"}:
+            values.setdefault(key, {})[text(value)] = None
+    marks = {f"! {key.removesuffix('.marks')}: {mark}": None for facts in told for key in facts
+             if key in values and key.endswith(".marks") for mark in facts[key]}  # fmt: skip
+    shared: dict[str, list[str]] = {}
+    apart = []
+    for key, found in values.items():
+        about, _, what = key.partition(".")
+        if what == "marks":
+            continue
+        if len(found) > 1:
+            apart += [f"{key} ({', '.join(found)})"] if about in measures else []
+        elif all(key in facts for facts in told):
+            shared.setdefault(about, []).append("=".join(filter(None, [what, *found])))
+    lines = ["protocol: " + "; ".join(f"{about} {', '.join(facts)}" for about, facts in shared.items())]
+    differing = [f"! protocols differ, and such numbers do not compare: {'; '.join(apart)}"]
+    return [*(lines if shared else []), *(differing if apart else []), *marks]

@@ -1,0 +1,120 @@
+"""Our numbers beside published ones: a line for each row of an experiment, and whether the two compare."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bdiff.report.pivot import counted, decides, failures, identity, in_order, latest, mean, protocols, short, text
+from bdiff.report.runs import Run
+from bdiff.report.sheet import Cell, Sheet
+
+#: where a figure may have been read so that it is shown without a question mark
+SOUND = ("authors' artefact", "abstract")
+
+#: settings that change no measured number, or only where it is read from
+HARMLESS = ("sample.batch_size", "metric.batch_size", "metric.also", "metric.lpips", "metric.fid.weights", "classifier")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of conf/experiment, the runs made of it, and the settings that a request for it leads to today."""
+
+    name: str
+    published: dict[str, Any]  # source, where, provenance, pair, sampler, fid_samples, metrics
+    runs: list[Run]
+    settings: dict[str, Any]  # empty where there are no runs to compare them with
+
+
+def beside(rows: Sequence[Row], title: str, metrics: list[str] | None) -> Sheet:
+    """Return a table of `rows`, ours beside the published figures; runs with other settings get a line each."""
+    theirs = {name for row in rows for name in row.published["metrics"]}
+    found = {name for row in rows for run in row.runs for name in run.metrics}
+    names = metrics or in_order(name for name in theirs | found if name.startswith("suspect/"))
+    sources = list(dict.fromkeys(source(row.published) for row in rows))
+    body, used = [], []
+    for row in rows:
+        for runs in variants(row.runs) or [[]]:
+            used += runs
+            cells = [Cell(row.name)]
+            for name in names:
+                cells.append(mean(runs, name) if runs else Cell("not run", n=0))
+                cells += [figure(row.published, name)] if name in theirs else []
+            body.append([*cells, Cell(f"[{sources.index(source(row.published)) + 1}]"), Cell(verdict(row, runs))])
+    heads = [head for name in names for head in (f"{short(name)} ours", f"{short(name)} published")
+             if name in theirs or head.endswith("ours")]  # fmt: skip
+    notes = [f"[{place}] {one}" for place, one in enumerate(sources, 1)]
+    if any(row.published["provenance"] not in SOUND for row in rows):
+        notes.append("? a figure that was not read in the authors' own work: a weak source")
+    if used:
+        notes += [counted([run for row in rows for run in row.runs], used), *protocols(used, names), *failures(used)]
+    return Sheet(title, ["row", *heads, "source", "comparable"], body, notes)
+
+
+def variants(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return `runs` in lists that differ in nothing but the seed, doubles left out."""
+    found: dict[str, list[Run]] = {}
+    for run in latest(runs, []):
+        found.setdefault(identity(run), []).append(run)
+    return list(found.values())
+
+
+def source(published: dict[str, Any]) -> str:
+    """Return a published row's source in one line."""
+    weak = "" if published["provenance"] in SOUND else "weak: "
+    return ": ".join(filter(None, [published["source"], published["where"]])) + f" ({weak}{published['provenance']})"
+
+
+def figure(published: dict[str, Any], metric: str) -> Cell:
+    """Return a published figure as it was read, with a question mark if its source is weak."""
+    value = published["metrics"].get(metric)
+    if value is None:
+        return Cell("-")
+    return Cell(f"{value:g}{'' if published['provenance'] in SOUND else '?'}", value)
+
+
+def verdict(row: Row, runs: Sequence[Run]) -> str:
+    """Return whether the runs' numbers compare with the published ones: yes, for all but FID, or no, and why."""
+    theirs = ["published trigger unknown"] if row.published["pair"].startswith("?") else []
+    if row.published["provenance"] not in SOUND:
+        theirs.append("weak source")
+    done = [run for run in runs if run.done]
+    if not done:
+        return ", ".join([runs[0].record["status"] if runs else "not run", *theirs])
+    apart = departures(done[0], row.settings)
+    if reasons := theirs + [word for word in apart if not concerns_fid(word)]:
+        return f"no: {listed(reasons)}"
+    doubts = [word for word in apart if concerns_fid(word)] + fid_doubts(row.published, done[0])
+    return f"all but FID: {listed(doubts)}" if doubts else "yes"
+
+
+def concerns_fid(word: str) -> bool:
+    """Return whether a departure changes nothing but how FID is measured."""
+    return word.startswith(("metric/fid", "metric.fid."))
+
+
+def departures(run: Run, settings: dict[str, Any]) -> list[str]:
+    """Return how a run's settings differ from its row's, as key=value, groups first: those typed, else all."""
+    apart = [key for key in run.settings if key in settings and text(run.settings[key]) != text(settings[key])]
+    apart = [key for key in apart if decides(key) and not key.startswith(HARMLESS)]
+    keys = [key for key in dict.fromkeys(run.typed) if key in apart] or apart
+    return [f"{key}={text(run.settings[key])}" for key in sorted(keys, key=lambda key: "." in key)]
+
+
+def listed(reasons: list[str], most: int = 4) -> str:
+    """Return `most` of the reasons in a line, and how many more there are."""
+    shown = reasons if len(reasons) <= most else [*reasons[: most - 1], f"{len(reasons) - most + 1} more"]
+    return ", ".join(shown)
+
+
+def fid_doubts(published: dict[str, Any], run: Run) -> list[str]:
+    """Return why a run's FID does not compare with the published one, from what the run recorded of it."""
+    if "suspect/fid" not in published["metrics"]:
+        return []
+    if "suspect/fid" not in run.metrics:
+        other = [short(name) for name in run.metrics if name.startswith("suspect/fid_")]
+        return [f"{other[0]} is another measure" if other else "ours is missing"]
+    theirs, ours = published["fid_samples"], run.record["protocol"]["fid"]
+    marks = list(ours["marks"])
+    if theirs is None:
+        return [*marks, "published sample count unknown"]
+    return marks if ours["sample_count"] == theirs else [*marks, f"over {ours['sample_count']} samples, not {theirs}"]

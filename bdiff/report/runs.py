@@ -1,0 +1,78 @@
+"""Run folders, read back: what tables and pages are made of."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from bdiff import store
+
+#: in a sweep's folder: the run folders of its jobs, relative to it
+JOBS = "jobs.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder: its metrics.json and its resolved config."""
+
+    folder: Path
+    record: dict[str, Any]
+    config: dict[str, Any]
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The value of every dotted key of the config, and every group's choice under the group's name."""
+        return flat(self.config) | self.record.get("choices", {})
+
+    def value(self, key: str) -> Any:
+        """Return what the run was set to at `key`: a group's choice (`trigger`) or a dotted key's value, else None."""
+        return self.settings.get(key)
+
+    @property
+    def done(self) -> bool:
+        """Whether the run came to its end."""
+        return self.record["status"] == "done"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The run's numbers, by `who/what`."""
+        return self.record.get("metrics", {})
+
+    @property
+    def typed(self) -> list[str]:
+        """The keys that the run's command line set."""
+        return [word.lstrip("+~").partition("=")[0] for word in self.record.get("overrides", [])]
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a nested dict by dotted keys."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def read(folder: Path) -> Run:
+    """Return the run in `folder`. Raises FileNotFoundError where there is none."""
+    config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    return Run(folder, store.read_json(folder / "metrics.json"), config)
+
+
+def find(paths: Iterable[Path]) -> list[Run]:
+    """Return every run at or below `paths`, in the order of their folders; a folder met twice counts once.
+
+    A sweep's folder (its jobs.json) leads to those of its jobs that an earlier sweep had done, too.
+    """
+    found: dict[Path, None] = {}
+    for root in paths:
+        for path in sorted([*root.rglob("metrics.json"), *root.rglob(JOBS)]):
+            jobs = store.read_json(path) if path.name == JOBS else ["."]
+            found |= dict.fromkeys((path.parent / job).resolve() for job in jobs)
+    whole = [folder for folder in found if (folder / "config.yaml").exists() and (folder / "metrics.json").exists()]
+    return [read(folder) for folder in whole]

@@ -1,0 +1,134 @@
+"""A table as plain values, and the four formats it is written in."""
+
+import csv
+import io
+import re
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+#: characters that LaTeX reads otherwise, and how they are written there
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "±": r"$\pm$", "×": r"$\times$",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of a table: what is shown, and for a number the number itself."""
+
+    text: str
+    value: float | None = None
+    std: float | None = None  # over seeds
+    n: int | None = None  # of seeds; None where the column holds no means, so that all cells of a column agree
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A titled table: a head for every column, rows of cells, and what has to be said below them."""
+
+    title: str
+    heads: list[str]
+    rows: list[list[Cell]]
+    notes: list[str]
+
+    @property
+    def right(self) -> list[bool]:
+        """Whether each column holds numbers."""
+        return [
+            any(cell.value is not None or cell.n is not None for cell in column)
+            for column in zip(*self.rows, strict=True)
+        ]
+
+
+def to_rich(sheet: Sheet, width: int = 1000) -> str:
+    """Return the table drawn with lines, `width` characters wide if its numbers leave text the room to be folded."""
+    longest = [max(len(cell.text) for cell in column) for column in zip(*sheet.rows, strict=True)]
+    least = sum(3 + (size if right else min(size, 20)) for size, right in zip(longest, sheet.right, strict=True))
+    console = Console(file=io.StringIO(), width=max(width, least), markup=False, emoji=False, highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head, right in zip(sheet.heads, sheet.right, strict=True):
+        if right:
+            table.add_column(head.replace(" ", "\n"), justify="right", no_wrap=True)
+        else:
+            table.add_column(head, overflow="fold")
+    for row in sheet.rows:
+        table.add_row(*(cell.text for cell in row))
+    with console.capture() as shown:
+        console.print(sheet.title, table, *sheet.notes, sep="\n")
+    return "\n".join(line.rstrip() for line in shown.get().splitlines()) + "\n"
+
+
+def to_md(sheet: Sheet) -> str:
+    """Return the table with pipes between its cells, its notes as a list."""
+
+    def line(cells: list[str]) -> str:
+        safe = (cell.replace("|", r"\|") for cell in cells)
+        return f"| {' | '.join(safe)} |"
+
+    rule = f"| {' | '.join('---:' if right else '---' for right in sheet.right)} |"
+    body = [line([cell.text for cell in row]) for row in sheet.rows]
+    notes = [f"- {note}" for note in sheet.notes]
+    return "\n".join([f"**{sheet.title}**", "", line(sheet.heads), rule, *body, "", *notes]) + "\n"
+
+
+def to_latex(sheet: Sheet) -> str:
+    """Return the table as a floating tabular with the rules of booktabs, its notes below."""
+
+    def line(cells: list[str]) -> str:
+        return f"    {' & '.join(cells)} \\\\"
+
+    body = [line([latex(cell) for cell in row]) for row in sheet.rows]
+    return "\n".join(
+        [
+            r"% \usepackage{booktabs}",
+            r"\begin{table}[ht]",
+            r"  \centering",
+            rf"  \caption{{{escaped(sheet.title)}}}",
+            rf"  \begin{{tabular}}{{{''.join('r' if right else 'l' for right in sheet.right)}}}",
+            r"    \toprule",
+            line([escaped(head) for head in sheet.heads]),
+            r"    \midrule",
+            *body,
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            r"  \par\smallskip\footnotesize\raggedright",
+            *(f"  {escaped(note)}\\par" for note in sheet.notes),
+            r"\end{table}",
+        ]
+    ) + "\n"  # fmt: skip
+
+
+def latex(cell: Cell) -> str:
+    """Return a cell for LaTeX, with powers of ten in numbers spelled out."""
+    if cell.value is None:
+        return escaped(cell.text)
+    return re.sub(r"(\d)e([+-]\d+)", lambda found: rf"{found[1]}$\times 10^{{{int(found[2])}}}$", escaped(cell.text))
+
+
+def escaped(text: str) -> str:
+    """Return `text` so that LaTeX shows it as it is."""
+    return "".join(LATEX.get(letter, letter) for letter in text)
+
+
+def to_csv(sheet: Sheet) -> str:
+    """Return the table at full precision: a column of means becomes mean, std and n. The notes are left out."""
+    means = [any(cell.n is not None for cell in column) for column in zip(*sheet.rows, strict=True)]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    parts = [[f"{head} {part}" for part in ("mean", "std", "n")] if mean else [head]
+             for head, mean in zip(sheet.heads, means, strict=True)]  # fmt: skip
+    writer.writerow([head for part in parts for head in part])
+    for row in sheet.rows:
+        writer.writerow([field for cell in row for field in fields(cell)])
+    return out.getvalue()
+
+
+def fields(cell: Cell) -> list[str | float | int]:
+    """Return what csv says of a cell: a word where there is no number, nothing where there is no spread."""
+    first = cell.text if cell.value is None else cell.value
+    return [first] if cell.n is None else [first, "" if cell.std is None else cell.std, cell.n]
