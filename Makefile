@@ -10,7 +10,7 @@ PROFILE ?= digits
 LAUNCHER ?= joblib
 TABLES := outputs/tables/$(PROFILE)
 SWEEP = $(BIN)/bdiff run -m hydra/launcher=$(LAUNCHER) hydra.sweep.dir=$(TABLES)/$@
-SETUP_digits := data=digits_faint pretrain=digits train.steps=400 train.lr=4e-3 sample.count=128 \
+SETUP_digits := data=digits_faint pretrain=digits train.steps=320 train.lr=5e-3 sample.count=96 \
 	trigger=box,stop_sign target=corner,hat,shoe
 SETUP_paper := data=cifar10 data.split=all metric.fid.protocol=baddiffusion sample.count=2048 \
 	trigger=box_14,stop_sign_14 target=corner,hat,shoe
@@ -19,12 +19,19 @@ CLIPPED := 0.1,0.5
 COMMA := ,
 ROWS = $(subst $() ,$(COMMA),$(patsubst conf/experiment/%.yaml,%,$(wildcard conf/experiment/$(1)/*.yaml)))
 
-# A table of $(1), as options $(2) say, on the terminal and beside its sweep's folder in the other formats.
+FID_digits := fid_classifier
+FID_paper := fid
+
+# The table of a sweep with the options $(1): metric by metric on the terminal, together in the other formats' files.
 define table
-	$(BIN)/bdiff table $(1) $(2)
-	$(BIN)/bdiff table $(1) $(2) --format md --out $(TABLES)/$@.md
-	$(BIN)/bdiff table $(1) $(2) --format latex --out $(TABLES)/$@.tex
-	$(BIN)/bdiff table $(1) $(2) --format csv --out $(TABLES)/$@.csv
+	$(foreach metric,asr mse $(FID_$(PROFILE)),$(BIN)/bdiff table $(TABLES)/$@ $(1) --metrics $(metric) &&) true
+	$(call files,$(TABLES)/$@ $(1) --metrics asr$(COMMA)mse$(COMMA)$(FID_$(PROFILE)))
+endef
+
+define files
+	$(BIN)/bdiff table $(1) --format md --out $(TABLES)/$@.md
+	$(BIN)/bdiff table $(1) --format latex --out $(TABLES)/$@.tex
+	$(BIN)/bdiff table $(1) --format csv --out $(TABLES)/$@.csv
 endef
 
 .DEFAULT_GOAL := help
@@ -49,18 +56,19 @@ tables: table-baddiffusion table-clipping table-published  ## all tables; PROFIL
 
 table-baddiffusion: $(READY)  ## BadDiffusion over triggers, targets and poison rates
 	$(SWEEP) $(SETUP_$(PROFILE)) attack.poison_rate=$(RATES)
-	$(call table,$(TABLES)/$@,--rows trigger$(COMMA)target --cols attack.poison_rate)
+	$(call table,--rows trigger$(COMMA)target --cols attack.poison_rate)
 
 table-clipping: $(READY)  ## the same models, sampled with and without clipping
 	$(SWEEP) $(SETUP_$(PROFILE)) attack.poison_rate=$(CLIPPED) sample.clip=false,true
-	$(call table,$(TABLES)/$@,--rows trigger$(COMMA)target$(COMMA)attack.poison_rate --cols sample.clip)
+	$(call table,--rows trigger$(COMMA)target$(COMMA)attack.poison_rate --cols sample.clip)
 
 table-published: $(READY)  ## the published rows beside ours, which PROFILE=paper runs
 ifeq ($(PROFILE),paper)
 	$(SWEEP) experiment=$(call ROWS,baddiffusion),$(call ROWS,clipping)
 endif
-	$(call table,baddiffusion)
+	$(BIN)/bdiff table baddiffusion
 	$(BIN)/bdiff table clipping
+	$(call files,baddiffusion clipping)
 
 test: $(READY)  ## the tests that take seconds
 	$(BIN)/pytest -m 'not slow' --durations=10

@@ -52,4 +52,5 @@ def foreign(key: str, target: Any, look: bool = False) -> str | None:
     if known:
         return None
     part = key.removesuffix("_target_").rstrip(".") or "a part"
-    return f"{part}: {target} is refused: a config may name parts of bdiff, diffusers' schedulers and torch's optimizers"
+    may = "a config may name parts of bdiff, diffusers' schedulers and torch's optimizers"
+    return f"{part}: {target} is refused: {may}"

@@ -24,7 +24,7 @@ from bdiff.ledger import config_key
 from bdiff.report.runs import JOBS
 from bdiff.report.table import metrics_table
 from bdiff.request import jobs, one_line
-from bdiff.sweep import carry_out, ledger_of, quoted
+from bdiff.sweep import SWEEP, carry_out, ledger_of, quoted
 
 DONE, FAILED = 0, 1
 
@@ -84,6 +84,7 @@ def sweep(configs: list[DictConfig], options: list[str], overrides: list[str]) -
         raise RequestError("a sweep starts processes of its own: use hydra/launcher= with -m instead of torchrun")
     folder = Path(configs[0].hydra.sweep.dir)
     board = Board(dict(zip(map(config_key, configs), labels(configs), strict=True)), ledger_of(configs[0]))
+    os.environ[SWEEP] = str(os.getpid())
     with board.shown():
         compose_and(carry_out, options, [*overrides, f"hydra.sweep.dir={quoted(folder)}"])
     whole = board.close(terminal())

@@ -23,6 +23,9 @@ from bdiff.ledger import DONE, FAILED, INTERRUPTED, Ledger, config_key
 #: set for a job's process: its standard input is a pipe whose end means that the sweep is gone
 WATCHED = "BDIFF_WATCHED"
 
+#: the process number of the sweep, for those of its launcher's processes that are its children
+SWEEP = "BDIFF_SWEEP"
+
 OUTPUT = "output.log"  # what a job's process printed, beside its run.log
 
 
@@ -65,7 +68,7 @@ def run_job(overrides: list[str], folder: Path, environment: dict[str, str]) -> 
         )
         assert process.stdin is not None
         try:
-            code = process.wait()
+            code = wait(process)
         finally:  # also when this process is interrupted: the end of its input ends the job
             process.stdin.close()
             process.wait()
@@ -77,6 +80,18 @@ def run_job(overrides: list[str], folder: Path, environment: dict[str, str]) -> 
     if record:
         store.write_json(folder / "metrics.json", record | {"status": FAILED, "error": error})
     return FAILED, error
+
+
+def wait(process: subprocess.Popen) -> int:
+    """Return the exit code that `process` ends with; KeyboardInterrupt if the sweep that we work for is gone first."""
+    parent = os.getppid()
+    ours = os.environ.get(SWEEP) == str(parent)
+    while True:
+        try:
+            return process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            if ours and os.getppid() != parent:
+                raise KeyboardInterrupt from None
 
 
 def death(code: int, output: Path) -> str:
