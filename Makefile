@@ -22,17 +22,15 @@ ROWS = $(subst $() ,$(COMMA),$(patsubst conf/experiment/%.yaml,%,$(wildcard conf
 FID_digits := fid_classifier
 FID_paper := fid
 
-# The table of a sweep with the options $(1): metric by metric on the terminal, together in the other formats' files.
+# After the sweep $(1): its table with the options $(2), metric by metric on the terminal and whole in other formats'
+# files, also where jobs failed; make then fails as the sweep did.
 define table
-	$(foreach metric,asr mse $(FID_$(PROFILE)),$(BIN)/bdiff table $(TABLES)/$@ $(1) --metrics $(metric) &&) true
-	$(call files,$(TABLES)/$@ $(1) --metrics asr$(COMMA)mse$(COMMA)$(FID_$(PROFILE)))
+$(1); code=$$?; \
+for metric in asr mse $(FID_$(PROFILE)); do $(BIN)/bdiff table $(TABLES)/$@ $(2) --metrics $$metric; done; \
+$(call files,$(TABLES)/$@ $(2) --metrics asr$(COMMA)mse$(COMMA)$(FID_$(PROFILE))) exit $$code
 endef
 
-define files
-	$(BIN)/bdiff table $(1) --format md --out $(TABLES)/$@.md
-	$(BIN)/bdiff table $(1) --format latex --out $(TABLES)/$@.tex
-	$(BIN)/bdiff table $(1) --format csv --out $(TABLES)/$@.csv
-endef
+files = $(foreach form,md latex csv,$(BIN)/bdiff table $(1) --format $(form) --out $(TABLES)/$@.$(form);)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo tables table-baddiffusion table-clipping table-published test test-slow check format \
@@ -55,25 +53,19 @@ demo: $(READY)  ## a clean and a backdoored model on the digits, with their numb
 tables: table-baddiffusion table-clipping table-published  ## all tables; PROFILE=digits (a CPU, default) or paper
 
 table-baddiffusion: $(READY)  ## BadDiffusion over triggers, targets and poison rates
-	$(SWEEP) $(SETUP_$(PROFILE)) attack.poison_rate=$(RATES)
-	$(call table,--rows trigger$(COMMA)target --cols attack.poison_rate)
+	@$(call table,$(SWEEP) $(SETUP_$(PROFILE)) attack.poison_rate=$(RATES),--rows trigger$(COMMA)target --cols attack.poison_rate)
 
 table-clipping: $(READY)  ## the same models, sampled with and without clipping
-	$(SWEEP) $(SETUP_$(PROFILE)) attack.poison_rate=$(CLIPPED) sample.clip=false,true
-	$(call table,--rows trigger$(COMMA)target$(COMMA)attack.poison_rate --cols sample.clip)
+	@$(call table,$(SWEEP) $(SETUP_$(PROFILE)) attack.poison_rate=$(CLIPPED) sample.clip=false$(COMMA)true,--rows trigger$(COMMA)target$(COMMA)attack.poison_rate --cols sample.clip)
 
 table-published: $(READY)  ## the published rows beside ours, which PROFILE=paper runs
-ifeq ($(PROFILE),paper)
-	$(SWEEP) experiment=$(call ROWS,baddiffusion),$(call ROWS,clipping)
-endif
-	$(BIN)/bdiff table baddiffusion
-	$(BIN)/bdiff table clipping
-	$(call files,baddiffusion clipping)
+	@$(if $(filter paper,$(PROFILE)),$(SWEEP) experiment=$(call ROWS,baddiffusion)$(COMMA)$(call ROWS,clipping),true); code=$$?; \
+	$(BIN)/bdiff table baddiffusion; $(BIN)/bdiff table clipping; $(call files,baddiffusion clipping) exit $$code
 
 test: $(READY)  ## the tests that take seconds
 	$(BIN)/pytest -m 'not slow' --durations=10
 
-test-slow: $(READY)  ## the tests that take minutes: a run killed five times
+test-slow: $(READY)  ## the tests that take minutes: kills, launchers, pytorch-fid's own command
 	$(BIN)/pytest -m slow --durations=10
 
 check: $(READY)  ## lint, format and types

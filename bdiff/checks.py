@@ -35,6 +35,11 @@ def one_of(*names: str) -> Callable[[Any], str | None]:
     return lambda value: None if value in names else nearest(str(value), names)
 
 
+def a_name(value: Any) -> str | None:
+    """A rule: the name of a run, which its folder bears."""
+    return None if str(value) not in ("", ".", "..") and not set(str(value)) & {"/", "\\", "\0"} else "is no file name"
+
+
 def share(value: Any) -> str | None:
     """A rule: a number from 0 to 1."""
     return None if 0 <= value <= 1 else "is not a share: choose a value from 0 to 1"
@@ -63,6 +68,7 @@ def device(value: Any) -> str | None:
 
 #: what a value must be like, beside having the type of the default it replaces; null values are not looked at
 RULES: dict[str, Callable[[Any], str | None]] = {
+    "name": a_name,
     "attack.poison_rate": share,
     "attack.poison_mode": one_of("replace", "append"),
     "data.size": at_least(8),

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from bdiff import __version__
 from bdiff.errors import RequestError, RunError
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+PATIENCE = 60  # seconds that a job has to end in order once its sweep is gone
 
 HELP = f"""bdiff {__version__}: backdoors in diffusion models, trained, measured and defended against
 
@@ -40,6 +42,7 @@ Set BDIFF_DEBUG=1 for tracebacks."""
 def main() -> None:
     """Entry point of the `bdiff` script."""
     if "BDIFF_WATCHED" in os.environ:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
         threading.Thread(target=end_with_the_sweep, daemon=True).start()
     try:
         code = command(sys.argv[1:])
@@ -54,6 +57,8 @@ def end_with_the_sweep() -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
     os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(PATIENCE)
+    os._exit(INTERRUPTED)
 
 
 def command(words: list[str]) -> int:

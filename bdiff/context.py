@@ -29,15 +29,12 @@ from bdiff.target.base import to_target
 from bdiff.tracker.none import NoTracker
 from bdiff.train import Loop
 from bdiff.trigger.base import Trigger
+from bdiff.versions import VERSION
 
 if TYPE_CHECKING:
     from bdiff.metric.lpips import Lpips
 
 log = logging.getLogger(__name__)
-
-#: raised when the code of a stage changes what it makes
-VERSION = {"classifier": 1, "train": 1, "sample": 2, "reference": 2, "activations": 1, "measure": 2}
-
 
 #: the features that have to be trained before they can be used
 CLASSIFIER_FID = "bdiff.metric.fid.classifier.ClassifierFeatures"

@@ -22,6 +22,7 @@ from bdiff.make import make
 from bdiff.progress import console
 from bdiff.tracker.none import NoTracker
 
+log = logging.getLogger(__name__)
 #: tracebacks go to run.log only; the terminal gets one line
 file_log = logging.getLogger("bdiff.file")
 
@@ -108,10 +109,14 @@ def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[st
 
 
 def page(folder: Path) -> None:
-    """Write the run's report.html."""
+    """Write the run's report.html; what goes wrong with it is told and leaves the run as it is."""
     from bdiff.report.page import write_run_page
 
-    write_run_page(folder)
+    try:
+        write_run_page(folder)
+    except Exception as error:  # a full disk, a damaged picture: the run's numbers are safe, and its error is its own
+        log.warning("no report.html (%s: %s)", type(error).__name__, error)
+        file_log.error("report.html", exc_info=True)
 
 
 def experiment() -> Callable[..., dict[str, Any]]:

@@ -17,9 +17,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bdiff import store
+from bdiff.versions import VERSION
 
-#: what a job's numbers do not depend on
-ASIDE = ("hydra", "name", "paths", "published", "runtime", "sweep", "tracker")
+#: what a job's numbers do not depend on; `published` stays, for a row of an experiment is a job of its own
+ASIDE = ("hydra", "name", "paths", "runtime", "sweep", "tracker")
+
+#: the last parts of keys that name files or folders, whose content numbers depend on
+PLACES = ("path", "pretrained", "weights", "lpips_weights", "reference")
 
 RUNNING, DONE, FAILED, INTERRUPTED, LOST = "running", "done", "failed", "interrupted", "lost"
 
@@ -35,7 +39,7 @@ class Attempt:
     """One try at a job."""
 
     key: str
-    sweep: str  # the folder of the sweep that made it
+    sweep: str  # which run of which sweep made it
     folder: str  # its run folder
     overrides: list[str]
     host: str
@@ -52,19 +56,26 @@ class Attempt:
 
 
 def config_key(config: DictConfig) -> str:
-    """Return the key of a job: of all its config that numbers depend on, and of the files that it names."""
+    """Return the key of a job: of all its config that numbers depend on, of what it names on disk, and of our code."""
     parts = {str(name): config[name] for name in config if name not in ASIDE}
     plain: Any = OmegaConf.to_container(OmegaConf.create(parts, parent=config), resolve=True)
-    return store.digest({"config": plain, "files": dict(files(plain))})
+    return store.digest({"config": plain, "places": dict(places(plain)), "versions": VERSION})
 
 
-def files(value: Any) -> Iterator[tuple[str, list[int]]]:
-    """Yield every text in `value` that is the path of a file, with its size and time of change."""
-    if isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from files(part)
-    elif isinstance(value, str) and "/" in value and (path := Path(value).expanduser()).is_file():
-        yield value, [path.stat().st_size, path.stat().st_mtime_ns]
+def places(config: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:
+    """Yield every file and folder that a config names, with what changes when its content does."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from places(value)
+        elif name in PLACES and value is not None and (path := Path(value).expanduser()).exists():
+            yield str(path.resolve()), stamp(path.resolve())
+
+
+def stamp(path: Path) -> list[int]:
+    """Return how many files a path holds, their size and the latest of their times of change."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    facts = [file.stat() for file in files]
+    return [len(facts), sum(one.st_size for one in facts), max((one.st_mtime_ns for one in facts), default=0)]
 
 
 class Ledger:
@@ -81,9 +92,9 @@ class Ledger:
             book.execute(TABLE)
             yield book
 
-    def start(self, key: str, sweep: Path, folder: Path, overrides: list[str]) -> int:
+    def start(self, key: str, sweep: str, folder: Path, overrides: list[str]) -> int:
         """Enter that an attempt begins, and return its number; one of the same job still running counts as lost."""
-        entry = (key, str(sweep), str(folder), json.dumps(overrides), socket.gethostname(), os.getpid())
+        entry = (key, sweep, str(folder), json.dumps(overrides), socket.gethostname(), os.getpid())
         with self.book() as book:
             book.execute("UPDATE attempts SET status = ? WHERE key = ? AND status = ?", (LOST, key, RUNNING))
             added = book.execute(
@@ -117,6 +128,10 @@ class Ledger:
     def latest(self, keys: Iterable[str]) -> dict[str, Attempt]:
         """Return the last attempt at each of the jobs `keys` that has one."""
         return {one.key: one for one in self.attempts(keys)}
+
+    def failed(self, sweep: str) -> bool:
+        """Return whether a job of this very sweep has failed."""
+        return any(one.status == FAILED and one.sweep == sweep for one in self.attempts())
 
     def done(self, key: str) -> bool:
         """Return whether the job was done and its run folder still says so."""

@@ -1,16 +1,25 @@
-"""Building parts from configs, which are data: only bdiff's own parts and a few of its libraries' can be named."""
+"""Building parts from configs, which are data: only the parts of conf/ and a few of the libraries' can be named."""
 
 import re
 from collections.abc import Iterator
+from functools import cache
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from bdiff.errors import RequestError
 
-OURS = re.compile(r"bdiff\.(attack|classifier|data|defense|metric|schedule|target|tracker|trigger)(\.\w+)+")
 THEIRS = re.compile(r"diffusers\.(UNet2DModel|\w+Scheduler)|torch\.optim\.[A-Z]\w+")
+
+
+@cache
+def ours() -> set[str]:
+    """Return the parts of bdiff that a config may name: those that the files of conf/ name."""
+    files = Path(str(resources.files("bdiff.conf"))).rglob("*.yaml")
+    return {name for file in files for name in re.findall(r"_target_: (bdiff\.[\w.]+)", file.read_text())}
 
 
 def make(config: DictConfig, **arguments: Any) -> Any:
@@ -19,7 +28,7 @@ def make(config: DictConfig, **arguments: Any) -> Any:
     Made in two steps, so that Hydra neither turns our dataclasses into configs nor wraps what the part raises.
     RequestError if the config names anything but a part.
     """
-    told = [line for key, target in targets(config) if (line := foreign(key, target, look=True))]
+    told = [line for key, target in targets(config) if (line := foreign(key, target))]
     if told:
         raise RequestError(*told)
     return instantiate(config, _partial_=True, _convert_="all")(**arguments)
@@ -40,17 +49,10 @@ def targets(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from targets(part, f"{prefix}{place}.")
 
 
-def foreign(key: str, target: Any, look: bool = False) -> str | None:
-    """Return in one line that `target` is none of the parts a config may name, or None if it is one.
-
-    With `look` it is imported too: a name inside bdiff may stand for something that a module there only uses.
-    """
-    known = target is None or (isinstance(target, str) and (OURS.fullmatch(target) or THEIRS.fullmatch(target)))
-    if known and look and target is not None and OURS.fullmatch(target):
-        found = get_object(target)
-        known = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}" == target
-    if known:
+def foreign(key: str, target: Any) -> str | None:
+    """Return in one line that `target` is none of the parts a config may name, or None if it is one."""
+    if target is None or (isinstance(target, str) and (target in ours() or THEIRS.fullmatch(target))):
         return None
     part = key.removesuffix("_target_").rstrip(".") or "a part"
-    may = "a config may name parts of bdiff, diffusers' schedulers and torch's optimizers"
+    may = "a config may name what conf/ names, diffusers' schedulers and torch's optimizers"
     return f"{part}: {target} is refused: {may}"

@@ -7,9 +7,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bdiff import store
 from bdiff.checks import did_you_mean, leaves, one_line, value_problem, value_problems
 from bdiff.errors import RequestError
+from bdiff.report.runs import read
 from bdiff.request import jobs
 from bdiff.run import closing
 
@@ -26,7 +26,7 @@ def rerun(words: list[str]) -> int:
     problems = value_problems(config, OmegaConf.create({}))
     if problems:
         raise RequestError(*problems)
-    record = store.read_json(source / "metrics.json") if (source / "metrics.json").exists() else {}
+    record = read(source).record if (source / "metrics.json").exists() else {}
     day, clock = time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")
     folder = Path(config.paths.outputs) / "runs" / day / f"{clock}-{time.time_ns() // 1000 % 10**6:06d}-{config.name}"
     from bdiff.job import job
@@ -46,13 +46,20 @@ def saved(folder: Path) -> DictConfig:
         raise RequestError(f"{path} cannot be read: {one_line(error)}") from error
     if not isinstance(config, DictConfig):
         raise RequestError(f"{path} holds no config")
-    lacking = {str(name) for name in jobs([], False)[0]} - {"hydra"} - {str(name) for name in config}
+    (base,) = jobs([], False)
+    today = OmegaConf.masked_copy(base, [str(name) for name in base if name not in ("hydra", "name", "published")])
+    lacking = {str(name) for name in base} - {"hydra"} - {str(name) for name in config}
     if lacking:
         names = ", ".join(sorted(lacking))
         raise RequestError(f"{path} lacks {names}: it was not written by this version of bdiff")
-    live = [key for key, value in leaves(config).items() if isinstance(value, str) and "${" in value]
-    if live:
-        raise RequestError(f"{path}: {live[0]} refers to another value; a saved config holds plain values only")
+    if "${" in path.read_text():
+        raise RequestError(f"{path} refers to other values (${{...}}); a saved config holds plain values only")
+    groups = [str(name) for name, part in today.items() if isinstance(part, DictConfig)]
+    wrong = [name for name in groups if not isinstance(config[name], DictConfig)]
+    if wrong:
+        raise RequestError(f"{path}: {wrong[0]} is not what this version of bdiff knows by that name")
+    if not folder.resolve().is_relative_to(Path(config.paths.outputs).resolve()):  # a run that was made elsewhere
+        config.paths = today.paths
     return config
 
 

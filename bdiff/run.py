@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,17 @@ def sweep(configs: list[DictConfig], options: list[str], overrides: list[str]) -
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise RequestError("a sweep starts processes of its own: use hydra/launcher= with -m instead of torchrun")
     folder = Path(configs[0].hydra.sweep.dir)
-    board = Board(dict(zip(map(config_key, configs), labels(configs), strict=True)), ledger_of(configs[0]))
-    os.environ[SWEEP] = str(os.getpid())
+    named: dict[str, str] = {}
+    for key, label in zip(map(config_key, configs), labels(configs), strict=True):
+        if key in named:
+            raise RequestError(
+                f"{named[key]!r} and {label!r} are one job: they differ in nothing that changes a number"
+            )
+        named[key] = label
+    board = Board(named, ledger_of(configs[0]))
+    sweep_id = f"+hydra.job.env_set.{SWEEP}={os.getpid()}-{time.time_ns()}"
     with board.shown():
-        compose_and(carry_out, options, [*overrides, f"hydra.sweep.dir={quoted(folder)}"])
+        compose_and(carry_out, options, [*overrides, f"hydra.sweep.dir={quoted(folder)}", sweep_id])
     whole = board.close(terminal())
     print(f"report: {page(board, folder)}")
     return DONE if whole else FAILED

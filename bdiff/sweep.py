@@ -9,23 +9,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import filelock
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from bdiff import store
 from bdiff.ledger import DONE, FAILED, INTERRUPTED, Ledger, config_key
+from bdiff.report.page import write_run_page
 
 #: set for a job's process: its standard input is a pipe whose end means that the sweep is gone
 WATCHED = "BDIFF_WATCHED"
 
-#: the process number of the sweep, for those of its launcher's processes that are its children
+#: which sweep a job belongs to, set by Hydra in whatever process its launcher uses: <process number>-<time>
 SWEEP = "BDIFF_SWEEP"
 
+INTERRUPTED_CODE = 130
 OUTPUT = "output.log"  # what a job's process printed, beside its run.log
 
 
@@ -37,26 +41,47 @@ def ledger_of(config: DictConfig) -> Ledger:
 def carry_out(config: DictConfig) -> None:
     """Do one job in a process of its own, unless it is done already or the sweep has been stopped by a failure."""
     hydra = HydraConfig.get()
-    folder, sweep = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir).absolute()
-    ledger, key = ledger_of(config), config_key(config)
-    failed = any(one.status == FAILED and one.sweep == str(sweep) for one in ledger.attempts())
-    if ledger.done(key) or (failed and config.sweep.on_failure == "stop"):
-        if not any(folder.iterdir()):  # Hydra has just made it
-            folder.rmdir()
+    gone = partial(abandoned, hydra)
+    if gone():
+        os._exit(INTERRUPTED_CODE)
+    ledger, key, sweep = ledger_of(config), config_key(config), os.environ[SWEEP]
+    made = Path(hydra.runtime.output_dir)
+    made.rmdir()  # Hydra has just made it; ours bears the key, so that no other job ever runs there
+    folder = made.with_name(f"{made.name}-{key[:8]}")
+    stopped = config.sweep.on_failure == "stop" and ledger.failed(sweep)
+    if stopped or ledger.done(key):
         return
-    parallel = int(hydra.launcher.get("n_jobs", 1))
-    number = ledger.start(key, sweep, folder, list(hydra.overrides.task))
-    try:
-        with place(config, parallel) as environment:
-            status, error = run_job(list(hydra.overrides.task), folder, environment)
-    except KeyboardInterrupt:
-        ledger.end(number, INTERRUPTED)
-        raise
-    ledger.end(number, status, error)
+    overrides, jobs_at_once = list(hydra.overrides.task), int(hydra.launcher.get("n_jobs", 1))
+    with place(config, jobs_at_once, gone) as environment:
+        number = ledger.start(key, sweep, folder, overrides)
+        try:
+            status, error = run_job(overrides, folder, environment, gone)
+        except KeyboardInterrupt:
+            ledger.end(number, INTERRUPTED)
+            if gone():
+                os._exit(INTERRUPTED_CODE)  # or joblib's worker would go on with the sweep's next job
+            raise
+        ledger.end(number, status, error)
 
 
-def run_job(overrides: list[str], folder: Path, environment: dict[str, str]) -> tuple[str, str | None]:
-    """Run `bdiff run` with `overrides` into `folder`; returns how it ended, and a failure's one line."""
+def abandoned(hydra: HydraConf) -> bool:
+    """Return whether the sweep is gone whose child this process of joblib's is; a cluster's jobs do without theirs."""
+    local = "joblib" in str(hydra.launcher.get("_target_"))
+    return local and os.environ[SWEEP].partition("-")[0] != str(os.getppid())
+
+
+def run_job(
+    overrides: list[str],
+    folder: Path,
+    environment: dict[str, str],
+    gone: Callable[[], bool],  # whether the sweep is
+) -> tuple[str, str | None]:
+    """Run `bdiff run` with `overrides` into `folder`; returns how it ended, and a failure's one line.
+
+    KeyboardInterrupt if the sweep is gone first, as if the user had stopped this process too.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier attempt
     command = [sys.executable, "-m", "bdiff", "run", *overrides, f"hydra.run.dir={quoted(folder)}"]
     with (folder / OUTPUT).open("wb") as output:
         process = subprocess.Popen(
@@ -65,10 +90,14 @@ def run_job(overrides: list[str], folder: Path, environment: dict[str, str]) -> 
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | environment | {WATCHED: "1"},
+            start_new_session=True,  # Ctrl-C reaches the sweep alone, which then ends the job, once
         )
         assert process.stdin is not None
         try:
-            code = wait(process)
+            while (code := process.poll()) is None:
+                if gone():
+                    raise KeyboardInterrupt
+                time.sleep(0.2)
         finally:  # also when this process is interrupted: the end of its input ends the job
             process.stdin.close()
             process.wait()
@@ -79,19 +108,8 @@ def run_job(overrides: list[str], folder: Path, environment: dict[str, str]) -> 
     error = death(code, folder / OUTPUT)
     if record:
         store.write_json(folder / "metrics.json", record | {"status": FAILED, "error": error})
+        write_run_page(folder)
     return FAILED, error
-
-
-def wait(process: subprocess.Popen) -> int:
-    """Return the exit code that `process` ends with; KeyboardInterrupt if the sweep that we work for is gone first."""
-    parent = os.getppid()
-    ours = os.environ.get(SWEEP) == str(parent)
-    while True:
-        try:
-            return process.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            if ours and os.getppid() != parent:
-                raise KeyboardInterrupt from None
 
 
 def death(code: int, output: Path) -> str:
@@ -109,12 +127,12 @@ def quoted(path: Path) -> str:
 
 
 @contextmanager
-def place(config: DictConfig, parallel: int) -> Iterator[dict[str, str]]:
+def place(config: DictConfig, parallel: int, gone: Callable[[], bool]) -> Iterator[dict[str, str]]:
     """Yield the environment for one of `parallel` jobs: a GPU that is free, or a share of the CPU's cores.
 
-    There are `sweep.jobs_per_gpu` places on each visible GPU; a job waits until one is free.
+    There are `sweep.jobs_per_gpu` places on each visible GPU; a job waits until one is free, or the sweep is gone.
     """
-    if parallel == 1:
+    if parallel == 1 or config.runtime.device not in ("auto", "cpu", "cuda"):  # or the user has named a GPU
         yield {}
         return
     gpus = [] if config.runtime.device == "cpu" else visible_gpus()
@@ -126,7 +144,7 @@ def place(config: DictConfig, parallel: int) -> Iterator[dict[str, str]]:
     root = Path(tempfile.gettempdir()) / f"bdiff-gpus-{os.getuid()}"
     root.mkdir(exist_ok=True)
     places = [(gpu, root / f"{gpu}.{k}.lock") for k in range(config.sweep.jobs_per_gpu) for gpu in gpus]
-    while True:
+    while not gone():
         for gpu, path in places:
             held = filelock.FileLock(path)
             try:
@@ -139,11 +157,12 @@ def place(config: DictConfig, parallel: int) -> Iterator[dict[str, str]]:
                 held.release()
             return
         time.sleep(0.5)
+    raise KeyboardInterrupt
 
 
 def visible_gpus() -> list[str]:
     """Return the NVIDIA GPUs that a process may use, as CUDA_VISIBLE_DEVICES names them; asks no torch."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [gpu for gpu in named.split(",") if gpu]
-    return sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+        return [gpu for gpu in named.split(",") if gpu and gpu != "-1"]
+    return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]

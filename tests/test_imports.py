@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "bdiff"
 
 #: a module imports from its own layer's folder and from layers below, never from above or beside
 LAYERS = [
-    {"errors", "make", "progress", "schedule", "seeds", "store", "device", "draw", "pickles", "ledger"},
+    {"errors", "make", "progress", "schedule", "seeds", "store", "device", "draw", "pickles", "ledger", "versions"},
     {"data", "trigger", "target", "model", "tracker", "report"},
     {"classifier"},
     {"metric"},

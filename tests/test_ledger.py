@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from bdiff import store
 from bdiff.ledger import DONE, FAILED, LOST, RUNNING, Ledger, config_key
 from bdiff.request import jobs
+from bdiff.versions import VERSION
 
 
 @pytest.fixture
@@ -18,9 +20,9 @@ def ledger(tmp_path) -> Ledger:
 
 def test_attempts_are_kept_and_the_last_one_counts(ledger, tmp_path):
     assert ledger.attempts() == [] and ledger.latest(["a"]) == {} and not ledger.done("a")
-    ledger.end(ledger.start("a", tmp_path, tmp_path / "1", ["seed=1"]), FAILED, "a line")
-    number = ledger.start("a", tmp_path, tmp_path / "2", ["seed=1"])
-    ledger.start("b", tmp_path, tmp_path / "3", [])
+    ledger.end(ledger.start("a", "sweep", tmp_path / "1", ["seed=1"]), FAILED, "a line")
+    number = ledger.start("a", "sweep", tmp_path / "2", ["seed=1"])
+    ledger.start("b", "sweep", tmp_path / "3", [])
     assert [one.status for one in ledger.attempts(["a"])] == [FAILED, RUNNING]
     ledger.end(number, DONE)
     last = ledger.latest(["a", "b", "c"])
@@ -31,17 +33,23 @@ def test_attempts_are_kept_and_the_last_one_counts(ledger, tmp_path):
 
 
 def test_an_attempt_whose_sweep_was_killed_is_lost_when_the_next_begins(ledger, tmp_path):
-    ledger.start("a", tmp_path, tmp_path, [])
-    ledger.start("a", tmp_path, tmp_path, [])
+    ledger.start("a", "first", tmp_path, [])
+    ledger.start("a", "second", tmp_path, [])
     assert [one.status for one in ledger.attempts()] == [LOST, RUNNING]
 
 
+def test_a_failure_counts_for_its_own_sweep(ledger, tmp_path):
+    ledger.end(ledger.start("a", "first", tmp_path, []), FAILED, "a line")
+    ledger.end(ledger.start("b", "second", tmp_path, []), DONE)
+    assert ledger.failed("first") and not ledger.failed("second")
+
+
 def test_done_means_that_the_run_folder_says_so_too(ledger, tmp_path):
-    ledger.end(ledger.start("a", tmp_path, tmp_path / "run", []), DONE)
+    ledger.end(ledger.start("a", "sweep", tmp_path / "run", []), DONE)
     assert not ledger.done("a")
     store.write_json(tmp_path / "run" / "metrics.json", {"status": "done"})
     assert ledger.done("a")
-    ledger.end(ledger.start("a", tmp_path, tmp_path / "run", []), FAILED, "later")
+    ledger.end(ledger.start("a", "sweep", tmp_path / "run", []), FAILED, "later")
     assert not ledger.done("a")
 
 
@@ -49,7 +57,7 @@ def test_processes_write_side_by_side(ledger, tmp_path):
     code = (
         "import sys; from pathlib import Path; from bdiff.ledger import Ledger\n"
         "book = Ledger(Path(sys.argv[1]))\n"
-        "for k in range(20): book.end(book.start(f'{sys.argv[2]}{k}', Path('s'), Path('f'), []), 'done')"
+        "for k in range(20): book.end(book.start(f'{sys.argv[2]}{k}', 's', Path('f'), []), 'done')"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, ledger.path, name]) for name in "abc"]
     assert [one.wait(timeout=60) for one in writers] == [0, 0, 0]
@@ -75,8 +83,6 @@ def test_another_number_is_another_job(other):
 
 
 def test_another_picture_in_the_same_place_is_another_job(tmp_path):
-    from PIL import Image
-
     path = tmp_path / "a.png"
     Image.new("L", (16, 16), 10).save(path)
     before = key("target=image", f"target.path={path}")
@@ -84,3 +90,18 @@ def test_another_picture_in_the_same_place_is_another_job(tmp_path):
     Image.new("L", (16, 16), 200).save(path)
     os.utime(path, ns=(1, 1))
     assert key("target=image", f"target.path={path}") != before
+
+
+def test_another_file_in_a_folder_is_another_job(tmp_path):
+    for name in ("a", "b"):
+        Image.new("L", (16, 16), 10).save(tmp_path / f"{name}.png")
+    before = key("data=images", f"data.path={tmp_path}")
+    assert before == key("data=images", f"data.path={tmp_path}")
+    Image.new("L", (16, 16), 10).save(tmp_path / "c.png")
+    assert key("data=images", f"data.path={tmp_path}") != before
+
+
+def test_other_code_is_another_job(monkeypatch):
+    before = key()
+    monkeypatch.setitem(VERSION, "measure", VERSION["measure"] + 1)
+    assert key() != before

@@ -26,7 +26,7 @@ NOISE = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[1] / "conf"
 #: a command line, and words that the answer must hold; {files} is the folder of the fixture `files`
 WRONG = [
     ("rum", "rum is no command", "bdiff run"),
-    ("run attack._target_=my.package.Attack", "attack: my.package.Attack is refused", "parts of bdiff"),
+    ("run attack._target_=my.package.Attack", "attack: my.package.Attack is refused", "diffusers"),
     # names
     ("run atack=none", "atack is not known", "did you mean attack?", "classifier, data"),
     ("run attack=badiffusion", "attack=badiffusion is not known", "did you mean baddiffusion?", "none"),

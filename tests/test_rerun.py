@@ -49,6 +49,7 @@ def changed(home: Path, tmp_path: Path, key: str, value: object) -> str:
     """A run folder from elsewhere: the same config but for one value."""
     config = OmegaConf.load(home / "run" / "config.yaml")
     OmegaConf.update(config, key, value, force_add=True)
+    tmp_path.mkdir(exist_ok=True)
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config))
     return str(tmp_path)
 
@@ -59,7 +60,11 @@ def changed(home: Path, tmp_path: Path, key: str, value: object) -> str:
         ("attack._target_", "os.system", "attack: os.system is refused"),
         ("trigger._target_", "bdiff.data.files.os.system", "is refused"),
         ("trigger.extra", {"_target_": "builtins.eval"}, "trigger.extra: builtins.eval is refused"),
-        ("name", "${oc.env:HOME}", "name refers to another value"),
+        ("name", "${oc.env:HOME}", "refers to other values"),
+        ("tracker", {"_target_": "bdiff.tracker.none.NoTracker", "tags": ["${oc.env:HOME}"]}, "refers to other values"),
+        ("name", "../../elsewhere", "is no file name"),
+        ("train", 5, "train is not what this version of bdiff knows"),
+        ("trigger.side", {"_target_": "bdiff.metric.fid.moments.write", "path": "x"}, "trigger.side: bdiff.metric"),
         ("train.lr", -1.0, "train.lr=-1.0 must be above 0"),
         ("attack.poison_rate", 2, "attack.poison_rate=2 is not a share"),
     ],
@@ -86,6 +91,13 @@ def test_wrong_words(home, capsys, words, told):
     assert cli.command(["rerun", *(word.format(run=home / "run") for word in words)]) == 2
     error = capsys.readouterr().err
     assert told in error and len(error.splitlines()) <= 5
+
+
+def test_a_run_made_elsewhere_writes_here(home, tmp_path, monkeypatch):
+    folder = Path(changed(home, tmp_path / "theirs", "paths.outputs", "/proc/theirs"))
+    monkeypatch.chdir(tmp_path)
+    assert cli.command(["rerun", str(folder), f"paths.cache={home}/cache"]) == 0
+    assert len(list(tmp_path.glob("outputs/runs/*/*/metrics.json"))) == 1
 
 
 def test_a_folder_of_another_version_is_told(home, tmp_path, capsys):

@@ -14,8 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from bdiff import cli, sweep
-from bdiff.ledger import DONE, FAILED, INTERRUPTED, LOST, Ledger
+from bdiff.ledger import DONE, FAILED, INTERRUPTED, LOST, Ledger, config_key
 from bdiff.report.runs import find
+from bdiff.request import jobs
 from bdiff.sweep import death, place, quoted
 
 #: stands in for `bdiff run` in a job's process: it leaves what a run leaves, or dies as `target` says
@@ -96,6 +97,36 @@ def test_a_sweep_can_stop_at_its_first_failure(here, capsys):
     assert attempts(here)[2:] == [("hat", FAILED)]
 
 
+def test_a_sweep_in_one_folder_can_change(here, capsys):
+    """Jobs get other numbers then; none takes another's folder, or its numbers."""
+    words = ["run", "-m", "target=corner", "hydra.sweep.dir=table"]
+    assert cli.command([*words, "attack.poison_rate=0.1,0.2"]) == 0
+    capsys.readouterr()
+    assert cli.command([*words, "attack.poison_rate=0.3,0.2,0.1"]) == 0
+    assert len(attempts(here)) == 3
+    printed = capsys.readouterr().out
+    for rate in ("0.1", "0.2", "0.3"):
+        assert re.search(rf"poison_rate={rate} +│ done (before)? +│ +\d+ │ {rate}00 │", printed)
+
+
+def test_a_stopped_sweep_in_one_folder_can_go_on(here):
+    words = ["run", "-m", "target=hat,shoe", "attack.poison_rate=0.1", "hydra.sweep.dir=table", "sweep.on_failure=stop"]
+    assert cli.command(words) == 1
+    (here / "mended").touch()
+    assert cli.command(words) == 0
+    assert attempts(here) == [("hat", FAILED), ("hat", DONE), ("shoe", DONE)]
+
+
+def test_jobs_that_are_one_are_told(here, capsys):
+    assert cli.command(["run", "-m", "name=a,b"]) == 2
+    assert "'name=a' and 'name=b' are one job" in capsys.readouterr().err
+
+
+def test_rows_with_the_same_settings_are_two_jobs():
+    rows = ["experiment=baddiffusion/box_14-corner-p90", "experiment=clipping/box_14-corner-p90-off"]
+    assert len({config_key(jobs([row], False)[0]) for row in rows}) == 2
+
+
 def test_skipped_jobs_leave_no_folders(here):
     cli.command(SWEEP)
     (here / "mended").touch()
@@ -104,22 +135,31 @@ def test_skipped_jobs_leave_no_folders(here):
     assert [path.name[0] for path in sorted(second.iterdir()) if path.is_dir()] == ["1", "2"]
 
 
+def stays() -> bool:
+    """Whether a sweep that is there is gone."""
+    return False
+
+
 def test_jobs_share_cores_and_gpus(tmp_path, monkeypatch):
     config = OmegaConf.create({"runtime": {"device": "auto"}, "sweep": {"jobs_per_gpu": 1}})
     monkeypatch.setattr(sweep.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(sweep.os, "cpu_count", lambda: 8)
     monkeypatch.setattr(sweep, "visible_gpus", lambda: [])
-    with place(config, 1) as alone, place(config, 4) as one_of_four, place(config, -1) as one_of_all:
+    with (
+        place(config, 1, stays) as alone,
+        place(config, 4, stays) as one_of_four,
+        place(config, -1, stays) as one_of_all,
+    ):
         assert (alone, one_of_four, one_of_all) == ({}, {"OMP_NUM_THREADS": "2"}, {"OMP_NUM_THREADS": "1"})
     monkeypatch.setattr(sweep, "visible_gpus", lambda: ["3", "5"])
-    with place(config, 4) as first:
-        with place(config, 4) as second:
+    with place(config, 4, stays) as first:
+        with place(config, 4, stays) as second:
             assert [first, second] == [{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}]
             third: list[dict[str, str]] = []
 
             def wait() -> None:
-                with place(config, 4) as found:
+                with place(config, 4, stays) as found:
                     third.append(found)
 
             waiter = threading.Thread(target=wait)
@@ -128,16 +168,22 @@ def test_jobs_share_cores_and_gpus(tmp_path, monkeypatch):
             assert not third
         waiter.join(timeout=10)
         assert third == [{"CUDA_VISIBLE_DEVICES": "5"}]
+        with pytest.raises(KeyboardInterrupt), place(config, 4, stays), place(config, 4, lambda: True):
+            pytest.fail("a place for a sweep that is gone")
     config.sweep.jobs_per_gpu = 2
-    with place(config, 4) as a, place(config, 4) as b, place(config, 4) as c:
+    with place(config, 4, stays) as a, place(config, 4, stays) as b, place(config, 4, stays) as c:
         assert [one["CUDA_VISIBLE_DEVICES"] for one in (a, b, c)] == ["3", "5", "3"]
+    config.runtime.device = "cuda:1"
+    with place(config, 4, stays) as named:
+        assert named == {}
 
 
 def test_visible_gpus_are_those_the_user_lets_be_seen(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,4")
     assert sweep.visible_gpus() == ["1", "4"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert sweep.visible_gpus() == []
+    for none in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert sweep.visible_gpus() == []
 
 
 def test_a_death_without_words_is_put_into_words(tmp_path):
@@ -184,11 +230,13 @@ def test_a_killed_sweep_takes_its_jobs_along_and_goes_on(tmp_path, launcher):
     ledger = Ledger(tmp_path / "outputs" / "ledger.sqlite")
     before = [one.status for one in ledger.attempts()]
     assert before.count(FAILED) == 1 and "running" in before
-    jobs = str(tmp_path / "outputs" / "multiruns")
+    folders = str(tmp_path / "outputs" / "multiruns")
     deadline = time.monotonic() + 60
-    while subprocess.run(["pgrep", "-f", jobs], capture_output=True).returncode == 0:
+    while subprocess.run(["pgrep", "-f", folders], capture_output=True).returncode == 0:
         assert time.monotonic() < deadline, "a job outlives its sweep"
         time.sleep(0.5)
+    time.sleep(3)
+    assert len(ledger.attempts()) == len(before), "a job has begun though its sweep is gone"
 
     again = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 1

@@ -1,12 +1,12 @@
 """What runs are made of and may have to fetch: data, checkpoints, the networks behind metrics; and wandb."""
 
-import hashlib
 import os
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from bdiff.doctor.finding import MISSING, OK, WARN, Finding, fetchable
+from bdiff.metric.weights import file_hash
 from bdiff.prepare import name_of, names, state
 from bdiff.request import CONF, group_options, jobs
 
@@ -59,8 +59,7 @@ def file(what: str, given: str | None, key: str, url: str, sha256: str) -> Findi
     path = Path(given).expanduser() if given else Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not path.is_file():
         return Finding(what, MISSING, f"not at {path}", f"get {url}, and put it there or name it with {key}=")
-    with path.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    found = file_hash(path)
     if not found.startswith(sha256):
         return Finding(what, MISSING, f"{path} has sha256 {found[:8]}..., not {sha256}...", f"get {url} anew")
     return Finding(what, OK, f"{path}, sha256 {found[:8]}...")

@@ -194,7 +194,7 @@ def protocols(runs: Sequence[Run], metrics: Sequence[str]) -> list[str]:
         if what == "marks":
             continue
         if len(found) > 1:
-            apart += [f"{key} ({', '.join(found)})"] if about in measures else []
+            apart += [f"{key} ({', '.join(found)})"] if about in measures | {"precision"} else []
         elif all(key in facts for facts in told):
             shared.setdefault(about, []).append("=".join(filter(None, [what, *found])))
     lines = ["protocol: " + "; ".join(f"{about} {', '.join(facts)}" for about, facts in shared.items())]

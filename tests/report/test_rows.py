@@ -56,7 +56,7 @@ def held() -> dict[Key, dict]:
             ("baddiffusion", "ddpm256", "all"),
         }
         assert config.sample.count == (config.published.fid_samples or 10_000)
-        assert config.metric.fid.protocol == ("baddiffusion" if config.sample.count == 2048 else "bdiff")
+        assert config.metric.fid.protocol == ("baddiffusion" if config.sample.count == 2048 else "pytorch_fid")
         key = (row.partition("/")[0], chosen.data, chosen.trigger, chosen.target, str(config.attack.poison_rate),
                f"{chosen.sampler}-{config.sample.steps}", str(config.sample.clip).lower())  # fmt: skip
         assert key not in found
