@@ -16,10 +16,10 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """A folder with one finished run, `run`."""
+    """A folder with one finished run, `outputs/run`."""
     home = tmp_path_factory.mktemp("home")
     words = ["run", *TINY, "trigger=stop_sign", f"paths.outputs={home}/outputs", f"paths.cache={home}/cache"]
-    assert cli.command([*words, f"hydra.run.dir={home}/run"]) == 0
+    assert cli.command([*words, f"hydra.run.dir={home}/outputs/run"]) == 0
     return home
 
 
@@ -28,18 +28,18 @@ def newest(home: Path) -> dict:
 
 
 def test_the_same_run_again(home):
-    before = json.loads((home / "run" / "metrics.json").read_text())
-    assert cli.command(["rerun", str(home / "run")]) == 0
+    before = json.loads((home / "outputs" / "run" / "metrics.json").read_text())
+    assert cli.command(["rerun", str(home / "outputs" / "run")]) == 0
     after = newest(home)
     for part in ("metrics", "protocol", "keys", "name", "choices", "overrides"):
         assert after[part] == before[part]
     assert set(after["reused"]) == {"train", "sample", "measure"}
-    assert (Path(after["folder"]) / "config.yaml").read_text() == (home / "run" / "config.yaml").read_text()
+    assert (Path(after["folder"]) / "config.yaml").read_text() == (home / "outputs" / "run" / "config.yaml").read_text()
     assert cli.command(["rerun", after["folder"]]) == 0
 
 
 def test_a_value_can_be_changed(home):
-    assert cli.command(["rerun", str(home / "run"), "sample.count=6"]) == 0
+    assert cli.command(["rerun", str(home / "outputs" / "run"), "sample.count=6"]) == 0
     assert newest(home)["protocol"]["images"] == 6
     assert newest(home)["overrides"][-1] == "sample.count=6"
     assert set(newest(home)["reused"]) == {"train"}
@@ -47,7 +47,7 @@ def test_a_value_can_be_changed(home):
 
 def changed(home: Path, tmp_path: Path, key: str, value: object) -> str:
     """A run folder from elsewhere: the same config but for one value."""
-    config = OmegaConf.load(home / "run" / "config.yaml")
+    config = OmegaConf.load(home / "outputs" / "run" / "config.yaml")
     OmegaConf.update(config, key, value, force_add=True)
     tmp_path.mkdir(exist_ok=True)
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config))
@@ -88,7 +88,7 @@ def test_a_config_from_elsewhere_is_looked_at_first(home, tmp_path, capsys, key,
     ],
 )
 def test_wrong_words(home, capsys, words, told):
-    assert cli.command(["rerun", *(word.format(run=home / "run") for word in words)]) == 2
+    assert cli.command(["rerun", *(word.format(run=home / "outputs" / "run") for word in words)]) == 2
     error = capsys.readouterr().err
     assert told in error and len(error.splitlines()) <= 5
 
@@ -101,7 +101,7 @@ def test_a_run_made_elsewhere_writes_here(home, tmp_path, monkeypatch):
 
 
 def test_a_folder_of_another_version_is_told(home, tmp_path, capsys):
-    config = OmegaConf.load(home / "run" / "config.yaml")
+    config = OmegaConf.load(home / "outputs" / "run" / "config.yaml")
     del config["pretrain"]
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config))
     assert cli.command(["rerun", str(tmp_path)]) == 2
