@@ -63,7 +63,7 @@ table-published: $(READY)  ## the published rows beside ours, which PROFILE=pape
 	$(BIN)/bdiff table baddiffusion; $(BIN)/bdiff table clipping; $(call files,baddiffusion clipping) exit $$code
 
 test: $(READY)  ## the tests that take seconds
-	$(BIN)/pytest -m 'not slow' --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' --durations=10 --numprocesses 2 --dist loadfile
 
 test-slow: $(READY)  ## the tests that take minutes: kills, launchers, pytorch-fid's own command
 	$(BIN)/pytest -m slow --durations=10

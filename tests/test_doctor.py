@@ -63,6 +63,7 @@ def snapshot(home: Path, weights: str | None = "diffusion_pytorch_model.safetens
     return commit
 
 
+@pytest.mark.slow
 def test_the_default_run_works_on_this_machine(home):
     """The one test of the whole, in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "WANDB", "TORCH_"))}

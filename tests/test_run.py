@@ -142,6 +142,7 @@ def test_an_ode_sampler_is_warned_of_and_runs(home, caplog, capsys):
     assert "known to fail with ODE samplers" in (home / "ode" / "run.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_a_failed_job(home, capsys):
     words = ["run", "-m", *TINY, "train.lr=1e-3,1e30", f"paths.outputs={home}/outputs", f"paths.cache={home}/cache"]
     code = cli.command([*words, f"hydra.sweep.dir={home}/sweep", "runtime.log_every=1"])

@@ -35,6 +35,10 @@ def leave(status, **more):
 (folder / "config.yaml").write_text("seed: 0")
 leave("running")
 broken = not Path("mended").exists()
+if words["attack.poison_rate"] == "0.9":  # as a real job, it ends when its sweep is gone
+    sys.stdin.read()
+    leave("interrupted")
+    sys.exit(130)
 if words.get("target") == "hat" and broken:
     leave("failed", error="the loss became nan")
     sys.exit(1)
@@ -115,6 +119,18 @@ def test_a_stopped_sweep_in_one_folder_can_go_on(here):
     (here / "mended").touch()
     assert cli.command(words) == 0
     assert attempts(here) == [("hat", FAILED), ("hat", DONE), ("shoe", DONE)]
+
+
+def test_ctrl_c_ends_the_job_and_then_the_sweep(here):
+    words = [Path(sys.executable).with_name("bdiff"), "run", "-m", "target=corner", "attack.poison_rate=0.9,0.1"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert "running" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    told = process.stderr.read()
+    assert process.wait(timeout=30) == 130
+    assert "the same command goes on" in told and "Traceback" not in told
+    assert attempts(here) == [("corner", INTERRUPTED)]
 
 
 def test_jobs_that_are_one_are_told(here, capsys):
