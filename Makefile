@@ -10,7 +10,7 @@ PROFILE ?= digits
 LAUNCHER ?= joblib
 TABLES := outputs/tables/$(PROFILE)
 SWEEP = $(BIN)/bdiff run -m hydra/launcher=$(LAUNCHER) hydra.sweep.dir=$(TABLES)/$@
-SETUP_digits := data=digits_faint pretrain=digits train.steps=300 train.lr=5e-3 sample.count=96 \
+SETUP_digits := data=digits_faint pretrain=digits train.steps=320 train.lr=5e-3 sample.count=96 \
 	trigger=box,stop_sign target=corner,hat,shoe
 SETUP_paper := data=cifar10 data.split=all metric.fid.protocol=baddiffusion sample.count=2048 \
 	trigger=box_14,stop_sign_14 target=corner,hat,shoe
