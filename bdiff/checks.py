@@ -100,7 +100,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "train.ema": share,
     "train.epochs": at_least(0),
     "train.lr": above_zero,
-    "train.optimizer": one_of("adam", "adamw"),
+    "train.optimizer": one_of("adam", "adamw", "sgd"),
     "train.precision": one_of("auto", "bf16", "fp32"),
     "train.steps": at_least(0),
     "train.warmup": at_least(0),
@@ -113,6 +113,7 @@ RULES |= {place + key: rule for place in RECIPES for key, rule in RULES.items() 
 
 #: keys that may be null, and their type otherwise
 OPTIONAL: dict[str, type] = {
+    "classifier.weights": str,
     "data.limit": int,
     "data.path": str,
     "metric.asr_threshold": float,

@@ -4,6 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from bdiff import store
 from bdiff.classifier.base import Classifier, accuracy
+from bdiff.classifier.weights import load_weights
 from bdiff.context import Experiment, extractor, plain, resident
 from bdiff.data.base import Images, batches
 from bdiff.make import make
@@ -32,11 +34,20 @@ KEPT = 10_000
 
 
 def train_classifier(run: Experiment) -> tuple[Classifier, dict[str, Any]]:
-    """Return the classifier of conf/classifier on the run's data, trained once, and what is known of it."""
+    """Return the classifier of conf/classifier on the run's data, trained once or from a file, and what is known of it.
+
+    Raises RequestError if the file of `classifier.weights` does not fit.
+    """
     config = run.config.classifier
-    stage = run.stage("classifier", classifier=plain(config), data=run.images.fingerprint, flip=run.images.flip)
     torch.manual_seed(seed_of(config.seed, "weights"))
     model = make(config.model, channels=run.images.shape[0], classes=len(run.images.classes))
+    parts, recipe = plain(config), Recipe(**plain(config.train))
+    given = parts.pop("weights", None)  # runs of before this key can be run again
+    if given is not None:  # keys hold the file's content, not its place
+        load_weights(model, given, "classifier.weights")
+        parts["weights"] = file_hash(Path(given).expanduser())
+        recipe = replace(recipe, steps=0)
+    stage = run.stage("classifier", classifier=parts, data=run.images.fingerprint, flip=run.images.flip)
     with run.building(stage) as missing:
         if missing:
             began = time.monotonic()
@@ -50,7 +61,7 @@ def train_classifier(run: Experiment) -> tuple[Classifier, dict[str, Any]]:
                 classification_loss(images.labels[used].to(run.device), config.smoothing, images.flip, config.shift),
                 images,
                 used,
-                Recipe(**plain(config.train)),
+                recipe,
                 seed=seed_of(config.seed, "train"),
                 folder=stage.folder,
                 loop=run.loop,
