@@ -76,6 +76,16 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "data.split": one_of("train", "test", "all"),
     "data.limit": at_least(2),
     "classifier.hold_out": open_share,
+    "defense.batch": at_least(1),
+    "defense.images": share,
+    "defense.lr": above_zero,
+    "defense.precision": one_of("auto", "bf16", "fp32"),
+    "defense.refine_steps": at_least(0),
+    "defense.removal.images": share,
+    "defense.restarts": at_least(1),
+    "defense.share": share,
+    "defense.steps": at_least(1),
+    "defense.window": at_least(1),
     "metric.also": some_of(*ALSO),
     "metric.asr_threshold": above_zero,
     "metric.batch_size": at_least(1),
@@ -107,8 +117,8 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "train.weight_decay": at_least(0),
     "trigger.side": at_least(1),
 }
-#: a classifier, and the model that training starts from, are trained by recipes of the same kind
-RECIPES = ("", "classifier.", "pretrain.")
+#: a classifier, the model that training starts from and repairs are trained by recipes of the same kind
+RECIPES = ("", "classifier.", "pretrain.", "defense.", "defense.removal.")
 RULES |= {place + key: rule for place in RECIPES for key, rule in RULES.items() if key.startswith("train.")}
 
 #: keys that may be null, and their type otherwise
@@ -116,6 +126,7 @@ OPTIONAL: dict[str, type] = {
     "classifier.weights": str,
     "data.limit": int,
     "data.path": str,
+    "defense.threshold": float,
     "metric.asr_threshold": float,
     "metric.fid.reference": str,
     "metric.fid.weights": str,
@@ -133,6 +144,8 @@ OPTIONAL: dict[str, type] = {
 }
 
 OPTIONAL |= {place + key: kind for place in RECIPES for key, kind in OPTIONAL.items() if key.startswith("train.")}
+
+CLIPPING = "bdiff.defense.clipping.Clipping"
 
 TYPE_NAMES: dict[type, str] = {
     bool: "true or false",
@@ -256,8 +269,10 @@ def length_problems(config: DictConfig) -> list[str]:
 def sampler_problems(config: DictConfig) -> list[str]:
     """Return what the sampler cannot do."""
     problems = []
-    if config.sample.clip and "clip_sample" not in config.sampler.scheduler:
-        problems.append("sample.clip=true works with sampler=ddpm and sampler=ddim only")
+    clips = {"sample.clip=true": config.sample.clip, "defense=clipping": config.defense._target_ == CLIPPING}
+    for option, asked in clips.items():
+        if asked and "clip_sample" not in config.sampler.scheduler:
+            problems.append(f"{option} works with sampler=ddpm and sampler=ddim only")
     if config.sample.steps > config.schedule.num_train_timesteps:
         problems.append(
             f"sample.steps={config.sample.steps} is more than the schedule's {config.schedule.num_train_timesteps}"
@@ -306,8 +321,8 @@ CHECKS: list[tuple[tuple[str, ...], Callable[[DictConfig], list[str]]]] = [
     (("data.path",), path_problems),
     (("data.size", "data.channels", "trigger.", "target."), picture_problems),
     (("data.size", "data.channels", "model.", "schedule."), model_problems),
-    (("train.", "classifier.train.", "pretrain.train."), length_problems),
-    (("sample.", "sampler.", "schedule."), sampler_problems),
+    (("train.", "classifier.train.", "pretrain.train.", "defense."), length_problems),
+    (("sample.", "sampler.", "schedule.", "defense."), sampler_problems),
     (("metric.", "data.size"), metric_problems),
     (("runtime.device",), device_problems),
     (("hydra.launcher",), launcher_problems),

@@ -29,6 +29,7 @@ usage: bdiff run [-m] [key=value ...]
 
   bdiff table                           run folders as a table; bdiff table --help
   bdiff table baddiffusion              the rows of a paper, ours beside the published figures
+  bdiff zoo outputs                     audited models as a detection benchmark; bdiff zoo --help
 
   bdiff data                            the datasets, found or missing; bdiff data --help
   bdiff data prepare cifar10            one of them downloaded or indexed, decoded, counted and shown
@@ -86,6 +87,10 @@ def command(words: list[str]) -> int:
             from bdiff.table import table
 
             return guarded(lambda: table(rest))
+        case ["zoo", *rest]:
+            from bdiff.zoo import zoo
+
+            return guarded(lambda: zoo(rest))
         case ["data", *rest]:
             from bdiff.prepare import data
 

@@ -71,8 +71,10 @@ class Experiment:
         self.seconds: dict[str, float] = {}
         self.keys: dict[str, str] = {}
         self.reused: list[str] = []
-        for part in (config.train, config.pretrain.train, config.sample, config.classifier.train):
-            if part is not None:  # settled before any key is made of it
+        recipes = [OmegaConf.select(config, f"{name}.train") for name in ("pretrain", "defense", "defense.removal")]
+        others = [config.defense, OmegaConf.select(config, "amplify.inversion")]
+        for part in (config.train, config.sample, config.classifier.train, *recipes, *others):
+            if part is not None and "precision" in part:  # settled before any key is made of it
                 part.precision = resolve_precision(part.precision, self.device)
 
         self.schedule: Schedule = make(config.schedule)
@@ -142,7 +144,7 @@ class Experiment:
                 store.sweep(stage.folder)
             if manifest is not None:
                 log.info("%s: reused %s", name, stage.folder)
-                self.reused.append(name)
+                self.reused += [name] if name not in self.reused else []
             yield manifest is None
             self.accelerator.wait_for_everyone()
         finished = stage.manifest

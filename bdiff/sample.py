@@ -1,10 +1,10 @@
-"""The one sampling loop: clean and triggered images from the same noise, each a function of seed and index alone."""
+"""The one sampling loop: images of several kinds from the same noise, each a function of seed and index alone."""
 
 import inspect
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bdiff import store
-from bdiff.attack.base import Attack
 from bdiff.data.base import to_uint8
 from bdiff.device import autocast
 from bdiff.errors import RunError
@@ -21,38 +20,36 @@ from bdiff.seeds import generator
 
 log = logging.getLogger(__name__)
 
-
-class Shard(NamedTuple):
-    """One batch of samples, uint8 (B,C,H,W): the same noise denoised as it is, and with the trigger in it."""
-
-    clean: Tensor
-    triggered: Tensor
+#: where samples of a kind start, x_T (B,C,H,W), from standard normal noise: with the trigger in it, or as it is
+Prior = Callable[[Tensor], Tensor]
 
 
 class Trajectory:
     """Keeps a batch's first images as they are on their way: some states, evenly spaced over the model's calls.
 
+    Kinds lie behind each other in the batch, `batch` images of each.
+
     A state is what the model sees of x_t, of unit variance in noise whatever the scheduler's own scale is.
     """
 
-    def __init__(self, path: Path, calls: int, batch: int, images: int = 4, states: int = 10):
-        self.path = path
+    def __init__(self, path: Path, calls: int, kinds: list[str], batch: int, images: int = 4, states: int = 10):
+        self.path, self.kinds = path, kinds
         few = min(images, batch)
-        self.rows = [*range(few), *range(batch, batch + few)]  # of the clean half, and of the triggered one
+        self.rows = [kind * batch + row for kind in range(len(kinds)) for row in range(few)]
         self.wanted = set(torch.linspace(0, calls - 1, states).round().int().tolist())
         self.t: list[float] = []
         self.states: list[Tensor] = []
 
     def __call__(self, call: int, t: Tensor, x: Tensor) -> None:
-        """Take x (2B,C,H,W), which the model is about to see in its call number `call`, at timestep t."""
+        """Take x (kinds*B,C,H,W), which the model is about to see in its call number `call`, at timestep t."""
         if call in self.wanted:
             self.t.append(float(t))
             self.states.append(x[self.rows].half().cpu())
 
     def save(self, end: Tensor) -> None:
-        """Write `t` (K,) and the states `clean` and `triggered` (K+1,n,C,H,W) float16, the last of them from `end`."""
-        clean, triggered = torch.stack([*self.states, end[self.rows].half().cpu()]).chunk(2, dim=1)
-        states = {"clean": clean.contiguous(), "triggered": triggered.contiguous()}
+        """Write `t` (K,) and each kind's states (K+1,n,C,H,W) float16, the last of them from `end`."""
+        parts = torch.stack([*self.states, end[self.rows].half().cpu()]).chunk(len(self.kinds), dim=1)
+        states = {kind: part.contiguous() for kind, part in zip(self.kinds, parts, strict=True)}
         with store.atomic(self.path) as scratch:
             save_file({"t": torch.tensor(self.t), **states}, scratch)
 
@@ -100,7 +97,7 @@ def noises(shape: tuple[int, int, int], seed: int, indices: range) -> tuple[Tens
 def sample(
     unet: nn.Module,
     scheduler: Any,
-    attack: Attack,
+    priors: dict[str, Prior],  # kind -> where its samples start
     *,
     shape: tuple[int, int, int],
     count: int,  # images of each kind
@@ -114,7 +111,7 @@ def sample(
     trajectory: Path | None = None,  # gets the first images' states on their way, see `Trajectory`
     every: float = 10.0,  # seconds between progress lines
 ) -> None:
-    """Sample `count` clean and `count` triggered images into `folder`, shared out over the processes."""
+    """Sample `count` images of each kind into `folder`, all from the same noise, shared out over the processes."""
     device = accelerator.device
     starts = list(range(0, count, batch_size))
     mine = starts[accelerator.process_index :: accelerator.num_processes]
@@ -128,15 +125,14 @@ def sample(
     with progress("sample", total, done, "model calls", every, accelerator.is_main_process) as meter:
         for start in missing:
             indices = range(start, min(start + batch_size, count))
-            eps, first = noises(shape, seed, indices)
-            _, second = noises(shape, seed, indices)  # the same again: both halves see the same noise throughout
+            eps, _ = noises(shape, seed, indices)
             eps = eps.to(device)
-            watch = Trajectory(trajectory, calls, len(indices)) if trajectory and start == 0 else None
+            watch = Trajectory(trajectory, calls, [*priors], len(indices)) if trajectory and start == 0 else None
             x = denoise(
                 counted(unet, meter),
                 scheduler,
-                torch.cat([eps, attack.prior(eps)]),
-                first + second,
+                torch.cat([prior(eps) for prior in priors.values()]),
+                [one for _ in priors for one in noises(shape, seed, indices)[1]],  # all kinds see the same noise
                 steps,
                 step_options,
                 precision,
@@ -146,9 +142,9 @@ def sample(
                 raise RunError("sample: the sampler left numbers that are not finite; use sample.precision=fp32")
             if watch:  # before its shard: what has the shard has the trajectory, however it was killed
                 watch.save(x)
-            clean, triggered = to_uint8(x).cpu().chunk(2)
+            parts = zip(priors, to_uint8(x).cpu().chunk(len(priors)), strict=True)
             with store.atomic(shard_path(folder, start)) as scratch:
-                save_file({"clean": clean.contiguous(), "triggered": triggered.contiguous()}, scratch)
+                save_file({kind: part.contiguous() for kind, part in parts}, scratch)
 
 
 def counted(unet: nn.Module, meter: Any) -> Any:
@@ -166,7 +162,7 @@ def shard_path(folder: Path, start: int) -> Path:
     return folder / f"{start:08d}.safetensors"
 
 
-def shards(folder: Path) -> Iterator[Shard]:
-    """Yield the batches that `sample` left in `folder`, in the order of their images."""
+def shards(folder: Path, kind: str) -> Iterator[Tensor]:
+    """Yield the batches of one kind, uint8 (B,C,H,W), that `sample` left in `folder`, in the order of their images."""
     for path in sorted(folder.glob("*.safetensors")):
-        yield Shard(**load_file(path))
+        yield load_file(path)[kind]

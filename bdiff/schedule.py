@@ -43,6 +43,20 @@ class Schedule:
         abar = per_image(self.abar, t)
         return (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
 
+    def step(self, x_t: Tensor, eps: Tensor, t: int, to: int, noise: Tensor | None = None) -> Tensor:
+        """Return x at timestep `to` < t (-1 is the image itself) from x_t and its predicted noise, all (B,C,H,W).
+
+        Deterministic (DDIM, Song et al. 2021, eq. 12 with eta = 0) or, with standard normal `noise`, ancestral: eta=1,
+        for to = t - 1 Ho et al. 2020, algorithm 2, with the posterior's variance.
+        """
+        assert -1 <= to < t, (t, to)
+        here = self.abar[t]
+        there = self.abar[to] if to >= 0 else torch.ones_like(here)
+        x0 = (x_t - (1 - here).sqrt() * eps) / here.sqrt()
+        variance = (1 - there) / (1 - here) * (1 - here / there) if noise is not None else torch.zeros_like(here)
+        x = there.sqrt() * x0 + (1 - there - variance).clamp(min=0).sqrt() * eps
+        return x if noise is None else x + variance.sqrt() * noise
+
     def t_of_sigma(self, sigma: float) -> int:
         """Return the smallest t with sqrt((1 - abar_t) / abar_t) >= sigma, sigma for images in [-1,1].
 

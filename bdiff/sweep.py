@@ -67,7 +67,8 @@ def carry_out(config: DictConfig) -> None:
 def abandoned(hydra: HydraConf) -> bool:
     """Return whether the sweep is gone whose child this process of joblib's is; a cluster's jobs do without theirs."""
     local = "joblib" in str(hydra.launcher.get("_target_"))
-    return local and os.environ[SWEEP].partition("-")[0] != str(os.getppid())
+    # With n_jobs=1 joblib has no workers: the sweep's own process does its jobs.
+    return local and int(os.environ[SWEEP].partition("-")[0]) not in (os.getpid(), os.getppid())
 
 
 def run_job(

@@ -21,7 +21,6 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from bdiff import store
-from bdiff.attack.base import Attack
 from bdiff.data.base import Images, batches, to_float
 from bdiff.device import autocast
 from bdiff.errors import RunError
@@ -101,14 +100,18 @@ class Batch:
 Loss = Callable[[nn.Module, Batch], Tensor]
 
 
-def denoising_loss(attack: Attack, schedule: Schedule, poisoned: Tensor, flip: bool) -> Loss:
-    """Return the DDPM objective (Ho et al. 2020, eq. 14) on rows that `attack` corrupts; poisoned is (rows,) bool."""
+#: takes schedule, x (B,C,H,W), poisoned (B,), t (B,) and eps (B,C,H,W) to the noisy input and what is regressed on
+Corrupt = Callable[[Schedule, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def denoising_loss(corrupt: Corrupt, schedule: Schedule, poisoned: Tensor, flip: bool) -> Loss:
+    """Return the DDPM objective (Ho et al. 2020, eq. 14) on rows as `corrupt` makes them; poisoned is (rows,) bool."""
 
     def loss(net: nn.Module, batch: Batch) -> Tensor:
         x = flipped(to_float(batch.pixels), batch) if flip else to_float(batch.pixels)
         t = batch.draw(lambda shape, device: torch.randint(len(schedule), shape, device=device))
         eps = batch.draw(torch.randn, *x.shape[1:])
-        x_t, wanted = attack.corrupt(schedule, x, poisoned[batch.rows], t, eps)
+        x_t, wanted = corrupt(schedule, x, poisoned[batch.rows], t, eps)
         return nn.functional.mse_loss(net(x_t, t, return_dict=False)[0].float(), wanted)
 
     return loss

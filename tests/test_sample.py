@@ -30,7 +30,7 @@ def drawn(
     sample(
         unet or toys.unet(),
         scheduler(**toys.schedule().config),
-        attack or toys.attack(),
+        {"clean": lambda eps: eps, "triggered": (attack or toys.attack()).prior},
         shape=(1, toys.SIZE, toys.SIZE),
         count=count,
         batch_size=batch_size,
@@ -42,8 +42,7 @@ def drawn(
         accelerator=accelerator or toys.accelerator(),
         trajectory=trajectory,
     )
-    parts = list(shards(folder))
-    return torch.cat([part.clean for part in parts]), torch.cat([part.triggered for part in parts])
+    return tuple(torch.cat(list(shards(folder, kind))) for kind in ("clean", "triggered"))
 
 
 SCHEDULERS = [(DDPMScheduler, {}), (DDIMScheduler, {"eta": 0.0}), (DDIMScheduler, {"eta": 1.0}),

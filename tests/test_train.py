@@ -25,7 +25,7 @@ def trained(folder: Path, loss=None, **options) -> nn.Module:
     """A toy model trained in `folder`."""
     images, attack = toys.images(), toys.attack()
     index, poisoned = attack.plan(len(images), 0)
-    loss = loss or denoising_loss(attack, toys.schedule(), poisoned, flip=True)
+    loss = loss or denoising_loss(attack.corrupt, toys.schedule(), poisoned, flip=True)
     arguments = {"recipe": toys.RECIPE, "seed": 3, "loop": toys.LOOP} | options
     return fit(
         toys.unet(), loss, images, index, **arguments, folder=folder, accelerator=toys.accelerator()
@@ -130,7 +130,7 @@ class Killed(BaseException):
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, moment):
     whole = trained(tmp_path / "whole")
     attack, images = toys.attack(), toys.images()
-    loss = denoising_loss(attack, toys.schedule(), attack.plan(len(images), 0)[1], flip=True)
+    loss = denoising_loss(attack.corrupt, toys.schedule(), attack.plan(len(images), 0)[1], flip=True)
     calls = 0
 
     def killing(net, batch):
@@ -203,7 +203,8 @@ from bdiff.train import fit, denoising_loss
 images, attack = toys.images(), toys.attack()
 index, poisoned = attack.plan(len(images), 0)
 accelerator = toys.accelerator()
-model = fit(toys.unet(), denoising_loss(attack, toys.schedule(), poisoned, True), images, index, toys.recipe(lr=1e-4),
+loss = denoising_loss(attack.corrupt, toys.schedule(), poisoned, True)
+model = fit(toys.unet(), loss, images, index, toys.recipe(lr=1e-4),
             seed=3, folder=Path(sys.argv[1]), loop=toys.LOOP, accelerator=accelerator)
 torch.save(model.state_dict(), f"{sys.argv[1]}/rank{accelerator.process_index}.pt")
 """
@@ -234,7 +235,7 @@ def test_training_on_a_gpu_lowers_the_loss(tmp_path, precision):
     index, poisoned = attack.plan(len(images), 0)
     accelerator = open_device("cuda")
     device = accelerator.device
-    loss = denoising_loss(attack, toys.schedule().to(device), poisoned.to(device), flip=True)
+    loss = denoising_loss(attack.corrupt, toys.schedule().to(device), poisoned.to(device), flip=True)
     recipe = toys.recipe(steps=200, precision=precision)
     fit(toys.unet(), loss, images.to(device), index, recipe, seed=3, folder=tmp_path, loop=toys.LOOP,
         accelerator=accelerator)  # fmt: skip

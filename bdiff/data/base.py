@@ -32,6 +32,10 @@ class Images(ABC):
     def take(self, rows: Tensor) -> Tensor:
         """Return the images at `rows` (B,) as uint8 (B,C,H,W), on the device where the pixels live."""
 
+    @abstractmethod
+    def subset(self, rows: Tensor) -> "Images":
+        """Return the images at `rows` (n,) alone."""
+
     def to(self, device: torch.device | str) -> "Images":
         """Return these images with the pixels on `device`; streamed ones stay where they are."""
         return self
@@ -45,6 +49,9 @@ class TensorImages(Images):
 
     def take(self, rows: Tensor) -> Tensor:
         return self.pixels[rows.to(self.pixels.device)]
+
+    def subset(self, rows: Tensor) -> "TensorImages":
+        return replace(self, labels=self.labels[rows.cpu()], pixels=self.take(rows))
 
     def to(self, device: torch.device | str) -> "TensorImages":
         return replace(self, pixels=self.pixels.to(device))
@@ -64,6 +71,9 @@ class StreamedImages(Images):
         for at, row in enumerate(chosen):
             pixels[at] = self.source.pixels(int(row), size, channels)
         return torch.from_numpy(pixels)
+
+    def subset(self, rows: Tensor) -> "StreamedImages":
+        return replace(self, labels=self.labels[rows.cpu()], rows=self.rows[rows.cpu().numpy()])
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,15 @@ def overview(path: Path, title: str, singles: dict[str, Tensor], sheets: dict[st
     save(figure, path)
 
 
+def beside(path: Path, images: dict[str, Tensor]) -> None:
+    """Write labelled uint8 images (C,H,W) in a row."""
+    size = (2.4 * len(images), 2.7)
+    figure, grid = plt.subplots(1, len(images), figsize=size, facecolor="white", layout="constrained", squeeze=False)
+    for axes, (label, image) in zip(grid[0], images.items(), strict=True):
+        draw(axes, label, shown(image))
+    save(figure, path, dpi=160)
+
+
 def picture(path: Path, pixels: Tensor, side: int = 384) -> None:
     """Write one uint8 image (C,H,W) as it is, every pixel enlarged by a whole number to about `side` px."""
     write(path, shown(pixels), side)

@@ -20,8 +20,8 @@ from bdiff.metric.sample_psnr import sample_psnr
 from bdiff.metric.secret import secret
 from bdiff.metric.target import asr_threshold, compare
 from bdiff.progress import progress
-from bdiff.reference import KEPT, Reference, feature_extractor, metered, reference, reference_activations
 from bdiff.sample import shards
+from bdiff.stage.reference import KEPT, Reference, feature_extractor, metered, reference, reference_activations
 from bdiff.store import Stage
 
 log = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ class Distance(NamedTuple):
     marks: list[str]
 
 
-def measure(run: Experiment, samples: Stage, clean: Clean | None = None) -> dict[str, Any]:
-    """Return `metrics` and `protocol` of the samples, by the first process alone; `clean` if sample_psnr is wanted."""
+def measure(run: Experiment, samples: Stage, clean: Clean | None = None, who: str = "suspect") -> dict[str, Any]:
+    """Return `metrics` and `protocol` of the samples of `who`; `clean` if sample_psnr is wanted."""
     config = run.config
     distance = prepare(run)
     threshold = asr_threshold(config.metric.asr_threshold, run.images.shape[1])
@@ -58,7 +58,7 @@ def measure(run: Experiment, samples: Stage, clean: Clean | None = None) -> dict
         lpips=run.lpips.sha256 if run.lpips else None,
         clean=[clean.samples.key, clean.model] if clean else None,
     )
-    with run.building(stage) as missing:
+    with run.building(stage, "measure" if who == "suspect" else f"measure_{who}") as missing:
         if missing and run.accelerator.is_main_process:
             began = time.monotonic()
             found = against_target(run, samples, threshold)
@@ -71,12 +71,13 @@ def measure(run: Experiment, samples: Stage, clean: Clean | None = None) -> dict
                 found["sample_psnr"] = Measured(values, {**facts, "clean_model": clean.model})
             stage.finish(
                 time.monotonic() - began,
-                metrics={f"suspect/{name}": value for one in found.values() for name, value in one.values.items()},
+                metrics={name: value for one in found.values() for name, value in one.values.items()},
                 protocol={name: one.protocol for name, one in found.items()},
             )
     manifest = stage.manifest
     assert manifest is not None
-    return {"metrics": manifest["metrics"], "protocol": manifest["protocol"]}
+    metrics = {f"{who}/{name}": value for name, value in manifest["metrics"].items()}
+    return {"metrics": metrics, "protocol": manifest["protocol"]}
 
 
 def prepare(run: Experiment) -> Distance | None:
@@ -114,12 +115,12 @@ def identity(run: Experiment, distance: Distance) -> dict[str, Any]:
 
 def unconcerned(samples: Stage) -> Iterator[Tensor]:
     """Yield the un-triggered samples, uint8 (B,C,H,W)."""
-    return (shard.clean for shard in shards(samples.folder / "shards"))
+    return shards(samples.folder / "shards", "clean")
 
 
-def triggered(run: Experiment, samples: Stage) -> Iterator[Tensor]:
-    """Yield the triggered samples, uint8 (B,C,H,W), on the device."""
-    return (shard.triggered.to(run.device) for shard in shards(samples.folder / "shards"))
+def triggered(run: Experiment, samples: Stage, kind: str = "triggered") -> Iterator[Tensor]:
+    """Yield the triggered samples, or those of another kind, uint8 (B,C,H,W), on the device."""
+    return (batch.to(run.device) for batch in shards(samples.folder / "shards", kind))
 
 
 def against_target(run: Experiment, samples: Stage, threshold: float) -> dict[str, Measured]:

@@ -1,0 +1,31 @@
+"""PureDiffusion's other face (Truong & Le 2025, arXiv 2502.19047): a trigger reinforced by inversion from the true one.
+
+Reconstructed, as the audit is. A briefly trained model reacts to its trigger already; from there the losses of the
+audit lead to a picture that it reacts to fully.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from bdiff.defense.base import Inversion, Suspect
+from bdiff.defense.purediffusion import PureDiffusion, descend
+
+
+class Amplifier:
+    """Reinforces a trigger by the objective of `inversion`, of which steps, rate and range are those of the descent.
+
+    `scale` is the null baseline's: the true trigger times a number.
+    """
+
+    def __init__(self, inversion: PureDiffusion, scale: float):
+        self.inversion, self.scale = inversion, scale
+
+    def reinforce(
+        self, suspect: Suspect, trigger: Tensor, seed: int, watch: Callable[[str], None] = lambda line: None
+    ) -> Inversion:
+        """Return the reinforced trigger (C,H,W) from the true one; the same for the same seed."""
+        losses, settings = self.inversion.losses(suspect, seed), self.inversion
+        start = trigger.to(suspect.device)
+        tau, curve = descend(losses, start, settings.steps, settings.lr, settings.bound, watch)
+        return Inversion(tau.cpu(), curve)

@@ -1,0 +1,42 @@
+"""What audits look at, the trigger they inverted and samples drawn from it, as plain numbers."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import total_variation as variation
+
+
+def kl_of(trigger: Tensor) -> dict[str, float]:
+    """Return how far N(trigger, I) is from N(0, I): mean and variance over pixels of tau^2/2, their KL divergence.
+
+    The trigger has any shape. `kl_mean` and `kl_variance` are TERD's M_r and V_r (Mo et al. 2024; authors' code)
+    without their two constants, which a calibrated threshold takes in.
+    """
+    divergence = trigger.square() / 2
+    return {"kl_mean": divergence.mean().item(), "kl_variance": divergence.var(correction=0).item()}
+
+
+def mean_square(a: Tensor, b: Tensor) -> Tensor:
+    """Return the mean squared distance (N,) of images (N,C,H,W) to others."""
+    return (a - b).square().mean((1, 2, 3))
+
+
+def uniformity(samples: Tensor, trim: int = 4, distance: Callable[[Tensor, Tensor], Tensor] = mean_square) -> float:
+    """Return the trimmed mean pairwise distance of samples (B,C,H,W) in [-1,1]: near zero if all show one image.
+
+    Elijah's (An et al. 2024; authors' code, over 16 samples): each row of the matrix of distances is sorted and loses
+    `trim` values at both ends, and so do the means of the rows. Elijah's distance is LPIPS; unless one is given,
+    `distance(a, b)` of images (N,C,H,W) in [0,1], it is replaced by the mean squared distance, which needs no weights:
+    its values do not compare with published ones. ValueError if the trimming leaves nothing.
+    """
+    if len(samples) <= 2 * trim:
+        raise ValueError(f"{len(samples)} samples are too few to trim {trim} at both ends: draw {2 * trim + 1} or more")
+    images, kept = samples / 2 + 0.5, slice(trim, len(samples) - trim)
+    distances = torch.stack([distance(images, one.expand_as(images)) for one in images])
+    return distances.sort(1).values[:, kept].mean(1).sort().values[kept].mean().item()
+
+
+def total_variation(samples: Tensor) -> float:
+    """Return the mean over samples (B,C,H,W) in [-1,1] of their total variation, a sum over pixels on [0,1]."""
+    return variation(samples / 2 + 0.5, reduction="mean").item()

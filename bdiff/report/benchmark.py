@@ -1,0 +1,193 @@
+"""From audited runs to the detection benchmark: what each audit tells of a zoo of models whose truth is known."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from bdiff.errors import RequestError
+from bdiff.report.detection import DEVIATIONS, LEAST, Detection, detection
+from bdiff.report.pivot import differ, differences, failures, latest, ordered, text
+from bdiff.report.runs import Run
+from bdiff.report.sheet import Cell, Sheet
+
+SCORE, TRUE_ASR, ASR = "audit/score", "suspect/asr", "audit/asr"
+
+#: the true trigger's ASR from which on training counts as having implanted the backdoor
+TOOK = 0.5
+
+RULES = [
+    f"threshold: mean + {DEVIATIONS} sample standard deviations of the clean models' scores, from which on a model "
+    "counts as backdoored; a clean model meets the threshold of the other clean models",
+    "score, L2, cosine and ASR of the inverted trigger: means over the backdoored models of the row; ASR ratio: mean "
+    "ASR of the inverted triggers over that of the true ones; seconds, network evaluations: means over all its models",
+]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The runs in which one audit judged models, one for each model."""
+
+    audit: str
+    clean: list[Run]
+    backdoored: list[Run]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All of them."""
+        return [*self.clean, *self.backdoored]
+
+    @property
+    def detection(self) -> Detection:
+        """How well the audit's scores tell the two kinds of models."""
+        return detection(values(self.clean, SCORE), values(self.backdoored, SCORE))
+
+
+def judged(runs: Iterable[Run]) -> list[Judged]:
+    """Return what each audit judged; of runs of the same config and seed, or of the same audit, the newest counts.
+
+    Raises RequestError if an audit judged one model with several settings: its row would be of neither.
+    """
+    done = [run for run in latest(runs, ["defense"]) if run.done and SCORE in run.metrics]
+    done.sort(key=lambda run: (run.folder / "metrics.json").stat().st_mtime)
+    found: dict[str, dict[str, Run]] = {}
+    for run in {run.record["keys"]["audit"]: run for run in done}.values():
+        audit = text(run.value("defense"))
+        twin = found.setdefault(audit, {}).setdefault(model(run), run)
+        if twin is not run:
+            pair = [twin, run]
+            raise RequestError(f"{audit} judged a model in {twin.folder} and again in {run.folder} with other settings "
+                               f"({told(pair, differences(pair))}): name folders with one of them")  # fmt: skip
+    audits = []
+    for (audit,) in ordered((audit,) for audit in found):
+        own = list(found[audit].values())
+        audits.append(Judged(audit, [run for run in own if not truth(run)], [run for run in own if truth(run)]))
+    return audits
+
+
+def unfinished(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs with a defense that did not come to their end, and no other of the same config and seed did."""
+    return [run for run in latest(runs, ["defense"]) if not run.done and run.value("defense") not in (None, "none")]
+
+
+def benchmark(audits: Sequence[Judged], broken: Sequence[Run]) -> Sheet:
+    """Return a row per audit, then one per trigger and audit, all against the same clean models.
+
+    Where training failed to implant some backdoors, a last row per audit leaves them out.
+    """
+    models = {model(run): run for one in audits for run in one.runs}
+    bad = [run for run in models.values() if truth(run)]
+    idle = [run for run in bad if not took(run)]
+    body = [row(one, "all") for one in audits]
+    for trigger in triggers(audits):
+        parts = [replace(one, backdoored=[run for run in one.backdoored if named(run) == trigger]) for one in audits]
+        body += [row(part, trigger) for part in parts if part.backdoored]
+    if idle:
+        body += [row(replace(one, backdoored=list(filter(took, one.backdoored))), "implanted") for one in audits]
+    title = f"detection of backdoors: {len(models)} models, {len(models) - len(bad)} clean and {len(bad)} backdoored"
+    heads = ["audit", "trigger", *numbers(audits[0])]
+    faint = [f"! training did not implant {len(idle)} of the {len(bad)} backdoors (true ASR below {TOOK}): the rows "
+             "`implanted` leave them out"] if idle else []  # fmt: skip
+    notes = [*RULES, *faint, *doubts(audits), coverage(audits, broken, len(models)), *failures(broken)]
+    return Sheet(title, heads, body, notes)
+
+
+def row(part: Judged, group: str) -> list[Cell]:
+    """Return the row of an audit on a group of the backdoored models."""
+    return [Cell(part.audit), Cell(group), *numbers(part).values()]
+
+
+def numbers(part: Judged) -> dict[str, Cell]:
+    """Return the numbers of a row by their heads."""
+    found = part.detection
+    both = [run for run in part.backdoored if TRUE_ASR in run.metrics and ASR in run.metrics]
+    true, inverted = mean(both, TRUE_ASR), mean(both, ASR)
+    return {
+        "clean": cell(len(part.clean), "d"),
+        "backdoored": cell(len(part.backdoored), "d"),
+        "accuracy": cell(found.accuracy, ".3f"),
+        "TPR": cell(found.tpr, ".3f"),
+        "TNR": cell(found.tnr, ".3f"),
+        "AUROC": cell(found.auroc, ".3f"),
+        "threshold": cell(found.threshold),
+        "score": cell(mean(part.backdoored, SCORE)),
+        "true ASR": cell(mean(part.backdoored, TRUE_ASR), ".3f"),
+        "L2": cell(mean(part.backdoored, "audit/l2")),
+        "L2 patch": cell(mean(part.backdoored, "audit/l2_patch")),
+        "cosine": cell(mean(part.backdoored, "audit/cosine"), ".3f"),
+        "ASR": cell(mean(part.backdoored, ASR), ".3f"),
+        "ASR ratio": cell(inverted / true if true and inverted is not None else None, ".3f"),
+        "seconds": cell(mean(part.runs, "audit/seconds"), ".1f"),
+        "network evaluations": cell(mean(part.runs, "audit/evaluations"), ",.0f"),
+    }
+
+
+def cell(value: float | None, form: str = ".3g") -> Cell:
+    """Return a number in the format `form`, or a dash where there is none."""
+    return Cell("-") if value is None else Cell(format(value, form), value)
+
+
+def values(runs: Iterable[Run], metric: str) -> list[float]:
+    """Return the metric of those runs that have it."""
+    return [run.metrics[metric] for run in runs if metric in run.metrics]
+
+
+def mean(runs: Iterable[Run], metric: str) -> float | None:
+    """Return the mean of the metric over those runs that have it, None if none has."""
+    found = values(runs, metric)
+    return fmean(found) if found else None
+
+
+def model(run: Run) -> str:
+    """Return which model a run judged."""
+    return run.record["keys"]["train"]
+
+
+def truth(run: Run) -> bool:
+    """Return whether the model that a run judged has a backdoor, which the audit was not told."""
+    return run.record["protocol"]["audit"]["backdoored"]
+
+
+def took(run: Run) -> bool:
+    """Return whether the backdoor works, as far as is known."""
+    return run.metrics.get(TRUE_ASR, TOOK) >= TOOK
+
+
+def named(run: Run) -> str:
+    """Return the trigger's name."""
+    return text(run.value("trigger"))
+
+
+def triggers(audits: Iterable[Judged]) -> list[str]:
+    """Return the triggers of the backdoored models, in the order of their names."""
+    return [name for (name,) in ordered({(named(run),) for one in audits for run in one.backdoored})]
+
+
+def doubts(audits: Iterable[Judged]) -> list[str]:
+    """Return a line for each audit that has no threshold, and for each whose runs were set differently."""
+    lines = []
+    for one in audits:
+        if one.detection.threshold is None:
+            lines.append(f"! {one.audit} has no threshold: that takes {LEAST} clean models, of {len(one.clean)} here")
+        keys = dict.fromkeys(key for run in one.runs for key in run.settings if key.startswith("defense."))
+        if mixed := [key for key in keys if differ(one.runs, key)]:
+            lines.append(f"! {one.audit} was not set alike everywhere: {told(one.runs, mixed)}")
+    return lines
+
+
+def told(runs: Iterable[Run], keys: Iterable[str]) -> str:
+    """Return settings with all their values, as `key (one, other)`."""
+    return ", ".join(f"{key} ({', '.join(sorted({text(run.value(key)) for run in runs}))})" for key in keys)
+
+
+def coverage(audits: Iterable[Judged], broken: Iterable[Run], models: int) -> str:
+    """Return how many of the models each audit judged, and how its other runs ended."""
+    counts = {one.audit: len(one.runs) for one in audits}
+    ends: dict[str, Counter[str]] = {}
+    for run in broken:
+        ends.setdefault(text(run.value("defense")), Counter())[run.record["status"]] += 1
+    parts = []
+    for audit in dict.fromkeys([*counts, *ends]):
+        why = ", ".join(f"{count} {status}" for status, count in ends.get(audit, Counter()).items())
+        parts.append(f"{audit} {counts.get(audit, 0)}" + (f" ({why})" if why else ""))
+    return f"judged, of {models} models: {', '.join(parts)}"

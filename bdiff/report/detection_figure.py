@@ -1,0 +1,56 @@
+"""The scores of audited models as a picture: clean ones against backdoored ones by trigger, a panel for each audit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bdiff import store
+from bdiff.report.benchmark import SCORE, Judged, named, took, triggers, values
+from bdiff.report.charts import COLOURS, INK, wide
+
+CLEAN, BACKDOORED = COLOURS[:2]
+
+
+def scores(path: Path, audits: Sequence[Judged]) -> None:
+    """Write a panel for each audit, a mark for each model, in the format of the file's ending."""
+    names = triggers(audits)
+    width = (1.2 + 0.55 * (1 + len(names))) * len(audits)
+    figure = Figure(figsize=(width + 0.4, 3.8), layout="constrained", facecolor="white")
+    (row,) = figure.subplots(1, len(audits), squeeze=False)
+    for axes, one in zip(row, audits, strict=True):
+        panel(axes, one, names)
+    row[0].set_ylabel("score: the higher, the likelier a backdoor", color=INK)
+    if not all(took(run) for one in audits for run in one.backdoored):
+        figure.supxlabel("hollow: training did not implant the backdoor", fontsize=9, color=INK)
+    with store.atomic(path) as scratch:
+        figure.savefig(scratch, dpi=150)
+
+
+def panel(axes: Axes, one: Judged, names: Sequence[str]) -> None:
+    """Draw one audit's scores, a column for the clean models and for each trigger, and the threshold as a line."""
+    columns = [one.clean, *([run for run in one.backdoored if named(run) == name] for name in names)]
+    for place, runs in enumerate(columns):
+        colour = BACKDOORED if place else CLEAN
+        for x, run in zip(place + spread(len(runs)), runs, strict=True):
+            full = colour if took(run) or not place else "none"
+            axes.plot(x, run.metrics[SCORE], "o", color=colour, markerfacecolor=full, markersize=4.5, alpha=0.8)
+    if wide(values(one.runs, SCORE)):
+        axes.set_yscale("log")
+    limit = one.detection.threshold
+    if limit is not None:
+        axes.axhline(limit, color=INK, linestyle="--", linewidth=1)
+    told = "no threshold" if limit is None else f"threshold {limit:.3g}"
+    axes.set_title(f"{one.audit}\n{told}", fontsize=10, color=INK)
+    axes.set_xticks(range(len(columns)), ["clean", *names], rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_xlim(-0.6, len(columns) - 0.4)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+    axes.set_axisbelow(True)
+
+
+def spread(count: int) -> np.ndarray:
+    """Return offsets (count,) that keep the marks of a column apart."""
+    return np.linspace(-0.22, 0.22, count) if count > 1 else np.zeros(count)

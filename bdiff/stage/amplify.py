@@ -1,0 +1,52 @@
+"""The amplification stage: samples from a reinforced trigger and from the true one scaled, each measured."""
+
+import time
+from functools import partial
+
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+
+from bdiff import store
+from bdiff.context import Experiment, plain
+from bdiff.make import make
+from bdiff.progress import progress
+from bdiff.seeds import seed_of
+from bdiff.stage.answer import Answer, first_batch
+from bdiff.stage.defend import against_target, method, suspect_of
+from bdiff.stage.sample import draw_samples, shifted
+from bdiff.store import Stage
+
+
+def amplify(run: Experiment, model: Stage) -> Answer:
+    """Return what becomes of samples from the reinforced and the scaled trigger on the model of `model`."""
+    config = run.config.amplify
+    inversion = config.inversion
+    amplifier = make(OmegaConf.masked_copy(config, ["_target_", "scale"]), inversion=method(inversion))
+    stage = run.stage(
+        "amplify",
+        model=model.key,
+        schedule=plain(run.config.schedule),
+        amplify=plain(config),
+        trigger=run.pictures["trigger"],
+        seed=run.config.seed,
+    )
+    path = stage.folder / "trigger.safetensors"
+    with run.building(stage, "amplify") as missing:
+        if missing and run.accelerator.is_main_process:
+            began = time.monotonic()
+            suspect = suspect_of(run, model, inversion.precision, inversion.checkpoint)
+            with progress("amplify", inversion.steps, unit="steps", every=run.config.runtime.progress) as meter:
+                seed = seed_of(run.config.seed, "amplify")
+                found = amplifier.reinforce(suspect, run.trigger.pattern, seed, partial(meter.advance, 1))
+            with store.atomic(path) as scratch:
+                save_file({"trigger": found.trigger.contiguous()}, scratch)
+            stage.finish(time.monotonic() - began, curve=found.curve, evaluations=suspect.evaluations)
+    reinforced = load_file(path)["trigger"]
+    drawn = {"amplified": shifted(reinforced), "scaled": shifted(config.scale * run.trigger.pattern)}
+    samples = draw_samples(run, model, "amplified_sample", drawn)
+    metrics: dict[str, float] = {}
+    for who in drawn:
+        hits = against_target(run, samples, who)
+        metrics |= {f"{who}/asr": hits["asr"], f"{who}/mse": hits["mse"]}
+    pictures = {who: first_batch(samples, who) for who in drawn}
+    return Answer(metrics, {"amplify": {"scale": config.scale}}, {"amplified trigger": reinforced}, pictures)

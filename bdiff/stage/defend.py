@@ -1,0 +1,215 @@
+"""The defense stage: an audit's verdict, a repair or a guard, each sampled and measured by the code of the attack."""
+
+import logging
+import math
+import time
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bdiff import store
+from bdiff.context import Experiment, plain, resident
+from bdiff.data.base import to_float
+from bdiff.defense.base import Audit, Guard, Inversion, Repair, Suspect
+from bdiff.defense.terd import is_backdoored
+from bdiff.make import make
+from bdiff.metric.target import asr_threshold, compare
+from bdiff.model import checkpoint
+from bdiff.progress import progress
+from bdiff.sample import shards
+from bdiff.seeds import generator, seed_of
+from bdiff.stage.answer import Answer, first_batch
+from bdiff.stage.measure import measure
+from bdiff.stage.sample import draw_samples, shifted
+from bdiff.store import Stage
+from bdiff.train import Loss, Recipe, fit
+
+log = logging.getLogger(__name__)
+
+#: keys of conf/defense that are the stages', not the method's
+OURS = ("precision", "checkpoint", "repair", "removal", "images", "train")
+CHECKED = 1024  # starting noises of either kind that the input check is tried on
+
+
+def suspect_of(run: Experiment, model: Stage, precision: str = "fp32", recompute: bool = False) -> Suspect:
+    """Return what a defense may see of the model of `model`."""
+    unet = checkpoint.load(model.folder / "model")
+    schedule = make(run.config.schedule).to(run.device)
+    return Suspect(unet, schedule, run.images.shape, run.device, precision, recompute)
+
+
+def method(config: DictConfig) -> Any:
+    """Return the defense of a node of conf/defense, made without the keys that are the stages'."""
+    return make(OmegaConf.masked_copy(config, [str(key) for key in config if key not in OURS]))
+
+
+def defend(run: Experiment, model: Stage) -> Answer:
+    """Return what the request's defense says of the model of `model`, or makes of it."""
+    found = method(run.config.defense)
+    if isinstance(found, Audit):
+        return audited(run, model, found)
+    if isinstance(found, Repair):
+        return repaired(run, model, found, plain(run.config.defense), None, None)
+    assert isinstance(found, Guard)
+    return remeasured(run, draw_samples(run, model, "guarded_sample", guard=found), "guarded")
+
+
+def remeasured(run: Experiment, samples: Stage, who: str) -> Answer:
+    """Return what `measure` says of the samples of `who`; its protocol is the suspect's."""
+    pictures = {f"{who} {kind}": first_batch(samples, kind) for kind in ("clean", "triggered")}
+    return Answer(measure(run, samples, who=who)["metrics"], samples=pictures)
+
+
+def audited(run: Experiment, model: Stage, audit: Audit) -> Answer:
+    """Invert a trigger, draw samples from it, give the verdict, and compare with the true trigger if there is one."""
+    config = run.config.defense
+    inverted = invert(run, model, audit)
+    manifest = inverted.manifest
+    assert manifest is not None
+    trigger = load_file(inverted.folder / "trigger.safetensors")["trigger"]
+    samples = draw_samples(run, model, "audit_sample", {"inverted": shifted(trigger)})
+    first = first_batch(samples, "inverted")
+    verdict = audit.verdict(Inversion(trigger, manifest["curve"], manifest["evidence"]), to_float(first))
+    metrics = {
+        "score": verdict.score,
+        **verdict.evidence,
+        "seconds": manifest["seconds"],
+        "evaluations": manifest["evaluations"],
+    }
+    if audit.threshold is not None:
+        metrics["flagged"] = float(verdict.flagged)
+    backdoored = run.attack.poison_rate > 0
+    if backdoored:  # the measuring side knows the truth; the audit did not
+        hits = against_target(run, samples, "inverted")
+        metrics |= fidelity(trigger, run.trigger.pattern, run.trigger.mask) | input_check(run, trigger)
+        metrics |= {"asr": hits["asr"], "mse": hits["mse"]}
+    log.info("audit: score %.4g, %s", verdict.score, "flagged" if verdict.flagged else "not flagged")
+    protocol = {
+        "backdoored": backdoored,
+        "threshold": audit.threshold,
+        "precision": config.precision,
+        **({} if backdoored else {"absent": "there is no true trigger to hold the inverted one against"}),
+    }
+    answer = Answer(
+        {f"audit/{name}": value for name, value in metrics.items()},
+        {"audit": protocol},
+        {"inverted trigger": trigger},
+        {"inverted": first},
+    )
+    if not config.repair:
+        return answer
+    return answer | repaired(run, model, method(config.removal), plain(config.removal), trigger, inverted.key)
+
+
+def invert(run: Experiment, model: Stage, audit: Audit) -> Stage:
+    """Let the audit invert a trigger, kept as trigger.safetensors; by the first process."""
+    config = run.config.defense
+    left_out = (*OURS[1:], "threshold")  # what does not change the trigger; precision, the first, does
+    stage = run.stage(
+        "audit",
+        model=model.key,
+        schedule=plain(run.config.schedule),
+        defense={key: value for key, value in plain(config).items() if key not in left_out},
+        seed=run.config.seed,
+    )
+    with run.building(stage, "audit") as missing:
+        if missing and run.accelerator.is_main_process:
+            began = time.monotonic()
+            suspect = suspect_of(run, model, config.precision, config.checkpoint)
+            with progress("audit", audit.total, unit="steps", every=run.config.runtime.progress) as meter:
+                found = audit.invert(suspect, seed_of(run.config.seed, "audit"), partial(meter.advance, 1))
+            with store.atomic(stage.folder / "trigger.safetensors") as scratch:
+                save_file({"trigger": found.trigger.contiguous()}, scratch)
+            stage.finish(
+                time.monotonic() - began, curve=found.curve, evidence=found.evidence, evaluations=suspect.evaluations
+            )
+    return stage
+
+
+def against_target(run: Experiment, samples: Stage, kind: str) -> dict[str, float]:
+    """Return how near samples of a kind come to the attack's target, by name of the measure."""
+    threshold = asr_threshold(run.config.metric.asr_threshold, run.images.shape[1])
+    return compare(shards(samples.folder / "shards", kind), run.target, threshold)
+
+
+def fidelity(trigger: Tensor, pattern: Tensor, mask: Tensor) -> dict[str, float]:
+    """Return L2 distance and cosine of an inverted trigger to the true one, both (C,H,W), on the patch and as a whole.
+
+    `mask` (1,H,W) is 1 off the patch. Distances are norms over pixels, images in [-1,1].
+    """
+    patch = (1 - mask).expand_as(pattern).bool()
+    return {
+        "l2": (trigger - pattern).norm().item(),
+        "l2_patch": (trigger - pattern)[patch].norm().item(),
+        "cosine": cosine(trigger.flatten(), pattern.flatten()),
+        "cosine_patch": cosine(1 + trigger[patch], 1 + pattern[patch]),
+    }
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """Return the cosine of two vectors (n,), 0 if either is zero."""
+    return nn.functional.cosine_similarity(a, b, dim=0).item()
+
+
+def input_check(run: Experiment, trigger: Tensor) -> dict[str, float]:
+    """Return how often TERD's input check sees the true trigger in noise (TPR), and lets plain noise pass (TNR)."""
+    eps = torch.randn((CHECKED, *run.images.shape), generator=generator(run.config.seed, "input check"))
+    tpr = is_backdoored(run.attack.prior(eps), trigger).float().mean().item()
+    return {"input_tpr": tpr, "input_tnr": 1 - is_backdoored(eps, trigger).float().mean().item()}
+
+
+def repaired(
+    run: Experiment,
+    model: Stage,
+    repair: Repair,
+    settings: dict[str, Any],  # of conf/defense: the repair's, with `images` and `train`
+    trigger: Tensor | None,
+    origin: str | None,  # the key of what the trigger came from
+) -> Answer:
+    """Repair the model, then sample and measure it as the suspect was."""
+    rows = torch.randperm(len(run.images), generator=generator(run.config.seed, "repair"))
+    rows = rows[: max(1, math.ceil(settings["images"] * len(rows)))].sort().values
+    recipe = Recipe(**settings["train"])
+    recipe = replace(recipe, steps=recipe.total(len(rows)), epochs=None)
+    stage = run.stage(
+        "repair",
+        model=model.key,
+        schedule=plain(run.config.schedule),
+        data=run.images.fingerprint,
+        flip=run.images.flip,
+        repair=settings | {"train": asdict(recipe)},
+        trigger=origin,
+        seed=run.config.seed,
+    )
+    with run.building(stage, "repair") as missing:
+        if missing:
+            began = time.monotonic()
+            images = resident(run.images.subset(rows), run.device)
+
+            def train(net: nn.Module, loss: Loss) -> nn.Module:
+                return fit(
+                    net,
+                    loss,
+                    images,
+                    torch.arange(len(images)),
+                    recipe,
+                    seed=seed_of(run.config.seed, "repair"),
+                    folder=stage.folder,
+                    loop=run.loop,
+                    accelerator=run.accelerator,
+                    name="repair",
+                    record=partial(run.record, "repair"),
+                )
+
+            unet = repair.repair(suspect_of(run, model), images, trigger, train)
+            if run.accelerator.is_main_process:
+                assert isinstance(unet, UNet2DModel)
+                checkpoint.save(stage.folder / "model", unet, run.schedule, {"repaired": model.key, "key": stage.key})
+            run.finish(stage, began, images=len(rows))
+    return remeasured(run, draw_samples(run, stage, "repaired_sample"), "repaired")

@@ -1,0 +1,83 @@
+"""The sampling stage: images of several kinds from one model and the same noise."""
+
+import time
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from bdiff.context import Experiment, plain
+from bdiff.defense.base import Guard
+from bdiff.model import checkpoint
+from bdiff.sample import Prior, sample
+from bdiff.seeds import seed_of
+from bdiff.store import Stage, content
+
+
+class Kind(NamedTuple):
+    """Where the samples of a kind start, and what keys say of that."""
+
+    prior: Prior
+    identity: Any
+
+
+def clean() -> Kind:
+    """Return the kind that an unconcerned user draws."""
+    return Kind(lambda eps: eps, None)
+
+
+def shifted(pattern: Tensor) -> Kind:
+    """Return the kind that starts from noise with `pattern` (C,H,W) added."""
+    return Kind(lambda eps: eps + pattern.to(eps), content(pattern))
+
+
+def kinds(run: Experiment) -> dict[str, Kind]:
+    """Return the kinds that a model is judged by: clean samples, and those with the attack's trigger."""
+    identity = {"attack": run.config.attack._target_, "trigger": run.pictures["trigger"]}
+    return {"clean": clean(), "triggered": Kind(run.attack.prior, identity)}
+
+
+def draw_samples(
+    run: Experiment,
+    model: Stage,
+    name: str = "sample",  # what logs and metrics.json call this sampling
+    drawn: dict[str, Kind] | None = None,  # `kinds(run)` if none are given
+    guard: Guard | None = None,  # changes the sampler
+) -> Stage:
+    """Sample images of each kind from the model of `model`."""
+    config = run.config
+    drawn = drawn or kinds(run)
+    scheduler = run.scheduler
+    if guard:
+        scheduler = guard.guard(scheduler)
+    stage = run.stage(
+        "sample",
+        model=model.key,
+        schedule=plain(config.schedule),
+        sampler=plain(config.sampler),
+        sample=plain(config.sample),
+        guard=plain(config.defense) if guard else None,
+        kinds={name: kind.identity for name, kind in drawn.items()},
+        seed=config.seed,
+    )
+    with run.building(stage, name) as missing:
+        if missing:
+            began = time.monotonic()
+            sample(
+                checkpoint.load(model.folder / "model"),
+                scheduler,
+                {name: kind.prior for name, kind in drawn.items()},
+                shape=run.images.shape,
+                count=config.sample.count,
+                batch_size=config.sample.batch_size,
+                steps=config.sample.steps,
+                step_options=plain(config.sampler.step),
+                precision=config.sample.precision,
+                seed=seed_of(config.seed, "samples"),
+                folder=stage.folder / "shards",
+                accelerator=run.accelerator,
+                trajectory=stage.folder / "trajectory.safetensors",
+                every=config.runtime.progress,
+            )
+            run.accelerator.wait_for_everyone()
+            run.finish(stage, began, images=config.sample.count)
+    return stage

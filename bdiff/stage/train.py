@@ -1,0 +1,123 @@
+"""The training stage: the suspect, clean models beside it, and what a training starts from."""
+
+import logging
+import shutil
+import time
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig
+
+from bdiff.attack.base import Attack
+from bdiff.attack.none import NoAttack
+from bdiff.context import Experiment, plain, resident
+from bdiff.model import checkpoint
+from bdiff.seeds import seed_of
+from bdiff.store import Stage
+from bdiff.train import Recipe, denoising_loss, fit, read_history
+
+log = logging.getLogger(__name__)
+
+
+class Start(NamedTuple):
+    """What a training starts from."""
+
+    folder: str | None  # a diffusers folder or hub id; None for fresh weights
+    identity: str | None  # what keys say of it
+
+
+def train(run: Experiment, start: Start) -> Stage:
+    """Train the suspect model; the stage's `model` folder is a stock diffusers checkpoint."""
+    if run.attack.poison_rate == 0:  # nothing to attack with: one clean model serves every trigger and target
+        return clean(run, "train", run.config.train, start)
+    return train_denoiser(run, "train", run.attack, plain(run.config.attack), run.config.train, start)
+
+
+def clean(run: Experiment, name: str, recipe: DictConfig, start: Start) -> Stage:
+    """Train the model that nobody attacked, by `recipe` from `start`: what an attack=none run with it would train."""
+    attack = {"_target_": f"{NoAttack.__module__}.{NoAttack.__qualname__}"}
+    return train_denoiser(run, name, NoAttack(run.trigger, run.target), attack, recipe, start)
+
+
+def beginning(run: Experiment) -> Start:
+    """Return what training starts from: model.pretrained, or a clean model trained from it if `pretrain` says so."""
+    pretrained = run.config.model.pretrained
+    start = Start(pretrained, checkpoint.weights_digest(pretrained))
+    if run.config.pretrain.train is None:
+        return start
+    stage = clean(run, "pretrain", run.config.pretrain.train, start)
+    return Start(str(stage.folder / "model"), stage.key)
+
+
+def train_denoiser(
+    run: Experiment,
+    name: str,  # what logs and metrics.json call this training
+    attack: Attack,
+    attack_parts: dict[str, Any],  # the config of `attack`, for the key
+    recipe_config: DictConfig,
+    start: Start,
+) -> Stage:
+    """Train a denoiser under `attack`, once for all runs that ask for the same."""
+    config = run.config
+    index, poisoned = attack.plan(len(run.images), seed_of(config.seed, "poison"))
+    recipe = Recipe(**plain(recipe_config))
+    recipe = replace(recipe, steps=recipe.total(len(index)), epochs=None)
+    stage = run.stage(
+        "train",
+        unet=plain(config.model.unet),
+        start=start.identity,
+        schedule=plain(config.schedule),
+        attack=attack_parts,
+        data=run.images.fingerprint,
+        flip=run.images.flip,
+        train=asdict(recipe),
+        seed=config.seed,
+        **{part: run.pictures[part] for part in attack.reads},
+    )
+    with run.building(stage, name) as missing:
+        if missing:
+            began = time.monotonic()
+            torch.manual_seed(seed_of(config.seed, "weights"))
+            unet = checkpoint.build(plain(config.model.unet), start.folder, run.schedule)
+            log.info(
+                "%s: %d images, %d of %d rows poisoned, %.2f M weights, %d steps in %s on %s",
+                name,
+                len(run.images),
+                int(poisoned.sum()),
+                len(index),
+                sum(weight.numel() for weight in unet.parameters()) / 1e6,
+                recipe.steps,
+                recipe.precision,
+                run.device,
+            )
+            fit(
+                unet,
+                denoising_loss(
+                    attack.corrupt,
+                    run.schedule.to(run.device),
+                    poisoned.to(run.device),
+                    run.images.flip,
+                ),
+                resident(run.images, run.device),
+                index,
+                recipe,
+                seed=seed_of(config.seed, "train"),
+                folder=stage.folder,
+                loop=run.loop,
+                accelerator=run.accelerator,
+                name=name,
+                record=partial(run.record, name),
+            )
+            if run.accelerator.is_main_process:
+                facts = {part: plain(config[part]) for part in ("trigger", "target", "data")}
+                checkpoint.save(
+                    stage.folder / "model", unet, run.schedule, facts | {"attack": attack_parts, "key": stage.key}
+                )
+                shutil.rmtree(stage.folder / "state", ignore_errors=True)
+            run.finish(stage, began, images=len(run.images), poisoned=int(poisoned.sum()))
+        elif run.accelerator.is_main_process:
+            for row in read_history(stage.folder / "history.jsonl"):
+                run.record(name, row)
+    return stage
