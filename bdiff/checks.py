@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
@@ -60,6 +61,16 @@ def some_of(*names: str) -> Callable[[Any], str | None]:
     return told
 
 
+def rising(value: Any) -> str | None:
+    """A rule: numbers from 0 up, each above the one before; at least one of them."""
+    numbers = [*value] if isinstance(value, ListConfig) else []
+    if not all(type(one) in (int, float) and math.isfinite(one) for one in numbers):
+        return "must hold numbers alone"
+    pairs = zip([-1.0, *numbers], numbers, strict=False)
+    fits = numbers and all(one >= 0 and one > before for before, one in pairs)
+    return None if fits or not isinstance(value, ListConfig) else "must be numbers from 0 up that rise, as in [0,0.5]"
+
+
 def device(value: Any) -> str | None:
     """A rule: a device's name."""
     fits = re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value))
@@ -76,15 +87,34 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "data.split": one_of("train", "test", "all"),
     "data.limit": at_least(2),
     "classifier.hold_out": open_share,
+    "defense.adaptive.eot": at_least(1),
+    "defense.adaptive.gradient": one_of("full", "bpda"),
+    "defense.adaptive.steps": at_least(0),
+    "defense.adversary.eps": above_zero,
+    "defense.adversary.norm": one_of("linf", "l2"),
+    "defense.adversary.step": above_zero,
+    "defense.adversary.steps": at_least(1),
+    "defense.alpha": open_share,
+    "defense.at_once": at_least(1),
     "defense.batch": at_least(1),
-    "defense.images": share,
+    "defense.batch_size": at_least(1),
     "defense.lr": above_zero,
+    "defense.n": at_least(1),
+    "defense.n0": at_least(1),
     "defense.precision": one_of("auto", "bf16", "fp32"),
+    "defense.radii": rising,
     "defense.refine_steps": at_least(0),
     "defense.removal.images": share,
     "defense.restarts": at_least(1),
+    "defense.seed": at_least(0),
     "defense.share": share,
+    "defense.sigma": above_zero,
     "defense.steps": at_least(1),
+    "defense.strip.blends": at_least(0),
+    "defense.strip.false_positive_rate": open_share,
+    "defense.strip.weight": share,
+    "defense.t": at_least(1),
+    "defense.votes": at_least(1),
     "defense.window": at_least(1),
     "metric.also": some_of(*ALSO),
     "metric.asr_threshold": above_zero,
@@ -118,7 +148,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "trigger.side": at_least(1),
 }
 #: a classifier, the model that training starts from and repairs are trained by recipes of the same kind
-RECIPES = ("", "classifier.", "pretrain.", "defense.", "defense.removal.")
+RECIPES = ("", "classifier.", "surrogate.", "pretrain.", "defense.", "defense.removal.")
 RULES |= {place + key: rule for place in RECIPES for key, rule in RULES.items() if key.startswith("train.")}
 
 #: keys that may be null, and their type otherwise
@@ -146,6 +176,8 @@ OPTIONAL: dict[str, type] = {
 OPTIONAL |= {place + key: kind for place in RECIPES for key, kind in OPTIONAL.items() if key.startswith("train.")}
 
 CLIPPING = "bdiff.defense.clipping.Clipping"
+REMOVAL = "bdiff.defense.removal.Removal"
+SHIELDS = ("bdiff.defense.purification.Purification", "bdiff.defense.certification.Certification")
 
 TYPE_NAMES: dict[type, str] = {
     bool: "true or false",
@@ -286,6 +318,40 @@ def metric_problems(config: DictConfig) -> list[str]:
     return bdiff.metric.check.problems(metric, config.data.size)
 
 
+def classifier_problems(config: DictConfig) -> list[str]:
+    """Return which files of classifiers' weights are not there."""
+    keys = [f"{name}.{key}" for name in ("classifier", "surrogate") for key in ("weights", "model.path")]
+    given = {key: OmegaConf.select(config, key) for key in keys}
+    return [
+        f"{key}={path} does not exist" for key, path in given.items() if path and not Path(path).expanduser().is_file()
+    ]
+
+
+def image_problems(config: DictConfig) -> list[str]:
+    """Return that `defense.images` is no number of test images, for a shield, or for a repair no share of the data."""
+    images = OmegaConf.select(config, "defense.images")
+    if images is None:
+        return []
+    told = (at_least(1) if config.defense._target_ in SHIELDS else share)(images)
+    return [f"defense.images={images} {told}"] if told else []
+
+
+def shield_problems(config: DictConfig) -> list[str]:
+    """Return how a shield does not fit the schedule of its denoiser, or is in itself impossible."""
+    if config.defense._target_ not in SHIELDS:
+        return []
+    from bdiff.stage.suspect import method  # which imports torch: this request will need it anyway
+
+    problems = []
+    try:
+        method(config.defense).check(make(config.schedule))
+    except (ValueError, TypeError, HydraException) as error:
+        problems.append(one_line(error))
+    if config.defense.repair and config.defense.removal._target_ == REMOVAL:
+        problems.append("defense.repair=true: this repair needs a trigger: use defense/removal=finetune")
+    return problems
+
+
 def device_problems(config: DictConfig) -> list[str]:
     """Return why a CUDA device that is asked for by name cannot be used."""
     name = str(config.runtime.device)
@@ -321,9 +387,12 @@ CHECKS: list[tuple[tuple[str, ...], Callable[[DictConfig], list[str]]]] = [
     (("data.path",), path_problems),
     (("data.size", "data.channels", "trigger.", "target."), picture_problems),
     (("data.size", "data.channels", "model.", "schedule."), model_problems),
-    (("train.", "classifier.train.", "pretrain.train.", "defense."), length_problems),
+    (("train.", "classifier.train.", "surrogate.train.", "pretrain.train.", "defense."), length_problems),
     (("sample.", "sampler.", "schedule.", "defense."), sampler_problems),
     (("metric.", "data.size"), metric_problems),
+    (("classifier.", "surrogate."), classifier_problems),
+    (("defense.images",), image_problems),
+    (("defense.", "schedule."), shield_problems),
     (("runtime.device",), device_problems),
     (("hydra.launcher",), launcher_problems),
 ]

@@ -124,6 +124,7 @@ def test_data_picks_presets_that_are_there_and_the_command_line_wins(data):
 @pytest.mark.parametrize("data", options("data"))
 def test_defaults_keep_the_rules_of_a_request(data):
     words = ["tracker=wandb", "metric/fid=inception", "trigger=image", "target=image", "pretrain=digits"]
+    words += ["classifier@surrogate=resnet18"]
     config = composed(f"data={data}", *words)
     keys = leaves(config)
     assert {*RULES, *OPTIONAL} <= keys.keys()

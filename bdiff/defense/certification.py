@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from bdiff.defense import cohen
+from bdiff.defense.base import Shield
 from bdiff.progress import progress
 from bdiff.schedule import Schedule
 from bdiff.seeds import generator
@@ -27,7 +28,7 @@ BLOCK = 100
 Logits = Callable[[Tensor], Tensor]  # images (B,C,H,W) in [-1,1], noisy or denoised -> (B, classes)
 
 
-class Certification:
+class Certification(Shield):
     """Certifies images one by one, each by its votes under Gaussian noise.
 
     Args:
@@ -40,6 +41,13 @@ class Certification:
 
     def __init__(self, sigma: float, n0: int, n: int, alpha: float, batch_size: int):
         self.sigma, self.n0, self.n, self.alpha, self.batch_size = sigma, n0, n, alpha, batch_size
+
+    def check(self, schedule: Schedule) -> None:
+        """Raise ValueError if the schedule never gets as noisy as sigma; see `Shield.check`."""
+        last = schedule.abar[-1]
+        largest = float(((1 - last) / last).sqrt()) / 2  # images in [-1,1] are twice as wide
+        if self.sigma > largest:
+            raise ValueError(f"defense.sigma={self.sigma} is beyond the schedule, which ends at {largest:.3g}")
 
     def behind(self, eps: Callable[[Tensor, int], Tensor], schedule: Schedule, classifier: Logits) -> Logits:
         """Return the classifier of noisy images behind the denoiser `eps` (Carlini et al. 2022, algorithm 1).

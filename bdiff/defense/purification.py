@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bdiff.defense.base import Shield
 from bdiff.schedule import Schedule
 from bdiff.seeds import generator
 
@@ -20,7 +21,7 @@ Logits = Callable[[Tensor], Tensor]  # images (B,C,H,W) in [-1,1] -> (B, classes
 
 
 @dataclass(frozen=True)
-class Purification:
+class Purification(Shield):
     """How images are purified.
 
     With several copies of an image the mean of their logits decides: unlike a majority it knows no ties and has a
@@ -42,6 +43,11 @@ class Purification:
             raise ValueError(f"defense.steps={self.steps} must be 1 to defense.t={self.t}, or null for all")
         if self.votes < 1:
             raise ValueError(f"defense.votes={self.votes} decide nothing: choose at least 1")
+
+    def check(self, schedule: Schedule) -> None:
+        """Raise ValueError if t* is beyond the schedule; see `Shield.check`."""
+        if self.t > len(schedule):
+            raise ValueError(f"defense.t={self.t} is beyond the schedule's {len(schedule)} timesteps")
 
     @property
     def path(self) -> list[int]:
@@ -90,7 +96,7 @@ class PassThrough(torch.autograd.Function):
         return gradients[0], None
 
 
-class Shield(nn.Module):
+class Shielded(nn.Module):
     """A classifier behind purification, as its users ask it (`labels`) and as attackers do (called, or `attacked`).
 
     Args:
@@ -115,8 +121,7 @@ class Shield(nn.Module):
         bpda: bool = False,
     ):
         super().__init__()
-        if purification.t > len(schedule):
-            raise ValueError(f"defense.t={purification.t} is beyond the schedule's {len(schedule)} timesteps")
+        purification.check(schedule)
         self.purification, self.eps, self.schedule = purification, eps, schedule
         self.classifier = classifier.eval().requires_grad_(False)
         self.seed, self.bpda = seed, bpda

@@ -9,7 +9,7 @@ from bdiff.report.figures import plt, save
 
 def certified(path: Path, title: str, radii: Sequence[float], curves: Mapping[str, Sequence[float]]) -> None:
     """Write certified accuracy over the L2 radius (images in [0,1]): each curve's shares at `radii`, under its name."""
-    figure, axes = plt.subplots(figsize=(5.6, 3.8), facecolor="white", layout="constrained")
+    figure, axes = plt.subplots(figsize=(5.6, 4.2), facecolor="white", layout="constrained")
     for place, (name, shares) in enumerate(curves.items()):
         colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
         axes.plot(radii, shares, label=name, color=colour, linestyle=dash, linewidth=1.8)
@@ -18,5 +18,5 @@ def certified(path: Path, title: str, radii: Sequence[float], curves: Mapping[st
     axes.set_title(title, color=INK, fontsize=12)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))  # under the axes
     save(figure, path, dpi=180)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from omegaconf import DictConfig
 from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor
 
@@ -33,29 +34,27 @@ log = logging.getLogger(__name__)
 KEPT = 10_000
 
 
-def train_classifier(run: Experiment) -> tuple[Classifier, dict[str, Any]]:
+def train_classifier(run: Experiment, name: str = "classifier") -> tuple[Classifier, dict[str, Any]]:
     """Return the classifier of conf/classifier on the run's data, trained once or from a file, and what is known of it.
 
-    Raises RequestError if the file of `classifier.weights` does not fit.
+    `name` is the key of the request that it is configured by: classifier, or surrogate for the attacker's own.
+    Raises RequestError if the file of its `weights` does not fit.
     """
-    config = run.config.classifier
+    config = run.config[name]
     torch.manual_seed(seed_of(config.seed, "weights"))
     model = make(config.model, channels=run.images.shape[0], classes=len(run.images.classes))
     parts, recipe = plain(config), Recipe(**plain(config.train))
     given = parts.pop("weights", None)  # runs of before this key can be run again
     if given is not None:  # keys hold the file's content, not its place
-        load_weights(model, given, "classifier.weights")
+        load_weights(model, given, f"{name}.weights")
         parts["weights"] = file_hash(Path(given).expanduser())
         recipe = replace(recipe, steps=0)
     stage = run.stage("classifier", classifier=parts, data=run.images.fingerprint, flip=run.images.flip)
-    with run.building(stage) as missing:
+    with run.building(stage, name) as missing:
         if missing:
             began = time.monotonic()
             images = resident(run.images, run.device)
-            order = torch.randperm(
-                len(images), generator=torch.Generator().manual_seed(seed_of(config.seed, "hold out"))
-            )
-            kept, used = order.tensor_split([max(1, round(config.hold_out * len(images)))])
+            kept, used = held_out(config, len(images))
             fit(
                 model,
                 classification_loss(images.labels[used].to(run.device), config.smoothing, images.flip, config.shift),
@@ -66,10 +65,10 @@ def train_classifier(run: Experiment) -> tuple[Classifier, dict[str, Any]]:
                 folder=stage.folder,
                 loop=run.loop,
                 accelerator=run.accelerator,
-                name="classifier",
+                name=name,
             )
             share = accuracy(model, images, kept, run.device)
-            log.info("classifier: %.1f %% of %d held-out images right", 100 * share, len(kept))
+            log.info("%s: %.1f %% of %d held-out images right", name, 100 * share, len(kept))
             if run.accelerator.is_main_process:
                 with store.atomic(stage.folder / "model.safetensors") as scratch:
                     save_model(model, str(scratch))
@@ -79,6 +78,13 @@ def train_classifier(run: Experiment) -> tuple[Classifier, dict[str, Any]]:
     manifest = stage.manifest
     assert manifest is not None
     return model.to(run.device).eval(), {"key": stage.key, "accuracy": manifest["accuracy"]}
+
+
+def held_out(config: DictConfig, count: int) -> tuple[Tensor, Tensor]:
+    """Return which of `count` images conf/classifier holds out from its training, (k,) int64, and all others."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(config.seed, "hold out")))
+    kept, used = order.tensor_split([max(1, round(config.hold_out * count))])
+    return kept, used
 
 
 def feature_extractor(run: Experiment) -> Features | None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bdiff.defense.adversary import apgd, cost, mean_gradient, pgd, start
-from bdiff.defense.purification import Purification, Shield
+from bdiff.defense.purification import Purification, Shielded
 from bdiff.errors import RunError
 from bdiff.schedule import Schedule
 from bdiff.seeds import generator
@@ -141,7 +141,7 @@ def test_the_cost_is_what_the_denoiser_is_shown():
 
     purification = Purification(t=6, sampler="ancestral", steps=3, votes=2)
     classifier = nn.Sequential(nn.Flatten(), nn.Linear(32, 2))
-    shield = Shield(purification, eps, Schedule(20, 0.005, 0.4, "linear"), classifier, seed=0)
+    shield = Shielded(purification, eps, Schedule(20, 0.005, 0.4, "linear"), classifier, seed=0)
     x, y = images(5), torch.zeros(5, dtype=torch.int64)
     found = attack(shield, x, y, "linf", steps=4, eot=3)
     assert shown == cost(5, 4, 3, purification.evaluations) == 5 * 4 * 3 * 2 * 3

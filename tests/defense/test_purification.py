@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 import toys
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from bdiff.defense.base import Suspect
-from bdiff.defense.purification import PassThrough, Purification, Shield
+from bdiff.defense.purification import PassThrough, Purification, Shielded
 from bdiff.schedule import Schedule
 from bdiff.seeds import generator
+from bdiff.stage.suspect import method
 
 MEAN, DEVIATION = 0.3, 0.5  # of the data's pixels
 SHAPE = (1, 8, 8)
@@ -61,10 +61,10 @@ class TinyClassifier(nn.Module):
         return self.layers(x)
 
 
-def toy_shield(checkpoint: bool = False, votes: int = 2, seed: int = 0, **options) -> Shield:
+def toy_shield(checkpoint: bool = False, votes: int = 2, seed: int = 0, **options) -> Shielded:
     suspect = Suspect(toys.unet(), toys.schedule(), SHAPE, checkpoint=checkpoint)
     purification = Purification(t=5, sampler="ancestral", steps=None, votes=votes)
-    return Shield(purification, suspect.eps, suspect.schedule, TinyClassifier(), seed=seed, **options)
+    return Shielded(purification, suspect.eps, suspect.schedule, TinyClassifier(), seed=seed, **options)
 
 
 @pytest.mark.parametrize(
@@ -205,10 +205,10 @@ def test_values_that_make_no_sense_are_refused(change, message):
 
 def test_a_t_beyond_the_schedule_is_refused():
     with pytest.raises(ValueError, match=r"defense\.t=21 is beyond the schedule's 20 timesteps"):
-        Shield(Purification(21, "ddim", None, 1), gaussian(toys.schedule()), toys.schedule(), nn.Identity(), seed=0)
+        Shielded(Purification(21, "ddim", None, 1), gaussian(toys.schedule()), toys.schedule(), nn.Identity(), seed=0)
 
 
 def test_the_config_makes_a_purification():
-    purification = instantiate(OmegaConf.load(Path(__file__).parents[2] / "conf" / "defense" / "purification.yaml"))
+    purification = method(OmegaConf.load(Path(__file__).parents[2] / "conf" / "defense" / "purification.yaml"))
     assert isinstance(purification, Purification)
     assert purification.evaluations == 8
