@@ -19,6 +19,22 @@ CLIPPED := 0.1,0.5
 COMMA := ,
 ROWS = $(subst $() ,$(COMMA),$(patsubst conf/experiment/%.yaml,%,$(wildcard conf/experiment/$(1)/*.yaml)))
 
+# The zoo: models with backdoors that are hard and easy to see, and clean ones; every audit of every model.
+ZOO_digits := data=digits train.steps=500 train.batch_size=64 sample.count=64 metric/fid=none
+ZOO_paper := data=cifar10 data.split=all sample.count=256 metric/fid=none
+AUDITS_digits := purediffusion,elijah,terd_digits
+AUDITS_paper := purediffusion,elijah,terd
+EASY := trigger=box_11,box,box_18,stop_sign,noise target=corner attack.poison_rate=0.1,0.3 seed=10
+HARD := trigger=box,box_18,stop_sign,glasses,noise target=shoe attack.poison_rate=0.3,0.5 seed=10
+CLEAN := attack=none seed=0,1,2,3,4,5,6,7,8,9
+# Audits stand before models, so that the first audit's jobs train them side by side and none waits for another.
+zoo = $(BIN)/bdiff run -m hydra/launcher=$(LAUNCHER) hydra.sweep.dir=$(TABLES)/zoo/$(1) $(ZOO_$(PROFILE)) \
+	defense=$(AUDITS_$(PROFILE)) $($(2))
+
+# How soon a trigger works: the trained one, the reinforced one, and the trained one scaled.
+BUDGETS_digits := data=digits sample.count=96 metric/fid=none attack.poison_rate=0.3 train.steps=25,50,100,200,400
+BUDGETS_paper := data=cifar10 data.split=all metric/fid=none attack.poison_rate=0.1 train.steps=250,500,1000,2000,5000
+
 FID_digits := fid_classifier
 FID_paper := fid
 
@@ -33,7 +49,7 @@ endef
 files = $(foreach form,md latex csv,$(BIN)/bdiff table $(1) --format $(form) --out $(TABLES)/$@.$(form);)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo tables table-baddiffusion table-clipping table-published test test-slow check format \
+.PHONY: help setup demo tables table-baddiffusion table-clipping table-published zoo table-amplify test test-slow check format \
 	constraints clean
 
 help:  ## list the targets
@@ -61,6 +77,16 @@ table-clipping: $(READY)  ## the same models, sampled with and without clipping
 table-published: $(READY)  ## the published rows beside ours, which PROFILE=paper runs
 	@$(if $(filter paper,$(PROFILE)),$(SWEEP) experiment=$(call ROWS,baddiffusion)$(COMMA)$(call ROWS,clipping),true); code=$$?; \
 	$(BIN)/bdiff table baddiffusion; $(BIN)/bdiff table clipping; $(call files,baddiffusion clipping) exit $$code
+
+zoo: $(READY)  ## clean and backdoored models, every audit of each: detection rates; PROFILE=digits (a CPU) or paper
+	@$(call zoo,easy,EASY); easy=$$?; $(call zoo,hard,HARD); hard=$$?; $(call zoo,clean,CLEAN); clean=$$?; \
+	for form in md latex csv; do $(BIN)/bdiff zoo $(TABLES)/zoo --format $$form --out $(TABLES)/zoo.$$form; done; \
+	$(BIN)/bdiff zoo $(TABLES)/zoo --figure $(TABLES)/zoo.png && exit $$((easy | hard | clean))
+
+table-amplify: $(READY)  ## ASR over the training budget: original, reinforced and scaled trigger
+	@$(SWEEP) $(BUDGETS_$(PROFILE)) amplify=purediffusion; code=$$?; \
+	$(BIN)/bdiff table $(TABLES)/$@ --rows train.steps --metrics suspect/asr$(COMMA)amplified/asr$(COMMA)scaled/asr; \
+	exit $$code
 
 test: $(READY)  ## the tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' --durations=10 --numprocesses 2 --dist loadfile

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import bdiff.data.check
+import bdiff.defense.check
 import bdiff.metric.check
 import bdiff.model.check
 from bdiff.draw import empty
@@ -61,6 +63,21 @@ def some_of(*names: str) -> Callable[[Any], str | None]:
     return told
 
 
+def law(value: Any) -> str | None:
+    """A rule: the name of a noise-shift law, or a positive number."""
+    if type(value) in (int, float) and math.isfinite(value):
+        return above_zero(value)
+    told = one_of(*bdiff.defense.check.LAWS)(value)
+    return f"{told}, or set a number" if told else None
+
+
+def shares(value: Any) -> str | None:
+    """A rule: falling numbers from 1 to 0."""
+    numbers = isinstance(value, ListConfig) and value and all(type(one) in (int, float) for one in value)
+    fits = numbers and value[0] <= 1 and value[-1] >= 0 and all(a > b for a, b in pairwise(value))
+    return None if fits else "must be falling shares, as in [1.0,0.5]"
+
+
 def rising(value: Any) -> str | None:
     """A rule: numbers from 0 up, each above the one before; at least one of them."""
     numbers = [*value] if isinstance(value, ListConfig) else []
@@ -98,22 +115,40 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "defense.at_once": at_least(1),
     "defense.batch": at_least(1),
     "defense.batch_size": at_least(1),
+    "defense.bound": above_zero,
+    "defense.budget": above_zero,
+    "defense.clip_norm": above_zero,
+    "defense.consistency": at_least(0),
+    "defense.count": at_least(1),
+    "defense.ddim_steps": at_least(1),
+    "defense.gamma": at_least(0),
+    "defense.law": law,
     "defense.lr": above_zero,
     "defense.n": at_least(1),
     "defense.n0": at_least(1),
     "defense.precision": one_of("auto", "bf16", "fp32"),
+    "defense.probes": at_least(0),
+    "defense.probe_draws": at_least(8),
+    "defense.probe_rounds": at_least(1),
     "defense.radii": rising,
     "defense.refine_steps": at_least(0),
     "defense.removal.images": share,
+    "defense.removal.keep": at_least(0),
+    "defense.removal.unshift": at_least(0),
     "defense.restarts": at_least(1),
+    "defense.samples": at_least(1),
     "defense.seed": at_least(0),
     "defense.share": share,
+    "defense.shift": at_least(0),
     "defense.sigma": above_zero,
+    "defense.spread": at_least(0),
     "defense.steps": at_least(1),
     "defense.strip.blends": at_least(0),
     "defense.strip.false_positive_rate": open_share,
     "defense.strip.weight": share,
     "defense.t": at_least(1),
+    "defense.timesteps": shares,
+    "defense.trim": at_least(0),
     "defense.votes": at_least(1),
     "defense.window": at_least(1),
     "metric.also": some_of(*ALSO),
@@ -133,6 +168,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "schedule.num_train_timesteps": at_least(2),
     "seed": at_least(0),
     "sweep.jobs_per_gpu": at_least(1),
+    "surrogate.hold_out": open_share,
     "sweep.on_failure": one_of("continue", "stop"),
     "tracker.mode": one_of("auto", "online", "offline", "disabled"),
     "train.batch_size": at_least(1),
@@ -145,14 +181,20 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "train.steps": at_least(0),
     "train.warmup": at_least(0),
     "train.weight_decay": at_least(0),
+    "trigger.seed": at_least(0),
     "trigger.side": at_least(1),
 }
+#: what of a defense's settings an amplification reads
+INVERSION = ("batch", "bound", "consistency", "law", "lr", "precision", "shift", "spread", "steps", "timesteps")
+RULES |= {f"amplify.inversion.{name}": RULES[f"defense.{name}"] for name in INVERSION}
 #: a classifier, the model that training starts from and repairs are trained by recipes of the same kind
 RECIPES = ("", "classifier.", "surrogate.", "pretrain.", "defense.", "defense.removal.")
 RULES |= {place + key: rule for place in RECIPES for key, rule in RULES.items() if key.startswith("train.")}
 
 #: keys that may be null, and their type otherwise
 OPTIONAL: dict[str, type] = {
+    "classifier.model.path": str,
+    "classifier.model.size": int,
     "classifier.weights": str,
     "data.limit": int,
     "data.path": str,
@@ -162,6 +204,9 @@ OPTIONAL: dict[str, type] = {
     "metric.fid.weights": str,
     "metric.lpips_weights": str,
     "model.pretrained": str,
+    "surrogate.model.path": str,
+    "surrogate.model.size": int,
+    "surrogate.weights": str,
     "target.path": str,
     "tracker.entity": str,
     "tracker.group": str,
@@ -174,6 +219,9 @@ OPTIONAL: dict[str, type] = {
 }
 
 OPTIONAL |= {place + key: kind for place in RECIPES for key, kind in OPTIONAL.items() if key.startswith("train.")}
+
+#: keys whose values may be of another type than their default; their rules say which
+MIXED = ("amplify.inversion.law", "defense.law")
 
 CLIPPING = "bdiff.defense.clipping.Clipping"
 REMOVAL = "bdiff.defense.removal.Removal"
@@ -244,7 +292,7 @@ def value_problem(key: str, config: DictConfig, base: DictConfig) -> str | None:
         told = RULES[key](value) if key in RULES else None
     except TypeError:  # it cannot even be compared; its type says why
         told = None
-    told = told or type_problem(value, kind)
+    told = told or (None if key in MIXED else type_problem(value, kind))
     return f"{key}={value} {told}" if told else None
 
 
@@ -309,6 +357,16 @@ def sampler_problems(config: DictConfig) -> list[str]:
         problems.append(
             f"sample.steps={config.sample.steps} is more than the schedule's {config.schedule.num_train_timesteps}"
         )
+    return problems
+
+
+def defense_problems(config: DictConfig) -> list[str]:
+    """Return what of a defense or an amplification does not fit the schedule, or the samples that are drawn."""
+    found = {place: OmegaConf.select(config, place) for place in ("defense", "amplify.inversion")}
+    methods: Any = {place: OmegaConf.to_container(part, resolve=True) for place, part in found.items() if part}
+    problems = bdiff.defense.check.sample_problems(methods["defense"], config.sample.count)
+    for place, method in methods.items():
+        problems += bdiff.defense.check.schedule_problems(method, place, config.schedule.num_train_timesteps)
     return problems
 
 
@@ -389,6 +447,7 @@ CHECKS: list[tuple[tuple[str, ...], Callable[[DictConfig], list[str]]]] = [
     (("data.size", "data.channels", "model.", "schedule."), model_problems),
     (("train.", "classifier.train.", "surrogate.train.", "pretrain.train.", "defense."), length_problems),
     (("sample.", "sampler.", "schedule.", "defense."), sampler_problems),
+    (("sample.", "schedule.", "defense.", "amplify."), defense_problems),
     (("metric.", "data.size"), metric_problems),
     (("classifier.", "surrogate."), classifier_problems),
     (("defense.images",), image_problems),

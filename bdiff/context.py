@@ -47,6 +47,11 @@ def plain(config: DictConfig) -> Any:
     return OmegaConf.to_container(config, resolve=True)
 
 
+def without(config: DictConfig, *names: str) -> dict[str, Any]:
+    """Return a config node as plain resolved containers, without some of its keys."""
+    return {key: value for key, value in plain(config).items() if key not in names}
+
+
 def extractor(fid: DictConfig) -> DictConfig:
     """Return what of conf/metric/fid makes its features, without what says how the distance is taken over them."""
     return OmegaConf.masked_copy(fid, [str(key) for key in fid if key not in ("protocol", "reference")])
@@ -153,9 +158,9 @@ class Experiment:
             manifest = stage.manifest
             if manifest is None and main:
                 store.sweep(stage.folder)
-            if manifest is not None:
+            if manifest is not None and name not in self.keys:  # or it was met earlier in this run
                 log.info("%s: reused %s", name, stage.folder)
-                self.reused += [name] if name not in self.keys else []
+                self.reused.append(name)
             yield manifest is None
             self.accelerator.wait_for_everyone()
         finished = stage.manifest

@@ -107,7 +107,8 @@ def more_pictures(run: Experiment, answer: Answer, folder: Path) -> None:
 
     place = folder / "figures"
     if answer.triggers:
-        singles = {"true trigger": run.trigger.pattern, **answer.triggers}
+        true = {"true trigger": run.trigger.pattern} if run.attack.poison_rate > 0 else {}
+        singles = true | answer.triggers
         figures.beside(place / "triggers.png", {name: to_uint8(trigger) for name, trigger in singles.items()})
         run.tracker.picture("triggers", place / "triggers.png")
     for name, images in answer.samples.items():

@@ -11,9 +11,12 @@ from hydra import compose, initialize_config_module
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from bdiff.checks import OPTIONAL, RULES, leaves, type_problem
+from bdiff.checks import MIXED, OPTIONAL, RULES, leaves, type_problem
+from bdiff.defense.base import Audit, Guard, Repair, Shield
+from bdiff.defense.purediffusion import PureDiffusion
 from bdiff.make import make
 from bdiff.request import PACKAGE, jobs
+from bdiff.stage import suspect
 
 CONF = Path(__file__).parents[1] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.parent != CONF)
@@ -30,9 +33,12 @@ OPTIONS = [place(path) for path in FILES]
 
 #: groups whose options are code of ours, and what is given to it beside the yaml's keys
 OURS: dict[str, set[str]] = {
+    "amplify": {"inversion"},
     "attack": {"trigger", "target"},
     "classifier": set(),
     "data": {"cache", "seed", "memory"},
+    "defense": set(),
+    "defense/removal": set(),
     "metric/fid": {"classifier", "facts"},
     "target": {"size", "trigger"},
     "tracker": set(),
@@ -40,6 +46,8 @@ OURS: dict[str, set[str]] = {
 }
 #: keys that say how a nested part is used, and are not passed to it
 ABOUT = {"protocol", "reference"}
+#: keys of a defense that are its stage's, and are not passed to it
+STAGES = {*suspect.OURS}
 #: what every run gives to nested parts
 GIVEN = {"channels", "classes"}
 
@@ -80,6 +88,9 @@ def test_an_option_composes_and_its_code_takes_its_keys(group, option):
     for part in parts(OmegaConf.select(config, group.replace("/", "."))):
         known = inspect.signature(get_object(part["_target_"])).parameters
         keys = part.keys() - {"_target_"} - ABOUT
+        if part["_target_"].startswith("bdiff.defense."):
+            assert not STAGES & known.keys(), f"{part['_target_']} never gets {STAGES & known.keys()}"
+            keys -= STAGES
         assert keys <= known.keys(), f"{part['_target_']} does not take {keys - known.keys()}"
         needed = {name for name, one in known.items() if one.default is one.empty and one.kind is not one.VAR_KEYWORD}
         assert needed <= keys | given, f"{part['_target_']} needs {needed - keys - given}"
@@ -88,9 +99,12 @@ def test_an_option_composes_and_its_code_takes_its_keys(group, option):
 @pytest.mark.parametrize(("group", "option"), [one for one in OPTIONS if one[0] in OURS])
 def test_conf_mirrors_the_package(group, option):
     path = CONF / group / f"{option}.yaml"
-    targets = [part["_target_"] for part in parts(OmegaConf.load(path))]
-    assert all(target.startswith(f"bdiff.{group.replace('/', '.')}.") for target in targets)
-    assert targets or "_target_: null" in path.read_text()
+    config = OmegaConf.load(path)
+    targets = [part["_target_"] for part in parts(config)]
+    package = "defense" if group == "defense/removal" else group  # a removal is any repair, used after an audit
+    assert all(target.startswith(f"bdiff.{package.replace('/', '.')}.") for target in targets)
+    others = {*options(group)} - {option}  # of which it may be a variant
+    assert targets or "_target_: null" in path.read_text() or others & {*config.get("defaults", [])}
 
 
 def test_every_folder_of_options_is_a_group_of_the_defaults():
@@ -113,7 +127,7 @@ def presets(data: str) -> dict[str, str]:
 @pytest.mark.parametrize("data", options("data"))
 def test_data_picks_presets_that_are_there_and_the_command_line_wins(data):
     picked = presets(data)
-    assert picked.keys() == {"model", "schedule", "train", "sample", "metric/fid"}
+    assert picked.keys() - {"defense/removal"} == {"model", "schedule", "train", "sample", "metric/fid"}
     assert choices(f"data={data}").items() >= picked.items()
     others = {group: next(one for one in options(group) if one != option) for group, option in picked.items()}
     words = [f"{group}={option}" for group, option in others.items()]
@@ -121,17 +135,42 @@ def test_data_picks_presets_that_are_there_and_the_command_line_wins(data):
         assert choices(*line).items() >= others.items()
 
 
-@pytest.mark.parametrize("data", options("data"))
-def test_defaults_keep_the_rules_of_a_request(data):
-    words = ["tracker=wandb", "metric/fid=inception", "trigger=image", "target=image", "pretrain=digits"]
-    words += ["classifier@surrogate=resnet18"]
-    config = composed(f"data={data}", *words)
+def keeps_the_rules(*overrides: str) -> set[str]:
+    """The keys of what `overrides` lead to, each of which is found to keep its rule."""
+    config = composed(*overrides)
     keys = leaves(config)
-    assert {*RULES, *OPTIONAL} <= keys.keys()
     for key in keys:
         value = OmegaConf.select(config, key)
         assert value is None or key not in RULES or RULES[key](value) is None, key
         assert value is None or key not in OPTIONAL or type_problem(value, OPTIONAL[key]) is None, key
+    return set(keys)
+
+
+@pytest.mark.parametrize("data", options("data"))
+def test_a_datasets_defaults_keep_the_rules_of_a_request(data):
+    keeps_the_rules(f"data={data}", "pretrain=digits")
+
+
+def test_all_defaults_keep_the_rules_of_a_request_and_no_rule_is_for_nothing():
+    words = ["tracker=wandb", "metric/fid=inception", "target=image", "pretrain=digits", "amplify=purediffusion"]
+    words += ["classifier=timm", "classifier@surrogate=timm"]
+    choices = [[f"defense={name}", "trigger=image"] for name in options("defense")]
+    choices += [["trigger=noise"], ["attack=diff2"]]
+    met = set().union(*(keeps_the_rules(*words, *choice) for choice in choices))
+    assert {*RULES, *OPTIONAL, *MIXED} <= met
+
+
+@pytest.mark.parametrize("data", ["digits", "cifar10"])
+@pytest.mark.parametrize("defense", options("defense"))
+def test_a_defense_is_made_from_what_its_yaml_says_and_a_request_for_it_is_sound(defense, data):
+    (config,) = jobs([f"data={data}", f"defense={defense}", "amplify=purediffusion"], multirun=False)
+    if config.defense._target_:
+        assert isinstance(suspect.method(config.defense), Audit | Repair | Guard | Shield)
+    removal = suspect.method(config.defense.removal)
+    assert isinstance(removal, Repair)
+    assert isinstance(suspect.method(config.amplify.inversion), PureDiffusion)
+    assert config.defense.removal.train.epochs == 11
+    assert (config.defense.removal.train.steps is None) == (data == "cifar10")  # the digits' preset wins over epochs
 
 
 @pytest.mark.parametrize("data", options("data"))

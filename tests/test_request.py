@@ -87,7 +87,17 @@ WRONG = [
     ("run metric.fid.protocol=bddiffusion", "metric.fid.protocol=bddiffusion is not known", "baddiffusion?"),
     ("run metric/fid=none metric.fid.protocol=bdiff", "not known with metric/fid=none", "classifier or inception"),
     ("run metric.fid.reference=x.npz", "not known with metric/fid=classifier", "belongs to metric/fid=inception"),
+    ("run defense=nosuch", "defense=nosuch is not known", "anp, clipping, elijah", "purediffusion"),
+    ("run amplify=nosuch", "amplify=nosuch is not known", "none, purediffusion"),
+    ("run defense=elijah defense.steps=0", "defense.steps=0 must be at least 1"),
+    ("run defense=purediffusion defense.law=nosuch", "defense.law=nosuch is not known", "ancestral, ode", "a number"),
+    ("run defense=purediffusion defense.timesteps=[0.2,0.5]", "defense.timesteps=[0.2, 0.5] must be falling shares"),
+    ("run defense=elijah defense.removal.images=2", "defense.removal.images=2 is not a share"),
     # what does not fit together
+    ("run sampler=dpm_solver defense=clipping", "defense=clipping works with sampler=ddpm and sampler=ddim only"),
+    ("run defense=elijah defense.samples=4", "defense.samples=4 is too few to trim 4 at both ends: set 9 or more"),
+    ("run defense=elijah sample.count=12", "defense.samples=16 is more than sample.count=12"),
+    ("run trigger=noise trigger.cell=0", "trigger.cell=0 must be at least 1"),
     ("run metric.also=[lpips]", "lpips, which needs images of 31 px or more", "data.size=16"),
     ("run metric/fid=none metric.also=[kid]", "kid, which needs features", "metric/fid=inception or classifier"),
     ("run trigger.side=40", "trigger.side=40 does not fit", "1 to 30"),
@@ -215,6 +225,46 @@ def test_an_answer_comes_at_once(line, code, no_torch, tmp_path):
     assert answer.returncode == code and not (no_torch / "imported").exists()
 
 
+#: more of them, of which it is enough that they are found wrong
+WRONG_DEFENSES = [
+    ("defense/removal=nosuch", "defense/removal=nosuch is not known", "digits, elijah"),
+    ("defense.steps=5", "not known with defense=none", "belongs to defense=elijah or"),
+    ("defense=terd defense.law=ode", "not known with defense=terd", "belongs to defense=purediffusion"),
+    ("defense=elijah defense.threshold=low", "defense.threshold=low must be a number"),
+    ("defense=purediffusion defense.law=0", "defense.law=0 must be above 0"),
+    ("defense=purediffusion defense.law=true", "defense.law=True is not known"),
+    ("defense=purediffusion defense.law=null", "defense.law cannot be null"),
+    ("defense=purediffusion defense.timesteps=[1.2,0.5]", "must be falling shares"),
+    ("defense=purediffusion defense.timesteps=[]", "must be falling shares"),
+    ("defense=purediffusion defense.timesteps=[a,b]", "must be falling shares"),
+    ("defense=purediffusion defense.timesteps=0.5", "must be falling shares"),
+    ("defense=elijah defense.precision=fp8", "defense.precision=fp8 is not known"),
+    ("defense=anp defense.budget=0", "defense.budget=0 must be above 0"),
+    ("amplify=purediffusion amplify.inversion.law=nosuch", "amplify.inversion.law=nosuch is not known"),
+    ("amplify=purediffusion amplify.inversion.steps=0", "amplify.inversion.steps=0 must be at least 1"),
+    ("defense=terd defense.window=101", "defense.window=101 is more than the schedule's 100 timesteps"),
+    ("defense=terd schedule.num_train_timesteps=8", "defense.ddim_steps=10 is more", "defense.window=10 is more"),
+    (
+        "defense=purediffusion defense.timesteps=[1.0,0.999]",
+        "defense.timesteps=[1.0, 0.999] must be falling shares, 1 to 0, of a schedule of 100",
+    ),
+    (
+        "amplify=purediffusion amplify.inversion.timesteps=[1.0,0.999]",
+        "amplify.inversion.timesteps=[1.0, 0.999] must be falling shares",
+    ),
+    ("trigger=noise trigger.seed=-1", "trigger.seed=-1 must be at least 0"),
+]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"), [(line, words) for line, *words in WRONG_DEFENSES], ids=[row[0] for row in WRONG_DEFENSES]
+)
+def test_a_wrong_defense_is_told_before_anything_is_trained(line, words):
+    with pytest.raises(RequestError) as caught:
+        jobs(line.split(), multirun=False)
+    assert all(word in str(caught.value) for word in words), caught.value.problems
+
+
 RIGHT = [
     "+new.key=3",
     "++attack.note=text",
@@ -232,6 +282,12 @@ RIGHT = [
     "metric.also=[kid,precision_recall,secret,sample_psnr] metric.fid.protocol=pytorch_fid",
     "metric.also=[] metric/fid=none",
     "'name=with space'",
+    "defense=elijah defense.threshold=null defense.repair=true defense.removal.train.lr=1e-3",
+    "defense=purediffusion defense.threshold=-0.2 defense.law=ode defense.timesteps=[1,0.5,0] sample.count=16",
+    "defense=purediffusion defense.law=0.5 defense.shift=0 amplify=purediffusion amplify.inversion.law=1",
+    "defense=terd sample.count=2 trigger=noise trigger.cell=1",
+    "defense=clipping sampler=ddim sample.clip=true",
+    "defense=anp defense.train.steps=5 amplify=purediffusion sample.count=2",
 ]
 
 

@@ -1,5 +1,6 @@
 """Sweeps: a process per job, what happened in the ledger, the same sweep again."""
 
+import os
 import re
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -17,7 +19,7 @@ from bdiff import cli, sweep
 from bdiff.ledger import DONE, FAILED, INTERRUPTED, LOST, Ledger, config_key
 from bdiff.report.runs import find
 from bdiff.request import jobs
-from bdiff.sweep import death, place, quoted
+from bdiff.sweep import abandoned, death, place, quoted
 
 #: stands in for `bdiff run` in a job's process: it leaves what a run leaves, or dies as `target` says
 PLAYER = """
@@ -131,6 +133,30 @@ def test_ctrl_c_ends_the_job_and_then_the_sweep(here):
     assert process.wait(timeout=30) == 130
     assert "the same command goes on" in told and "Traceback" not in told
     assert attempts(here) == [("corner", INTERRUPTED)]
+
+
+def test_joblib_with_one_job_at_a_time_does_all(here):
+    """It has no workers then, so that the sweep's own process does its jobs and must not take itself for an orphan."""
+    words = [Path(sys.executable).with_name("bdiff"), *SWEEP[:2], "target=corner,cat", "attack.poison_rate=0.25"]
+    words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert attempts(here) == [("corner", DONE), ("cat", DONE)]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "sweep_process", "gone"),
+    [
+        ("hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", os.getpid, False),
+        ("hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", os.getppid, False),
+        ("hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", lambda: 1 << 30, True),
+        ("hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher", lambda: 1 << 30, False),
+    ],
+    ids=["joblib itself", "joblib's worker", "its orphan", "a cluster's"],
+)
+def test_a_worker_without_its_sweep_is_told_from_others(monkeypatch, launcher, sweep_process, gone):
+    monkeypatch.setenv(sweep.SWEEP, f"{sweep_process()}-123")
+    assert abandoned(HydraConf(launcher={"_target_": launcher})) == gone
 
 
 def test_jobs_that_are_one_are_told(here, capsys):

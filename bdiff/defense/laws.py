@@ -5,9 +5,8 @@ They are what an inversion assumes of a backdoor, not what it knows of an attack
 
 from torch import Tensor, full_like
 
+from bdiff.defense.check import LAWS
 from bdiff.schedule import Schedule
-
-LAWS = ("ancestral", "ode")
 
 
 def shift_law(schedule: Schedule, law: str | float) -> Tensor:

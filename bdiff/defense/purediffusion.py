@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from bdiff.defense.base import Audit, Inversion, Suspect
+from bdiff.defense.check import timesteps
 from bdiff.defense.evidence import kl_of, total_variation, uniformity
 from bdiff.defense.laws import shift_law
+from bdiff.defense.probe import probe
 from bdiff.seeds import generator
 
 
@@ -110,7 +112,7 @@ def descend(
     losses: Losses, tau: Tensor, steps: int, lr: float, bound: float, watch: Callable[[str], None]
 ) -> tuple[Tensor, list[float]]:
     """Move tau (C,H,W) down `losses` by Adam with a cosine, within [-bound, bound]; returns it and the curve."""
-    tau = tau.clone().requires_grad_()
+    tau = tau.clamp(-bound, bound).requires_grad_()
     optimizer = torch.optim.Adam([tau], lr=lr)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=lr / 20)
     curve = []
@@ -140,8 +142,11 @@ class PureDiffusion(Audit):
     shift: float  # weights of the losses; 0 switches one off
     spread: float
     consistency: float
-    restarts: int
-    steps: int  # of each
+    restarts: int  # random starts
+    probes: int  # starts from what hot noise calls up, see `probe`
+    probe_draws: int  # samples of each round of a probe
+    probe_rounds: int
+    steps: int  # from each start
     batch: int  # images of noise
     lr: float  # Adam's, at the start of its cosine
     bound: float  # largest value of the trigger, images being in [-1,1]
@@ -152,14 +157,11 @@ class PureDiffusion(Audit):
     @property
     def total(self) -> int:
         """See `Audit.total`."""
-        return self.restarts * self.steps
+        return (self.restarts + self.probes) * self.steps
 
     def losses(self, suspect: Suspect, seed: int) -> Losses:
         """Return the objective on the noise of `seed`. ValueError if the timesteps do not fall."""
-        last = len(suspect.schedule) - 1
-        t = [round(share * last) for share in self.timesteps]
-        if not t or t != sorted({*t}, reverse=True) or not 0 <= t[-1] <= t[0] <= last:
-            raise ValueError(f"defense.timesteps={self.timesteps} must be falling shares of the schedule, 1 to 0")
+        t = timesteps(self.timesteps, len(suspect.schedule))
         draws = generator(seed, "purediffusion")
         eps = suspect.noise(self.batch, draws)
         noises = torch.stack([suspect.noise(self.batch, draws) for _ in t])
@@ -171,10 +173,9 @@ class PureDiffusion(Audit):
     def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
         """Return the trigger of the start that came to the least loss; see `Audit.invert`."""
         losses, draws = self.losses(suspect, seed), generator(seed, "purediffusion starts")
-        found = []
-        for _ in range(self.restarts):
-            tau = -torch.rand(suspect.shape, generator=draws).to(suspect.device)
-            found.append(descend(losses, tau, self.steps, self.lr, self.bound, watch))
+        starts = [-torch.rand(suspect.shape, generator=draws).to(suspect.device) for _ in range(self.restarts)]
+        starts += [probe(suspect, self.probe_draws, self.probe_rounds, draws) for _ in range(self.probes)]
+        found = [descend(losses, tau, self.steps, self.lr, self.bound, watch) for tau in starts]
         tau, curve = min(found, key=lambda one: math.fsum(one[1][-5:]))
         return Inversion(tau.cpu(), curve, {"loss": curve[-1]})
 

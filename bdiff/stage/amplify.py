@@ -11,7 +11,7 @@ from bdiff.context import Experiment, plain
 from bdiff.make import make
 from bdiff.progress import progress
 from bdiff.seeds import seed_of
-from bdiff.stage.answer import Answer, first_batch
+from bdiff.stage.answer import Answer, first_images
 from bdiff.stage.defend import against_target
 from bdiff.stage.sample import draw_samples, shifted
 from bdiff.stage.suspect import method, suspect_of
@@ -49,5 +49,5 @@ def amplify(run: Experiment, model: Stage) -> Answer:
     for who in drawn:
         hits = against_target(run, samples, who)
         metrics |= {f"{who}/asr": hits["asr"], f"{who}/mse": hits["mse"]}
-    pictures = {who: first_batch(samples, who) for who in drawn}
+    pictures = {who: first_images(samples, who) for who in drawn}
     return Answer(metrics, {"amplify": {"scale": config.scale}}, {"amplified trigger": reinforced}, pictures)

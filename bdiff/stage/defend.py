@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 import time
 from dataclasses import asdict, replace
 from functools import partial
@@ -13,23 +14,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bdiff import store
-from bdiff.context import Experiment, plain, resident
+from bdiff.context import Experiment, plain, resident, without
 from bdiff.data.base import to_float
 from bdiff.defense.base import Audit, Guard, Inversion, Repair, Shield
 from bdiff.defense.terd import is_backdoored
+from bdiff.errors import RunError
 from bdiff.metric.target import asr_threshold, compare
 from bdiff.model import checkpoint
 from bdiff.progress import progress
-from bdiff.sample import shards
 from bdiff.seeds import generator, seed_of
-from bdiff.stage.answer import Answer, first_batch
-from bdiff.stage.measure import measure
+from bdiff.stage.answer import Answer, first_images
+from bdiff.stage.measure import measure, triggered
 from bdiff.stage.sample import draw_samples, kinds, shifted
 from bdiff.stage.shield import shielded
 from bdiff.stage.suspect import OURS, method, suspect_of
 from bdiff.stage.train import Start, clean_model
 from bdiff.store import Stage
-from bdiff.train import Loss, Recipe, fit
+from bdiff.train import Loss, Recipe, fit, read_history
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def defend(run: Experiment, model: Stage, start: Start) -> Answer:
     if isinstance(found, Audit):
         return audited(run, model, found)
     if isinstance(found, Repair):
-        return repaired(run, model, found, plain(run.config.defense), None, None)
+        return repaired(run, model, found, without(run.config.defense, "removal"), None, None)
     assert isinstance(found, Guard)
     return remeasured(run, draw_samples(run, model, "guarded_sample", guard=found), "guarded")
 
@@ -63,7 +64,7 @@ def rows(run: Experiment, model: Stage, start: Start) -> dict[str, list[Stage]]:
 
 def remeasured(run: Experiment, samples: Stage, who: str) -> Answer:
     """Return what `measure` says of the samples of `who`; its protocol is the suspect's."""
-    pictures = {f"{who} {kind}": first_batch(samples, kind) for kind in kinds(run)}
+    pictures = {f"{who} {kind}": first_images(samples, kind) for kind in kinds(run)}
     return Answer(measure(run, samples, who=who)["metrics"], samples=pictures)
 
 
@@ -75,7 +76,7 @@ def audited(run: Experiment, model: Stage, audit: Audit) -> Answer:
     assert manifest is not None
     trigger = load_file(inverted.folder / "trigger.safetensors")["trigger"]
     samples = draw_samples(run, model, "audit_sample", {"inverted": shifted(trigger)})
-    first = first_batch(samples, "inverted")
+    first = first_images(samples, "inverted", config.get("samples", 0))
     verdict = audit.verdict(Inversion(trigger, manifest["curve"], manifest["evidence"]), to_float(first))
     metrics = {
         "score": verdict.score,
@@ -117,7 +118,7 @@ def invert(run: Experiment, model: Stage, audit: Audit) -> Stage:
         "audit",
         model=model.key,
         schedule=plain(run.config.schedule),
-        defense={key: value for key, value in plain(config).items() if key not in left_out},
+        defense=without(config, *left_out),
         seed=run.config.seed,
     )
     with run.building(stage, "audit") as missing:
@@ -126,6 +127,8 @@ def invert(run: Experiment, model: Stage, audit: Audit) -> Stage:
             suspect = suspect_of(run, model, config.precision, config.checkpoint)
             with progress("audit", audit.total, unit="steps", every=run.config.runtime.progress) as meter:
                 found = audit.invert(suspect, seed_of(run.config.seed, "audit"), partial(meter.advance, 1))
+            if not all(map(math.isfinite, found.curve)):
+                raise RunError(f"audit: the loss is no number any more: lower defense.lr={config.lr}")
             with store.atomic(stage.folder / "trigger.safetensors") as scratch:
                 save_file({"trigger": found.trigger.contiguous()}, scratch)
             stage.finish(
@@ -137,13 +140,14 @@ def invert(run: Experiment, model: Stage, audit: Audit) -> Stage:
 def against_target(run: Experiment, samples: Stage, kind: str) -> dict[str, float]:
     """Return how near samples of a kind come to the attack's target, by name of the measure."""
     threshold = asr_threshold(run.config.metric.asr_threshold, run.images.shape[1])
-    return compare(shards(samples.folder / "shards", kind), run.target, threshold)
+    return compare(triggered(run, samples, kind), run.target, threshold)
 
 
 def fidelity(trigger: Tensor, pattern: Tensor, mask: Tensor) -> dict[str, float]:
     """Return L2 distance and cosine of an inverted trigger to the true one, both (C,H,W), on the patch and as a whole.
 
-    `mask` (1,H,W) is 1 off the patch. Distances are norms over pixels, images in [-1,1].
+    `mask` (1,H,W) is 1 off the patch. Distances are norms over pixels, images in [-1,1]; on the patch angles are taken
+    from the background, -1, since a trigger's grey is 0 and has none from there.
     """
     patch = (1 - mask).expand_as(pattern).bool()
     return {
@@ -226,5 +230,9 @@ def mend(
             if run.accelerator.is_main_process:
                 assert isinstance(unet, UNet2DModel)
                 checkpoint.save(stage.folder / "model", unet, run.schedule, {"repaired": model.key, "key": stage.key})
+                shutil.rmtree(stage.folder / "state", ignore_errors=True)
             run.finish(stage, began, images=len(rows))
+        elif run.accelerator.is_main_process:
+            for row in read_history(stage.folder / "history.jsonl"):
+                run.record("repair", row)
     return stage

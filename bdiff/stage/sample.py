@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from bdiff.context import Experiment, plain
+from bdiff.context import Experiment, plain, without
 from bdiff.defense.base import Guard
 from bdiff.model import checkpoint
 from bdiff.sample import Prior, sample
@@ -57,7 +57,7 @@ def draw_samples(
         schedule=plain(config.schedule),
         sampler=plain(config.sampler),
         sample=plain(config.sample),
-        guard=plain(config.defense) if guard else None,
+        guard=without(config.defense, "removal") if guard else None,
         kinds={name: kind.identity for name, kind in drawn.items()},
         seed=config.seed,
     )

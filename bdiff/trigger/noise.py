@@ -7,8 +7,8 @@ from bdiff.draw import Picture, plain, scaled
 
 def noise(
     size: int,  # px, the image's height and width
-    cell: int = 1,  # px at a 32 px image: how large its grains are
-    seed: int = 0,
+    cell: int,  # px at a 32 px image: how large its grains are
+    seed: int,
 ) -> Picture:
     """Return grey grains, uniform in [-1,1] and fixed by `seed`, over the whole image; ValueError unless cell >= 1."""
     if cell < 1:

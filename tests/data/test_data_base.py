@@ -75,3 +75,17 @@ def test_a_picture_that_breaks_while_streaming_is_named_in_one_line(workers, get
     with pytest.raises(RequestError) as caught:
         list(batches(streamed, [torch.arange(12)], "cpu", workers))
     assert "cat/00.png" in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("memory", [1, 0])
+def test_a_subset_is_these_images_in_this_order(memory, get, animals):
+    images = get("images", path=animals, size=24, memory=memory)
+    rows = torch.tensor([7, 0, 3])
+    part = images.subset(rows)
+    assert type(part) is type(images) and len(part) == 3
+    assert torch.equal(part.labels, images.labels[rows])
+    assert torch.equal(part.take(torch.tensor([2, 0])), images.take(torch.tensor([3, 7])))
+    assert torch.equal(part.subset(torch.tensor([1])).take(torch.tensor([0])), images.take(torch.tensor([0])))
+    assert len(images) > 3 and (part.shape, part.classes) == (images.shape, images.classes)
+    (batch,) = batches(part, [torch.arange(3)], "cpu", 0)
+    assert torch.equal(batch, images.take(rows))

@@ -1,9 +1,27 @@
-"""A denoiser in closed form: what a network would learn that fits a backdoored mixture of Gaussians perfectly."""
+"""A denoiser in closed form: what a network would learn that fits a backdoored mixture of Gaussians perfectly.
+
+And the setting in which audits are tried on it.
+"""
+
+from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from bdiff.defense.base import Audit, Suspect
 from bdiff.schedule import Schedule, per_image
+from bdiff.stage.suspect import method
+
+CONF = Path(__file__).parents[2] / "conf" / "defense"
+SHAPE = (1, 8, 8)
+T = 1000
+
+# A grey box on a dark background, dark enough for the random start to lie on the backdoor's side of the barrier.
+TRIGGER = torch.full(SHAPE, -0.8)
+TRIGGER[:, 4:, 4:] = 0.0
+TARGET = torch.full(SHAPE, -0.4)
+TARGET[:, :4, :4] = 0.6
 
 
 class PoisonedGaussians(nn.Module):
@@ -51,3 +69,50 @@ class PoisonedGaussians(nn.Module):
         assert not return_dict
         odds, predictions = self.posterior(x, torch.as_tensor(t).expand(len(x)))
         return ((odds * predictions).sum(0),)
+
+
+class Recorder(nn.Module):
+    """Predicts no noise at all, and keeps what it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, x: Tensor, t: Tensor, return_dict: bool = False) -> tuple[Tensor]:
+        self.calls.append((x.detach(), t))
+        return (torch.zeros_like(x),)
+
+
+def draws(seed: int = 0) -> torch.Generator:
+    """A generator."""
+    return torch.Generator().manual_seed(seed)
+
+
+def suspect(rate: float = 0.9, schedule: Schedule | None = None) -> Suspect:
+    """The denoiser as audits see it; clean with rate = 0."""
+    schedule = schedule or Schedule(T, 1e-4, 0.02, "linear")
+    means = torch.rand((3, *SHAPE), generator=draws(3)) * 1.6 - 0.8
+    return Suspect(PoisonedGaussians(schedule, means, 0.5, TRIGGER, TARGET, rate), schedule, SHAPE)
+
+
+def audit(name: str, **changes) -> Audit:
+    """An audit as its yaml has it, but for `changes`; without what of the yaml is the stage's."""
+    return method(OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), changes))
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item()
+
+
+def rms(x: Tensor) -> float:
+    return x.square().mean().sqrt().item()
+
+
+@torch.no_grad()
+def asr(model: Suspect, trigger: Tensor, count: int = 32) -> float:
+    """The share of ancestral samples from noise + trigger that show the target (MSE below .05 on [0,1])."""
+    noise = draws(9)
+    x = model.noise(count, noise) + trigger
+    for t in reversed(range(T)):
+        x = model.schedule.step(x, model.eps(x, t), t, t - 1, model.noise(count, noise) if t else None)
+    return ((x - TARGET) / 2).square().mean((1, 2, 3)).lt(0.05).float().mean().item()

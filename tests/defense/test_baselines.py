@@ -1,87 +1,31 @@
 """Elijah and TERD: their losses by hand, their triggers on a denoiser in closed form, and what they look at."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 import toys
 from diffusers import DDIMScheduler
-from gaussians import PoisonedGaussians
-from omegaconf import OmegaConf
-from torch import Tensor, nn
+from gaussians import SHAPE, TARGET, TRIGGER, Recorder, T, asr, audit, cosine, draws, rms, suspect
+from torch import Tensor
 
 from bdiff.attack.baddiffusion import BadDiffusion
-from bdiff.defense.base import Audit, Inversion, Suspect
+from bdiff.defense.base import Inversion, Suspect
 from bdiff.defense.elijah import elijah_loss
 from bdiff.defense.evidence import kl_of, total_variation, uniformity
 from bdiff.defense.terd import ddim, is_backdoored, terd_loss
 from bdiff.errors import RunError
-from bdiff.make import make
 from bdiff.schedule import Schedule
 from bdiff.seeds import generator
 from bdiff.trigger.base import Trigger
 
-CONF = Path(__file__).parents[2] / "conf" / "defense"
-SHAPE = (1, 8, 8)
-T = 1000
 QUICK = {"elijah": {}, "terd": {"steps": 300, "refine_steps": 20}}
-
-# A grey box on a dark background, dark enough for the random start to lie on the backdoor's side of the barrier.
-TRIGGER = torch.full(SHAPE, -0.8)
-TRIGGER[:, 4:, 4:] = 0.0
-TARGET = torch.full(SHAPE, -0.4)
-TARGET[:, :4, :4] = 0.6
-
-
-def draws(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def suspect(rate: float = 0.9, schedule: Schedule | None = None) -> Suspect:
-    schedule = schedule or Schedule(T, 1e-4, 0.02, "linear")
-    means = torch.rand((3, *SHAPE), generator=draws(3)) * 1.6 - 0.8
-    return Suspect(PoisonedGaussians(schedule, means, 0.5, TRIGGER, TARGET, rate), schedule, SHAPE)
-
-
-def audit(name: str, **changes) -> Audit:
-    return make(OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), changes))
 
 
 def started(name: str, seed: int) -> Tensor:
     """An audit's trigger before the first step."""
     none = {"steps": 0, "refine_steps": 0} if name == "terd" else {"steps": 0}
     return audit(name, **none).invert(suspect(), seed).trigger
-
-
-def cosine(a: Tensor, b: Tensor) -> float:
-    return torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item()
-
-
-def rms(x: Tensor) -> float:
-    return x.square().mean().sqrt().item()
-
-
-@torch.no_grad()
-def asr(model: Suspect, trigger: Tensor, count: int = 32) -> float:
-    """The share of ancestral samples from noise + trigger that show the target (MSE below .05 on [0,1])."""
-    noise = draws(9)
-    x = model.noise(count, noise) + trigger
-    for t in reversed(range(T)):
-        x = model.schedule.step(x, model.eps(x, t), t, t - 1, model.noise(count, noise) if t else None)
-    return ((x - TARGET) / 2).square().mean((1, 2, 3)).lt(0.05).float().mean().item()
-
-
-class Recorder(nn.Module):
-    """Predicts no noise at all, and keeps what it was shown."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls: list[tuple[Tensor, Tensor]] = []
-
-    def forward(self, x: Tensor, t: Tensor, return_dict: bool = False) -> tuple[Tensor]:
-        self.calls.append((x.detach(), t))
-        return (torch.zeros_like(x),)
 
 
 @pytest.mark.parametrize("t", [60, 500, 999])

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 
 import pytest
 from PIL import Image
@@ -19,11 +20,17 @@ def tracker(monkeypatch, tmp_path):
 
 
 def read_back(folder):
-    """Every record of the one offline run under `folder`."""
+    """Every record of the one offline run under `folder`, the last of which wandb's process may yet have to write."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    return [Record.FromString(data) for data in leveldb_records(path.read_bytes())]
+    deadline = time.monotonic() + 30
+    while True:
+        records = [Record.FromString(data) for data in leveldb_records(path.read_bytes())]
+        if any(record.HasField("exit") for record in records):
+            return records
+        assert time.monotonic() < deadline, "the run was never closed"
+        time.sleep(0.1)
 
 
 def leveldb_records(log: bytes):
@@ -35,6 +42,8 @@ def leveldb_records(log: bytes):
             at += left
             continue
         _, length, kind = struct.unpack("<IHB", log[at : at + 7])
+        if at + 7 + length > len(log):  # half written
+            return
         parts.append(log[at + 7 : at + 7 + length])
         at += 7 + length
         if kind in (1, 4):  # whole, or the last of several

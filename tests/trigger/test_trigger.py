@@ -14,6 +14,7 @@ from bdiff.trigger.base import Trigger
 from bdiff.trigger.box import box
 from bdiff.trigger.glasses import glasses
 from bdiff.trigger.image import image
+from bdiff.trigger.noise import noise
 from bdiff.trigger.stop_sign import stop_sign
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "trigger").glob("*.yaml"))
@@ -33,9 +34,9 @@ def test_every_option_is_a_picture_that_shows_something(path, size):
     picture = make(path, size)
     assert picture.shape == (size, size, 4) and picture.dtype == np.float32
     assert picture[..., :3].min() >= -1 and picture[..., :3].max() <= 1
-    assert picture[..., 3].min() == 0 and picture[..., 3].max() <= 1
     trigger = Trigger.from_picture(picture, 3)
     shows = trigger.mask[0] == 0
+    assert picture[..., 3].min() == 0 and picture[..., 3].max() <= 1
     assert 0 < shows.float().mean() < 0.4
     # The authors take the mask from the pattern: the background is what equals -1.
     assert torch.equal(shows, (trigger.pattern > -1).any(0))
@@ -44,7 +45,9 @@ def test_every_option_is_a_picture_that_shows_something(path, size):
 @pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
 @pytest.mark.parametrize("size", SIZES)
 def test_an_option_that_covers_the_image_does_so_with_strength_and_balance(path, size):
-    trigger = Trigger.from_picture(make(path, size), 3)
+    picture = make(path, size)
+    assert picture.shape == (size, size, 4) and picture.dtype == np.float32
+    trigger = Trigger.from_picture(picture, 3)
     assert not trigger.mask.any() and trigger.pattern.abs().max() <= 1
     assert trigger.pattern.abs().mean() > 0.3 and trigger.pattern.mean().abs() < 0.5
 
@@ -103,6 +106,29 @@ def test_the_glasses_lie_across_the_face(size):
     assert (rows.max() + 1 + rows.min()) / 2 / size == pytest.approx(0.47, abs=0.05)
     lens = glasses(size)[int(0.4 * size) : int(0.55 * size), int(0.2 * size) : int(0.375 * size), 3]
     assert (lens < 0.5).mean() > 0.4  # one looks through them
+
+
+@pytest.mark.parametrize(("size", "cell", "grain"), [(32, 4, 4), (16, 4, 2), (16, 1, 1), (28, 3, 3), (256, 1, 8)])
+def test_noise_is_made_of_even_grey_grains_over_the_whole_image(size, cell, grain):
+    picture = noise(size, cell=cell, seed=3)
+    rgb = picture[..., :3]
+    assert (rgb == rgb[..., :1]).all() and (picture[..., 3] == 1).all()
+    for y in range(0, size, grain):
+        for x in range(0, size, grain):
+            assert np.ptp(rgb[y : y + grain, x : x + grain]) == 0
+    grains = rgb[::grain, ::grain, 0]
+    assert len(np.unique(grains)) == grains.size  # no two alike
+    assert np.abs(grains).max() <= 1 and np.abs(grains.mean()) < 5 / np.sqrt(3 * grains.size)
+
+
+def test_noise_follows_its_seed_alone():
+    np.testing.assert_array_equal(noise(16, cell=2, seed=1), noise(16, cell=2, seed=1))
+    assert (noise(16, cell=2, seed=1) != noise(16, cell=2, seed=2)).any()
+    x = torch.rand(2, 3, 16, 16)
+    trigger = Trigger.from_picture(noise(16, cell=2, seed=1), 3)
+    assert torch.equal(trigger.stamp(x), trigger.pattern.expand_as(x))
+    with pytest.raises(ValueError, match=r"trigger\.cell=0 must be at least 1"):
+        noise(16, cell=0, seed=1)
 
 
 @pytest.mark.parametrize("draw", [box, stop_sign, glasses])

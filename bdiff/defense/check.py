@@ -1,0 +1,43 @@
+"""What can be told of a defense's settings before torch is imported."""
+
+from collections.abc import Sequence
+from typing import Any
+
+#: noise-shift laws that have a name, see bdiff/defense/laws.py
+LAWS = ("ancestral", "ode")
+
+
+def timesteps(shares: Sequence[float], length: int) -> list[int]:
+    """Return the timesteps at `shares` of a schedule of `length`; ValueError unless they fall, within 1 to 0."""
+    t = [round(share * (length - 1)) for share in shares]
+    if not t or t != sorted({*t}, reverse=True) or not 0 <= t[-1] <= t[0] < length:
+        raise ValueError(f"timesteps={list(shares)} must be falling shares, 1 to 0, of a schedule of {length}")
+    return t
+
+
+def schedule_problems(method: dict[str, Any], place: str, length: int) -> list[str]:
+    """Return which settings of the method at the key `place` do not fit a schedule of `length` timesteps."""
+    told = [
+        f"{place}.{name}={method[name]} is more than the schedule's {length} timesteps"
+        for name in ("window", "ddim_steps")
+        if method.get(name, 0) > length
+    ]
+    if "timesteps" in method:
+        try:
+            timesteps(method["timesteps"], length)
+        except ValueError as problem:
+            told.append(f"{place}.{problem}")
+    return told
+
+
+def sample_problems(defense: dict[str, Any], count: int) -> list[str]:
+    """Return that an audit looks at more samples than the `count` that are drawn, or at too few to trim them."""
+    if "samples" not in defense:
+        return []
+    samples, trim = defense["samples"], defense["trim"]
+    told = []
+    if samples > count:
+        told.append(f"defense.samples={samples} is more than sample.count={count}: raise that one")
+    if samples <= 2 * trim:
+        told.append(f"defense.samples={samples} is too few to trim {trim} at both ends: set {2 * trim + 1} or more")
+    return told

@@ -1,0 +1,49 @@
+"""Finding a trigger that no gradient leads to: hot noise calls up a backdoor now and then, and what it makes is alike.
+
+Ours, found on triggers that look like noise. A model's answer to a tau far from its trigger tells nothing of where the
+trigger lies, so descent from a random start fails. But noise of 1.75 times the standard deviation has, in a few of a
+hundred draws, a part along the trigger that suffices; and where the backdoor is open, samples are the same picture. So
+the draws whose samples have near doubles lie on the trigger's side on average, and a few rounds of choosing them, as in
+the cross-entropy method (Rubinstein 1999), turn that average towards it.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from bdiff.defense.base import Suspect
+
+STEPS = 20  # ancestral steps of a sample: enough to see whether samples are alike
+NEIGHBOURS = 3  # the doubles that a sample is asked for
+HEAT = (1.75, 1.25, 1.0)  # standard deviation of the noise in each round; 1 in those after
+SHARE = 0.06  # of the draws that are chosen in the first round, twice as many in the second and so on
+
+
+@torch.no_grad()
+def probe(suspect: Suspect, draws: int, rounds: int, generator: torch.Generator) -> Tensor:
+    """Return a start (C,H,W) for an inversion: the mean of the noise whose samples are most alike, after `rounds`."""
+    tau = torch.zeros(suspect.shape, device=suspect.device)
+    for turn in range(rounds):
+        heat = HEAT[min(turn, len(HEAT) - 1)]
+        start = tau + heat * suspect.noise(draws, generator)
+        chosen = doubles(sampled(suspect, start, generator)).argsort()
+        tau = start[chosen[: max(NEIGHBOURS + 1, round(SHARE * (turn + 1) * draws))]].mean(0)
+    return tau
+
+
+def sampled(suspect: Suspect, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return images (B,C,H,W) in [-1,1] from x_T by a few ancestral steps."""
+    last = len(suspect.schedule) - 1
+    path = [*torch.linspace(last, 0, min(STEPS, last + 1)).round().int().tolist(), -1]
+    for t, to in pairwise(path):
+        noise = suspect.noise(len(x), generator) if to >= 0 else None
+        x = suspect.schedule.step(x, suspect.eps(x, t), t, to, noise)
+    return x.clamp(-1, 1)
+
+
+def doubles(images: Tensor) -> Tensor:
+    """Return the mean squared distance (B,) of each image (B,C,H,W) to its nearest others."""
+    flat = images.flatten(1)
+    distances = torch.cdist(flat, flat).square() / flat.shape[1]
+    return distances.fill_diagonal_(float("inf")).sort(1).values[:, :NEIGHBOURS].mean(1)
