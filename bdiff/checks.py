@@ -388,7 +388,7 @@ def classifier_problems(config: DictConfig) -> list[str]:
 def image_problems(config: DictConfig) -> list[str]:
     """Return that `defense.images` is no number of test images, for a shield, or for a repair no share of the data."""
     images = OmegaConf.select(config, "defense.images")
-    if images is None:
+    if type(images) not in (int, float):  # none, or an added one of a type that nobody reads
         return []
     told = (at_least(1) if config.defense._target_ in SHIELDS else share)(images)
     return [f"defense.images={images} {told}"] if told else []

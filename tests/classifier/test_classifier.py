@@ -18,8 +18,8 @@ from bdiff.classifier.wrn28_10 import Block, WideResNet
 from bdiff.context import Experiment
 from bdiff.errors import RequestError
 from bdiff.make import make
-from bdiff.reference import train_classifier
 from bdiff.request import PACKAGE, jobs
+from bdiff.stage.reference import train_classifier
 from bdiff.tracker.none import NoTracker
 from bdiff.train import OPTIMIZERS, Recipe, classification_loss, fit
 
