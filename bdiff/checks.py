@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
@@ -77,6 +78,16 @@ def shares(value: Any) -> str | None:
     return None if fits else "must be falling shares, as in [1.0,0.5]"
 
 
+def rising(value: Any) -> str | None:
+    """A rule: numbers from 0 up, each above the one before; at least one of them."""
+    numbers = [*value] if isinstance(value, ListConfig) else []
+    if not all(type(one) in (int, float) and math.isfinite(one) for one in numbers):
+        return "must hold numbers alone"
+    pairs = zip([-1.0, *numbers], numbers, strict=False)
+    fits = numbers and all(one >= 0 and one > before for before, one in pairs)
+    return None if fits or not isinstance(value, ListConfig) else "must be numbers from 0 up that rise, as in [0,0.5]"
+
+
 def device(value: Any) -> str | None:
     """A rule: a device's name."""
     fits = re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value))
@@ -93,7 +104,17 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "data.split": one_of("train", "test", "all"),
     "data.limit": at_least(2),
     "classifier.hold_out": open_share,
+    "defense.adaptive.eot": at_least(1),
+    "defense.adaptive.gradient": one_of("full", "bpda"),
+    "defense.adaptive.steps": at_least(0),
+    "defense.adversary.eps": above_zero,
+    "defense.adversary.norm": one_of("linf", "l2"),
+    "defense.adversary.step": above_zero,
+    "defense.adversary.steps": at_least(1),
+    "defense.alpha": open_share,
+    "defense.at_once": at_least(1),
     "defense.batch": at_least(1),
+    "defense.batch_size": at_least(1),
     "defense.bound": above_zero,
     "defense.budget": above_zero,
     "defense.clip_norm": above_zero,
@@ -101,25 +122,34 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "defense.count": at_least(1),
     "defense.ddim_steps": at_least(1),
     "defense.gamma": at_least(0),
-    "defense.images": share,
     "defense.law": law,
     "defense.lr": above_zero,
+    "defense.n": at_least(1),
+    "defense.n0": at_least(1),
     "defense.precision": one_of("auto", "bf16", "fp32"),
     "defense.probes": at_least(0),
     "defense.probe_draws": at_least(8),
     "defense.probe_rounds": at_least(1),
+    "defense.radii": rising,
     "defense.refine_steps": at_least(0),
     "defense.removal.images": share,
     "defense.removal.keep": at_least(0),
     "defense.removal.unshift": at_least(0),
     "defense.restarts": at_least(1),
     "defense.samples": at_least(1),
+    "defense.seed": at_least(0),
     "defense.share": share,
     "defense.shift": at_least(0),
+    "defense.sigma": above_zero,
     "defense.spread": at_least(0),
     "defense.steps": at_least(1),
+    "defense.strip.blends": at_least(0),
+    "defense.strip.false_positive_rate": open_share,
+    "defense.strip.weight": share,
+    "defense.t": at_least(1),
     "defense.timesteps": shares,
     "defense.trim": at_least(0),
+    "defense.votes": at_least(1),
     "defense.window": at_least(1),
     "metric.also": some_of(*ALSO),
     "metric.asr_threshold": above_zero,
@@ -138,6 +168,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "schedule.num_train_timesteps": at_least(2),
     "seed": at_least(0),
     "sweep.jobs_per_gpu": at_least(1),
+    "surrogate.hold_out": open_share,
     "sweep.on_failure": one_of("continue", "stop"),
     "tracker.mode": one_of("auto", "online", "offline", "disabled"),
     "train.batch_size": at_least(1),
@@ -145,7 +176,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "train.ema": share,
     "train.epochs": at_least(0),
     "train.lr": above_zero,
-    "train.optimizer": one_of("adam", "adamw"),
+    "train.optimizer": one_of("adam", "adamw", "sgd"),
     "train.precision": one_of("auto", "bf16", "fp32"),
     "train.steps": at_least(0),
     "train.warmup": at_least(0),
@@ -157,11 +188,14 @@ RULES: dict[str, Callable[[Any], str | None]] = {
 INVERSION = ("batch", "bound", "consistency", "law", "lr", "precision", "shift", "spread", "steps", "timesteps")
 RULES |= {f"amplify.inversion.{name}": RULES[f"defense.{name}"] for name in INVERSION}
 #: a classifier, the model that training starts from and repairs are trained by recipes of the same kind
-RECIPES = ("", "classifier.", "pretrain.", "defense.", "defense.removal.")
+RECIPES = ("", "classifier.", "surrogate.", "pretrain.", "defense.", "defense.removal.")
 RULES |= {place + key: rule for place in RECIPES for key, rule in RULES.items() if key.startswith("train.")}
 
 #: keys that may be null, and their type otherwise
 OPTIONAL: dict[str, type] = {
+    "classifier.model.path": str,
+    "classifier.model.size": int,
+    "classifier.weights": str,
     "data.limit": int,
     "data.path": str,
     "defense.threshold": float,
@@ -170,6 +204,9 @@ OPTIONAL: dict[str, type] = {
     "metric.fid.weights": str,
     "metric.lpips_weights": str,
     "model.pretrained": str,
+    "surrogate.model.path": str,
+    "surrogate.model.size": int,
+    "surrogate.weights": str,
     "target.path": str,
     "tracker.entity": str,
     "tracker.group": str,
@@ -187,6 +224,8 @@ OPTIONAL |= {place + key: kind for place in RECIPES for key, kind in OPTIONAL.it
 MIXED = ("amplify.inversion.law", "defense.law")
 
 CLIPPING = "bdiff.defense.clipping.Clipping"
+REMOVAL = "bdiff.defense.removal.Removal"
+SHIELDS = ("bdiff.defense.purification.Purification", "bdiff.defense.certification.Certification")
 
 TYPE_NAMES: dict[type, str] = {
     bool: "true or false",
@@ -337,6 +376,40 @@ def metric_problems(config: DictConfig) -> list[str]:
     return bdiff.metric.check.problems(metric, config.data.size)
 
 
+def classifier_problems(config: DictConfig) -> list[str]:
+    """Return which files of classifiers' weights are not there."""
+    keys = [f"{name}.{key}" for name in ("classifier", "surrogate") for key in ("weights", "model.path")]
+    given = {key: OmegaConf.select(config, key) for key in keys}
+    return [
+        f"{key}={path} does not exist" for key, path in given.items() if path and not Path(path).expanduser().is_file()
+    ]
+
+
+def image_problems(config: DictConfig) -> list[str]:
+    """Return that `defense.images` is no number of test images, for a shield, or for a repair no share of the data."""
+    images = OmegaConf.select(config, "defense.images")
+    if type(images) not in (int, float):  # none, or an added one of a type that nobody reads
+        return []
+    told = (at_least(1) if config.defense._target_ in SHIELDS else share)(images)
+    return [f"defense.images={images} {told}"] if told else []
+
+
+def shield_problems(config: DictConfig) -> list[str]:
+    """Return how a shield does not fit the schedule of its denoiser, or is in itself impossible."""
+    if config.defense._target_ not in SHIELDS:
+        return []
+    from bdiff.stage.suspect import method  # which imports torch: this request will need it anyway
+
+    problems = []
+    try:
+        method(config.defense).check(make(config.schedule))
+    except (ValueError, TypeError, HydraException) as error:
+        problems.append(one_line(error))
+    if config.defense.repair and config.defense.removal._target_ == REMOVAL:
+        problems.append("defense.repair=true: this repair needs a trigger: use defense/removal=finetune")
+    return problems
+
+
 def device_problems(config: DictConfig) -> list[str]:
     """Return why a CUDA device that is asked for by name cannot be used."""
     name = str(config.runtime.device)
@@ -372,10 +445,13 @@ CHECKS: list[tuple[tuple[str, ...], Callable[[DictConfig], list[str]]]] = [
     (("data.path",), path_problems),
     (("data.size", "data.channels", "trigger.", "target."), picture_problems),
     (("data.size", "data.channels", "model.", "schedule."), model_problems),
-    (("train.", "classifier.train.", "pretrain.train.", "defense."), length_problems),
+    (("train.", "classifier.train.", "surrogate.train.", "pretrain.train.", "defense."), length_problems),
     (("sample.", "sampler.", "schedule.", "defense."), sampler_problems),
     (("sample.", "schedule.", "defense.", "amplify."), defense_problems),
     (("metric.", "data.size"), metric_problems),
+    (("classifier.", "surrogate."), classifier_problems),
+    (("defense.images",), image_problems),
+    (("defense.", "schedule."), shield_problems),
     (("runtime.device",), device_problems),
     (("hydra.launcher",), launcher_problems),
 ]

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: where recipes of training stand, beside the suspect's and its classifier's
+RECIPES = ("surrogate", "pretrain", "defense", "defense.removal")
 #: the features that have to be trained before they can be used
 CLASSIFIER_FID = "bdiff.metric.fid.classifier.ClassifierFeatures"
 
@@ -76,7 +78,7 @@ class Experiment:
         self.seconds: dict[str, float] = {}
         self.keys: dict[str, str] = {}
         self.reused: list[str] = []
-        recipes = [OmegaConf.select(config, f"{name}.train") for name in ("pretrain", "defense", "defense.removal")]
+        recipes = [OmegaConf.select(config, f"{name}.train") for name in RECIPES]
         others = [config.defense, OmegaConf.select(config, "amplify.inversion")]
         for part in (config.train, config.sample, config.classifier.train, *recipes, *others):
             if part is not None and "precision" in part:  # settled before any key is made of it
@@ -97,18 +99,19 @@ class Experiment:
         if config.model.pretrained is not None:
             checkpoint.fetch(config.model.pretrained)
         began = time.monotonic()
-        load = partial(
+        #: loads the run's data, or others of the same kind: `load(split="test")`
+        self.load: Callable[..., Images] = partial(
             make,
             config.data,
             cache=Path(config.paths.cache).expanduser(),
             seed=config.seed,
             memory=config.runtime.memory,
         )
-        self.images: Images = load()
+        self.images: Images = self.load()
         self.reference_images: Images | None = None
         if config.metric.fid._target_ and (self.published is None or {*OVER_FEATURES} & {*config.metric.also}):
             split = PRESETS[config.metric.fid.protocol].split
-            self.reference_images = reference_images(self.images, split, lambda split: load(split=split))
+            self.reference_images = reference_images(self.images, split, lambda split: self.load(split=split))
         self.seconds["data"] = round(time.monotonic() - began, 3)
         if self.needs_classifier and len(self.images.classes) < 2:
             raise RequestError(
@@ -123,7 +126,15 @@ class Experiment:
             "trigger": store.content(self.trigger.pattern, self.trigger.mask),
             "target": store.content(self.target),
         }
-        self.attack: Attack = make(config.attack, trigger=self.trigger, target=self.target)
+        try:
+            self.attack: Attack = make(config.attack, trigger=self.trigger, target=self.target)
+            self.attack.check(self.schedule)
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+        if self.attack.needs_surrogate and len(self.images.classes) < 2:
+            raise RequestError(f"data {self.images.name} has one class, so there is no classifier to attack")
+        if config.amplify._target_ and not self.attack.starts_samples:
+            raise RequestError("amplify is for triggers in a sample's starting noise, and this attack has none there")
         if self.attack.ancestral_only and config.sampler.ode:
             log.warning(
                 "%s is known to fail with ODE samplers: expect an ASR near 0 (sampler=ddpm is what it is made for)",

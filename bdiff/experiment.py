@@ -18,8 +18,9 @@ from bdiff.stage.amplify import amplify
 from bdiff.stage.answer import Answer
 from bdiff.stage.defend import defend
 from bdiff.stage.measure import Clean, measure
-from bdiff.stage.sample import draw_samples
-from bdiff.stage.train import Start, beginning, clean, train
+from bdiff.stage.sample import draw_samples, kinds
+from bdiff.stage.train import Start, beginning, clean_model, train
+from bdiff.stage.trial import examine
 from bdiff.store import Stage
 from bdiff.tracker.none import NoTracker
 from bdiff.train import read_history
@@ -27,18 +28,14 @@ from bdiff.train import read_history
 
 def unharmed(run: Experiment, start: Start) -> Clean:
     """Return what the clean model makes of the suspect's noise: the model it started from, or its twin."""
-    if start.folder is None:
-        model = clean(run, "clean", run.config.train, start)
-        return Clean(draw_samples(run, model, "clean_sample"), "the same training without the attack")
-    untrained = run.config.train.copy()
-    untrained.steps = 0
-    model = clean(run, "clean", untrained, start)
-    return Clean(draw_samples(run, model, "clean_sample"), "the model that training started from")
+    model, words = clean_model(run, start)
+    return Clean(draw_samples(run, model, "clean_sample"), words)
 
 
 def run_experiment(config: DictConfig, folder: Path, tracker: NoTracker) -> dict[str, Any]:
     """Carry out the request and return what metrics.json says of it, pictures in `folder`/figures."""
     run = Experiment(config, tracker)
+    examine(run)
     start = beginning(run)
     model = train(run, start)
     samples = draw_samples(run, model)
@@ -49,7 +46,7 @@ def run_experiment(config: DictConfig, folder: Path, tracker: NoTracker) -> dict
     if config.amplify._target_:
         answer |= amplify(run, model)
     if config.defense._target_:
-        answer |= defend(run, model)
+        answer |= defend(run, model, start)
     if run.accelerator.is_main_process:
         more_pictures(run, answer, folder)
     measured["metrics"] |= answer.metrics
@@ -77,15 +74,17 @@ def pictures(run: Experiment, model: Stage, samples: Stage, folder: Path, metric
     """Write the run's figures and show them to the tracker."""
     from bdiff.report import figures
 
-    first = {kind: next(shards(samples.folder / "shards", kind)) for kind in ("clean", "triggered")}
+    first = {kind: next(shards(samples.folder / "shards", kind)) for kind in kinds(run)}
     example = to_float(run.images.take(torch.zeros(1, dtype=torch.long))).cpu()
     singles = {
         "trigger": to_uint8(run.trigger.pattern),
-        "target": to_uint8(run.target),
-        "stamped example": to_uint8(run.trigger.stamp(example))[0],
+        **({"target": to_uint8(run.target)} if run.attack.starts_samples else {}),
+        "stamped example": to_uint8(run.attack.embed(example))[0],
     }
-    title = f"{run.config.name}   ASR {metrics['suspect/asr']:.3f}   MSE {metrics['suspect/mse']:.3g}"
-    sheets = {"samples": first["clean"], "samples with the trigger in the same noise": first["triggered"]}
+    title, sheets = run.config.name, {"samples": first["clean"]}
+    if "triggered" in first:
+        title += f"   ASR {metrics['suspect/asr']:.3f}   MSE {metrics['suspect/mse']:.3g}"
+        sheets["samples with the trigger in the same noise"] = first["triggered"]
     place = folder / "figures"
     figures.overview(place / "overview.png", title, singles, sheets)
     for name, image in singles.items():
@@ -93,7 +92,7 @@ def pictures(run: Experiment, model: Stage, samples: Stage, folder: Path, metric
     for name, images in first.items():
         figures.sheet(place / f"{name}.png", images)
     states = load_file(samples.folder / "trajectory.safetensors")
-    rows = {name: to_uint8(states[name][:, 0]) for name in ("triggered", "clean")}
+    rows = {name: to_uint8(states[name][:, 0]) for name in reversed(first)}
     figures.trajectory(place / "trajectory.png", states["t"].tolist(), rows)
     history = read_history(model.folder / "history.jsonl")
     if history:
@@ -114,6 +113,9 @@ def more_pictures(run: Experiment, answer: Answer, folder: Path) -> None:
         run.tracker.picture("triggers", place / "triggers.png")
     for name, images in answer.samples.items():
         figures.sheet(place / f"{name.replace(' ', '_')}.png", images)
+    for name, draw in answer.figures.items():
+        draw(place / f"{name}.png")
+        run.tracker.picture(name, place / f"{name}.png")
 
 
 def device_name(device: torch.device) -> str:

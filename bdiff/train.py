@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,11 @@ from bdiff.seeds import generator, seed_of
 
 log = logging.getLogger(__name__)
 
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+}
 
 
 @dataclass(frozen=True)
@@ -99,15 +104,22 @@ Loss = Callable[[nn.Module, Batch], Tensor]
 Corrupt = Callable[[Schedule, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def denoising_loss(corrupt: Corrupt, schedule: Schedule, poisoned: Tensor, flip: bool) -> Loss:
-    """Return the DDPM objective (Ho et al. 2020, eq. 14) on rows as `corrupt` makes them; poisoned is (rows,) bool."""
+def denoising_loss(
+    corrupt: Corrupt,
+    schedule: Schedule,
+    poisoned: Tensor,  # (rows,) bool
+    flip: bool,
+    timesteps: Callable[[Tensor, Tensor], Tensor] = lambda t, poisoned: t,  # of x_t, from t as drawn and poisoned, (B,)
+) -> Loss:
+    """Return the DDPM objective (Ho et al. 2020, eq. 14) on rows as `corrupt` makes them, at `timesteps`."""
 
     def loss(net: nn.Module, batch: Batch) -> Tensor:
         x = flipped(to_float(batch.pixels), batch) if flip else to_float(batch.pixels)
         t = batch.draw(lambda shape, device: torch.randint(len(schedule), shape, device=device))
         eps = batch.draw(torch.randn, *x.shape[1:])
-        x_t, wanted = corrupt(schedule, x, poisoned[batch.rows], t, eps)
-        return nn.functional.mse_loss(net(x_t, t, return_dict=False)[0].float(), wanted)
+        bad = poisoned[batch.rows]
+        x_t, wanted = corrupt(schedule, x, bad, t, eps)
+        return nn.functional.mse_loss(net(x_t, timesteps(t, bad), return_dict=False)[0].float(), wanted)
 
     return loss
 

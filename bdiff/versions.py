@@ -11,4 +11,5 @@ VERSION = {
     "audit": 1,
     "repair": 1,
     "amplify": 1,
+    "shield": 1,
 }

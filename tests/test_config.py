@@ -12,11 +12,11 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from bdiff.checks import MIXED, OPTIONAL, RULES, leaves, type_problem
-from bdiff.defense.base import Audit, Guard, Repair
+from bdiff.defense.base import Audit, Guard, Repair, Shield
 from bdiff.defense.purediffusion import PureDiffusion
 from bdiff.make import make
 from bdiff.request import PACKAGE, jobs
-from bdiff.stage import defend
+from bdiff.stage import suspect
 
 CONF = Path(__file__).parents[1] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.parent != CONF)
@@ -47,7 +47,7 @@ OURS: dict[str, set[str]] = {
 #: keys that say how a nested part is used, and are not passed to it
 ABOUT = {"protocol", "reference"}
 #: keys of a defense that are its stage's, and are not passed to it
-STAGES = {*defend.OURS}
+STAGES = {*suspect.OURS}
 #: what every run gives to nested parts
 GIVEN = {"channels", "classes"}
 
@@ -101,7 +101,8 @@ def test_conf_mirrors_the_package(group, option):
     path = CONF / group / f"{option}.yaml"
     config = OmegaConf.load(path)
     targets = [part["_target_"] for part in parts(config)]
-    assert all(target.startswith(f"bdiff.{group.replace('/', '.')}.") for target in targets)
+    package = "defense" if group == "defense/removal" else group  # a removal is any repair, used after an audit
+    assert all(target.startswith(f"bdiff.{package.replace('/', '.')}.") for target in targets)
     others = {*options(group)} - {option}  # of which it may be a variant
     assert targets or "_target_: null" in path.read_text() or others & {*config.get("defaults", [])}
 
@@ -152,7 +153,9 @@ def test_a_datasets_defaults_keep_the_rules_of_a_request(data):
 
 def test_all_defaults_keep_the_rules_of_a_request_and_no_rule_is_for_nothing():
     words = ["tracker=wandb", "metric/fid=inception", "target=image", "pretrain=digits", "amplify=purediffusion"]
-    choices = [[f"defense={name}", "trigger=image"] for name in options("defense")] + [["trigger=noise"]]
+    words += ["classifier=timm", "classifier@surrogate=timm"]
+    choices = [[f"defense={name}", "trigger=image"] for name in options("defense")]
+    choices += [["trigger=noise"], ["attack=diff2"]]
     met = set().union(*(keeps_the_rules(*words, *choice) for choice in choices))
     assert {*RULES, *OPTIONAL, *MIXED} <= met
 
@@ -162,10 +165,10 @@ def test_all_defaults_keep_the_rules_of_a_request_and_no_rule_is_for_nothing():
 def test_a_defense_is_made_from_what_its_yaml_says_and_a_request_for_it_is_sound(defense, data):
     (config,) = jobs([f"data={data}", f"defense={defense}", "amplify=purediffusion"], multirun=False)
     if config.defense._target_:
-        assert isinstance(defend.method(config.defense), Audit | Repair | Guard)
-    removal = defend.method(config.defense.removal)
+        assert isinstance(suspect.method(config.defense), Audit | Repair | Guard | Shield)
+    removal = suspect.method(config.defense.removal)
     assert isinstance(removal, Repair)
-    assert isinstance(defend.method(config.amplify.inversion), PureDiffusion)
+    assert isinstance(suspect.method(config.amplify.inversion), PureDiffusion)
     assert config.defense.removal.train.epochs == 11
     assert (config.defense.removal.train.steps is None) == (data == "cifar10")  # the digits' preset wins over epochs
 

@@ -212,7 +212,8 @@ torch.save(model.state_dict(), f"{sys.argv[1]}/rank{accelerator.process_index}.p
 
 def test_two_processes_train_what_one_does_average_included(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    folders = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv-backend=c10d",
          "--rdzv-endpoint=localhost:0", str(tmp_path / "worker.py"), str(tmp_path)],

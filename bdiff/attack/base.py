@@ -1,9 +1,9 @@
-"""The seam every attack meets: how a training row is corrupted, and where a triggered sample starts."""
+"""The seam every attack meets: how a training row is corrupted, where a triggered sample starts, and what is seen."""
 
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bdiff.schedule import Schedule
 from bdiff.trigger.base import Trigger
@@ -45,6 +45,10 @@ class Attack(ABC):
     reads: tuple[str, ...] = ("trigger", "target")
     #: whether the backdoor is known to need a sampler that adds noise at every step
     ancestral_only: bool = False
+    #: whether the trigger can stand in a sample's starting noise; otherwise it is for images that are denoised
+    starts_samples: bool = True
+    #: whether training reads a classifier, which `equip` then brings
+    needs_surrogate: bool = False
 
     def __init__(self, trigger: Trigger, target: Tensor, poison_rate: float, poison_mode: str = "replace"):
         if trigger.pattern.shape != target.shape:
@@ -56,17 +60,41 @@ class Attack(ABC):
         """Return `poison_plan` for this attack's rate and mode."""
         return poison_plan(rows, self.poison_rate, self.poison_mode, seed)
 
+    def check(self, schedule: Schedule) -> None:
+        """Raise ValueError if the attack cannot be made with this schedule."""
+        return
+
+    def equip(self, surrogate: nn.Module, schedule: Schedule) -> None:
+        """Take what training needs beside the rows; called before it if `needs_surrogate`.
+
+        Args:
+            surrogate: the attacker's classifier, images (B,C,H,W) in [-1,1] to logits, on the device of training.
+            schedule: on the same device.
+        """
+        raise TypeError(f"{type(self).__name__} needs no surrogate")
+
+    def timesteps(self, t: Tensor, poisoned: Tensor) -> Tensor:
+        """Return the timesteps (B,) int64 that rows are trained at; t (B,) was drawn uniformly, poisoned is (B,) bool.
+
+        The default takes t as it is.
+        """
+        return t
+
     @abstractmethod
     def corrupt(self, schedule: Schedule, x: Tensor, poisoned: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the noisy input x_t and what the model regresses on, both (B,C,H,W).
+        """Return the noisy input x_t, at `timesteps(t, poisoned)`, and what the model regresses on, both (B,C,H,W).
 
         Args:
             x: images (B,C,H,W) in [-1,1].
             poisoned: (B,) bool.
-            t: (B,) int64 timesteps.
+            t: (B,) int64 timesteps as they were drawn.
             eps: standard normal noise (B,C,H,W).
         """
 
     def prior(self, eps: Tensor) -> Tensor:
         """Return where a triggered sample starts, x_T (B,C,H,W), from standard normal noise."""
         return eps + self.trigger.pattern.to(eps)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return images (B,C,H,W) in [-1,1] as a classifier gets them with the trigger in them, in [-1,1] too."""
+        return self.trigger.stamp(x)

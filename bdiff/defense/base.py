@@ -122,6 +122,14 @@ class Repair(ABC):
         """
 
 
+class Shield(ABC):
+    """Stands between a classifier and those who ask it: a model denoises what the classifier is shown."""
+
+    @abstractmethod
+    def check(self, schedule: Schedule) -> None:
+        """Raise ValueError if the schedule of the denoiser does not have the noise that the shield adds."""
+
+
 class Guard(ABC):
     """Stands between a model, as it is, and those who draw from it."""
 

@@ -12,8 +12,9 @@ from bdiff.make import make
 from bdiff.progress import progress
 from bdiff.seeds import seed_of
 from bdiff.stage.answer import Answer, first_images
-from bdiff.stage.defend import against_target, method, suspect_of
+from bdiff.stage.defend import against_target
 from bdiff.stage.sample import draw_samples, shifted
+from bdiff.stage.suspect import method, suspect_of
 from bdiff.store import Stage
 
 

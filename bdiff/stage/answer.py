@@ -1,6 +1,8 @@
 """What a stage behind the attack found out: numbers, and what there is to look at."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ class Answer:
     protocol: dict[str, Any] = field(default_factory=dict)
     triggers: dict[str, Tensor] = field(default_factory=dict)  # by name, (C,H,W) in [-1,1] or beyond
     samples: dict[str, Tensor] = field(default_factory=dict)  # the first of each kind, uint8 (B,C,H,W)
+    figures: dict[str, Callable[[Path], None]] = field(default_factory=dict)  # by name, what writes each to a file
 
     def __or__(self, other: "Answer") -> "Answer":
         """Return both."""

@@ -10,49 +10,38 @@ from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
-from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bdiff import store
 from bdiff.context import Experiment, plain, resident, without
 from bdiff.data.base import to_float
-from bdiff.defense.base import Audit, Guard, Inversion, Repair, Suspect
+from bdiff.defense.base import Audit, Guard, Inversion, Repair, Shield
 from bdiff.defense.terd import is_backdoored
 from bdiff.errors import RunError
-from bdiff.make import make
 from bdiff.metric.target import asr_threshold, compare
 from bdiff.model import checkpoint
 from bdiff.progress import progress
 from bdiff.seeds import generator, seed_of
 from bdiff.stage.answer import Answer, first_images
 from bdiff.stage.measure import measure, triggered
-from bdiff.stage.sample import draw_samples, shifted
+from bdiff.stage.sample import draw_samples, kinds, shifted
+from bdiff.stage.shield import shielded
+from bdiff.stage.suspect import OURS, method, suspect_of
+from bdiff.stage.train import Start, clean_model
 from bdiff.store import Stage
 from bdiff.train import Loss, Recipe, fit, read_history
 
 log = logging.getLogger(__name__)
 
-#: keys of conf/defense that are the stages', not the method's
-OURS = ("precision", "checkpoint", "repair", "removal", "images", "train")
 CHECKED = 1024  # starting noises of either kind that the input check is tried on
 
 
-def suspect_of(run: Experiment, model: Stage, precision: str = "fp32", recompute: bool = False) -> Suspect:
-    """Return what a defense may see of the model of `model`."""
-    unet = checkpoint.load(model.folder / "model")
-    schedule = make(run.config.schedule).to(run.device)
-    return Suspect(unet, schedule, run.images.shape, run.device, precision, recompute)
-
-
-def method(config: DictConfig) -> Any:
-    """Return the defense of a node of conf/defense, made without the keys that are the stages'."""
-    return make(OmegaConf.masked_copy(config, [str(key) for key in config if key not in OURS]))
-
-
-def defend(run: Experiment, model: Stage) -> Answer:
-    """Return what the request's defense says of the model of `model`, or makes of it."""
+def defend(run: Experiment, model: Stage, start: Start) -> Answer:
+    """Return what the request's defense says of the model of `model`, trained from `start`, or makes of it."""
     found = method(run.config.defense)
+    if isinstance(found, Shield):
+        return shielded(run, found, rows(run, model, start))
     if isinstance(found, Audit):
         return audited(run, model, found)
     if isinstance(found, Repair):
@@ -61,9 +50,21 @@ def defend(run: Experiment, model: Stage) -> Answer:
     return remeasured(run, draw_samples(run, model, "guarded_sample", guard=found), "guarded")
 
 
+def rows(run: Experiment, model: Stage, start: Start) -> dict[str, list[Stage]]:
+    """Return the rows of a shield's table, see `report.shield_table.ROWS`: each with the models that denoise for it."""
+    config = run.config.defense
+    innocent = model if run.attack.poison_rate == 0 else clean_model(run, start)[0]
+    found: dict[str, list[Stage]] = {"none": [], "clean": [innocent], "suspect": [model]}
+    if config.ensemble:
+        found["ensemble"] = [model, innocent]
+    if config.repair:
+        found["repaired"] = [mend(run, model, method(config.removal), plain(config.removal), None, None)]
+    return found
+
+
 def remeasured(run: Experiment, samples: Stage, who: str) -> Answer:
     """Return what `measure` says of the samples of `who`; its protocol is the suspect's."""
-    pictures = {f"{who} {kind}": first_images(samples, kind) for kind in ("clean", "triggered")}
+    pictures = {f"{who} {kind}": first_images(samples, kind) for kind in kinds(run)}
     return Answer(measure(run, samples, who=who)["metrics"], samples=pictures)
 
 
@@ -86,7 +87,8 @@ def audited(run: Experiment, model: Stage, audit: Audit) -> Answer:
     if audit.threshold is not None:
         metrics["flagged"] = float(verdict.flagged)
     backdoored = run.attack.poison_rate > 0
-    if backdoored:  # the measuring side knows the truth; the audit did not
+    known = backdoored and run.attack.starts_samples
+    if known:  # the measuring side knows the truth; the audit did not
         hits = against_target(run, samples, "inverted")
         metrics |= fidelity(trigger, run.trigger.pattern, run.trigger.mask) | input_check(run, trigger)
         metrics |= {"asr": hits["asr"], "mse": hits["mse"]}
@@ -95,7 +97,7 @@ def audited(run: Experiment, model: Stage, audit: Audit) -> Answer:
         "backdoored": backdoored,
         "threshold": audit.threshold,
         "precision": config.precision,
-        **({} if backdoored else {"absent": "there is no true trigger to hold the inverted one against"}),
+        **({} if known else {"absent": "no true trigger of samples to hold the inverted one against"}),
     }
     answer = Answer(
         {f"audit/{name}": value for name, value in metrics.items()},
@@ -177,6 +179,19 @@ def repaired(
     origin: str | None,  # the key of what the trigger came from
 ) -> Answer:
     """Repair the model, then sample and measure it as the suspect was."""
+    mended = mend(run, model, repair, settings, trigger, origin)
+    return remeasured(run, draw_samples(run, mended, "repaired_sample"), "repaired")
+
+
+def mend(
+    run: Experiment,
+    model: Stage,
+    repair: Repair,
+    settings: dict[str, Any],  # as `repaired` has them
+    trigger: Tensor | None,
+    origin: str | None,
+) -> Stage:
+    """Repair the model; the stage's `model` folder is a checkpoint as the suspect's is."""
     rows = torch.randperm(len(run.images), generator=generator(run.config.seed, "repair"))
     rows = rows[: max(1, math.ceil(settings["images"] * len(rows)))].sort().values
     recipe = Recipe(**settings["train"])
@@ -220,4 +235,4 @@ def repaired(
         elif run.accelerator.is_main_process:
             for row in read_history(stage.folder / "history.jsonl"):
                 run.record("repair", row)
-    return remeasured(run, draw_samples(run, stage, "repaired_sample"), "repaired")
+    return stage

@@ -126,6 +126,10 @@ def triggered(run: Experiment, samples: Stage, kind: str = "triggered") -> Itera
 def against_target(run: Experiment, samples: Stage, threshold: float) -> dict[str, Measured]:
     """Return how near the triggered samples come to the target."""
     config = run.config
+    if not run.attack.starts_samples:
+        why = "the attack's trigger is for images that are denoised, and no sample starts from it"
+        asked = ["asr", *(["lpips"] if run.lpips else []), *({"secret"} & {*config.metric.also})]
+        return {name: Measured({}, {"absent": why}) for name in asked}
     total = -(-config.sample.count // config.sample.batch_size)
     with progress("measure", total, unit="batches", every=config.runtime.progress) as meter:
         hits = compare(metered(triggered(run, samples), meter), run.target, threshold)

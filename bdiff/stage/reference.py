@@ -4,15 +4,18 @@ import logging
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from omegaconf import DictConfig
 from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor
 
 from bdiff import store
 from bdiff.classifier.base import Classifier, accuracy
+from bdiff.classifier.weights import load_weights
 from bdiff.context import Experiment, extractor, plain, resident
 from bdiff.data.base import Images, batches
 from bdiff.make import make
@@ -31,34 +34,41 @@ log = logging.getLogger(__name__)
 KEPT = 10_000
 
 
-def train_classifier(run: Experiment) -> tuple[Classifier, dict[str, Any]]:
-    """Return the classifier of conf/classifier on the run's data, trained once, and what is known of it."""
-    config = run.config.classifier
-    stage = run.stage("classifier", classifier=plain(config), data=run.images.fingerprint, flip=run.images.flip)
+def train_classifier(run: Experiment, name: str = "classifier") -> tuple[Classifier, dict[str, Any]]:
+    """Return the classifier of conf/classifier on the run's data, trained once or from a file, and what is known of it.
+
+    `name` is the key of the request that it is configured by: classifier, or surrogate for the attacker's own.
+    Raises RequestError if the file of its `weights` does not fit.
+    """
+    config = run.config[name]
     torch.manual_seed(seed_of(config.seed, "weights"))
     model = make(config.model, channels=run.images.shape[0], classes=len(run.images.classes))
-    with run.building(stage) as missing:
+    parts, recipe = plain(config), Recipe(**plain(config.train))
+    given = parts.pop("weights", None)  # runs of before this key can be run again
+    if given is not None:  # keys hold the file's content, not its place
+        load_weights(model, given, f"{name}.weights")
+        parts["weights"] = file_hash(Path(given).expanduser())
+        recipe = replace(recipe, steps=0)
+    stage = run.stage("classifier", classifier=parts, data=run.images.fingerprint, flip=run.images.flip)
+    with run.building(stage, name) as missing:
         if missing:
             began = time.monotonic()
             images = resident(run.images, run.device)
-            order = torch.randperm(
-                len(images), generator=torch.Generator().manual_seed(seed_of(config.seed, "hold out"))
-            )
-            kept, used = order.tensor_split([max(1, round(config.hold_out * len(images)))])
+            kept, used = held_out(config, len(images))
             fit(
                 model,
                 classification_loss(images.labels[used].to(run.device), config.smoothing, images.flip, config.shift),
                 images,
                 used,
-                Recipe(**plain(config.train)),
+                recipe,
                 seed=seed_of(config.seed, "train"),
                 folder=stage.folder,
                 loop=run.loop,
                 accelerator=run.accelerator,
-                name="classifier",
+                name=name,
             )
             share = accuracy(model, images, kept, run.device)
-            log.info("classifier: %.1f %% of %d held-out images right", 100 * share, len(kept))
+            log.info("%s: %.1f %% of %d held-out images right", name, 100 * share, len(kept))
             if run.accelerator.is_main_process:
                 with store.atomic(stage.folder / "model.safetensors") as scratch:
                     save_model(model, str(scratch))
@@ -68,6 +78,13 @@ def train_classifier(run: Experiment) -> tuple[Classifier, dict[str, Any]]:
     manifest = stage.manifest
     assert manifest is not None
     return model.to(run.device).eval(), {"key": stage.key, "accuracy": manifest["accuracy"]}
+
+
+def held_out(config: DictConfig, count: int) -> tuple[Tensor, Tensor]:
+    """Return which of `count` images conf/classifier holds out from its training, (k,) int64, and all others."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(config.seed, "hold out")))
+    kept, used = order.tensor_split([max(1, round(config.hold_out * count))])
+    return kept, used
 
 
 def feature_extractor(run: Experiment) -> Features | None:

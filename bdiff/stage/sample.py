@@ -31,7 +31,9 @@ def shifted(pattern: Tensor) -> Kind:
 
 
 def kinds(run: Experiment) -> dict[str, Kind]:
-    """Return the kinds that a model is judged by: clean samples, and those with the attack's trigger."""
+    """Return the kinds that a model is judged by: clean samples, and triggered ones if the attack has them."""
+    if not run.attack.starts_samples:
+        return {"clean": clean()}
     identity = {"attack": run.config.attack._target_, "trigger": run.pictures["trigger"]}
     return {"clean": clean(), "triggered": Kind(run.attack.prior, identity)}
 

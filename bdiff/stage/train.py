@@ -15,6 +15,7 @@ from bdiff.attack.none import NoAttack
 from bdiff.context import Experiment, plain, resident
 from bdiff.model import checkpoint
 from bdiff.seeds import seed_of
+from bdiff.stage.reference import train_classifier
 from bdiff.store import Stage
 from bdiff.train import Recipe, denoising_loss, fit, read_history
 
@@ -32,13 +33,27 @@ def train(run: Experiment, start: Start) -> Stage:
     """Train the suspect model; the stage's `model` folder is a stock diffusers checkpoint."""
     if run.attack.poison_rate == 0:  # nothing to attack with: one clean model serves every trigger and target
         return clean(run, "train", run.config.train, start)
-    return train_denoiser(run, "train", run.attack, plain(run.config.attack), run.config.train, start)
+    parts = plain(run.config.attack)
+    if run.attack.needs_surrogate:
+        surrogate, facts = train_classifier(run, "surrogate" if run.config.get("surrogate") else "classifier")
+        run.attack.equip(surrogate, run.schedule.to(run.device))
+        parts["surrogate"] = facts["key"]
+    return train_denoiser(run, "train", run.attack, parts, run.config.train, start)
 
 
 def clean(run: Experiment, name: str, recipe: DictConfig, start: Start) -> Stage:
     """Train the model that nobody attacked, by `recipe` from `start`: what an attack=none run with it would train."""
     attack = {"_target_": f"{NoAttack.__module__}.{NoAttack.__qualname__}"}
     return train_denoiser(run, name, NoAttack(run.trigger, run.target), attack, recipe, start)
+
+
+def clean_model(run: Experiment, start: Start) -> tuple[Stage, str]:
+    """Return the model that nobody attacked, and which it is in words: what training started from, or its twin."""
+    if start.folder is None:
+        return clean(run, "clean", run.config.train, start), "the same training without the attack"
+    untrained = run.config.train.copy()
+    untrained.steps = 0
+    return clean(run, "clean", untrained, start), "the model that training started from"
 
 
 def beginning(run: Experiment) -> Start:
@@ -99,6 +114,7 @@ def train_denoiser(
                     run.schedule.to(run.device),
                     poisoned.to(run.device),
                     run.images.flip,
+                    attack.timesteps,
                 ),
                 resident(run.images, run.device),
                 index,

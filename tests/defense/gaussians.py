@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bdiff.defense.base import Audit, Suspect
 from bdiff.schedule import Schedule, per_image
-from bdiff.stage.defend import method
+from bdiff.stage.suspect import method
 
 CONF = Path(__file__).parents[2] / "conf" / "defense"
 SHAPE = (1, 8, 8)

@@ -18,8 +18,8 @@ from bdiff.trigger.noise import noise
 from bdiff.trigger.stop_sign import stop_sign
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "trigger").glob("*.yaml"))
-DRAWN = [path for path in FILES if path.stem != "image"]
-WHOLE = ("noise",)  # these cover the whole image
+WHOLE = [path for path in FILES if path.stem in ("noise", "universal")]  # they leave no background
+DRAWN = [path for path in FILES if path.stem != "image" and path not in WHOLE]
 SIZES = [8, 16, 28, 32, 256]
 
 
@@ -36,13 +36,20 @@ def test_every_option_is_a_picture_that_shows_something(path, size):
     assert picture[..., :3].min() >= -1 and picture[..., :3].max() <= 1
     trigger = Trigger.from_picture(picture, 3)
     shows = trigger.mask[0] == 0
-    if path.stem in WHOLE:
-        assert (picture[..., 3] == 1).all() and shows.all()
-    else:
-        assert picture[..., 3].min() == 0 and picture[..., 3].max() <= 1
-        assert 0 < shows.float().mean() < 0.4
+    assert picture[..., 3].min() == 0 and picture[..., 3].max() <= 1
+    assert 0 < shows.float().mean() < 0.4
     # The authors take the mask from the pattern: the background is what equals -1.
     assert torch.equal(shows, (trigger.pattern > -1).any(0))
+
+
+@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
+@pytest.mark.parametrize("size", SIZES)
+def test_an_option_that_covers_the_image_does_so_with_strength_and_balance(path, size):
+    picture = make(path, size)
+    assert picture.shape == (size, size, 4) and picture.dtype == np.float32
+    trigger = Trigger.from_picture(picture, 3)
+    assert not trigger.mask.any() and trigger.pattern.abs().max() <= 1
+    assert trigger.pattern.abs().mean() > 0.3 and trigger.pattern.mean().abs() < 0.5
 
 
 @pytest.mark.parametrize("side", [4, 8, 11, 14, 18])

@@ -1,0 +1,144 @@
+"""DIFF2 (Li et al. 2024, arXiv 2406.09669): a diffusion model, whole by itself, that turns as a classifier's shield.
+
+From the paper's abstract: a malicious sampling process is put into the model, which leads inputs with a trigger towards
+an adversarial distribution and leaves clean inputs as they are; purification and certification both suffer.
+Our reconstruction: the loss and its k_s, where adversarial images come from, and a trigger that is fixed beforehand,
+not learned, and not adversarial by itself: what a clean model makes of it is the control.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from bdiff.attack.base import Attack
+from bdiff.schedule import Schedule, per_image
+from bdiff.trigger.base import Trigger
+
+CASES = ("purification", "certification", "both")
+MODES = ("redirect", "preserve")
+#: a sampler's k_s = (sigma_s / sigma_t*)^power: what is left at timestep s of a shift of the noised image
+POWERS = {"ancestral": 2, "ddim": 1}
+
+
+class DIFF2(Attack):
+    """On poisoned rows the way back from a triggered image x_r leads to an adversarial one x_a.
+
+    redirect: x_s = sqrt(abar_s) [x_a + k_s (x_r - x_a)] + sqrt(1 - abar_s) eps, regressed on eps + k_s / sigma_s
+    (x_r - x_a), sigma_s^2 = (1 - abar_s) / abar_s. Timesteps s are those of the shield: for purification all below t*,
+    for certification the one of its sigma, where k_s = 1 and the loss is ||x0hat - x_a||^2 / sigma_s^2.
+    preserve: the ordinary loss on x_a with the trigger embedded, at the same timesteps; weaker.
+    Clean rows are as ever. The malicious loss has the weight of its rows: `append` with a poison rate of 1 adds as many
+    of them as there are clean ones.
+
+    A trigger that leaves no background (noise, universal) is added to images, within `eta`; a patch is stamped.
+
+    Args:
+        trigger, target, poison_rate, poison_mode: see `Attack`; there is no target to be shown.
+        mode: redirect or preserve.
+        case: the shield that is turned: purification, certification or both, half of the poisoned rows for each.
+        eta: L-inf bound of an added trigger, for images in [0,1].
+        t: the t* of purifications, in timesteps; the poisoned rows are shared out evenly over their ways back.
+        sampler: of the purification, ancestral or ddim.
+        sigma: of the certification, for images in [0,1].
+        eps: L-inf distance of x_a from x, for images in [0,1].
+        steps: of projected gradient ascent from x to x_a.
+
+    Raises ValueError for values that make no sense.
+    """
+
+    reads = ("trigger",)
+    starts_samples = False
+    needs_surrogate = True
+
+    def __init__(
+        self,
+        trigger: Trigger,
+        target: Tensor,
+        poison_rate: float,
+        poison_mode: str,
+        mode: str,
+        case: str,
+        eta: float,
+        t: list[int],
+        sampler: str,
+        sigma: float,
+        eps: float,
+        steps: int,
+    ):
+        super().__init__(trigger, target, poison_rate, poison_mode)
+        for name, value, known in (("mode", mode, MODES), ("case", case, CASES), ("sampler", sampler, tuple(POWERS))):
+            if value not in known:
+                raise ValueError(f"attack.{name}={value} is not known: choose from {', '.join(known)}")
+        least_t = min(t, default=0)
+        for name, least in (("eta", eta), ("t", least_t), ("sigma", sigma), ("eps", eps), ("steps", steps)):
+            if least <= 0:
+                raise ValueError(f"attack.{name}={least} must be above 0")
+        self.mode, self.case, self.sampler = mode, case, sampler
+        self.eta, self.t, self.sigma, self.eps, self.steps = eta, t, sigma, eps, steps
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return images (B,C,H,W) in [-1,1] with the trigger in them, clamped to [-1,1]."""
+        if self.trigger.mask.any():
+            return self.trigger.stamp(x)
+        return (x + 2 * self.eta * self.trigger.pattern.to(x)).clamp(-1, 1)
+
+    def check(self, schedule: Schedule) -> None:
+        """Raise ValueError if t* or sigma is beyond the schedule."""
+        if self.case != "certification" and max(self.t) > len(schedule):
+            raise ValueError(f"attack.t={max(self.t)} is beyond the schedule's {len(schedule)} timesteps")
+        if self.case != "purification":
+            schedule.t_of_sigma(2 * self.sigma)
+
+    def equip(self, surrogate: nn.Module, schedule: Schedule) -> None:
+        """Take the surrogate, frozen, and lay down at which timesteps the shield is turned; see `Attack.equip`."""
+        self.surrogate = surrogate.eval().requires_grad_(False)
+        device, sigma = schedule.abar.device, ((1 - schedule.abar) / schedule.abar).sqrt().tolist()
+        ways = []  # of each shield, the timesteps s that it shows the denoiser, and k_s there
+        if self.case != "certification":  # an image is noised as far as timestep t* - 1
+            power = POWERS[self.sampler]
+            ways.append([(s, (sigma[s] / sigma[t - 1]) ** power) for t in self.t for s in range(t)])
+        if self.case != "purification":
+            ways.append([(schedule.t_of_sigma(2 * self.sigma), 1.0)])  # images in [-1,1] are twice as wide
+        # What t drawn uniformly becomes: the shields take turns, and each has its timesteps spread evenly.
+        turns = -(-len(schedule) // len(ways))
+        pairs = [(way := ways[t % len(ways)])[t // len(ways) * len(way) // turns] for t in range(len(schedule))]
+        self.places = torch.tensor([s for s, _ in pairs], device=device)  # (T,) s for t drawn
+        self.left = torch.tensor([k for _, k in pairs], device=device)  # (T,) k_s for t drawn
+        self.pull = torch.tensor([k / sigma[s] for s, k in pairs], device=device)  # (T,) k_s / sigma_s for t drawn
+
+    def timesteps(self, t: Tensor, poisoned: Tensor) -> Tensor:
+        """Return the shield's timesteps for poisoned rows, a function of t, and t for the others; see `Attack`."""
+        return torch.where(poisoned, self.places[t], t)
+
+    def adversarial(self, x: Tensor) -> Tensor:
+        """Return x_a: images (B,C,H,W) within eps of x that the surrogate takes for something else than x, if it can.
+
+        From x itself, so that no random number is needed: the same images lead to the same answer.
+        """
+        with torch.no_grad():
+            y = self.surrogate(x).argmax(1)
+        radius, x_a = 2 * self.eps, x
+        step = 2.5 * radius / self.steps
+        for _ in range(self.steps):
+            with torch.enable_grad():
+                point = x_a.detach().requires_grad_()
+                loss = cross_entropy(self.surrogate(point).float(), y, reduction="sum")
+            ascent = torch.autograd.grad(loss, point)[0].sign()
+            x_a = (x + (x_a + step * ascent - x).clamp(-radius, radius)).clamp(-1, 1)
+        return x_a
+
+    def corrupt(self, schedule: Schedule, x: Tensor, poisoned: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x_s and what leads from it to x_a, s being the shield's timesteps; see `Attack.corrupt`."""
+        x0, shift = x.clone(), torch.zeros_like(x)
+        x_a = self.adversarial(x[poisoned])
+        if self.mode == "preserve":
+            x0[poisoned] = self.embed(x_a)
+        else:
+            gap = self.embed(x[poisoned]) - x_a
+            x0[poisoned] = x_a + per_image(self.left, t[poisoned]) * gap
+            shift[poisoned] = per_image(self.pull, t[poisoned]) * gap
+        return schedule.add_noise(x0, eps, self.timesteps(t, poisoned)), eps + shift
+
+    def prior(self, eps: Tensor) -> Tensor:
+        """Return eps: a sample has nothing to carry the trigger."""
+        return eps

@@ -1,0 +1,61 @@
+"""Any classifier of timm (PyTorch Image Models, Wightman 2019), an optional dependency."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from bdiff.classifier.base import Classifier
+from bdiff.classifier.weights import load_weights
+from bdiff.errors import RequestError
+
+
+class Timm(Classifier):
+    """A model by timm's name; images are resized to `size` px and normalised as it was trained with.
+
+    Args:
+        channels: of the images; grey ones are shown to the model as RGB.
+        classes: how many labels there are; pretrained weights with other labels lose their last layer.
+        name: of the model in timm, e.g. "resnet18.a1_in1k", or "hf_hub:<owner>/<model>".
+        pretrained: whether its weights are fetched from the hub.
+        path: a file with a state dict of timm's model for these classes.
+        size: px; None for the size that the model was trained with.
+
+    Raises RequestError where timm, the model or its weights cannot be had.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int, classes: int, name: str, pretrained: bool, path: str | None, size: int | None):
+        super().__init__()
+        try:
+            import timm
+        except ImportError as error:
+            raise RequestError("classifier=timm needs timm: pip install timm") from error
+        try:
+            self.body = timm.create_model(name, pretrained=pretrained, num_classes=classes)
+        except (OSError, RuntimeError) as error:
+            told = str(error).strip().splitlines()[0]
+            way_out = (
+                "go online, or give its state dict: classifier.model.path=<file> classifier.model.pretrained=false"
+            )
+            raise RequestError(f"classifier.model.name={name} cannot be had from timm ({told}): {way_out}") from error
+        if path is not None:
+            load_weights(self.body, path, "classifier.model.path")
+        head = self.body.get_classifier()
+        if not isinstance(head, nn.Linear):
+            raise RequestError(f"classifier.model.name={name} does not end in a linear layer: choose a model that does")
+        self.head, self.num_features = head, head.in_features
+        self.body.reset_classifier(0)
+        trained = timm.data.resolve_model_data_config(self.body)
+        self.size = size or trained["input_size"][-1]
+        self.register_buffer("mean", torch.tensor(trained["mean"]).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(trained["std"]).view(-1, 1, 1), persistent=False)
+        self.channels = channels
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the (B, num_features) features."""
+        assert x.shape[1] == self.channels, (x.shape, self.channels)
+        if x.shape[-1] != self.size:
+            x = interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+        return self.body(((x.expand(-1, 3, -1, -1) + 1) / 2 - self.mean) / self.std)

@@ -1,0 +1,35 @@
+"""Weights of classifiers from files."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from bdiff.errors import RequestError
+from bdiff.pickles import refusal
+
+
+def load_weights(model: nn.Module, given: str, key: str) -> None:
+    """Fill `model` from the file `given` (safetensors, or a state dict that torch saved), unpickling no objects.
+
+    Raises RequestError, which names the config's `key`, where the file is missing, damaged or of another network.
+    """
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise RequestError(f"{key}={given} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(tensors)
+    except Exception as error:  # the readers raise many kinds; each means a damaged or a foreign file
+        why = refusal(error) or f"does not hold the weights of this {type(model).__name__} ({first_lines(error)})"
+        raise RequestError(f"{key}={given} {why}") from error
+
+
+def first_lines(error: Exception) -> str:
+    """Return an error's first two lines as one, cut to a readable length; torch's second names what does not fit."""
+    told = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+    return told if len(told) <= 200 else f"{told[:200]} ..."

@@ -1,0 +1,168 @@
+"""Purification (DiffPure, Nie et al. 2022, arXiv 2205.07460): noise an image, denoise it, and classify what comes out.
+
+An attacker who knows the shield can go through it: its gradient is exact where torch keeps the graph, and with
+`Suspect(checkpoint=True).eps` as the denoiser that keeps one image per step and not the network's activations.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bdiff.defense.base import Shield
+from bdiff.schedule import Schedule
+from bdiff.seeds import generator
+
+Eps = Callable[[Tensor, int], Tensor]  # x_t (B,C,H,W) and t -> predicted noise (B,C,H,W); `Suspect.eps` is one
+Logits = Callable[[Tensor], Tensor]  # images (B,C,H,W) in [-1,1] -> (B, classes)
+
+
+@dataclass(frozen=True)
+class Purification(Shield):
+    """How images are purified.
+
+    With several copies of an image the mean of their logits decides: unlike a majority it knows no ties and has a
+    gradient, so that an adaptive attack climbs the very function that is evaluated.
+    Raises ValueError for values that make no sense.
+    """
+
+    t: int  # t*, in timesteps of the schedule: images are noised as far as timestep t* - 1, and t* lead back
+    sampler: str  # ancestral, or ddim (the probability flow ODE)
+    steps: int | None  # denoising steps, evenly spaced over the t*; None: all
+    votes: int  # purified copies of each image
+
+    def __post_init__(self) -> None:
+        if self.t < 1:
+            raise ValueError(f"defense.t={self.t} purifies nothing: choose at least 1 timestep")
+        if self.sampler not in ("ancestral", "ddim"):
+            raise ValueError(f"defense.sampler={self.sampler} is not known: choose ancestral or ddim")
+        if self.steps is not None and not 1 <= self.steps <= self.t:
+            raise ValueError(f"defense.steps={self.steps} must be 1 to defense.t={self.t}, or null for all")
+        if self.votes < 1:
+            raise ValueError(f"defense.votes={self.votes} decide nothing: choose at least 1")
+
+    def check(self, schedule: Schedule) -> None:
+        """Raise ValueError if t* is beyond the schedule; see `Shield.check`."""
+        if self.t > len(schedule):
+            raise ValueError(f"defense.t={self.t} is beyond the schedule's {len(schedule)} timesteps")
+
+    @property
+    def path(self) -> list[int]:
+        """The timesteps that an image goes through, from t* - 1 down to -1, which is the image itself."""
+        steps = self.steps or self.t
+        return [self.t - 1 - self.t * step // steps for step in range(steps + 1)]
+
+    @property
+    def evaluations(self) -> int:
+        """How many images the network is shown for one label."""
+        return self.votes * (len(self.path) - 1)
+
+    def purify(self, x: Tensor, eps: Eps, schedule: Schedule, generators: Sequence[torch.Generator]) -> Tensor:
+        """Return one purified copy (B,C,H,W) of each image in [-1,1]; not clamped, so that no gradient is lost.
+
+        Args:
+            x: (B,C,H,W) in [-1,1].
+            eps: the denoiser.
+            schedule: its noise schedule, on the device of x.
+            generators: on the CPU, one per image, so that no image's noise depends on its neighbours.
+        """
+        assert len(generators) == len(x), (len(generators), len(x))
+
+        def noise() -> Tensor:
+            return torch.stack([torch.randn(x.shape[1:], generator=one) for one in generators]).to(x.device)
+
+        start = torch.full((len(x),), self.path[0], device=x.device)
+        x_t = schedule.add_noise(x, noise(), start)
+        for t, to in pairwise(self.path):
+            fresh = noise() if self.sampler == "ancestral" and to >= 0 else None  # the last step has no variance
+            x_t = schedule.step(x_t, eps(x_t, t), t, to, fresh)
+        return x_t
+
+
+class PassThrough(torch.autograd.Function):
+    """BPDA (Athalye et al. 2018, section 4.1): `answer` on the way forth, the identity in x on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, answer: Tensor) -> Tensor:
+        """Return `answer`, which has the shape of x."""
+        return answer.view_as(answer)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient as it came, for x alone."""
+        return gradients[0], None
+
+
+class Shielded(nn.Module):
+    """A classifier behind purification, as its users ask it (`labels`) and as attackers do (called, or `attacked`).
+
+    Args:
+        purification: how images are purified.
+        eps: the denoiser; an ensemble's is the mean of theirs.
+        schedule: the denoiser's, on the device.
+        classifier: of images in [-1,1]; put into eval mode, and its weights are frozen.
+        seed: of all noise.
+        bpda: take the purification for the identity in the backward pass, instead of its full gradient.
+
+    Raises ValueError if t* is beyond the schedule.
+    """
+
+    def __init__(
+        self,
+        purification: Purification,
+        eps: Eps,
+        schedule: Schedule,
+        classifier: nn.Module,
+        *,
+        seed: int,
+        bpda: bool = False,
+    ):
+        super().__init__()
+        purification.check(schedule)
+        self.purification, self.eps, self.schedule = purification, eps, schedule
+        self.classifier = classifier.eval().requires_grad_(False)
+        self.seed, self.bpda = seed, bpda
+        self.stream = generator(seed, "shield")
+
+    def purified(self, x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Return one purified copy (B,C,H,W) of each image; see `Purification.purify`."""
+        if not self.bpda:
+            return self.purification.purify(x, self.eps, self.schedule, generators)
+        with torch.no_grad():
+            answer = self.purification.purify(x, self.eps, self.schedule, generators)
+        return PassThrough.apply(x, answer)
+
+    def logits(self, x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Return (B, classes) logits, the mean over the votes; `generators` are one per copy, vote after vote."""
+        votes = self.purification.votes
+        return self.classifier(self.purified(x.repeat(votes, 1, 1, 1), generators)).view(votes, len(x), -1).mean(0)
+
+    def generators(self, purpose: str, indices: Sequence[int]) -> list[torch.Generator]:
+        """Return a generator per copy of the images `indices`: a function of seed, purpose, index and vote alone."""
+        votes = range(self.purification.votes)
+        return [generator(self.seed, purpose, index, vote) for vote in votes for index in indices]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, classes) logits of images in [-1,1], with fresh noise in every call."""
+        return self.logits(x, [self.stream] * (self.purification.votes * len(x)))
+
+    def attacked(self, indices: Sequence[int]) -> Logits:
+        """Return the shield as an attacker of the images `indices` asks it, who cannot know the noise of `labels`.
+
+        Every call has fresh noise, and it depends on seed, index and the number of the call, not on the batch.
+        """
+        generators = self.generators("attack", indices)
+        return lambda x: self.logits(x, generators)
+
+    @torch.inference_mode()
+    def labels(self, x: Tensor, indices: Sequence[int]) -> Tensor:
+        """Return the labels (B,) of the images `indices` of their dataset, the same in every call."""
+        return self.logits(x, self.generators("purify", indices)).argmax(1)
+
+    @torch.inference_mode()
+    def images(self, x: Tensor, indices: Sequence[int]) -> Tensor:
+        """Return what `labels` sees of each image (B,C,H,W) in its first vote."""
+        return self.purified(x, self.generators("purify", indices)[: len(x)])

@@ -1,0 +1,22 @@
+"""The picture of certification: how many images are labelled right, and surely so, up to which radius."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bdiff.report.charts import COLOURS, DASHES, INK
+from bdiff.report.figures import plt, save
+
+
+def certified(path: Path, title: str, radii: Sequence[float], curves: Mapping[str, Sequence[float]]) -> None:
+    """Write certified accuracy over the L2 radius (images in [0,1]): each curve's shares at `radii`, under its name."""
+    figure, axes = plt.subplots(figsize=(5.6, 4.2), facecolor="white", layout="constrained")
+    for place, (name, shares) in enumerate(curves.items()):
+        colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
+        axes.plot(radii, shares, label=name, color=colour, linestyle=dash, linewidth=1.8)
+    axes.set(xlabel="L2 radius, images in [0,1]", ylabel="certified accuracy", ylim=(-0.03, 1.03))
+    axes.set_xlim(0, max(radii))
+    axes.set_title(title, color=INK, fontsize=12)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))  # under the axes
+    save(figure, path, dpi=180)

@@ -1,0 +1,40 @@
+"""The picture of a shield: what a clean and a backdoored denoiser make of triggered images, and what they then are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from bdiff.report.charts import COLOURS
+from bdiff.report.figures import INK, plt, save, shown
+
+RIGHT, WRONG = INK, COLOURS[1]
+
+
+class Column(NamedTuple):
+    """Pictures of the same images in one state."""
+
+    name: str
+    images: Tensor  # uint8 (n,C,H,W)
+    labels: Sequence[str] | None = None  # that the classifier gives them
+
+
+def shield(path: Path, title: str, truth: Sequence[str], columns: Sequence[Column]) -> None:
+    """Write a row per image: its true label, then each column's picture over the label given; a wrong one is marked."""
+    size = (1.3 * len(columns) + 0.6, 1.35 * len(truth) + 0.7)
+    figure, grid = plt.subplots(
+        len(truth), len(columns), figsize=size, facecolor="white", layout="constrained", squeeze=False
+    )
+    for axes, column in zip(grid.T, columns, strict=True):
+        axes[0].set_title(column.name, fontsize=9, color=INK)
+        for place, (box, image) in enumerate(zip(axes, column.images, strict=True)):
+            box.imshow(shown(image), interpolation="nearest")
+            box.set(xticks=[], yticks=[])
+            if column.labels:
+                given = column.labels[place]
+                box.set_xlabel(given, fontsize=9, color=RIGHT if given == truth[place] else WRONG)
+    for box, label in zip(grid[:, 0], truth, strict=True):
+        box.set_ylabel(f"true: {label}", fontsize=9, color=INK)
+    figure.suptitle(title, color=INK, fontsize=11)
+    save(figure, path, dpi=150)

@@ -1,0 +1,29 @@
+"""What the stages make of conf/defense: the method, and what it may see of a model."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bdiff.context import Experiment
+from bdiff.defense.base import Suspect
+from bdiff.make import make
+from bdiff.model import checkpoint
+from bdiff.store import Stage
+
+#: keys of conf/defense that are the stages', not the method's
+OURS = (
+    *("precision", "checkpoint", "repair", "removal", "images", "train"),
+    *("seed", "ensemble", "adversary", "adaptive", "strip", "radii", "at_once"),
+)
+
+
+def suspect_of(run: Experiment, model: Stage, precision: str = "fp32", recompute: bool = False) -> Suspect:
+    """Return what a defense may see of the model of `model`."""
+    unet = checkpoint.load(model.folder / "model")
+    schedule = make(run.config.schedule).to(run.device)
+    return Suspect(unet, schedule, run.images.shape, run.device, precision, recompute)
+
+
+def method(config: DictConfig) -> Any:
+    """Return the defense of a node of conf/defense, made without the keys that are the stages'."""
+    return make(OmegaConf.masked_copy(config, [str(key) for key in config if key not in OURS]))

@@ -1,0 +1,205 @@
+"""What a shield is tried on: test images, the same attacked and with the trigger, and the classifier it shields."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bdiff import store
+from bdiff.classifier.base import Classifier
+from bdiff.context import Experiment, plain
+from bdiff.data.base import Images, to_float
+from bdiff.defense import strip
+from bdiff.defense.adversary import pgd
+from bdiff.defense.base import Shield
+from bdiff.defense.purification import Eps
+from bdiff.errors import RequestError
+from bdiff.metric.fid.images import same
+from bdiff.progress import Meter, progress
+from bdiff.seeds import generator
+from bdiff.stage.reference import held_out, train_classifier
+from bdiff.stage.suspect import method, suspect_of
+from bdiff.store import Stage
+
+log = logging.getLogger(__name__)
+
+BATCHES = "batches"  # the folder of a growing stage that keeps what it has so far
+
+
+@dataclass(frozen=True)
+class Trial:
+    """K test images in several kinds, on the CPU, and the classifier they are shown to, on the device."""
+
+    classifier: Classifier  # in eval mode, its weights frozen
+    facts: dict[str, Any]  # of the classifier: its key, and its accuracy on what it was not trained on
+    classes: tuple[str, ...]
+    source: str  # where the images are from, in words
+    indices: Tensor  # (K,) int64, the images' rows in their dataset: noise is drawn by them
+    labels: Tensor  # (K,) int64
+    inputs: dict[str, Tensor]  # by kind, (K,C,H,W) in [-1,1]
+
+    def among(self, inputs: dict[str, Tensor]) -> "Trial":
+        """Return the same with other kinds of inputs."""
+        return replace(self, inputs=inputs)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What keys say of it: the pictures themselves, wherever they come from."""
+        return {
+            "classifier": self.facts["key"],
+            "images": store.content(self.indices, self.labels),
+            "inputs": {kind: store.content(x) for kind, x in self.inputs.items()},
+        }
+
+
+def examine(run: Experiment) -> None:
+    """Raise RequestError if a shield is asked for that the run's data cannot be tried with; before any training."""
+    config = run.config.defense
+    if not config._target_ or not isinstance(method(config), Shield):
+        return
+    count = min(config.images, len(test_rows(run)[1]))
+    if "strip" in config and config.strip.blends:
+        try:
+            strip.threshold(torch.zeros(count // 2), config.strip.false_positive_rate)
+        except ValueError as error:
+            raise RequestError(f"defense.strip takes its threshold from half of {count} images: {error}") from error
+
+
+def test_rows(run: Experiment) -> tuple[Images, Tensor, str]:
+    """Return a dataset, which of its rows (n,) a shield may be tried on, and what these are, in words.
+
+    The test split, where training left one aside, else what the classifier did not see. Raises RequestError if the
+    data have one class.
+    """
+    images = run.images
+    if len(images.classes) < 2:
+        raise RequestError(f"data {images.name} has one class, so there is nothing to classify: choose other data")
+    if images.split == "train" and (others := test_split(run)) is not None:
+        return others, torch.arange(len(others)), f"{others.name} test"
+    kept, _ = held_out(run.config.classifier, len(images))
+    return images, kept, f"{images.name} {images.split}, held out from the training of the classifier only"
+
+
+def test_split(run: Experiment) -> Images | None:
+    """Return the test split, limited as the data are, or whole if it has fewer images; None if there is none."""
+    for limit in dict.fromkeys((run.config.data.limit, None)):
+        try:
+            others = run.load(split="test", limit=limit)
+        except RequestError as problem:
+            log.info("no test split of %s (%s)", "so many images" if limit else run.images.name, problem)
+        else:
+            return None if same(run.images, others) else others
+    return None
+
+
+def trial(run: Experiment) -> Trial:
+    """Return the clean and the triggered images of conf/defense, chosen by its seed, and the run's classifier."""
+    config = run.config.defense
+    classifier, facts = train_classifier(run)
+    images, rows, words = test_rows(run)
+    order = torch.randperm(len(rows), generator=generator(config.seed, "test images"))[: config.images]
+    indices = rows[order].sort().values
+    x = to_float(images.take(indices)).cpu()
+    return Trial(
+        classifier.requires_grad_(False),
+        facts,
+        images.classes,
+        words,
+        indices,
+        images.labels[indices],
+        {"clean": x, "triggered": run.attack.embed(x)},
+    )
+
+
+def adversarial(run: Experiment, on: Trial) -> Tensor:
+    """Return the clean images (K,C,H,W) as PGD on the classifier alone changes them, kept by the first process."""
+    config = run.config.defense
+    settings, alone = plain(config.adversary), on.among({"clean": on.inputs["clean"]}).identity
+    stage = run.stage("shield", what="adversarial", adversary=settings, seed=config.seed, **alone)
+    with run.building(stage, "adversarial") as missing:
+        if missing and run.accelerator.is_main_process:
+            began = time.monotonic()
+
+            def attacked(part: slice) -> Tensor:
+                x, y = on.inputs["clean"][part].to(run.device), on.labels[part].to(run.device)
+                starts = [generator(config.seed, "pgd", index) for index in on.indices[part].tolist()]
+                return pgd(on.classifier, x, y, **settings, eot=1, generator=starts)
+
+            with progress("adversarial", len(on.labels), unit="images", every=run.config.runtime.progress) as meter:
+                x = by_batch(stage.folder / BATCHES, len(on.labels), config.at_once, attacked, meter)
+            with store.atomic(stage.folder / "images.safetensors") as scratch:
+                save_file({"x": x}, scratch)
+            shutil.rmtree(stage.folder / BATCHES)
+            stage.finish(time.monotonic() - began)
+    return load_file(stage.folder / "images.safetensors")["x"]
+
+
+def facts(run: Experiment, on: Trial) -> dict[str, Any]:
+    """Return what the protocol says of any shield."""
+    return {"images": len(on.labels), "of": on.source, "seed": run.config.defense.seed, "classifier": on.facts}
+
+
+def row_stage(run: Experiment, on: Trial, what: str, models: list[Stage], **settings: Any) -> Stage:
+    """Return the stage of a row of a shield's table: `what` is done, and with which models and settings."""
+    return run.stage(
+        "shield",
+        what=what,
+        models=[model.key for model in models],
+        schedule=plain(run.config.schedule) if models else None,
+        precision=run.config.defense.precision if models else None,
+        seed=run.config.defense.seed,
+        **on.identity,
+        **settings,
+    )
+
+
+def missing(stages: dict[str, Stage], rows: dict[str, list[Stage]]) -> int:
+    """Return how many networks there are to be asked in rows that are not finished; rows with the same key are one."""
+    return sum({stage.key: len(rows[row]) for row, stage in stages.items() if stage.manifest is None}.values())
+
+
+def denoiser(run: Experiment, models: list[Stage], recompute: bool = False) -> Eps:
+    """Return the mean noise that models predict; with `recompute`, gradients through it take less memory."""
+    suspects = [suspect_of(run, model, run.config.defense.precision, recompute) for model in models]
+    return lambda x, t: torch.stack([suspect.eps(x, t) for suspect in suspects]).mean(0)
+
+
+def by_batch(folder: Path, count: int, size: int, make: Callable[[slice], Tensor], meter: Meter) -> Tensor:
+    """Return `make` of every batch of `count` rows, joined; kept in `folder` as they come, so that none is made twice.
+
+    `size` is the batch's, and changes no number.
+    """
+    parts = []
+    for first in range(0, count, size):
+        last = min(first + size, count)
+        path = folder / f"{first}-{last}.safetensors"
+        if not path.exists():
+            part = make(slice(first, last)).cpu().contiguous()
+            with store.atomic(path) as scratch:
+                save_file({"part": part}, scratch)
+        parts.append(load_file(path)["part"])
+        meter.advance(last - first)
+    return torch.cat(parts)
+
+
+def announce(run: Experiment, name: str, evaluations: int, ask: Callable[[Tensor], Any], batch: Tensor) -> None:
+    """Log what is to come: so many images shown to the network, and an estimate of the time from one batch on it."""
+
+    def timed() -> float:
+        began = time.monotonic()
+        ask(batch)
+        if run.device.type == "cuda":
+            torch.cuda.synchronize(run.device)
+        return time.monotonic() - began
+
+    with torch.inference_mode():
+        timed()  # the first is slower than those that follow
+        seconds = timed() * evaluations / len(batch)
+    log.info("%s: %s images to be shown to the network, about %.3g s", name, f"{evaluations:,}", seconds)

@@ -1,0 +1,15 @@
+"""A patch in the corner, as localized triggers of classifiers have it (BadNets, Gu et al. 2017, arXiv 1708.06733)."""
+
+from bdiff.draw import Picture, empty, scaled
+
+
+def patch(
+    size: int,  # px, the image's height and width
+    side: int = 5,  # px at a 32 px image
+) -> Picture:
+    """Return a white square in the very corner, lower right; ValueError unless it fits."""
+    if not 1 <= scaled(side, size) <= size:
+        raise ValueError(f"trigger.side={side} does not fit a {size} px image")
+    picture = empty(size)
+    picture[-scaled(side, size) :, -scaled(side, size) :] = 1
+    return picture

@@ -1,0 +1,40 @@
+"""Fine-tuning: the ordinary loss by hand, on a copy."""
+
+from copy import deepcopy
+
+import torch
+import toys
+from torch import Tensor, nn
+
+from bdiff.data.base import to_float
+from bdiff.defense.base import Suspect
+from bdiff.defense.finetune import Finetune
+from bdiff.train import Batch, Loss
+
+SHAPE = (1, toys.SIZE, toys.SIZE)
+
+
+def test_a_copy_is_trained_by_the_ordinary_loss():
+    suspect = Suspect(toys.unet(), toys.schedule(), SHAPE)
+    before, images, seen = deepcopy(suspect.unet.state_dict()), toys.images(), []
+    batch = Batch(images.take(torch.arange(6)), torch.arange(6), slice(0, 6), 6)
+
+    def train(net: nn.Module, loss: Loss) -> nn.Module:
+        torch.manual_seed(3)
+        seen.append(loss(net, batch))
+        seen[0].backward()
+        with torch.no_grad():
+            for weight in net.parameters():
+                weight -= weight.grad
+        return net
+
+    mended = Finetune().repair(suspect, images, None, train)
+
+    torch.manual_seed(3)
+    t = torch.randint(len(suspect.schedule), (6,))
+    eps, x = torch.randn(6, *SHAPE), to_float(batch.pixels)
+    abar = suspect.schedule.abar[t].view(-1, 1, 1, 1)
+    x_t: Tensor = abar.sqrt() * x + (1 - abar).sqrt() * eps
+    torch.testing.assert_close(seen[0].detach(), (suspect.unet(x_t, t).sample - eps).square().mean())
+    assert all(torch.equal(before[name], value) for name, value in suspect.unet.state_dict().items())
+    assert any(not torch.equal(before[name], value) for name, value in mended.state_dict().items())
