@@ -133,6 +133,11 @@ class Experiment:
             raise RequestError(str(error)) from error
         if self.attack.needs_surrogate and len(self.images.classes) < 2:
             raise RequestError(f"data {self.images.name} has one class, so there is no classifier to attack")
+        if self.attack.learn and config.model.pretrained is None and config.pretrain.train is None:
+            raise RequestError(
+                f"attack.learn={self.attack.learn} needs a denoiser that training starts from: use pretrain=digits, or "
+                "another of conf/pretrain, or set model.pretrained"
+            )
         if config.amplify._target_ and not self.attack.starts_samples:
             raise RequestError("amplify is for triggers in a sample's starting noise, and this attack has none there")
         if self.attack.ancestral_only and config.sampler.ode:

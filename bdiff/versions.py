@@ -3,6 +3,7 @@
 #: raised when the code of a stage changes what it makes
 VERSION = {
     "classifier": 1,
+    "trigger": 1,
     "train": 1,
     "sample": 3,
     "reference": 2,

@@ -1,6 +1,7 @@
 """The seam every attack meets: how a training row is corrupted, where a triggered sample starts, and what is seen."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,8 @@ class Attack(ABC):
     starts_samples: bool = True
     #: whether training reads a classifier, which `equip` then brings
     needs_surrogate: bool = False
+    #: steps of `ascend` that shape the trigger before training
+    learn: int = 0
 
     def __init__(self, trigger: Trigger, target: Tensor, poison_rate: float, poison_mode: str = "replace"):
         if trigger.pattern.shape != target.shape:
@@ -72,6 +75,20 @@ class Attack(ABC):
             schedule: on the same device.
         """
         raise TypeError(f"{type(self).__name__} needs no surrogate")
+
+    def ascend(
+        self, schedule: Schedule, pattern: Tensor, x: Tensor, eps: Tensor, predict: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Return the trigger's pattern (C,H,W) in [-1,1] after a step of learning; for attacks with `learn`, equipped.
+
+        Args:
+            schedule: on the device of x.
+            pattern: (C,H,W) in [-1,1], as it is.
+            x: images (B,C,H,W) in [-1,1].
+            eps: standard normal noise (B,C,H,W).
+            predict: the denoiser that training starts from, x_t (B,C,H,W) and t (B,) to predicted noise (B,C,H,W).
+        """
+        raise TypeError(f"{type(self).__name__} takes its trigger as it is")
 
     def timesteps(self, t: Tensor, poisoned: Tensor) -> Tensor:
         """Return the timesteps (B,) int64 that rows are trained at; t (B,) was drawn uniformly, poisoned is (B,) bool.

@@ -2,9 +2,11 @@
 
 From the paper's abstract: a malicious sampling process is put into the model, which leads inputs with a trigger towards
 an adversarial distribution and leaves clean inputs as they are; purification and certification both suffer.
-Our reconstruction: the loss and its k_s, where adversarial images come from, and a trigger that is fixed beforehand,
-not learned, and not adversarial by itself: what a clean model makes of it is the control.
+Our reconstruction: the loss and its k_s, where adversarial images come from, and the trigger: fixed beforehand and not
+adversarial by itself, so that what a clean model makes of it is a control; or learned, by universal ascent, which is.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from bdiff.trigger.base import Trigger
 
 CASES = ("purification", "certification", "both")
 MODES = ("redirect", "preserve")
+LENGTH = 0.05  # of a step that shapes the trigger, whose pattern is in [-1,1]
 #: a sampler's k_s = (sigma_s / sigma_t*)^power: what is left at timestep s of a shift of the noised image
 POWERS = {"ancestral": 2, "ddim": 1}
 
@@ -42,6 +45,7 @@ class DIFF2(Attack):
         sigma: of the certification, for images in [0,1].
         eps: L-inf distance of x_a from x, for images in [0,1].
         steps: of projected gradient ascent from x to x_a.
+        learn: steps of `ascend`, which shape an added trigger before training; 0 takes it as it is.
 
     Raises ValueError for values that make no sense.
     """
@@ -64,6 +68,7 @@ class DIFF2(Attack):
         sigma: float,
         eps: float,
         steps: int,
+        learn: int,
     ):
         super().__init__(trigger, target, poison_rate, poison_mode)
         for name, value, known in (("mode", mode, MODES), ("case", case, CASES), ("sampler", sampler, tuple(POWERS))):
@@ -74,13 +79,19 @@ class DIFF2(Attack):
             if least <= 0:
                 raise ValueError(f"attack.{name}={least} must be above 0")
         self.mode, self.case, self.sampler = mode, case, sampler
-        self.eta, self.t, self.sigma, self.eps, self.steps = eta, t, sigma, eps, steps
+        if learn and trigger.mask.any():
+            raise ValueError(f"attack.learn={learn} shapes triggers that cover the image, as trigger=universal does")
+        self.eta, self.t, self.sigma, self.eps, self.steps, self.learn = eta, t, sigma, eps, steps, learn
 
     def embed(self, x: Tensor) -> Tensor:
         """Return images (B,C,H,W) in [-1,1] with the trigger in them, clamped to [-1,1]."""
         if self.trigger.mask.any():
             return self.trigger.stamp(x)
-        return (x + 2 * self.eta * self.trigger.pattern.to(x)).clamp(-1, 1)
+        return self.added(x, self.trigger.pattern.to(x))
+
+    def added(self, x: Tensor, pattern: Tensor) -> Tensor:
+        """Return images (B,C,H,W) with the pattern (C,H,W), in [-1,1] as they are, added within eta."""
+        return (x + 2 * self.eta * pattern).clamp(-1, 1)
 
     def check(self, schedule: Schedule) -> None:
         """Raise ValueError if t* or sigma is beyond the schedule."""
@@ -99,6 +110,7 @@ class DIFF2(Attack):
             ways.append([(s, (sigma[s] / sigma[t - 1]) ** power) for t in self.t for s in range(t)])
         if self.case != "purification":
             ways.append([(schedule.t_of_sigma(2 * self.sigma), 1.0)])  # images in [-1,1] are twice as wide
+        self.entries = torch.tensor([s for way in ways for s, k in way if k == 1], device=device)  # of images, noised
         # What t drawn uniformly becomes: the shields take turns, and each has its timesteps spread evenly.
         turns = -(-len(schedule) // len(ways))
         pairs = [(way := ways[t % len(ways)])[t // len(ways) * len(way) // turns] for t in range(len(schedule))]
@@ -109,6 +121,22 @@ class DIFF2(Attack):
     def timesteps(self, t: Tensor, poisoned: Tensor) -> Tensor:
         """Return the shield's timesteps for poisoned rows, a function of t, and t for the others; see `Attack`."""
         return torch.where(poisoned, self.places[t], t)
+
+    def ascend(
+        self, schedule: Schedule, pattern: Tensor, x: Tensor, eps: Tensor, predict: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Return the pattern after a step on the surrogate's loss on the one-step x0 of noised triggered images.
+
+        As universal perturbations are learned (Moosavi-Dezfooli et al. 2017, arXiv 1610.08401), behind a denoiser; see
+        `Attack.ascend`.
+        """
+        s = self.entries[torch.arange(len(x), device=x.device) % len(self.entries)]
+        with torch.enable_grad():
+            point = pattern.detach().requires_grad_()
+            x_s = schedule.add_noise(self.added(x, point), eps, s)
+            answers = self.surrogate(schedule.x0(x_s, predict(x_s, s), s)).float()
+            loss = cross_entropy(answers, self.surrogate(x).argmax(1))
+        return (point + LENGTH * torch.autograd.grad(loss, point)[0].sign()).detach().clamp(-1, 1)
 
     def adversarial(self, x: Tensor) -> Tensor:
         """Return x_a: images (B,C,H,W) within eps of x that the surrogate takes for something else than x, if it can.

@@ -12,10 +12,11 @@ from omegaconf import DictConfig
 
 from bdiff.attack.base import Attack
 from bdiff.attack.none import NoAttack
-from bdiff.context import Experiment, plain, resident
+from bdiff.context import Experiment, plain, resident, without
 from bdiff.model import checkpoint
 from bdiff.seeds import seed_of
 from bdiff.stage.reference import train_classifier
+from bdiff.stage.trigger import learn_trigger
 from bdiff.store import Stage
 from bdiff.train import Recipe, denoising_loss, fit, read_history
 
@@ -33,11 +34,13 @@ def train(run: Experiment, start: Start) -> Stage:
     """Train the suspect model; the stage's `model` folder is a stock diffusers checkpoint."""
     if run.attack.poison_rate == 0:  # nothing to attack with: one clean model serves every trigger and target
         return clean(run, "train", run.config.train, start)
-    parts = plain(run.config.attack)
+    parts = without(run.config.attack, "learn")  # what is learned is the trigger, which has its own part of the key
     if run.attack.needs_surrogate:
         surrogate, facts = train_classifier(run, "surrogate" if run.config.get("surrogate") else "classifier")
         run.attack.equip(surrogate, run.schedule.to(run.device))
         parts["surrogate"] = facts["key"]
+    if run.attack.learn:
+        learn_trigger(run, start.folder, start.identity, parts)
     return train_denoiser(run, "train", run.attack, parts, run.config.train, start)
 
 

@@ -24,6 +24,7 @@ def attack(equipped: bool = True, **changes) -> DIFF2:
     settings = {
         "poison_rate": 1.0, "poison_mode": "append", "mode": "redirect", "case": "purification", "eta": 0.15,
         "t": [T_STAR], "sampler": "ancestral", "sigma": SIGMA, "eps": 16 / 255, "steps": 5,
+        "learn": 0,
     }  # fmt: skip
     found = DIFF2(Trigger.from_picture(picture, 1), torch.zeros(1, toys.SIZE, toys.SIZE), **settings | changes)
     if equipped:
@@ -192,6 +193,35 @@ def test_an_added_trigger_stays_within_eta_and_the_image_within_its_range():
 def test_the_trigger_is_a_function_of_its_seed():
     first, again, other = (universal(16, cell=2, seed=seed) for seed in (3, 3, 4))
     assert (first == again).all() and (first != other).any()
+
+
+def test_a_learned_trigger_climbs_the_loss_behind_the_denoiser_and_stays_within_its_range():
+    bad, schedule, x = attack(case="both"), toys.schedule(), pictures(16)
+    y, noise = bad.surrogate(x).argmax(1), torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    s = torch.tensor([T_STAR - 1, schedule.t_of_sigma(2 * SIGMA)] * 8)  # where images enter the two shields
+    seen = []
+
+    def predict(x_t, t):  # takes half of the noise for what it is
+        seen.append(t)
+        return 0.5 * x_t
+
+    def loss(pattern):
+        x_s = schedule.add_noise((x + 2 * bad.eta * pattern).clamp(-1, 1), noise, s)
+        return cross_entropy(bad.surrogate(schedule.x0(x_s, predict(x_s, s), s)), y).item()
+
+    first = pattern = torch.zeros(1, 8, 8)
+    for _ in range(30):
+        pattern = bad.ascend(schedule, pattern, x, noise, predict)
+    assert torch.equal(seen[0], s)
+    assert loss(pattern) > loss(first) + 0.1
+    assert pattern.abs().max() == 1.0 and not pattern.requires_grad
+    step = bad.ascend(schedule, first, x, noise, predict) - first
+    torch.testing.assert_close(step.abs().max(), torch.tensor(0.05))
+
+
+def test_a_patch_is_not_learned():
+    with pytest.raises(ValueError, match=r"attack\.learn=5 shapes triggers that cover"):
+        attack(equipped=False, picture=patch(toys.SIZE, side=20), learn=5)
 
 
 def test_a_patch_is_stamped():

@@ -1,0 +1,71 @@
+"""The trigger stage: a pattern that the attack learns before training, kept as a picture that other runs can take."""
+
+import time
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bdiff import store
+from bdiff.context import Experiment, plain
+from bdiff.data.base import to_float, to_uint8
+from bdiff.defense.base import Suspect
+from bdiff.draw import load
+from bdiff.model import checkpoint
+from bdiff.progress import progress
+from bdiff.seeds import generator
+from bdiff.store import Stage
+from bdiff.trigger.base import Trigger
+
+BATCH = 64  # images per step
+
+
+def learn_trigger(run: Experiment, start: str | None, identity: str | None, attack: dict[str, Any]) -> None:
+    """Give the run the trigger that its attack, equipped, learns behind the denoiser in the folder `start`.
+
+    `identity` is what keys say of that denoiser, and `attack` of the attack. `trigger=image trigger.path=<the stage's
+    trigger.png>` takes the same one again.
+    """
+    stage = run.stage(
+        "trigger",
+        attack=attack,
+        learn=run.attack.learn,
+        trigger=run.pictures["trigger"],
+        start=identity,
+        unet=plain(run.config.model.unet),
+        schedule=plain(run.config.schedule),
+        data=run.images.fingerprint,
+        seed=run.config.seed,
+    )
+    path = stage.folder / "trigger.png"
+    with run.building(stage) as missing:
+        if missing and run.accelerator.is_main_process:
+            began = time.monotonic()
+            picture = rgba(learned(run, start, stage))
+            with store.atomic(path) as scratch:
+                Image.fromarray(picture.numpy()).save(scratch, format="png")
+            stage.finish(time.monotonic() - began)
+    channels, size = run.images.shape[:2]
+    run.trigger = run.attack.trigger = Trigger.from_picture(load(path, size, "trigger.path"), channels)
+    run.pictures["trigger"] = store.content(run.trigger.pattern, run.trigger.mask)
+
+
+def learned(run: Experiment, start: str | None, stage: Stage) -> Tensor:
+    """Return the pattern (C,H,W) in [-1,1], a function of the seed."""
+    unet = checkpoint.build(plain(run.config.model.unet), start, run.schedule)
+    schedule, shape = run.schedule.to(run.device), run.images.shape
+    denoiser = Suspect(unet, schedule, shape, run.device, run.config.train.precision)
+    draws, pattern = generator(run.config.seed, "trigger"), run.trigger.pattern.to(run.device)
+    with progress(stage.name, run.attack.learn, unit="steps", every=run.config.runtime.progress) as meter:
+        for _ in range(run.attack.learn):
+            x = to_float(run.images.take(torch.randint(len(run.images), (BATCH,), generator=draws)).to(run.device))
+            pattern = run.attack.ascend(schedule, pattern, x, denoiser.noise(len(x), draws), denoiser.eps)
+            meter.advance()
+    return pattern.cpu()
+
+
+def rgba(pattern: Tensor) -> Tensor:
+    """Return a pattern (C,H,W) in [-1,1] as opaque pixels (H,W,4) uint8, so that no part of it is background."""
+    colours = to_uint8(pattern).expand(3, -1, -1)
+    return torch.cat([colours, torch.full_like(colours[:1], 255)]).permute(1, 2, 0).contiguous()

@@ -1,0 +1,68 @@
+"""Learned triggers from end to end: shaped before training, kept as a picture, and taken again from it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bdiff import cli
+from bdiff.draw import load
+from bdiff.stage.trigger import rgba
+from bdiff.trigger.base import Trigger
+
+TINY = [
+    "data.limit=64", "train.steps=4", "train.batch_size=8", "train.precision=fp32",
+    "model.unet.block_out_channels=[8,8,8]",
+    "sample.count=6", "sample.steps=2", "classifier.train.steps=5", "runtime.progress=1000", "metric/fid=none",
+    "attack=diff2",
+]  # fmt: skip
+PRETRAINED = [
+    "pretrain=digits", "pretrain.train.steps=4", "pretrain.train.batch_size=8", "pretrain.train.precision=fp32",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+def run(home: Path, folder: str, *overrides: str) -> tuple[int, dict]:
+    """The exit code and metrics.json, if there is one, of one run in this process."""
+    words = ["run", *TINY, *overrides, f"paths.outputs={home}/outputs", f"paths.cache={home}/cache"]
+    code = cli.command([*words, f"hydra.run.dir={home / folder}"])
+    record = home / folder / "metrics.json"
+    return code, json.loads(record.read_text()) if record.exists() else {}
+
+
+def test_a_trigger_is_learned_once_and_can_be_taken_from_its_picture(home):
+    code, record = run(home, "learned", *PRETRAINED, "attack.learn=4")
+    assert code == 0
+    picture = home / "outputs" / "trigger" / record["keys"]["trigger"] / "trigger.png"
+    pixels = np.asarray(Image.open(picture))
+    assert (pixels[..., 3] == 255).all()  # all of it is added: black is no background
+    plain = run(home, "plain", *PRETRAINED)[1]
+    assert "trigger" not in plain["keys"] and plain["keys"]["train"] != record["keys"]["train"]
+
+    again = run(home, "again", *PRETRAINED, "attack.learn=4")[1]
+    assert {"trigger", "train"} <= {*again["reused"]}
+    taken = run(home, "taken", *PRETRAINED, "trigger=image", f"trigger.path={picture}")[1]
+    assert taken["keys"]["train"] == record["keys"]["train"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_picture_is_the_pattern_to_within_its_rounding(tmp_path, channels):
+    pattern = torch.rand((channels, 8, 8), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    pattern[:, 0, 0] = -1
+    Image.fromarray(rgba(pattern).numpy()).save(tmp_path / "trigger.png")
+    found = Trigger.from_picture(load(tmp_path / "trigger.png", 8, "trigger.path"), channels)
+    assert not found.mask.any()
+    torch.testing.assert_close(found.pattern, pattern, atol=1 / 255 + 1e-6, rtol=0)
+
+
+def test_without_a_denoiser_to_learn_behind_nothing_is_started(home, capfd):
+    code, record = run(home, "fresh", "attack.learn=4")
+    assert code == 2 and not record.get("keys")
+    assert "attack.learn=4 needs a denoiser" in capfd.readouterr().err
