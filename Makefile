@@ -35,6 +35,27 @@ zoo = $(BIN)/bdiff run -m hydra/launcher=$(LAUNCHER) hydra.sweep.dir=$(TABLES)/z
 BUDGETS_digits := data=digits sample.count=96 metric/fid=none attack.poison_rate=0.3 train.steps=25,50,100,200,400
 BUDGETS_paper := data=cifar10 data.split=all metric/fid=none attack.poison_rate=0.1 train.steps=250,500,1000,2000,5000
 
+# DIFF2 and the shields it turns: purification at several t*, certification, countermeasures, and audits of the model.
+part = $(BIN)/bdiff run -m hydra/launcher=$(LAUNCHER) hydra.sweep.dir=$(TABLES)/table-diff2/$(1)
+COUNTER := defense.ensemble=true defense.repair=true defense/removal=finetune
+SHIELD := data=digits pretrain=digits pretrain.train.steps=500 pretrain.train.batch_size=64 train.batch_size=64
+DIFF2 := $(SHIELD) attack=diff2 train.steps=800
+REPAIR := $(COUNTER) defense.removal.train.epochs=100 defense.removal.train.lr=1e-3
+define diff2_digits
+$(call part,clean) $(SHIELD) attack=none train.steps=0 || code=1; \
+$(call part,shields) $(DIFF2) $(REPAIR) defense=purification defense.t=8,12,20 defense.strip.blends=4 || code=1; \
+$(call part,certified) $(DIFF2) $(REPAIR) defense=certification || code=1; \
+$(call part,audits) $(DIFF2) defense=$(AUDITS_digits) || code=1;
+endef
+CIFAR10 := data=cifar10 sample.count=10_000
+define diff2_paper
+$(call part,clean) $(CIFAR10) attack=none train.steps=0 || code=1; \
+$(call part,shields) experiment=$(call ROWS,diff2) $(COUNTER) || code=1; \
+$(call part,deeper) experiment=diff2/purification-resnet18-ddpm defense.t=75,150,200 $(COUNTER) || code=1; \
+$(call part,audits) $(CIFAR10) attack=diff2 attack.t=[75,100] attack.eta=0.0627 attack.eps=0.0627 attack.steps=10 \
+	classifier=resnet18 defense=$(AUDITS_paper) || code=1;
+endef
+
 FID_digits := fid_classifier
 FID_paper := fid
 
@@ -49,7 +70,7 @@ endef
 files = $(foreach form,md latex csv,$(BIN)/bdiff table $(1) --format $(form) --out $(TABLES)/$@.$(form);)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo tables table-baddiffusion table-clipping table-published zoo table-amplify test test-slow check format \
+.PHONY: help setup demo tables table-baddiffusion table-clipping table-published zoo table-amplify table-diff2 test test-slow check format \
 	constraints clean
 
 help:  ## list the targets
@@ -87,6 +108,15 @@ table-amplify: $(READY)  ## ASR over the training budget: original, reinforced a
 	@$(SWEEP) $(BUDGETS_$(PROFILE)) amplify=purediffusion; code=$$?; \
 	$(BIN)/bdiff table $(TABLES)/$@ --rows train.steps --metrics suspect/asr$(COMMA)amplified/asr$(COMMA)scaled/asr; \
 	exit $$code
+
+# On the digits one model serves all jobs, which therefore come one after the other, each on all cores.
+table-diff2: LAUNCHER = $(if $(filter digits,$(PROFILE)),basic,joblib)
+table-diff2: $(READY)  ## DIFF2 before purification and certification, countermeasures, and what audits see
+	@code=0; $(diff2_$(PROFILE)) \
+	$(BIN)/bdiff table $(TABLES)/$@/clean $(TABLES)/$@/audits --rows attack,defense \
+		--metrics $(FID_$(PROFILE)),audit/score,audit/flagged,audit/seconds || code=1; \
+	$(BIN)/bdiff shields $(TABLES)/$@ || code=1; \
+	for form in md latex; do $(BIN)/bdiff shields $(TABLES)/$@ --format $$form --out $(TABLES)/$@.$$form; done; exit $$code
 
 test: $(READY)  ## the tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' --durations=10 --numprocesses 2 --dist loadfile

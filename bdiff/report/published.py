@@ -32,7 +32,7 @@ def beside(rows: Sequence[Row], title: str, metrics: list[str] | None) -> Sheet:
     """Return a table of `rows`, ours beside the published figures; runs with other settings get a line each."""
     theirs = {name for row in rows for name in row.published["metrics"]}
     found = {name for row in rows for run in row.runs for name in run.metrics}
-    names = metrics or in_order(name for name in theirs | found if name.startswith("suspect/"))
+    names = metrics or in_order(theirs | {name for name in found if name.startswith("suspect/")})
     sources = list(dict.fromkeys(source(row.published) for row in rows))
     body, used = [], []
     for row in rows:
@@ -46,7 +46,7 @@ def beside(rows: Sequence[Row], title: str, metrics: list[str] | None) -> Sheet:
     heads = [head for name in names for head in (f"{short(name)} ours", f"{short(name)} published")
              if name in theirs or head.endswith("ours")]  # fmt: skip
     notes = [f"[{place}] {one}" for place, one in enumerate(sources, 1)]
-    if any(row.published["provenance"] not in SOUND for row in rows):
+    if any(weak(row.published) for row in rows):
         notes.append("? a figure that was not read in the authors' own work: a weak source")
     if used:
         notes += [counted([run for row in rows for run in row.runs], used), *protocols(used, names), *failures(used)]
@@ -63,8 +63,13 @@ def variants(runs: Sequence[Run]) -> list[list[Run]]:
 
 def source(published: dict[str, Any]) -> str:
     """Return a published row's source in one line."""
-    weak = "" if published["provenance"] in SOUND else "weak: "
-    return ": ".join(filter(None, [published["source"], published["where"]])) + f" ({weak}{published['provenance']})"
+    provenance = f" ({'weak: ' * weak(published)}{published['provenance']})" if published["metrics"] else ""
+    return ": ".join(filter(None, [published["source"], published["where"]])) + provenance
+
+
+def weak(published: dict[str, Any]) -> bool:
+    """Return whether there are figures, and they were not read in the authors' own work."""
+    return bool(published["metrics"]) and published["provenance"] not in SOUND
 
 
 def figure(published: dict[str, Any], metric: str) -> Cell:
@@ -72,17 +77,19 @@ def figure(published: dict[str, Any], metric: str) -> Cell:
     value = published["metrics"].get(metric)
     if value is None:
         return Cell("-")
-    return Cell(f"{value:g}{'' if published['provenance'] in SOUND else '?'}", value)
+    return Cell(f"{value:g}{'?' * weak(published)}", value)
 
 
 def verdict(row: Row, runs: Sequence[Run]) -> str:
     """Return whether the runs' numbers compare with the published ones: yes, for all but FID, or no, and why."""
     theirs = ["published trigger unknown"] if row.published["pair"].startswith("?") else []
-    if row.published["provenance"] not in SOUND:
+    if weak(row.published):
         theirs.append("weak source")
     done = [run for run in runs if run.done]
     if not done:
         return ", ".join([runs[0].record["status"] if runs else "not run", *theirs])
+    if not row.published["metrics"]:
+        return "no figure is published"
     theirs += [f"our drawing of {name}" for name in drawings(done[0])]
     apart = departures(done[0], row.settings)
     if reasons := theirs + [word for word in apart if not concerns_fid(word)]:

@@ -84,6 +84,15 @@ def test_a_row_without_runs_says_so_and_keeps_its_doubts():
     assert verdict(Row("row", weak, [], {}), []) == "not run, published trigger unknown, weak source"
 
 
+def test_a_row_without_figures_has_none_to_compare_with_and_no_weak_source(tmp_path):
+    bare = PUBLISHED | {"provenance": "none", "metrics": {}, "where": "nowhere"}
+    own = run(tmp_path / "run")
+    assert verdict(Row("row", bare, [own], ROW), [own]) == "no figure is published"
+    sheet = beside([Row("one", bare, [], {})], "title", None)
+    assert "[1] Paper, arXiv 1: nowhere" in sheet.notes
+    assert not any("weak" in note for note in sheet.notes)
+
+
 def test_figures_are_shown_as_read_and_weak_ones_marked():
     assert figure(PUBLISHED, "suspect/mse").text == "1.19e-05"
     assert figure(PUBLISHED, "suspect/fid").text == "21.1"

@@ -49,6 +49,8 @@ def held() -> dict[Key, dict]:
     """What conf/experiment holds, by folder and the settings that a request composes to."""
     found = {}
     for row in group_options()["experiment"]:
+        if row.partition("/")[0] not in FOLDERS.values():
+            continue
         (config,) = jobs([f"experiment={row}"], multirun=False)
         chosen = config.hydra.runtime.choices
         assert (chosen.attack, chosen.train, config.data.split) in {
@@ -62,6 +64,35 @@ def held() -> dict[Key, dict]:
         assert key not in found
         found[key] = dict(config.published)
     return found
+
+
+def test_rows_of_shields_show_a_review_s_figures_in_one_row_and_none_elsewhere():
+    if not PUBLISHED.exists():
+        pytest.skip(f"{PUBLISHED} is not there")
+    (row,) = [row for row in json.loads(PUBLISHED.read_text())["rows"] if row["method"] == "diff2"]
+    about = {name: row[name] for name in ("source", "where", "provenance")}
+    names = {"clean_acc": "clean/accuracy", "robust_acc": "adversarial/accuracy"}
+    who = {"before": "shield_clean_model", "after": "shield"}
+    figures = {}
+    for name, value in row["values"].items():
+        kind, _, when = name.rpartition("_")
+        figures[f"{who[when]}/{names[kind]}"] = pytest.approx(value / 100)
+    names = [name for name in group_options()["experiment"] if name.startswith("diff2/")]
+    for name in names:
+        (config,) = jobs([f"experiment={name}"], multirun=False)
+        shown = dict(config.published)
+        assert shown["metrics"] == (figures if name == "diff2/purification-resnet18-ddpm" else {})
+        if shown["metrics"]:
+            assert about.items() <= shown.items()
+        chosen = config.hydra.runtime.choices
+        assert (chosen.data, chosen.attack, chosen.trigger) == ("cifar10", "diff2", "universal")
+        assert config.attack.sampler == config.defense.get("sampler", "ancestral")
+        assert name.startswith(f"diff2/{chosen.defense}-{chosen.classifier}")
+        if "t" in config.defense:
+            assert config.defense.t in config.attack.t
+        else:
+            assert config.defense.sigma == config.attack.sigma
+    assert len(names) == 7
 
 
 def test_every_row_is_there_with_the_published_settings_and_figures():
