@@ -30,6 +30,7 @@ usage: bdiff run [-m] [key=value ...]
   bdiff table                           run folders as a table; bdiff table --help
   bdiff table baddiffusion              the rows of a paper, ours beside the published figures
   bdiff zoo outputs                     audited models as a detection benchmark; bdiff zoo --help
+  bdiff shields outputs                 classifiers behind shields, with their controls; bdiff shields --help
 
   bdiff data                            the datasets, found or missing; bdiff data --help
   bdiff data prepare cifar10            one of them downloaded or indexed, decoded, counted and shown
@@ -91,6 +92,10 @@ def command(words: list[str]) -> int:
             from bdiff.zoo import zoo
 
             return guarded(lambda: zoo(rest))
+        case ["shields", *rest]:
+            from bdiff.shields import shields
+
+            return guarded(lambda: shields(rest))
         case ["data", *rest]:
             from bdiff.prepare import data
 

@@ -4,7 +4,7 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,12 +36,13 @@ class Parser(argparse.ArgumentParser):
         raise RequestError(f"{message}: see {self.prog} --help")
 
 
+def names(text: str) -> list[str]:
+    """Return the words between commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def parser() -> Parser:
     """Return the parser of `bdiff table`."""
-
-    def names(text: str) -> list[str]:
-        return [name.strip() for name in text.split(",") if name.strip()]
-
     told = Parser(
         "bdiff table",
         description=__doc__,
@@ -99,7 +100,7 @@ def table(words: list[str]) -> None:
     else:
         known_keys(runs, [*(args.rows or []), *(args.cols or [])])
         sheet = pivot(runs, args.rows, args.cols or [], chosen(args.metrics, runs, set()))
-    deliver(sheet, args.format, args.out)
+    deliver([sheet], args.format, args.out)
 
 
 def rows_of(word: str, options: list[str]) -> list[str]:
@@ -153,10 +154,11 @@ def chosen(words: list[str] | None, runs: list[Run], more: set[str]) -> list[str
     return full
 
 
-def deliver(sheet: Sheet, form: str, out: Path | None) -> None:
-    """Print or write the table; csv has no place for notes, so they go to stderr."""
+def deliver(sheets: Sequence[Sheet], form: str, out: Path | None) -> None:
+    """Print or write the tables, one after the other; csv has no place for notes, so they go to stderr."""
     narrow = form == "rich" and out is None and sys.stdout.isatty()
-    written = to_rich(sheet, shutil.get_terminal_size().columns) if narrow else FORMATS[form](sheet)
+    width = shutil.get_terminal_size().columns
+    written = "\n".join(to_rich(sheet, width) if narrow else FORMATS[form](sheet) for sheet in sheets)
     if out is None:
         print(written, end="")
     elif out.is_dir():
@@ -169,4 +171,4 @@ def deliver(sheet: Sheet, form: str, out: Path | None) -> None:
             raise RequestError(f"--out {out} cannot be written ({os.strerror(error.errno or 0)})") from error
         print(f"written to {out}")
     if form == "csv":
-        print(*sheet.notes, sep="\n", file=sys.stderr)
+        print(*(note for sheet in sheets for note in sheet.notes), sep="\n", file=sys.stderr)

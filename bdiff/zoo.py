@@ -53,7 +53,7 @@ def zoo(words: list[str]) -> None:
         more = f" ({len(broken)} with a defense did not come to their end)" if broken else ""
         raise RunError(f"no audited run is done below {', '.join(map(str, args.folders))}{more}: "
                        "bdiff run defense=... makes them")  # fmt: skip
-    deliver(benchmark(audits, broken), args.format, args.out)
+    deliver([benchmark(audits, broken)], args.format, args.out)
     if args.figure:
         draw(audits, args.figure)
 

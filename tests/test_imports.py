@@ -29,7 +29,7 @@ LAYERS = [
     {"run"},
     {"rerun"},
     {"table"},
-    {"zoo"},
+    {"zoo", "shields"},
     {"prepare"},
     {"doctor"},
     {"cli"},
@@ -78,7 +78,8 @@ def test_imports_within_the_lowest_layer_make_no_circle():
 
 
 @pytest.mark.parametrize(
-    "modules", ["bdiff.cli, bdiff.request", "bdiff.table, bdiff.zoo", "bdiff.store, bdiff.draw, bdiff.data.check"]
+    "modules",
+    ["bdiff.cli, bdiff.request", "bdiff.table, bdiff.zoo, bdiff.shields", "bdiff.store, bdiff.draw, bdiff.data.check"],
 )
 def test_what_answers_at_once_imports_no_torch(modules):
     heavy = "{'torch', 'torchvision', 'diffusers', 'sklearn', 'matplotlib', 'wandb'}"

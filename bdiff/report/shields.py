@@ -1,0 +1,147 @@
+"""From runs with a shield to tables: how the classifier fares alone and behind each denoiser, setting by setting."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from bdiff.report.benchmark import unfinished
+from bdiff.report.pivot import agree, counted, failures, label, latest, mean, ordered, protocols, telling, text
+from bdiff.report.runs import Run, flat
+from bdiff.report.sheet import Cell, Sheet
+from bdiff.report.shield_table import KINDS, ROWS
+
+PURIFICATION = "bdiff.defense.purification.Purification"
+CERTIFICATION = "bdiff.defense.certification.Certification"
+
+#: of the protocol, what the shield's strength decides: runs that differ in it are there to be compared
+STRENGTH = {"t", "sigma", "network evaluations of an image"}
+
+TPR, FPR = "strip/tpr", "strip/fpr"
+
+Cells = dict[tuple[str, ...], list[Run]]  # by what the settings of the rows are set to
+
+
+class Line(NamedTuple):
+    """A row that every setting has: the words that it begins with, and its metrics, one per column."""
+
+    words: tuple[str, ...]
+    metrics: list[str]
+
+
+def shielded(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs that asked for a shield, whatever became of them."""
+    return [run for run in runs if shield(run) in (PURIFICATION, CERTIFICATION)]
+
+
+def shield(run: Run) -> str:
+    """Return what class the run's defense is of."""
+    return text(run.value("defense._target_"))
+
+
+def shields(runs: Iterable[Run], rows: list[str] | None) -> list[Sheet]:
+    """Return a table of the purified runs and one of the certified runs, as far as any is done.
+
+    Their rows are those of a shield for each combination of the settings `rows`, None for those in which the runs
+    differ. Raises RequestError if runs of one setting differ in more than their seed.
+    """
+    asked = shielded(runs)
+    done = [run for run in asked if run.done]
+    sheets = []
+    if own := [run for run in done if shield(run) == PURIFICATION]:
+        sheets.append(purified(own, rows))
+    if own := [run for run in done if shield(run) == CERTIFICATION]:
+        sheets.append(certified(own, rows))
+    if sheets:
+        sheets[-1] = replace(sheets[-1], notes=[*sheets[-1].notes, *gaps(unfinished(asked))])
+    return sheets
+
+
+def purified(runs: Sequence[Run], rows: list[str] | None) -> Sheet:
+    """Return accuracies, a column per kind of input, and ASR; how the entropy check fared is told in notes."""
+    there = {metric for run in runs for metric in run.metrics}
+    kinds = [kind for kind in KINDS if any(f"{row.purified}/{kind}/accuracy" in there for row in ROWS.values())]
+    lines = [
+        Line((row.label,), [*(f"{row.purified}/{kind}/accuracy" for kind in kinds), f"{row.purified}/asr"])
+        for row in ROWS.values()
+    ]
+    heads = ["shield", *(KINDS[kind] for kind in kinds), "ASR"]
+    keys, cells = settings(runs, rows)
+    checks = [f"{strip(keys, place)}: TPR {mean(members, TPR).text}, FPR {mean(members, FPR).text}"
+              for place, members in cells.items() if any(TPR in run.metrics for run in members)]  # fmt: skip
+    sheet = tabled("accuracy behind the shield", runs, keys, cells, heads, lines, "shield")
+    return replace(sheet, notes=[*sheet.notes, *checks])
+
+
+def strip(keys: Sequence[str], place: Sequence[str]) -> str:
+    """Return in words where the entropy check was tried."""
+    where = (f"{key}={word}" for key, word in zip(keys, place, strict=True))
+    return ", ".join(["STRIP behind the shield with the suspect", *where])
+
+
+def certified(runs: Sequence[Run], rows: list[str] | None) -> Sheet:
+    """Return certified accuracies, a column per radius, and the average radius (ACR)."""
+    there = {metric.rpartition("/")[2] for run in runs for metric in run.metrics}
+    radii = sorted((name for name in there if name.startswith("acc@")), key=lambda name: float(name[4:]))
+    lines = [
+        Line((row.label, words), [f"{row.certified}/{kind}/{column}" for column in (*radii, "acr")])
+        for row in ROWS.values()
+        for kind, words in KINDS.items()
+    ]
+    heads = ["shield", "input", *radii, "ACR"]
+    title = "certified accuracy at L2 radii, images in [0,1]"
+    return tabled(title, runs, *settings(runs, rows), heads, lines, "certification")
+
+
+def settings(runs: Sequence[Run], rows: list[str] | None) -> tuple[list[str], Cells]:
+    """Return the settings that the rows begin with, and the runs of each combination of them, in order.
+
+    A key of `rows` that none of the runs is set at is left out: it is of the other table's runs.
+    """
+    keys = telling(runs, []) if rows is None else [key for key in rows if any(key in run.settings for run in runs)]
+    used = latest(runs, keys)
+    cells = {place: [run for run in used if label(run, keys) == place]
+             for place in ordered({label(run, keys) for run in used})}  # fmt: skip
+    for members in cells.values():
+        agree(members)
+    return keys, cells
+
+
+def tabled(
+    title: str, runs: Sequence[Run], keys: list[str], cells: Cells, heads: list[str], lines: list[Line], about: str
+) -> Sheet:
+    """Return the table of those `lines` of each setting that any of its runs has numbers for.
+
+    `about` is the part of the protocol that tells how they were measured.
+    """
+    body = [
+        [*map(Cell, (*place, *line.words)), *(number(members, metric) for metric in line.metrics)]
+        for place, members in cells.items()
+        for line in lines
+        if any(metric in run.metrics for run in members for metric in line.metrics)
+    ]
+    used = [run for members in cells.values() for run in members]
+    notes = [counted(runs, used), *protocols(measured(used, about), [about])]
+    return Sheet(f"{title}{' by ' if keys else ''}{', '.join(keys)}", [*keys, *heads], body, notes)
+
+
+def number(runs: Sequence[Run], metric: str) -> Cell:
+    """Return the mean of the metric over seeds, or a dash where it was not asked for."""
+    return mean(runs, metric) if any(metric in run.metrics for run in runs) else Cell("-", n=0)
+
+
+def measured(runs: Sequence[Run], about: str) -> list[Run]:
+    """Return the runs with no protocol but `about`, less what the table shows anyway and strengths that vary."""
+    facts = [flat(run.record["protocol"][about]) for run in runs]
+    varied = {key for key in STRENGTH if len({text(own.get(key)) for own in facts}) > 1}
+    told = [{key: value for key, value in own.items() if key not in varied | {"radii"}
+             and not key.startswith("tables.") and not key.endswith(".absent")} for own in facts]  # fmt: skip
+    return [replace(run, record=run.record | {"protocol": {about: own}}) for run, own in zip(runs, told, strict=True)]
+
+
+def gaps(broken: Sequence[Run]) -> list[str]:
+    """Return how many runs with a shield did not come to their end, and why those failed that did."""
+    if not broken:
+        return []
+    states = Counter(run.record["status"] for run in broken)
+    return [f"not in the tables: {', '.join(f'{count} {state}' for state, count in states.items())}", *failures(broken)]
