@@ -17,8 +17,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bdiff.checks import OPTIONAL, RULES, did_you_mean, leaves, nearest, one_line, value_problems
+from bdiff.checks import leaves, one_line, value_problems
 from bdiff.errors import RequestError
+from bdiff.rules import OPTIONAL, RULES, did_you_mean, nearest
 
 PACKAGE = "bdiff.conf"
 CONF = Path(str(resources.files(PACKAGE)))

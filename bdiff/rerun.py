@@ -7,10 +7,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bdiff.checks import did_you_mean, leaves, one_line, value_problem, value_problems
+from bdiff.checks import leaves, one_line, value_problem, value_problems
 from bdiff.errors import RequestError
 from bdiff.report.runs import read
 from bdiff.request import jobs
+from bdiff.rules import did_you_mean
 from bdiff.run import closing
 
 USAGE = "write bdiff rerun <run folder> [key=value ...]"

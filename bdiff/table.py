@@ -11,13 +11,13 @@ from typing import Any, NoReturn
 from omegaconf import OmegaConf
 
 from bdiff import store
-from bdiff.checks import did_you_mean, nearest
 from bdiff.errors import RequestError, RunError
 from bdiff.report.pivot import in_order, ordered, pivot
 from bdiff.report.published import Row, beside
 from bdiff.report.runs import Run, find, flat
 from bdiff.report.sheet import Sheet, to_csv, to_latex, to_md, to_rich
 from bdiff.request import CONF, group_options, jobs
+from bdiff.rules import did_you_mean, nearest
 
 FORMATS: dict[str, Callable[[Sheet], str]] = {"rich": to_rich, "md": to_md, "latex": to_latex, "csv": to_csv}
 

@@ -11,11 +11,12 @@ from hydra import compose, initialize_config_module
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from bdiff.checks import MIXED, OPTIONAL, RULES, leaves, type_problem
+from bdiff.checks import leaves
 from bdiff.defense.base import Audit, Guard, Repair, Shield
 from bdiff.defense.purediffusion import PureDiffusion
 from bdiff.make import make
 from bdiff.request import PACKAGE, jobs
+from bdiff.rules import MIXED, OPTIONAL, RULES, type_problem
 from bdiff.stage import suspect
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -103,8 +104,10 @@ def test_conf_mirrors_the_package(group, option):
     targets = [part["_target_"] for part in parts(config)]
     package = "defense" if group == "defense/removal" else group  # a removal is any repair, used after an audit
     assert all(target.startswith(f"bdiff.{package.replace('/', '.')}.") for target in targets)
-    others = {*options(group)} - {option}  # of which it may be a variant
-    assert targets or "_target_: null" in path.read_text() or others & {*config.get("defaults", [])}
+    listed = [entry for entry in config.get("defaults", []) if isinstance(entry, str)]
+    taken = {(Path("/", group) / entry.partition("@")[0]).as_posix() for entry in listed}
+    variant = taken & {f"/{name}/{one}" for name, one in OPTIONS if name in (group, package)}
+    assert targets or "_target_: null" in path.read_text() or variant
 
 
 def test_every_folder_of_options_is_a_group_of_the_defaults():

@@ -23,6 +23,7 @@ LAYERS = [
     {"stage"},
     {"experiment"},
     {"job"},
+    {"rules"},
     {"checks"},
     {"request"},
     {"board", "sweep"},

@@ -243,6 +243,10 @@ WRONG_DEFENSES = [
     ("defense=purediffusion defense.timesteps=0.5", "must be falling shares"),
     ("defense=elijah defense.precision=fp8", "defense.precision=fp8 is not known"),
     ("defense=anp defense.budget=0", "defense.budget=0 must be above 0"),
+    ("defense=purification defense.steps=1.5", "defense.steps=1.5 must be a whole number"),
+    ("defense=purification defense.steps=all", "defense.steps=all must be a whole number"),
+    ("defense=purification defense.steps=0", "defense.steps=0 must be at least 1"),
+    ("defense=elijah defense.steps=null", "defense.steps cannot be null: its default is 100"),
     ("amplify=purediffusion amplify.inversion.law=nosuch", "amplify.inversion.law=nosuch is not known"),
     ("amplify=purediffusion amplify.inversion.steps=0", "amplify.inversion.steps=0 must be at least 1"),
     ("defense=terd defense.window=101", "defense.window=101 is more than the schedule's 100 timesteps"),
@@ -290,6 +294,8 @@ RIGHT = [
     "defense=purediffusion defense.law=0.5 defense.shift=0 amplify=purediffusion amplify.inversion.law=1",
     "defense=terd sample.count=2 trigger=noise trigger.cell=1",
     "defense=clipping sampler=ddim sample.clip=true",
+    "defense=purification defense.steps=4",
+    "defense=purification defense.steps=null",
     "defense=anp defense.train.steps=5 amplify=purediffusion sample.count=2",
 ]
 

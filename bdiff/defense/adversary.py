@@ -105,7 +105,7 @@ def apgd(logits: Logits, x: Tensor, y: Tensor, *, norm: str, eps: float, steps: 
     try:
         from pyautoattack.autopgd_base import APGDAttack
     except ImportError as error:
-        raise RunError("APGD needs pyautoattack: pip install pyautoattack") from error
+        raise RunError("APGD needs pyautoattack: pip install 'bdiff[attacks]'") from error
 
     def halved(unit: Tensor) -> Tensor:
         return logits(2 * unit - 1)

@@ -27,7 +27,7 @@ from bdiff.stage.answer import Answer, first_images
 from bdiff.stage.measure import measure, triggered
 from bdiff.stage.sample import draw_samples, kinds, shifted
 from bdiff.stage.shield import shielded
-from bdiff.stage.suspect import OURS, method, suspect_of
+from bdiff.stage.suspect import AROUND, method, suspect_of
 from bdiff.stage.train import Start, clean_model
 from bdiff.store import Stage
 from bdiff.train import Loss, Recipe, fit, read_history
@@ -113,12 +113,11 @@ def audited(run: Experiment, model: Stage, audit: Audit) -> Answer:
 def invert(run: Experiment, model: Stage, audit: Audit) -> Stage:
     """Let the audit invert a trigger, kept as trigger.safetensors; by the first process."""
     config = run.config.defense
-    left_out = (*OURS[1:], "threshold")  # what does not change the trigger; precision, the first, does
     stage = run.stage(
         "audit",
         model=model.key,
         schedule=plain(run.config.schedule),
-        defense=without(config, *left_out),
+        defense=without(config, *AROUND, "threshold"),  # which change nothing of the trigger
         seed=run.config.seed,
     )
     with run.building(stage, "audit") as missing:

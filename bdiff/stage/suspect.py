@@ -10,11 +10,14 @@ from bdiff.make import make
 from bdiff.model import checkpoint
 from bdiff.store import Stage
 
-#: keys of conf/defense that are the stages', not the method's
-OURS = (
-    *("precision", "checkpoint", "repair", "removal", "images", "train"),
+#: keys of conf/defense that are the stages', not the method's: what changes the numbers that a model answers with,
+NUMERICS = ("precision",)
+#: and what is done around the method, which changes nothing of what an audit inverts
+AROUND = (
+    *("checkpoint", "repair", "removal", "images", "train"),
     *("seed", "ensemble", "adversary", "adaptive", "strip", "radii", "at_once"),
 )
+OURS = (*NUMERICS, *AROUND)
 
 
 def suspect_of(run: Experiment, model: Stage, precision: str = "fp32", recompute: bool = False) -> Suspect:

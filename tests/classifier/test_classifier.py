@@ -215,7 +215,7 @@ def test_without_timm_the_error_says_how_to_get_it(monkeypatch):
     from bdiff.classifier.timm import Timm
 
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(RequestError, match="pip install timm"):
+    with pytest.raises(RequestError, match=r"pip install 'bdiff\[classifiers\]'"):
         Timm(3, 10, name="resnet18", pretrained=False, path=None, size=None)
 
 

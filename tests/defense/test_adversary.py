@@ -156,7 +156,7 @@ def test_an_unknown_norm_is_refused(net):
 
 def test_apgd_is_missed_in_one_line(net, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyautoattack.autopgd_base", None)
-    with pytest.raises(RunError, match="pip install pyautoattack"):
+    with pytest.raises(RunError, match=r"pip install 'bdiff\[attacks\]'"):
         apgd(net, images(), torch.zeros(6, dtype=torch.int64), norm="linf", eps=0.1, steps=1, eot=1, seed=0)
 
 
