@@ -93,6 +93,7 @@ def device(value: Any) -> str | None:
 #: what a value must be like, beside having the type of the default it replaces; null values are not looked at
 RULES: dict[str, Callable[[Any], str | None]] = {
     "name": a_name,
+    "attack.learn": at_least(0),
     "attack.poison_rate": share,
     "attack.poison_mode": one_of("replace", "append"),
     "data.size": at_least(8),

@@ -5,12 +5,14 @@ from typing import Any
 from rich.table import Table
 
 #: digits after the point, by what is measured; small errors read better as powers of ten
-FORMATS = {"fid": "{:.2f}", "fid_classifier": "{:.3f}", "psnr": "{:.2f}", "asr": "{:.3f}", "ssim": "{:.4f}"}
+THREE = ("asr", "fid_classifier", "accuracy", "acc", "acr", "tpr", "fpr")
+FORMATS = {"fid": "{:.2f}", "psnr": "{:.2f}", "ssim": "{:.4f}"} | dict.fromkeys(THREE, "{:.3f}")
 
 
 def shown(metric: str, value: float) -> str:
     """Return `value` of a metric named `who/what` as a table shows it."""
-    return FORMATS.get(metric.rpartition("/")[2], "{:.3g}").format(value)
+    what = metric.rpartition("/")[2].partition("@")[0]  # the radius of acc@0.25 is not its format
+    return FORMATS.get(what, "{:.3g}").format(value)
 
 
 def metrics_table(record: dict[str, Any]) -> Table:

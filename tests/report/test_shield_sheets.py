@@ -32,15 +32,15 @@ def test_every_setting_has_the_shields_rows_with_means_over_seeds(tmp_path):
     (sheet,) = tables(tmp_path)
     assert sheet.title == "accuracy behind the shield by defense.t"
     assert sheet.heads == ["defense.t", "shield", "clean", "triggered + adversarial", "adaptive", "ASR"]
-    same = " ± 0 (n=2)"
+    same = " ± 0.000 (n=2)"
     assert texts(sheet) == [
-        ["8", "no shield", f"1{same}", "-", "-", "0.100 ± 0.000 (n=2)"],
-        ["8", "shield with the clean model", f"0.9{same}", "-", "-", "0.200 ± 0.000 (n=2)"],
-        ["8", "shield with the suspect", f"0.8{same}", "-", f"0.25{same}", "0.680 ± 0.141 (n=2)"],
-        ["8", "shield with both models", "-", f"0.5{same}", "-", "-"],
-        ["20", "no shield", f"1{same}", "-", "-", "0.100 ± 0.000 (n=2)"],
-        ["20", "shield with the clean model", f"0.9{same}", "-", "-", "0.200 ± 0.000 (n=2)"],
-        ["20", "shield with the suspect", f"0.8{same}", "-", "-", "0.800 ± 0.141 (n=2)"],
+        ["8", "no shield", f"1.000{same}", "-", "-", "0.100 ± 0.000 (n=2)"],
+        ["8", "shield with the clean model", f"0.900{same}", "-", "-", "0.200 ± 0.000 (n=2)"],
+        ["8", "shield with the suspect", f"0.800{same}", "-", f"0.250{same}", "0.680 ± 0.141 (n=2)"],
+        ["8", "shield with both models", "-", f"0.500{same}", "-", "-"],
+        ["20", "no shield", f"1.000{same}", "-", "-", "0.100 ± 0.000 (n=2)"],
+        ["20", "shield with the clean model", f"0.900{same}", "-", "-", "0.200 ± 0.000 (n=2)"],
+        ["20", "shield with the suspect", f"0.800{same}", "-", "-", "0.800 ± 0.141 (n=2)"],
     ]  # fmt: skip
     cell = sheet.rows[2][-1]
     assert (cell.value, cell.std, cell.n) == (pytest.approx(0.68), pytest.approx(0.02**0.5), 2)
@@ -56,14 +56,14 @@ def test_certified_runs_have_a_row_per_input_and_a_column_per_radius(tmp_path):
     assert sheet.title == "certified accuracy at L2 radii, images in [0,1] by defense.sigma"
     assert sheet.heads == ["defense.sigma", "shield", "input", "acc@0", "acc@2", "acc@10", "ACR"]
     own = [
-        ["no shield", "clean", "0.1", "-", "-", "0.01"],
-        ["shield with the suspect", "clean", "0.9", "-", "-", "0.5"],
-        ["shield with the suspect", "triggered", "0.2", "-", "-", "0.05"],
+        ["no shield", "clean", "0.100", "-", "-", "0.010"],
+        ["shield with the suspect", "clean", "0.900", "-", "-", "0.500"],
+        ["shield with the suspect", "triggered", "0.200", "-", "-", "0.050"],
     ]
     assert texts(sheet) == [
         *(["0.25", *row] for row in own),
         *(["0.5", *row] for row in own),
-        ["0.5", "shield with the suspect repaired", "triggered", "-", "0.25", "0.125", "-"],
+        ["0.5", "shield with the suspect repaired", "triggered", "-", "0.250", "0.125", "-"],
     ]
 
 
@@ -123,7 +123,7 @@ def test_how_the_entropy_check_fared_is_told_for_each_setting(tmp_path):
     write_shielded(tmp_path / "t30", PURIFIED, typed={"t": 30})
     start = "STRIP behind the shield with the suspect, defense.t="
     assert [note for note in tables(tmp_path)[0].notes if "STRIP" in note] == [
-        f"{start}8: TPR 0.5, FPR 0.0625", f"{start}20: TPR 0.25, FPR 0.0625",
+        f"{start}8: TPR 0.500, FPR 0.062", f"{start}20: TPR 0.250, FPR 0.062",
     ]  # fmt: skip
 
 
