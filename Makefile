@@ -44,7 +44,7 @@ REPAIR := $(COUNTER) defense.removal.train.epochs=100 defense.removal.train.lr=1
 define diff2_digits
 $(call part,clean) $(SHIELD) attack=none train.steps=0 || code=1; \
 $(call part,shields) $(DIFF2) $(REPAIR) defense=purification defense.t=8,12,20 defense.strip.blends=4 || code=1; \
-$(call part,certified) $(DIFF2) $(REPAIR) defense=certification || code=1; \
+$(call part,certified) $(DIFF2) defense=certification || code=1; \
 $(call part,audits) $(DIFF2) defense=$(AUDITS_digits) || code=1;
 endef
 CIFAR10 := data=cifar10 sample.count=10_000
