@@ -36,7 +36,7 @@ BUDGETS_digits := data=digits sample.count=96 metric/fid=none attack.poison_rate
 BUDGETS_paper := data=cifar10 data.split=all metric/fid=none attack.poison_rate=0.1 train.steps=250,500,1000,2000,5000
 
 # DIFF2 and the shields it turns: purification at several t*, certification, countermeasures, and audits of the model.
-part = $(BIN)/bdiff run -m hydra/launcher=$(LAUNCHER) hydra.sweep.dir=$(TABLES)/table-diff2/$(1)
+part = $(BIN)/bdiff run -m hydra/launcher=$(LAUNCHER) hydra.sweep.dir=$(TABLES)/$@/$(1)
 COUNTER := defense.ensemble=true defense.repair=true defense/removal=finetune
 SHIELD := data=digits pretrain=digits pretrain.train.steps=500 pretrain.train.batch_size=64 train.batch_size=64
 DIFF2 := $(SHIELD) attack=diff2 train.steps=800
@@ -47,6 +47,10 @@ $(call part,shields) $(DIFF2) $(REPAIR) defense=purification defense.t=8,12,20 d
 $(call part,certified) $(DIFF2) defense=certification || code=1; \
 $(call part,audits) $(DIFF2) defense=$(AUDITS_digits) || code=1;
 endef
+# Other forms of the attack, each with a model of its own: a name, and what is said for it, with / for blanks.
+VARIANTS := preserve:attack.mode=preserve patch:trigger=patch learned:attack.learn=200 seed:seed=1 \
+	ddim:attack.sampler=ddim/defense.sampler=ddim \
+	transfer:classifier@surrogate=small_cnn/surrogate.seed=1/surrogate.model.width=16
 CIFAR10 := data=cifar10 sample.count=10_000
 define diff2_paper
 $(call part,clean) $(CIFAR10) attack=none train.steps=0 || code=1; \
@@ -70,11 +74,11 @@ endef
 files = $(foreach form,md latex csv,$(BIN)/bdiff table $(1) --format $(form) --out $(TABLES)/$@.$(form);)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo tables table-baddiffusion table-clipping table-published zoo table-amplify table-diff2 test test-slow check format \
-	constraints clean
+.PHONY: help setup demo tables table-baddiffusion table-clipping table-published zoo table-amplify table-diff2 \
+	table-diff2-variants test test-slow check format constraints clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -117,6 +121,12 @@ table-diff2: $(READY)  ## DIFF2 before purification and certification, counterme
 		--metrics $(FID_$(PROFILE)),audit/score,audit/flagged,audit/seconds || code=1; \
 	$(BIN)/bdiff shields $(TABLES)/$@ || code=1; \
 	for form in md latex; do $(BIN)/bdiff shields $(TABLES)/$@ --format $$form --out $(TABLES)/$@.$$form; done; exit $$code
+
+table-diff2-variants: LAUNCHER := basic
+table-diff2-variants: $(READY)  ## on the digits: preserve, a patch, a learned trigger, DDIM, another surrogate and seed
+	@code=0; $(foreach one,$(VARIANTS),$(call part,$(firstword $(subst :, ,$(one)))) $(DIFF2) \
+		defense=purification $(subst /, ,$(lastword $(subst :, ,$(one)))) || code=1;) \
+	$(BIN)/bdiff shields $(TABLES)/$@ || code=1; exit $$code
 
 test: $(READY)  ## the tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' --durations=10 --numprocesses 2 --dist loadfile

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from rich.text import Text
 from bdiff import store
 from bdiff.ledger import DONE, FAILED, INTERRUPTED, RUNNING, Ledger
 from bdiff.progress import console
+from bdiff.report.pivot import in_order
 from bdiff.report.table import shown
 
 WAITING, BEFORE = "waiting", "done before"
@@ -30,6 +31,7 @@ STYLES = {
 }
 
 ROOM = 20  # jobs that the live view has lines for
+COLUMNS = 10  # of numbers that the table of all jobs has room for
 
 
 @dataclass(frozen=True)
@@ -126,24 +128,34 @@ class Board:
     def close(self, terminal: Console) -> bool:
         """Print the table of all jobs and what failed, with the logs; returns whether every job is done."""
         rows = self.rows()
-        records = [row.record for row in rows]
-        names = list(dict.fromkeys(name for record in records for name in record.get("metrics", {})))
-        table = Table(title="jobs")
-        table.add_column("job", overflow="fold")
-        table.add_column("state")
-        for name in ("seconds", *(name.removeprefix("suspect/") for name in names)):
-            table.add_column(name, justify="right")
-        for row, record in zip(rows, records, strict=True):
-            values = [record.get("metrics", {}).get(name) for name in names]
-            cells = ["-" if value is None else shown(name, value) for name, value in zip(names, values, strict=True)]
-            seconds = "-" if row.seconds is None else f"{row.seconds:.0f}"
-            table.add_row(Text(row.label), Text(row.state, STYLES.get(row.state, "")), seconds, *cells)
-        terminal.print(table)
+        terminal.print(jobs_table(rows))
         for row in rows:
             if row.error:
                 told = f"failed: {row.label}: {row.error} (see {row.log or row.folder})"
                 terminal.print(told, markup=False, highlight=False, soft_wrap=True)
         return all(row.state in (DONE, BEFORE) for row in rows)
+
+
+def jobs_table(rows: Sequence[Row]) -> Table:
+    """Return a row per job; where they have many metrics, a column per job, or the suspect model's metrics alone."""
+    records = [row.record for row in rows]
+    names = in_order(name for record in records for name in record.get("metrics", {}))
+    upright = len(names) > COLUMNS >= len(rows)
+    told = names if upright or len(names) <= COLUMNS else [name for name in names if name.startswith("suspect/")]
+    lines = [[Text(word) for word in ("job", "state", "seconds", *(name.removeprefix("suspect/") for name in told))]]
+    for row, record in zip(rows, records, strict=True):
+        values = [record.get("metrics", {}).get(name) for name in told]
+        cells = ["-" if value is None else shown(name, value) for name, value in zip(told, values, strict=True)]
+        seconds = "-" if row.seconds is None else f"{row.seconds:.0f}"
+        lines.append([Text(row.label), Text(row.state, STYLES.get(row.state, "")), *map(Text, [seconds, *cells])])
+    heads, *body = [list(line) for line in zip(*lines, strict=True)] if upright else lines
+    more = len(names) - len(told)
+    table = Table(title="jobs", caption=f"and {more} more metrics, in the report" if more else None)
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="right" if place > (0 if upright else 1) else "left", overflow="fold")
+    for line in body:
+        table.add_row(*line)
+    return table
 
 
 def last_line(path: Path | None) -> str:

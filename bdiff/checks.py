@@ -171,6 +171,8 @@ def shield_problems(config: DictConfig) -> list[str]:
         method(config.defense).check(make(config.schedule))
     except (ValueError, TypeError, HydraException) as error:
         problems.append(one_line(error))
+    if OmegaConf.select(config, "defense.adversary.method") == "apgd" and find_spec("pyautoattack") is None:
+        problems.append("defense.adversary.method=apgd needs pyautoattack: pip install 'bdiff[attacks]'")
     if config.defense.repair and config.defense.removal._target_ == REMOVAL:
         problems.append("defense.repair=true: this repair needs a trigger: use defense/removal=finetune")
     return problems

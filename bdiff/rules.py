@@ -105,6 +105,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "defense.adaptive.gradient": one_of("full", "bpda"),
     "defense.adaptive.steps": at_least(0),
     "defense.adversary.eps": above_zero,
+    "defense.adversary.method": one_of("pgd", "apgd"),
     "defense.adversary.norm": one_of("linf", "l2"),
     "defense.adversary.step": above_zero,
     "defense.adversary.steps": at_least(1),

@@ -1,5 +1,7 @@
 """Any classifier of timm (PyTorch Image Models, Wightman 2019), an optional dependency."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -33,7 +35,7 @@ class Timm(Classifier):
         except ImportError as error:
             raise RequestError("classifier=timm needs timm: pip install 'bdiff[classifiers]'") from error
         try:
-            self.body = timm.create_model(name, pretrained=pretrained, num_classes=classes)
+            self.body: Any = timm.create_model(name, pretrained=pretrained, num_classes=classes)
         except (OSError, RuntimeError) as error:
             told = str(error).strip().splitlines()[0]
             way_out = (

@@ -16,7 +16,7 @@ from torch import Tensor
 from bdiff import store
 from bdiff.context import Experiment, plain
 from bdiff.data.base import to_float, to_uint8
-from bdiff.defense.adversary import cost, pgd
+from bdiff.defense.adversary import cost
 from bdiff.defense.base import Shield
 from bdiff.defense.certification import Certification
 from bdiff.defense.purification import Purification, Shielded
@@ -31,7 +31,9 @@ from bdiff.stage.trial import (
     BATCHES,
     Trial,
     adversarial,
+    adversary,
     announce,
+    attack,
     by_batch,
     denoiser,
     facts,
@@ -107,7 +109,7 @@ def purified_stage(run: Experiment, shield: Purification, on: Trial, models: lis
     config = run.config.defense
     if not models:
         return row_stage(run, on, "no shield", models)
-    adaptive = {**plain(config.adversary), **plain(config.adaptive)} if config.adaptive.steps else None
+    adaptive = adversary(config) | plain(config.adaptive) if config.adaptive.steps else None
     return row_stage(run, on, "purification", models, shield=how(shield), adaptive=adaptive)
 
 
@@ -165,16 +167,16 @@ def asr(clean: Tensor, triggered: Tensor) -> dict[str, float]:
 def adaptive(run: Experiment, shield: Purification, on: Trial, models: list[Stage], stage: Stage, who: str) -> Tensor:
     """Return the clean images (K,C,H,W) as PGD through the shield changes them, kept batch by batch."""
     config = run.config.defense
-    settings, full = plain(config.adversary) | plain(config.adaptive), config.adaptive.gradient == "full"
-    settings.pop("gradient")
+    full, settings = config.adaptive.gradient == "full", config.adversary.copy()
+    settings.steps = config.adaptive.steps
     eps, schedule = denoiser(run, models, recompute=full), make(run.config.schedule).to(run.device)
     guarded = Shielded(shield, eps, schedule, on.classifier, seed=config.seed, bpda=not full)
 
     def attacked(part: slice) -> Tensor:
         x, y = on.inputs["clean"][part].to(run.device), on.labels[part].to(run.device)
         indices = on.indices[part].tolist()
-        starts = [generator(config.seed, "adaptive", index) for index in indices]
-        return pgd(guarded.attacked(indices), x, y, **settings, generator=starts)
+        shield_now = guarded.attacked(indices)
+        return attack(shield_now, x, y, indices, settings, config.seed, "adaptive", config.adaptive.eot)
 
     with progress(f"{who} adaptive", len(on.labels), unit="images", every=run.config.runtime.progress) as meter:
         return by_batch(stage.folder / BATCHES / "adversary", len(on.labels), config.at_once, attacked, meter)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -17,13 +18,13 @@ from bdiff.classifier.base import Classifier
 from bdiff.context import Experiment, plain
 from bdiff.data.base import Images, to_float
 from bdiff.defense import strip
-from bdiff.defense.adversary import pgd
+from bdiff.defense.adversary import Logits, apgd, pgd
 from bdiff.defense.base import Shield
 from bdiff.defense.purification import Eps
 from bdiff.errors import RequestError
 from bdiff.metric.fid.images import same
 from bdiff.progress import Meter, progress
-from bdiff.seeds import generator
+from bdiff.seeds import generator, seed_of
 from bdiff.stage.reference import held_out, train_classifier
 from bdiff.stage.suspect import method, suspect_of
 from bdiff.store import Stage
@@ -121,16 +122,15 @@ def trial(run: Experiment) -> Trial:
 def adversarial(run: Experiment, on: Trial) -> Tensor:
     """Return the clean images (K,C,H,W) as PGD on the classifier alone changes them, kept by the first process."""
     config = run.config.defense
-    settings, alone = plain(config.adversary), on.among({"clean": on.inputs["clean"]}).identity
-    stage = run.stage("shield", what="adversarial", adversary=settings, seed=config.seed, **alone)
+    alone = on.among({"clean": on.inputs["clean"]}).identity
+    stage = run.stage("shield", what="adversarial", adversary=adversary(config), seed=config.seed, **alone)
     with run.building(stage, "adversarial") as missing:
         if missing and run.accelerator.is_main_process:
             began = time.monotonic()
 
             def attacked(part: slice) -> Tensor:
                 x, y = on.inputs["clean"][part].to(run.device), on.labels[part].to(run.device)
-                starts = [generator(config.seed, "pgd", index) for index in on.indices[part].tolist()]
-                return pgd(on.classifier, x, y, **settings, eot=1, generator=starts)
+                return attack(on.classifier, x, y, on.indices[part].tolist(), config.adversary, config.seed, "pgd")
 
             with progress("adversarial", len(on.labels), unit="images", every=run.config.runtime.progress) as meter:
                 x = by_batch(stage.folder / BATCHES, len(on.labels), config.at_once, attacked, meter)
@@ -139,6 +139,29 @@ def adversarial(run: Experiment, on: Trial) -> Tensor:
             shutil.rmtree(stage.folder / BATCHES)
             stage.finish(time.monotonic() - began)
     return load_file(stage.folder / "images.safetensors")["x"]
+
+
+def adversary(config: DictConfig) -> dict[str, Any]:
+    """Return conf/defense's adversary for keys: APGD's answers depend on the batch, PGD's do not."""
+    return plain(config.adversary) | ({"at_once": config.at_once} if config.adversary.method == "apgd" else {})
+
+
+def attack(
+    logits: Logits,
+    x: Tensor,  # (B,C,H,W) in [-1,1]
+    y: Tensor,  # (B,) int64
+    indices: list[int],  # of the images in their dataset
+    settings: DictConfig,  # method, norm, eps, step (of PGD alone) and steps
+    seed: int,
+    purpose: str,  # of the random numbers
+    eot: int = 1,
+) -> Tensor:
+    """Return the images as the adversary of the settings changes them, see `bdiff.defense.adversary`."""
+    norm, eps, steps = settings.norm, settings.eps, settings.steps
+    if settings.method == "apgd":
+        return apgd(logits, x, y, norm=norm, eps=eps, steps=steps, eot=eot, seed=seed_of(seed, purpose, *indices))
+    starts = [generator(seed, purpose, index) for index in indices]
+    return pgd(logits, x, y, norm=norm, eps=eps, step=settings.step, steps=steps, eot=eot, generator=starts)
 
 
 def facts(run: Experiment, on: Trial) -> dict[str, Any]:

@@ -146,6 +146,25 @@ def test_the_rows_that_are_asked_for(home):
     assert all(0 <= value <= 1 for value in metrics.values())
 
 
+def test_autoattack_is_an_adversary_too(home, purified):
+    pytest.importorskip("pyautoattack")
+    words = ["defense.adversary.method=apgd", "defense.adversary.steps=5", "defense.images=10"]
+    code, record = run(home, "apgd", "attack=baddiffusion", *PURIFICATION, *words)
+    assert code == 0
+    metrics = shields(record)
+    assert metrics["no_shield/adversarial/accuracy"] < metrics["no_shield/clean/accuracy"] - 0.3
+    assert record["keys"]["adversarial"] != purified["keys"]["adversarial"]
+    words.append("defense.at_once=4")  # whose answers depend on the batch
+    other = run(home, "apgd smaller", "attack=baddiffusion", *PURIFICATION, *words)[1]
+    assert other["keys"]["adversarial"] != record["keys"]["adversarial"]
+
+
+def test_autoattack_is_missed_before_anything_is_started(monkeypatch):
+    monkeypatch.setattr("bdiff.checks.find_spec", lambda name: None)
+    with pytest.raises(RequestError, match=r"needs pyautoattack: pip install 'bdiff\[attacks\]'"):
+        jobs(["defense=purification", "defense.adversary.method=apgd"], False)
+
+
 def test_certified_accuracy_is_read_off_the_tables(certified):
     metrics = shields(certified)
     rows = ("certified_no_shield", "certified_clean_model", "certified")
@@ -208,6 +227,7 @@ def test_batches_are_made_once_and_joined_in_order(tmp_path):
         (["defense=purification", "defense.images=0"], "images=0 must be at least 1"),
         (["defense=purification", "defense.images=0.5"], "images=0.5"),
         (["defense=purification", "defense.adversary.norm=l1"], "norm=l1 is not known"),
+        (["defense=purification", "defense.adversary.method=cw"], "method=cw is not known"),
         (["defense=purification", "defense.adaptive.gradient=none"], "gradient=none is not known"),
         (["defense=purification", "defense.repair=true"], "use defense/removal=finetune"),
         (["defense=certification", "defense.sigma=9"], "sigma=9 is beyond the schedule, which ends at 6"),

@@ -1,0 +1,50 @@
+"""The table of all jobs: which way round, and what is left out where it would not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bdiff.board import COLUMNS, Row, jobs_table
+from bdiff.ledger import DONE, FAILED
+
+SUSPECT = {"suspect/asr": 0.5, "suspect/fid": 8.0}
+SHIELD = {f"shield/{place}/accuracy": place / 20 for place in range(COLUMNS)}
+
+
+def row(folder: Path, number: int, metrics: dict[str, float]) -> Row:
+    """A job that is done, with its metrics.json."""
+    place = folder / str(number)
+    place.mkdir()
+    (place / "metrics.json").write_text(json.dumps({"metrics": metrics}))
+    return Row(f"job {number}", DONE, 3.0, place, None)
+
+
+def cells(rows: list[Row]) -> list[list[str]]:
+    """The table line by line, its heads first."""
+    table = jobs_table(rows)
+    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    return [list(line) for line in zip(*columns, strict=True)]
+
+
+def test_a_row_per_job(tmp_path):
+    failed = Row("job 1", FAILED, 2.0, None, "no memory")
+    assert cells([row(tmp_path, 0, SUSPECT), failed]) == [
+        ["job", "state", "seconds", "asr", "fid"],
+        ["job 0", "done", "3", "0.500", "8.00"],
+        ["job 1", "failed", "2", "-", "-"],
+    ]
+
+
+@pytest.mark.parametrize("count", [1, COLUMNS])
+def test_a_column_per_job_where_the_metrics_are_many(tmp_path, count):
+    found = cells([row(tmp_path, number, SHIELD | SUSPECT) for number in range(count)])
+    assert found[0] == ["job", *(f"job {number}" for number in range(count))]
+    assert found[3] == ["asr", *["0.500"] * count]
+    assert found[-1] == [f"shield/{COLUMNS - 1}/accuracy", *["0.450"] * count]
+
+
+def test_the_suspect_model_alone_where_jobs_and_metrics_are_many(tmp_path):
+    rows = [row(tmp_path, number, SHIELD | SUSPECT) for number in range(COLUMNS + 1)]
+    assert cells(rows)[0] == ["job", "state", "seconds", "asr", "fid"]
+    assert jobs_table(rows).caption == f"and {COLUMNS} more metrics, in the report"
