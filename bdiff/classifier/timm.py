@@ -25,6 +25,7 @@ class Timm(Classifier):
     Raises RequestError where timm, the model or its weights cannot be had.
     """
 
+    body: Any  # its methods are beyond those of nn.Module
     mean: Tensor
     std: Tensor
 
@@ -35,7 +36,7 @@ class Timm(Classifier):
         except ImportError as error:
             raise RequestError("classifier=timm needs timm: pip install 'bdiff[classifiers]'") from error
         try:
-            self.body: Any = timm.create_model(name, pretrained=pretrained, num_classes=classes)
+            self.body = timm.create_model(name, pretrained=pretrained, num_classes=classes)
         except (OSError, RuntimeError) as error:
             told = str(error).strip().splitlines()[0]
             way_out = (

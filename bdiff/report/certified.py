@@ -7,12 +7,18 @@ from bdiff.report.charts import COLOURS, DASHES, INK
 from bdiff.report.figures import plt, save
 
 
-def certified(path: Path, title: str, radii: Sequence[float], curves: Mapping[str, Sequence[float]]) -> None:
-    """Write certified accuracy over the L2 radius (images in [0,1]): each curve's shares at `radii`, under its name."""
-    figure, axes = plt.subplots(figsize=(5.6, 4.2), facecolor="white", layout="constrained")
-    for place, (name, shares) in enumerate(curves.items()):
-        colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
-        axes.plot(radii, shares, label=name, color=colour, linestyle=dash, linewidth=1.8)
+def certified(
+    path: Path, title: str, radii: Sequence[float], curves: Mapping[tuple[str, str], Sequence[float]]
+) -> None:
+    """Write certified accuracy over the L2 radius (images in [0,1]): shares at `radii` by model and kind of input.
+
+    A model has a colour, a kind of input a dash.
+    """
+    models, kinds = (list(dict.fromkeys(names)) for names in zip(*curves, strict=True))
+    figure, axes = plt.subplots(figsize=(6.2, 4.4), facecolor="white", layout="constrained")
+    for (model, kind), shares in curves.items():
+        colour, dash = COLOURS[models.index(model)], DASHES[kinds.index(kind)]
+        axes.plot(radii, shares, label=f"{model}, {kind}", color=colour, linestyle=dash, linewidth=1.8)
     axes.set(xlabel="L2 radius, images in [0,1]", ylabel="certified accuracy", ylim=(-0.03, 1.03))
     axes.set_xlim(0, max(radii))
     axes.set_title(title, color=INK, fontsize=12)

@@ -29,17 +29,18 @@ def certified(run: Experiment, shield: Certification, on: Trial, rows: dict[str,
         logits = noisy_classifier(run, shield, on, rows["suspect"])
         copies = networks * len(on.inputs) * len(on.labels) * (shield.n0 + shield.n)
         announce(run, "certification", copies, logits, noisy)
-    metrics, curves = {}, {}
-    reach = torch.linspace(0, max(config.radii), POINTS).tolist()
+    metrics, found = {}, {}
     for row, stage in stages.items():
         who = ROWS[row].certified
         build(run, shield, on, rows[row], stage, who)
         for kind in on.inputs:
-            found = cohen.read(stage.folder / f"{kind}.tsv")
-            for radius, share in zip(config.radii, cohen.certified_accuracy(found, config.radii), strict=True):
+            found[ROWS[row].label, kind] = table = cohen.read(stage.folder / f"{kind}.tsv")
+            for radius, share in zip(config.radii, cohen.certified_accuracy(table, config.radii), strict=True):
                 metrics[f"{who}/{kind}/acc@{radius:g}"] = share
-            metrics[f"{who}/{kind}/acr"] = cohen.acr(found)
-            curves[f"{ROWS[row].label}, {kind}"] = cohen.certified_accuracy(found, reach)
+            metrics[f"{who}/{kind}/acr"] = cohen.acr(table)
+    furthest = max([*config.radii, *(line.radius for table in found.values() for line in table)])
+    reach = torch.linspace(0, 1.05 * furthest, POINTS).tolist()
+    curves = {of: cohen.certified_accuracy(table, reach) for of, table in found.items()}
     protocol = {
         **facts(run, on),
         **own,
