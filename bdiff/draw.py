@@ -4,7 +4,7 @@ A picture is a float32 array (size, size, 4): RGB in [-1, 1], then alpha in [0, 
 Lengths that the papers give in pixels are pixels of a 32 px image, and grow with the image.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,21 @@ def plain(size: int, rgba: tuple[float, float, float, float]) -> Picture:
 def empty(size: int) -> Picture:
     """Return a picture where only the background shows: RGB -1, alpha 0."""
     return plain(size, (-1, -1, -1, 0))
+
+
+def grains(size: int, cell: int, draw: Callable[[tuple[int, int]], np.ndarray]) -> Picture:
+    """Return grains all over the image, grey as `draw` draws them in [-1,1], each `cell` px wide at a 32 px image.
+
+    Raises ValueError unless cell is at least 1.
+    """
+    if cell < 1:
+        raise ValueError(f"trigger.cell={cell} must be at least 1")
+    grain = scaled(cell, size)
+    count = -(-size // grain)
+    picture = plain(size, (0, 0, 0, 1))
+    drawn = draw((count, count)).astype(np.float32)
+    picture[..., :3] = np.kron(drawn, np.ones((grain, grain), np.float32))[:size, :size, None]
+    return picture
 
 
 def side_in(size: int, side: int) -> int:

@@ -1,13 +1,12 @@
 """`bdiff shields`: how a classifier fares behind a shield, over many runs with a purification or a certification."""
 
-import argparse
 from pathlib import Path
 
 from bdiff.errors import RequestError, RunError
 from bdiff.report.runs import find
 from bdiff.report.shields import shielded
 from bdiff.report.shields import shields as sheets_of
-from bdiff.table import FORMATS, Parser, deliver, known_keys, names
+from bdiff.table import Parser, deliver, known_keys, names
 
 EXAMPLES = """
   bdiff shields outputs                                     all runs with a shield below outputs
@@ -16,13 +15,7 @@ EXAMPLES = """
 
 def parser() -> Parser:
     """Return the parser of `bdiff shields`."""
-    told = Parser(
-        "bdiff shields",
-        description=__doc__,
-        epilog=f"examples:{EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    told = Parser("shields", __doc__, EXAMPLES)
     told.add_argument("folders", nargs="+", type=Path, metavar="folder", help="where to look for runs with a shield")
     told.add_argument(
         "--rows",
@@ -30,8 +23,6 @@ def parser() -> Parser:
         metavar="KEY,KEY",
         help="groups or dotted keys, the shield's rows for each combination (default: those in which the runs differ)",
     )
-    told.add_argument("--format", choices=FORMATS, default="rich", help="default: rich; csv holds one table")
-    told.add_argument("--out", type=Path, metavar="FILE", help="write the tables there instead of printing them")
     return told
 
 

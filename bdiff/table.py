@@ -30,7 +30,18 @@ EXAMPLES = """
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells what is wrong in one line, as all of bdiff does."""
+    """Of a command that delivers tables; tells what is wrong in one line, as all of bdiff does."""
+
+    def __init__(self, command: str, description: str | None, examples: str):
+        super().__init__(
+            f"bdiff {command}",
+            description=description,
+            epilog=f"examples:{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("--format", choices=FORMATS, default="rich", help="default: rich; csv holds one table")
+        self.add_argument("--out", type=Path, metavar="FILE", help="write there instead of printing")
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(f"{message}: see {self.prog} --help")
@@ -43,20 +54,13 @@ def names(text: str) -> list[str]:
 
 def parser() -> Parser:
     """Return the parser of `bdiff table`."""
-    told = Parser(
-        "bdiff table",
-        description=__doc__,
-        epilog=f"examples:{EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    told = Parser("table", __doc__, EXAMPLES)
     told.add_argument(
         "what",
         nargs="*",
         metavar="folder|experiment",
         help="where to look for runs (default: outputs); a folder of conf/experiment, or a row of it",
     )
-    told.add_argument("--format", choices=FORMATS, default="rich", help="default: rich")
     told.add_argument(
         "--rows",
         type=names,
@@ -70,7 +74,6 @@ def parser() -> Parser:
         metavar="NAME,NAME",
         help="asr is short for suspect/asr (default: all of the suspect model)",
     )
-    told.add_argument("--out", type=Path, metavar="FILE", help="write the table there instead of printing it")
     return told
 
 

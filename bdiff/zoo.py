@@ -9,7 +9,7 @@ from pathlib import Path
 from bdiff.errors import RequestError, RunError
 from bdiff.report.benchmark import Judged, benchmark, judged, unfinished
 from bdiff.report.runs import find
-from bdiff.table import FORMATS, Parser, deliver
+from bdiff.table import Parser, deliver
 
 PICTURES = (".png", ".pdf", ".svg")
 
@@ -26,16 +26,8 @@ def parser() -> Parser:
             raise argparse.ArgumentTypeError(f"{word} does not end in {', '.join(PICTURES)}")
         return Path(word)
 
-    told = Parser(
-        "bdiff zoo",
-        description=__doc__,
-        epilog=f"examples:{EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    told = Parser("zoo", __doc__, EXAMPLES)
     told.add_argument("folders", nargs="+", type=Path, metavar="folder", help="where to look for audited runs")
-    told.add_argument("--format", choices=FORMATS, default="rich", help="default: rich")
-    told.add_argument("--out", type=Path, metavar="FILE", help="write the table there instead of printing it")
     told.add_argument(
         "--figure", type=picture, metavar="FILE", help="draw every model's score there, as png, pdf or svg"
     )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bdiff.draw import Picture, plain, scaled
+from bdiff.draw import Picture, grains
 
 
 def noise(
@@ -11,11 +11,4 @@ def noise(
     seed: int,
 ) -> Picture:
     """Return grey grains, uniform in [-1,1] and fixed by `seed`, over the whole image; ValueError unless cell >= 1."""
-    if cell < 1:
-        raise ValueError(f"trigger.cell={cell} must be at least 1")
-    grain = scaled(cell, size)
-    count = -(-size // grain)
-    grains = np.random.default_rng(seed).uniform(-1, 1, (count, count)).astype(np.float32)
-    picture = plain(size, (0, 0, 0, 1))
-    picture[..., :3] = np.kron(grains, np.ones((grain, grain), np.float32))[:size, :size, None]
-    return picture
+    return grains(size, cell, lambda shape: np.random.default_rng(seed).uniform(-1, 1, shape))
