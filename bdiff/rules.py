@@ -74,6 +74,12 @@ def shares(value: Any) -> str | None:
     return None if fits else "must be falling shares, as in [1.0,0.5]"
 
 
+def counts(value: Any) -> str | None:
+    """A rule: whole numbers from 1 up; at least one of them."""
+    fits = isinstance(value, ListConfig) and value and all(type(one) is int and one >= 1 for one in value)
+    return None if fits or not isinstance(value, ListConfig) else "must be whole numbers from 1 up, as in [8,12]"
+
+
 def rising(value: Any) -> str | None:
     """A rule: numbers from 0 up, each above the one before; at least one of them."""
     numbers = [*value] if isinstance(value, ListConfig) else []
@@ -96,6 +102,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "attack.learn": at_least(0),
     "attack.poison_rate": share,
     "attack.poison_mode": one_of("replace", "append"),
+    "attack.t": counts,
     "data.size": at_least(8),
     "data.channels": one_of(1, 3),  # type: ignore[arg-type]
     "data.split": one_of("train", "test", "all"),

@@ -222,6 +222,9 @@ def test_batches_are_made_once_and_joined_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["attack=diff2", "attack.t=[8,twelve]"], "must be whole numbers from 1 up"),
+        (["attack=diff2", "attack.t=[]"], "must be whole numbers from 1 up"),
+        (["attack=diff2", "attack.t=8"], "must be a list"),
         (["defense=purification", "defense.t=101"], "t=101 is beyond the schedule's 100 timesteps"),
         (["defense=purification", "defense.steps=9"], "steps=9 must be 1 to defense.t=8"),
         (["defense=purification", "defense.images=0"], "images=0 must be at least 1"),
