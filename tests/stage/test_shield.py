@@ -204,6 +204,22 @@ def test_a_killed_certification_certifies_no_image_twice(home, certified):
     assert record["metrics"] == certified["metrics"]
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("shield", [PURIFICATION, CERTIFICATION], ids=["purification", "certification"])
+def test_on_a_gpu_a_shield_is_tried_as_on_a_cpu(home, shield):
+    words = ["attack=diff2", "attack.t=[2]", "attack.learn=2", "pretrain=digits", "pretrain.train.steps=4", *shield]
+    if shield is PURIFICATION:
+        words += ["defense.adaptive.steps=1", "defense.adaptive.eot=2", "defense.strip.blends=2"]
+        words += ["defense.strip.false_positive_rate=0.2", "defense.ensemble=true"]
+    records = {
+        name: run(home, f"{shield[0][8:]} {name}", *words, f"runtime.device={name}")[1] for name in ("cpu", "cuda")
+    }
+    found = {name: shields(record) for name, record in records.items()}
+    assert found["cpu"].keys() == found["cuda"].keys()
+    assert records["cuda"]["device"] != records["cpu"]["device"]
+
+
 def test_batches_are_made_once_and_joined_in_order(tmp_path):
     made = []
 
