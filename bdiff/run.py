@@ -24,7 +24,7 @@ from bdiff.errors import RequestError, RunError
 from bdiff.ledger import config_key
 from bdiff.report.runs import JOBS
 from bdiff.report.shield_table import shield_tables
-from bdiff.report.table import metrics_table
+from bdiff.report.table import boxed, metrics_table
 from bdiff.request import jobs, one_line
 from bdiff.sweep import SWEEP, carry_out, ledger_of, quoted
 
@@ -137,8 +137,8 @@ def closing(record: dict[str, Any]) -> None:
     """Print the numbers of a job that came to its end, and where to look further."""
     out = terminal()
     out.print(metrics_table(record))
-    for table in shield_tables(record["metrics"]):
-        out.print(table)
+    for sheet in shield_tables(record["metrics"]):
+        out.print(boxed(sheet))
     reused = f" (reused: {', '.join(record['reused'])})" if record["reused"] else ""
     out.print(f"{record['name']}: {record['folder']}{reused}", soft_wrap=True, highlight=False)
 

@@ -21,6 +21,7 @@ from PIL import Image
 from bdiff import store
 from bdiff.report.pivot import decides, differ, in_order, label, ordered, short, text
 from bdiff.report.runs import Run, read
+from bdiff.report.shield_table import ROWS, shield_tables
 from bdiff.report.table import shown
 
 #: what a metric says, by the last part of its name
@@ -41,7 +42,12 @@ MEANINGS = {
     "secret_psnr": "How well the hidden target is extracted, in dB against the target in 8 bits. Higher is closer.",
     "secret_ssim": "Structural similarity of the extracted and the hidden target. 1 is the target itself.",
     "accuracy": "Share of images that the classifier gets right.",
+    "acc": "Share of images that are labelled right, and surely so within this L2 radius, images in [0,1].",
+    "acr": "Average certified L2 radius, images in [0,1]; 0 counts for those labelled wrong.",
+    "tpr": "Share of triggered inputs that the entropy check flags.",
+    "fpr": "Share of clean inputs that the entropy check flags.",
 }
+SHIELDED_ASR = "Attack success rate: the share of images labelled wrong with the trigger, of those right without it."
 #: figures that a run's page has a place for; the others follow them
 PLACED = ("trigger", "target", "stamped_example", "clean", "triggered", "trajectory", "overview", "loss")
 #: groups that a run's head names, as far as it has them
@@ -79,6 +85,14 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
+def meaning(metric: str) -> str:
+    """Return what a metric named `who/what` says, as far as it is known."""
+    who, _, what = metric.rpartition("/")
+    if what == "asr" and who in {row.purified for row in ROWS.values()}:
+        return SHIELDED_ASR
+    return MEANINGS.get(what.partition("@")[0], "")
+
+
 def duration(seconds: float) -> str:
     """Return seconds as a person says them: 8.4 s, 1 min 56 s, 2 h 5 min."""
     if seconds < 60:
@@ -97,6 +111,7 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"duration": duration, "number": shown, "quote": shlex.quote, "pretty": pretty, "short": short}
+    made.filters["meaning"] = meaning
     return made
 
 
@@ -133,7 +148,7 @@ def write_run_page(folder: Path) -> Path:
         stages=record.get("keys", {}),
         others=[name for name in figures if name not in PLACED],
         published=(record.get("published") or {}).get("metrics", {}),
-        meanings=MEANINGS,
+        sheets=shield_tables(record.get("metrics", {})),
         command=shlex.join(["bdiff", "run", *record["overrides"]]),
         config=OmegaConf.to_yaml(OmegaConf.create(run.config)),
     )
@@ -156,7 +171,6 @@ def write_sweep_page(folders: Sequence[Path], out: Path, title: str) -> Path:
         metrics=metrics,
         jobs=[job_parts(run, keys, out.parent) for run in runs],
         charts=sweep_charts(done, keys, metrics),
-        meanings=MEANINGS,
         command=sweep_command(known),
     )
 

@@ -1,10 +1,9 @@
-"""A shield's tables for the terminal: with which model it stands, and what the classifier makes of which inputs."""
+"""A shield's tables of one run: with which model it stands, and what the classifier makes of which inputs."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from rich.table import Table
-
+from bdiff.report.sheet import Cell, Sheet
 from bdiff.report.table import shown
 
 
@@ -33,45 +32,41 @@ KINDS = {
 }
 
 
-def shield_tables(metrics: Mapping[str, float]) -> list[Table]:
+def shield_tables(metrics: Mapping[str, float]) -> list[Sheet]:
     """Return the tables of the shields that a run's metrics tell of, none where it had no shield."""
-    tables = [accuracy_table(metrics), certified_table(metrics)]
-    return [table for table in tables if table.rows]
+    return [table for table in (accuracy_table(metrics), certified_table(metrics)) if table.rows]
 
 
-def accuracy_table(metrics: Mapping[str, float]) -> Table:
+def accuracy_table(metrics: Mapping[str, float]) -> Sheet:
     """Return accuracies, and ASR: a row per model, a column per kind of input; a number that is absent is blank."""
     names = {row.purified: row.label for row in ROWS.values()}
     kinds = [kind for kind in KINDS if any(f"{who}/{kind}/accuracy" in metrics for who in names)]
-    table = titled("accuracy behind the shield", [KINDS[kind] for kind in kinds] + ["ASR"])
-    for who, label in names.items():
-        cells = [f"{who}/{kind}/accuracy" for kind in kinds]
-        if any(cell in metrics for cell in cells):
-            table.add_row(label, *(number(metrics, cell) for cell in [*cells, f"{who}/asr"]))
-    return table
+    lines = {label: [*(f"{who}/{kind}/accuracy" for kind in kinds), f"{who}/asr"] for who, label in names.items()}
+    return tabled("accuracy behind the shield", [*(KINDS[kind] for kind in kinds), "ASR"], lines, metrics)
 
 
-def certified_table(metrics: Mapping[str, float]) -> Table:
+def certified_table(metrics: Mapping[str, float]) -> Sheet:
     """Return certified accuracies at radii, and the average radius (ACR): a row per model and kind of input."""
     radii = dict.fromkeys(name.rpartition("/acc@")[2] for name in metrics if "/acc@" in name)
     columns = [f"acc@{radius}" for radius in radii] + ["acr"]
-    table = titled("certified accuracy at L2 radii, images in [0,1]", [*radii, "ACR"])
-    for row in ROWS.values():
-        for kind, words in KINDS.items():
-            cells = [f"{row.certified}/{kind}/{column}" for column in columns]
-            if any(cell in metrics for cell in cells):
-                table.add_row(f"{row.label}, {words}", *(number(metrics, cell) for cell in cells))
-    return table
+    lines = {
+        f"{row.label}, {words}": [f"{row.certified}/{kind}/{column}" for column in columns]
+        for row in ROWS.values()
+        for kind, words in KINDS.items()
+    }
+    return tabled("certified accuracy at L2 radii, images in [0,1]", [*radii, "ACR"], lines, metrics)
 
 
-def titled(title: str, columns: list[str]) -> Table:
-    """Return an empty table, its first column for labels."""
-    table = Table("", title=title)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
+def tabled(title: str, heads: list[str], lines: Mapping[str, list[str]], metrics: Mapping[str, float]) -> Sheet:
+    """Return those of the `lines` that there are numbers for: by label, a metric per column."""
+    rows = [
+        [Cell(label), *(number(metrics, name) for name in names)]
+        for label, names in lines.items()
+        if any(name in metrics for name in names[:-1])
+    ]
+    return Sheet(title, ["", *heads], rows, [])
 
 
-def number(metrics: Mapping[str, float], name: str) -> str:
-    """Return a metric as the tables show it."""
-    return shown("/asr", metrics[name]) if name in metrics else ""
+def number(metrics: Mapping[str, float], name: str) -> Cell:
+    """Return a metric as tables show it."""
+    return Cell(shown(name, metrics[name]), metrics[name]) if name in metrics else Cell("")

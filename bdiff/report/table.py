@@ -4,6 +4,8 @@ from typing import Any
 
 from rich.table import Table
 
+from bdiff.report.sheet import Sheet
+
 #: digits after the point, by what is measured; small errors read better as powers of ten
 THREE = ("asr", "fid_classifier", "accuracy", "acc", "acr", "tpr", "fpr")
 FORMATS = {"fid": "{:.2f}", "psnr": "{:.2f}", "ssim": "{:.4f}"} | dict.fromkeys(THREE, "{:.3f}")
@@ -22,4 +24,14 @@ def metrics_table(record: dict[str, Any]) -> Table:
     table.add_column(record["name"], justify="right")
     for metric, value in record["metrics"].items():
         table.add_row(metric, shown(metric, value))
+    return table
+
+
+def boxed(sheet: Sheet) -> Table:
+    """Return a sheet as the terminal shows what a run found; its notes are left out."""
+    table = Table(title=sheet.title)
+    for head, right in zip(sheet.heads, sheet.right, strict=True):
+        table.add_column(head, justify="right" if right else "left")
+    for row in sheet.rows:
+        table.add_row(*(cell.text for cell in row))
     return table

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 from PIL import Image
-from rich.table import Table
 
+from bdiff.report.sheet import Sheet
 from bdiff.report.shield_figure import Column, shield
 from bdiff.report.shield_table import shield_tables
 
@@ -27,10 +27,9 @@ CERTIFIED = {
 }
 
 
-def cells(table: Table) -> list[list[str]]:
-    """A table's header and rows as text."""
-    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
-    return [list(row) for row in zip(*columns, strict=True)]
+def cells(table: Sheet) -> list[list[str]]:
+    """A table's heads and rows as text."""
+    return [table.heads, *([cell.text for cell in row] for row in table.rows)]
 
 
 def test_a_shield_is_a_row_per_model_and_a_column_per_kind_of_input():
