@@ -12,5 +12,5 @@ VERSION = {
     "audit": 1,
     "repair": 1,
     "amplify": 1,
-    "shield": 1,
+    "shield": 2,
 }

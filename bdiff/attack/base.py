@@ -50,8 +50,9 @@ class Attack(ABC):
     starts_samples: bool = True
     #: whether training reads a classifier, which `equip` then brings
     needs_surrogate: bool = False
-    #: steps of `ascend` that shape the trigger before training
+    #: steps of `ascend` that shape the trigger before training, and the settings that these depend on
     learn: int = 0
+    learn_reads: tuple[str, ...] = ()
 
     def __init__(self, trigger: Trigger, target: Tensor, poison_rate: float, poison_mode: str = "replace"):
         if trigger.pattern.shape != target.shape:

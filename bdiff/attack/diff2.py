@@ -51,6 +51,7 @@ class DIFF2(Attack):
     """
 
     reads = ("trigger",)
+    learn_reads = ("case", "t", "sigma", "eta")
     starts_samples = False
     needs_surrogate = True
 

@@ -10,15 +10,14 @@ Units: images are in [-1,1]; `eps` and `step` are for images in [0,1], as papers
 both norms: eps = 8/255 moves a pixel by up to 16/255 in [-1,1], and an L2 eps of 0.5 is 1.0 there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from bdiff.defense.base import Logits
 from bdiff.errors import RunError
-
-Logits = Callable[[Tensor], Tensor]  # images (B,C,H,W) in [-1,1] -> (B, classes); may be random, anew in each call
 
 NORMS = {"linf": "Linf", "l2": "L2"}  # ours, and pyautoattack's names
 

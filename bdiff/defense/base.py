@@ -17,6 +17,9 @@ from bdiff.device import autocast
 from bdiff.schedule import Schedule
 from bdiff.train import Loss
 
+Eps = Callable[[Tensor, int], Tensor]  # x_t (B,C,H,W) and t -> predicted noise (B,C,H,W); `Suspect.eps` is one
+Logits = Callable[[Tensor], Tensor]  # images (B,C,H,W) in [-1,1] -> (B, classes); may be random, anew in each call
+
 
 @dataclass
 class Suspect:

@@ -6,7 +6,6 @@ triggered image can be certified as well.
 
 import logging
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from bdiff.defense import cohen
-from bdiff.defense.base import Shield
+from bdiff.defense.base import Eps, Logits, Shield
 from bdiff.progress import progress
 from bdiff.schedule import Schedule
 from bdiff.seeds import generator
@@ -24,8 +23,6 @@ log = logging.getLogger(__name__)
 
 #: draws of noise that share a seed: fewer would spend their time on seeding, more on draws that no batch asked for
 BLOCK = 100
-
-Logits = Callable[[Tensor], Tensor]  # images (B,C,H,W) in [-1,1], noisy or denoised -> (B, classes)
 
 
 class Certification(Shield):
@@ -49,7 +46,7 @@ class Certification(Shield):
         if self.sigma > largest:
             raise ValueError(f"defense.sigma={self.sigma} is beyond the schedule, which ends at {largest:.3g}")
 
-    def behind(self, eps: Callable[[Tensor, int], Tensor], schedule: Schedule, classifier: Logits) -> Logits:
+    def behind(self, eps: Eps, schedule: Schedule, classifier: Logits) -> Logits:
         """Return the classifier of noisy images behind the denoiser `eps` (Carlini et al. 2022, algorithm 1).
 
         Raises ValueError if the schedule never gets as noisy as sigma.

@@ -4,7 +4,7 @@ An attacker who knows the shield can go through it: its gradient is exact where 
 `Suspect(checkpoint=True).eps` as the denoiser that keeps one image per step and not the network's activations.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -12,12 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bdiff.defense.base import Shield
+from bdiff.defense.base import Eps, Logits, Shield
 from bdiff.schedule import Schedule
 from bdiff.seeds import generator
-
-Eps = Callable[[Tensor, int], Tensor]  # x_t (B,C,H,W) and t -> predicted noise (B,C,H,W); `Suspect.eps` is one
-Logits = Callable[[Tensor], Tensor]  # images (B,C,H,W) in [-1,1] -> (B, classes)
 
 
 @dataclass(frozen=True)
@@ -96,8 +93,8 @@ class PassThrough(torch.autograd.Function):
         return gradients[0], None
 
 
-class Shielded(nn.Module):
-    """A classifier behind purification, as its users ask it (`labels`) and as attackers do (called, or `attacked`).
+class Shielded:
+    """A classifier behind purification, as its users ask it (`labels`) and as attackers do (`attacked`).
 
     Args:
         purification: how images are purified.
@@ -120,12 +117,10 @@ class Shielded(nn.Module):
         seed: int,
         bpda: bool = False,
     ):
-        super().__init__()
         purification.check(schedule)
         self.purification, self.eps, self.schedule = purification, eps, schedule
         self.classifier = classifier.eval().requires_grad_(False)
         self.seed, self.bpda = seed, bpda
-        self.stream = generator(seed, "shield")
 
     def purified(self, x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return one purified copy (B,C,H,W) of each image; see `Purification.purify`."""
@@ -144,10 +139,6 @@ class Shielded(nn.Module):
         """Return a generator per copy of the images `indices`: a function of seed, purpose, index and vote alone."""
         votes = range(self.purification.votes)
         return [generator(self.seed, purpose, index, vote) for vote in votes for index in indices]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, classes) logits of images in [-1,1], with fresh noise in every call."""
-        return self.logits(x, [self.stream] * (self.purification.votes * len(x)))
 
     def attacked(self, indices: Sequence[int]) -> Logits:
         """Return the shield as an attacker of the images `indices` asks it, who cannot know the noise of `labels`.

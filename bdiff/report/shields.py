@@ -15,7 +15,7 @@ PURIFICATION = "bdiff.defense.purification.Purification"
 CERTIFICATION = "bdiff.defense.certification.Certification"
 
 #: of the protocol, what the shield's strength decides: runs that differ in it are there to be compared
-STRENGTH = {"t", "sigma", "network evaluations of an image"}
+STRENGTH = {"t", "sampler", "steps", "votes", "sigma", "network evaluations of an image"}
 
 TPR, FPR = "strip/tpr", "strip/fpr"
 

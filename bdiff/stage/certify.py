@@ -4,15 +4,18 @@ import time
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from bdiff.context import Experiment, plain
 from bdiff.defense import cohen
-from bdiff.defense.certification import Certification, Logits
+from bdiff.defense.base import Logits
+from bdiff.defense.certification import Certification
+from bdiff.device import autocast
 from bdiff.make import make
 from bdiff.report.certified import certified as picture
 from bdiff.report.shield_table import ROWS
 from bdiff.stage.answer import Answer
-from bdiff.stage.trial import Trial, announce, denoiser, facts, missing, row_stage
+from bdiff.stage.trial import Trial, announce, denoiser, facts, networks_left, row_stage
 from bdiff.store import Stage
 
 POINTS = 201  # of a curve in the figure
@@ -21,9 +24,10 @@ POINTS = 201  # of a curve in the figure
 def certified(run: Experiment, shield: Certification, on: Trial, rows: dict[str, list[Stage]]) -> Answer:
     """Return certified accuracies and average radii of every row, on clean and triggered images."""
     config = run.config.defense
-    own = {name: getattr(shield, name) for name in ("sigma", "n0", "n", "alpha")}  # the batch changes no vote
+    own = {name: value for name, value in vars(shield).items() if name != "batch_size"}  # which changes no vote
+    own["precision"] = config.precision
     stages = {row: row_stage(run, on, "certification", models, shield=own) for row, models in rows.items()}
-    networks = missing(stages, rows)
+    networks = networks_left(stages, rows)
     if networks and run.accelerator.is_main_process:
         noisy = torch.randn((shield.batch_size, *run.images.shape), device=run.device)
         logits = noisy_classifier(run, shield, on, rows["suspect"])
@@ -53,9 +57,14 @@ def certified(run: Experiment, shield: Certification, on: Trial, rows: dict[str,
 
 def noisy_classifier(run: Experiment, shield: Certification, on: Trial, models: list[Stage]) -> Logits:
     """Return the classifier of noisy images behind the models' denoiser; alone if there are none."""
+
+    def classifier(x: Tensor) -> Tensor:
+        with autocast(run.config.defense.precision, run.device):  # it is asked as often as the denoiser is
+            return on.classifier(x).float()
+
     if not models:
-        return on.classifier
-    return shield.behind(denoiser(run, models), make(run.config.schedule).to(run.device), on.classifier)
+        return classifier
+    return shield.behind(denoiser(run, models), make(run.config.schedule).to(run.device), classifier)
 
 
 def build(run: Experiment, shield: Certification, on: Trial, models: list[Stage], stage: Stage, who: str) -> None:

@@ -41,7 +41,7 @@ def defend(run: Experiment, model: Stage, start: Start) -> Answer:
     """Return what the request's defense says of the model of `model`, trained from `start`, or makes of it."""
     found = method(run.config.defense)
     if isinstance(found, Shield):
-        return shielded(run, found, rows(run, model, start))
+        return shielded(run, found, *rows(run, model, start))
     if isinstance(found, Audit):
         return audited(run, model, found)
     if isinstance(found, Repair):
@@ -50,16 +50,19 @@ def defend(run: Experiment, model: Stage, start: Start) -> Answer:
     return remeasured(run, draw_samples(run, model, "guarded_sample", guard=found), "guarded")
 
 
-def rows(run: Experiment, model: Stage, start: Start) -> dict[str, list[Stage]]:
-    """Return the rows of a shield's table, see `report.shield_table.ROWS`: each with the models that denoise for it."""
+def rows(run: Experiment, model: Stage, start: Start) -> tuple[dict[str, list[Stage]], str]:
+    """Return the rows of a shield's table, see `report.shield_table.ROWS`, and which model the clean one is in words.
+
+    Each row has the models that denoise for it.
+    """
     config = run.config.defense
-    innocent = model if run.attack.poison_rate == 0 else clean_model(run, start)[0]
+    innocent, words = (model, "the suspect") if run.attack.poison_rate == 0 else clean_model(run, start)
     found: dict[str, list[Stage]] = {"none": [], "clean": [innocent], "suspect": [model]}
     if config.ensemble:
         found["ensemble"] = [model, innocent]
     if config.repair:
-        found["repaired"] = [mend(run, model, method(config.removal), plain(config.removal), None, None)]
-    return found
+        found["repaired"] = [repair_of(run, model, method(config.removal), plain(config.removal), None, None)]
+    return found, words
 
 
 def remeasured(run: Experiment, samples: Stage, who: str) -> Answer:
@@ -178,11 +181,11 @@ def repaired(
     origin: str | None,  # the key of what the trigger came from
 ) -> Answer:
     """Repair the model, then sample and measure it as the suspect was."""
-    mended = mend(run, model, repair, settings, trigger, origin)
-    return remeasured(run, draw_samples(run, mended, "repaired_sample"), "repaired")
+    stage = repair_of(run, model, repair, settings, trigger, origin)
+    return remeasured(run, draw_samples(run, stage, "repaired_sample"), "repaired")
 
 
-def mend(
+def repair_of(
     run: Experiment,
     model: Stage,
     repair: Repair,

@@ -47,8 +47,10 @@ def train_classifier(run: Experiment, name: str = "classifier") -> tuple[Classif
     given = parts.pop("weights", None)  # runs of before this key can be run again
     if given is not None:  # keys hold the file's content, not its place
         load_weights(model, given, f"{name}.weights")
-        parts["weights"] = file_hash(Path(given).expanduser())
+        parts |= {"weights": file_hash(Path(given).expanduser()), "train": None}
         recipe = replace(recipe, steps=0)
+    if parts["model"].get("path") is not None:
+        parts["model"]["path"] = file_hash(Path(parts["model"]["path"]).expanduser())
     stage = run.stage("classifier", classifier=parts, data=run.images.fingerprint, flip=run.images.flip)
     with run.building(stage, name) as missing:
         if missing:
@@ -68,7 +70,7 @@ def train_classifier(run: Experiment, name: str = "classifier") -> tuple[Classif
                 name=name,
             )
             share = accuracy(model, images, kept, run.device)
-            log.info("%s: %.1f %% of %d held-out images right", name, 100 * share, len(kept))
+            log.info("%s: %.1f %% of %d %s right", name, 100 * share, len(kept), unseen(config))
             if run.accelerator.is_main_process:
                 with store.atomic(stage.folder / "model.safetensors") as scratch:
                     save_model(model, str(scratch))
@@ -77,7 +79,13 @@ def train_classifier(run: Experiment, name: str = "classifier") -> tuple[Classif
     load_model(model, stage.folder / "model.safetensors")
     manifest = stage.manifest
     assert manifest is not None
-    return model.to(run.device).eval(), {"key": stage.key, "accuracy": manifest["accuracy"]}
+    return model.to(run.device).eval(), {"key": stage.key, "accuracy": manifest["accuracy"], "on": unseen(config)}
+
+
+def unseen(config: DictConfig) -> str:
+    """Return in words what the images are to the classifier of conf/classifier that `held_out` keeps from it."""
+    elsewhere = config.get("weights") is not None or config.model.get("path") is not None
+    return "images that its file may have been trained on" if elsewhere else "images held out from its training"
 
 
 def held_out(config: DictConfig, count: int) -> tuple[Tensor, Tensor]:

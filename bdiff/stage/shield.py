@@ -31,13 +31,13 @@ from bdiff.stage.trial import (
     BATCHES,
     Trial,
     adversarial,
-    adversary,
+    adversary_key,
     announce,
     attack,
     by_batch,
     denoiser,
     facts,
-    missing,
+    networks_left,
     row_stage,
     trial,
 )
@@ -47,16 +47,20 @@ SHOWN = 8  # images of the figure
 GRADIENTS = {"full": 4, "bpda": 1}  # network evaluations' worth of one in an attack: forth, forth again, and back
 
 
-def shielded(run: Experiment, shield: Shield, rows: dict[str, list[Stage]]) -> Answer:
+def shielded(run: Experiment, shield: Shield, rows: dict[str, list[Stage]], clean: str) -> Answer:
     """Return how the classifier fares in every row of the shield's table; `rows` are the models that denoise in each.
 
-    No models: the classifier stands alone.
+    No models: the classifier stands alone. `clean` says which model the clean one is.
     """
     on = trial(run)
     if isinstance(shield, Certification):
-        return certified(run, shield, on, rows)
-    assert isinstance(shield, Purification)
-    return purified(run, shield, on, rows)
+        answer = certified(run, shield, on, rows)
+    else:
+        assert isinstance(shield, Purification)
+        answer = purified(run, shield, on, rows)
+    for told in answer.protocol.values():
+        told["clean model"] = clean
+    return answer
 
 
 def purified(run: Experiment, shield: Purification, on: Trial, rows: dict[str, list[Stage]]) -> Answer:
@@ -65,7 +69,7 @@ def purified(run: Experiment, shield: Purification, on: Trial, rows: dict[str, l
     attacked = adversarial(run, on)
     on = on.among({**on.inputs, "adversarial": attacked, "triggered_adversarial": run.attack.embed(attacked)})
     stages = {row: purified_stage(run, shield, on, models) for row, models in rows.items()}
-    networks = missing(stages, rows)
+    networks = networks_left(stages, rows)
     if networks and run.accelerator.is_main_process:
         eps, batch = denoiser(run, rows["suspect"]), on.inputs["clean"][: config.at_once].to(run.device)
         announce(run, "shield", networks * evaluations(run, shield, on), lambda x: eps(x, 0), batch)
@@ -88,7 +92,7 @@ def purified(run: Experiment, shield: Purification, on: Trial, rows: dict[str, l
         metrics |= flagged(run, shield, on, rows["suspect"])
     protocol = {
         **facts(run, on),
-        "t": shield.t,
+        **how(shield),
         "adversary": plain(config.adversary),
         "adaptive": plain(config.adaptive) if config.adaptive.steps else {"absent": "defense.adaptive.steps=0"},
         "network evaluations of an image": shield.evaluations,
@@ -109,7 +113,7 @@ def purified_stage(run: Experiment, shield: Purification, on: Trial, models: lis
     config = run.config.defense
     if not models:
         return row_stage(run, on, "no shield", models)
-    adaptive = adversary(config) | plain(config.adaptive) if config.adaptive.steps else None
+    adaptive = adversary_key(config) | plain(config.adaptive) if config.adaptive.steps else None
     return row_stage(run, on, "purification", models, shield=how(shield), adaptive=adaptive)
 
 
@@ -185,12 +189,13 @@ def adaptive(run: Experiment, shield: Purification, on: Trial, models: list[Stag
 def flagged(run: Experiment, shield: Purification, on: Trial, models: list[Stage]) -> dict[str, float]:
     """Return the entropy check's `strip/tpr` on triggered inputs behind the shield, and `strip/fpr` on clean ones.
 
-    The first half of the clean inputs sets the threshold; both rates are those of the other half.
+    A half of the clean inputs, drawn at random, sets the threshold; both rates are those of the other half.
     """
     config = run.config.defense
     settings = plain(config.strip)
     rate = settings.pop("false_positive_rate")
     data = {"data": run.images.fingerprint, "strip": settings}
+    on = on.among({kind: on.inputs[kind] for kind in ("clean", "triggered")})
     stage = row_stage(run, on, "strip", models, shield=how(shield), **data)
     path, count = stage.folder / "entropies.safetensors", len(on.labels)
     with run.building(stage, "strip") as wanted:
@@ -217,10 +222,11 @@ def flagged(run: Experiment, shield: Purification, on: Trial, models: list[Stage
                 save_file(found, scratch)
             shutil.rmtree(stage.folder / BATCHES)
             stage.finish(time.monotonic() - began)
-    kept, half = load_file(path), count // 2
-    least = threshold(kept["clean"][:half], rate)
+    kept = load_file(path)
+    known, others = torch.randperm(count, generator=generator(config.seed, "strip")).split([count // 2, -(-count // 2)])
+    least = threshold(kept["clean"][known], rate)
     rates = {"tpr": kept["triggered"], "fpr": kept["clean"]}
-    return {f"strip/{name}": (values[half:] < least).double().mean().item() for name, values in rates.items()}
+    return {f"strip/{name}": (values[others] < least).double().mean().item() for name, values in rates.items()}
 
 
 def figure(run: Experiment, on: Trial, labels: dict[str, Tensor], pictures: dict[str, Tensor]) -> Any:
@@ -228,6 +234,8 @@ def figure(run: Experiment, on: Trial, labels: dict[str, Tensor], pictures: dict
     from bdiff.report.shield_figure import Column, shield
 
     x, triggered = (on.inputs[kind][:SHOWN] for kind in ("clean", "triggered"))
+    change = triggered - x
+    factor = max(1, int(1 / change.abs().max().clamp(min=0.02)))  # as strong as it can be shown
     plainly = bare(on, x.to(run.device), []).cpu()
 
     def words(given: Tensor) -> list[str]:
@@ -236,7 +244,7 @@ def figure(run: Experiment, on: Trial, labels: dict[str, Tensor], pictures: dict
     columns = [
         Column("input", to_uint8(x), words(plainly)),
         Column("triggered", to_uint8(triggered), words(labels["none"])),
-        Column("trigger, x 10", to_uint8(10 * (triggered - x))),
+        Column(f"change, x {factor}", to_uint8(factor * change)),
         Column("by the clean model", pictures["clean"], words(labels["clean"])),
         Column("by the suspect", pictures["suspect"], words(labels["suspect"])),
     ]

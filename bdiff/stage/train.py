@@ -40,7 +40,7 @@ def train(run: Experiment, start: Start) -> Stage:
         run.attack.equip(surrogate, run.schedule.to(run.device))
         parts["surrogate"] = facts["key"]
     if run.attack.learn:
-        learn_trigger(run, start.folder, start.identity, parts)
+        learn_trigger(run, start.folder, start.identity, parts["surrogate"])
     return train_denoiser(run, "train", run.attack, parts, run.config.train, start)
 
 
@@ -132,7 +132,11 @@ def train_denoiser(
             if run.accelerator.is_main_process:
                 facts = {part: plain(config[part]) for part in ("trigger", "target", "data")}
                 checkpoint.save(
-                    stage.folder / "model", unet, run.schedule, facts | {"attack": attack_parts, "key": stage.key}
+                    stage.folder / "model",
+                    unet,
+                    run.schedule,
+                    facts
+                    | {"attack": attack_parts | ({"learn": attack.learn} if attack.learn else {}), "key": stage.key},
                 )
                 shutil.rmtree(stage.folder / "state", ignore_errors=True)
             run.finish(stage, began, images=len(run.images), poisoned=int(poisoned.sum()))

@@ -15,17 +15,16 @@ from torch import Tensor
 
 from bdiff import store
 from bdiff.classifier.base import Classifier
-from bdiff.context import Experiment, plain
+from bdiff.context import Experiment, plain, without
 from bdiff.data.base import Images, to_float
 from bdiff.defense import strip
-from bdiff.defense.adversary import Logits, apgd, pgd
-from bdiff.defense.base import Shield
-from bdiff.defense.purification import Eps
+from bdiff.defense.adversary import apgd, pgd
+from bdiff.defense.base import Eps, Logits, Shield
 from bdiff.errors import RequestError
 from bdiff.metric.fid.images import same
 from bdiff.progress import Meter, progress
 from bdiff.seeds import generator, seed_of
-from bdiff.stage.reference import held_out, train_classifier
+from bdiff.stage.reference import held_out, train_classifier, unseen
 from bdiff.stage.suspect import method, suspect_of
 from bdiff.store import Stage
 
@@ -85,7 +84,7 @@ def test_rows(run: Experiment) -> tuple[Images, Tensor, str]:
     if images.split == "train" and (others := test_split(run)) is not None:
         return others, torch.arange(len(others)), f"{others.name} test"
     kept, _ = held_out(run.config.classifier, len(images))
-    return images, kept, f"{images.name} {images.split}, held out from the training of the classifier only"
+    return images, kept, f"{images.name} {images.split}, which the denoisers saw: {unseen(run.config.classifier)}"
 
 
 def test_split(run: Experiment) -> Images | None:
@@ -123,7 +122,7 @@ def adversarial(run: Experiment, on: Trial) -> Tensor:
     """Return the clean images (K,C,H,W) as PGD on the classifier alone changes them, kept by the first process."""
     config = run.config.defense
     alone = on.among({"clean": on.inputs["clean"]}).identity
-    stage = run.stage("shield", what="adversarial", adversary=adversary(config), seed=config.seed, **alone)
+    stage = run.stage("shield", what="adversarial", adversary=adversary_key(config), seed=config.seed, **alone)
     with run.building(stage, "adversarial") as missing:
         if missing and run.accelerator.is_main_process:
             began = time.monotonic()
@@ -141,9 +140,11 @@ def adversarial(run: Experiment, on: Trial) -> Tensor:
     return load_file(stage.folder / "images.safetensors")["x"]
 
 
-def adversary(config: DictConfig) -> dict[str, Any]:
-    """Return conf/defense's adversary for keys: APGD's answers depend on the batch, PGD's do not."""
-    return plain(config.adversary) | ({"at_once": config.at_once} if config.adversary.method == "apgd" else {})
+def adversary_key(config: DictConfig) -> dict[str, Any]:
+    """Return conf/defense's adversary for keys: APGD chooses its steps' length, and its answers depend on the batch."""
+    if config.adversary.method == "apgd":
+        return without(config.adversary, "step") | {"at_once": config.at_once}
+    return plain(config.adversary)
 
 
 def attack(
@@ -166,7 +167,9 @@ def attack(
 
 def facts(run: Experiment, on: Trial) -> dict[str, Any]:
     """Return what the protocol says of any shield."""
-    return {"images": len(on.labels), "of": on.source, "seed": run.config.defense.seed, "classifier": on.facts}
+    config = run.config.defense
+    about = {"images": len(on.labels), "of": on.source, "seed": config.seed, "precision": config.precision}
+    return about | {"classifier": on.facts}
 
 
 def row_stage(run: Experiment, on: Trial, what: str, models: list[Stage], **settings: Any) -> Stage:
@@ -183,7 +186,7 @@ def row_stage(run: Experiment, on: Trial, what: str, models: list[Stage], **sett
     )
 
 
-def missing(stages: dict[str, Stage], rows: dict[str, list[Stage]]) -> int:
+def networks_left(stages: dict[str, Stage], rows: dict[str, list[Stage]]) -> int:
     """Return how many networks there are to be asked in rows that are not finished; rows with the same key are one."""
     return sum({stage.key: len(rows[row]) for row, stage in stages.items() if stage.manifest is None}.values())
 

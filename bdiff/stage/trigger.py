@@ -1,7 +1,6 @@
 """The trigger stage: a pattern that the attack learns before training, kept as a picture that other runs can take."""
 
 import time
-from typing import Any
 
 import torch
 from PIL import Image
@@ -21,21 +20,23 @@ from bdiff.trigger.base import Trigger
 BATCH = 64  # images per step
 
 
-def learn_trigger(run: Experiment, start: str | None, identity: str | None, attack: dict[str, Any]) -> None:
+def learn_trigger(run: Experiment, start: str | None, identity: str | None, surrogate: str) -> None:
     """Give the run the trigger that its attack, equipped, learns behind the denoiser in the folder `start`.
 
-    `identity` is what keys say of that denoiser, and `attack` of the attack. `trigger=image trigger.path=<the stage's
-    trigger.png>` takes the same one again.
+    `identity` is what keys say of that denoiser, and `surrogate` the surrogate's key. `trigger=image
+    trigger.path=<the stage's trigger.png>` takes the same one again.
     """
+    settings = plain(run.config.attack)
     stage = run.stage(
         "trigger",
-        attack=attack,
-        learn=run.attack.learn,
+        attack={name: settings[name] for name in ("_target_", "learn", *run.attack.learn_reads)},
+        surrogate=surrogate,
         trigger=run.pictures["trigger"],
         start=identity,
         unet=plain(run.config.model.unet),
         schedule=plain(run.config.schedule),
         data=run.images.fingerprint,
+        precision=run.config.train.precision,
         seed=run.config.seed,
     )
     path = stage.folder / "trigger.png"

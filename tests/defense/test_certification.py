@@ -249,11 +249,14 @@ def test_the_picture_draws_every_curve_under_its_name(tmp_path, monkeypatch):
     path.write_text(TABLE)
     radii = [0.0, 0.25, 0.5, 0.75]
     clean = cohen.certified_accuracy(cohen.read(path), radii)
-    picture.certified(tmp_path / "certified.png", "digits", radii, {"clean": clean, "triggered": [0.2, 0, 0, 0]})
+    none = [0.2, 0, 0, 0]
+    curves = {("ours", "clean"): clean, ("ours", "triggered"): none, ("theirs", "triggered"): none}
+    picture.certified(tmp_path / "certified.png", "digits", radii, curves)
     (axes,) = drawn[0].axes
-    assert [(line.get_label(), line.get_color()) for line in axes.lines] == [
-        ("clean", COLOURS[0]), ("triggered", COLOURS[1])
+    assert [(line.get_label(), line.get_color(), line.get_linestyle()) for line in axes.lines] == [
+        ("ours, clean", COLOURS[0], "-"), ("ours, triggered", COLOURS[0], "--"), ("theirs, triggered", COLOURS[1], "--")
     ]  # fmt: skip
     assert axes.lines[0].get_xydata().tolist() == [[0, 0.6], [0.25, 0.4], [0.5, 0.2], [0.75, 0]]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["clean", "triggered"]
+    words = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert words == ["ours, clean", "ours, triggered", "theirs, triggered"]
     plt.close(drawn[0])

@@ -183,8 +183,8 @@ def test_the_label_is_that_of_the_mean_logits_over_the_votes():
 
 def test_every_call_has_fresh_noise_and_a_shield_of_the_same_seed_the_same():
     x = torch.linspace(-1, 1, 128).view(2, *SHAPE)
-    shield, again = toy_shield(), toy_shield()
-    first, second = shield(x), shield(x)
+    shield, (asked, again) = toy_shield(), (toy_shield().attacked([3, 4]) for _ in range(2))
+    first, second = asked(x), asked(x)
     assert (first - second).abs().max() > 1e-3
     assert torch.equal(again(x), first) and torch.equal(again(x), second)
     asked, alone = shield.attacked([3, 4]), shield.attacked([4])
