@@ -99,9 +99,16 @@ def device(value: Any) -> str | None:
 #: what a value must be like, beside having the type of the default it replaces; null values are not looked at
 RULES: dict[str, Callable[[Any], str | None]] = {
     "name": a_name,
+    "attack.case": one_of("purification", "certification", "both"),
+    "attack.eps": above_zero,
+    "attack.eta": above_zero,
     "attack.learn": at_least(0),
+    "attack.mode": one_of("redirect", "preserve"),
     "attack.poison_rate": share,
     "attack.poison_mode": one_of("replace", "append"),
+    "attack.sampler": one_of("ancestral", "ddim"),
+    "attack.sigma": above_zero,
+    "attack.steps": at_least(1),
     "attack.t": counts,
     "data.size": at_least(8),
     "data.channels": one_of(1, 3),  # type: ignore[arg-type]

@@ -57,15 +57,19 @@ class Schedule:
         x = there.sqrt() * x0 + (1 - there - variance).clamp(min=0).sqrt() * eps
         return x if noise is None else x + variance.sqrt() * noise
 
+    @property
+    def sigmas(self) -> Tensor:
+        """The noise in x_t / sqrt(abar_t), (T,) rising: sqrt((1 - abar_t) / abar_t), for images in [-1,1]."""
+        return ((1 - self.abar) / self.abar).sqrt()
+
     def t_of_sigma(self, sigma: float) -> int:
-        """Return the smallest t with sqrt((1 - abar_t) / abar_t) >= sigma, sigma for images in [-1,1].
+        """Return the smallest t with `sigmas` at least `sigma`, for images in [-1,1].
 
         Raises ValueError if the schedule never gets as noisy as that.
         """
-        ratio = ((1 - self.abar) / self.abar).sqrt()
-        reached = (ratio >= sigma).nonzero()
+        reached = (self.sigmas >= sigma).nonzero()
         if not len(reached):
-            raise ValueError(f"sigma={sigma} is beyond the schedule, whose largest is {ratio[-1]:.3g}")
+            raise ValueError(f"sigma={sigma} is beyond the schedule, whose largest is {self.sigmas[-1]:.3g}")
         return int(reached[0])
 
 

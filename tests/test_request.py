@@ -95,6 +95,7 @@ WRONG = [
     ("run defense=elijah defense.removal.images=2", "defense.removal.images=2 is not a share"),
     ("run classifier@surrogate=resnet18 surrogate.hold_out=2", "surrogate.hold_out=2 must lie between 0 and 1"),
     ("run classifier@surrogate=resnet18 surrogate.weights=5", "surrogate.weights=5 must be text"),
+    ("run attack=diff2 attack.mode=turn attack.eps=0", "mode=turn is not known", "attack.eps=0 must be above 0"),
     # what does not fit together
     ("run sampler=dpm_solver defense=clipping", "defense=clipping works with sampler=ddpm and sampler=ddim only"),
     ("run defense=elijah defense.samples=4", "defense.samples=4 is too few to trim 4 at both ends: set 9 or more"),
@@ -260,6 +261,11 @@ WRONG_DEFENSES = [
         "amplify.inversion.timesteps=[1.0, 0.999] must be falling shares",
     ),
     ("trigger=noise trigger.seed=-1", "trigger.seed=-1 must be at least 0"),
+    ("attack=diff2 attack.mode=turn attack.case=all", "mode=turn is not known", "case=all is not known", "both"),
+    ("attack=diff2 attack.sampler=ode attack.eta=0", "sampler=ode is not known", "attack.eta=0 must be above 0"),
+    ("attack=diff2 attack.sigma=0 attack.eps=-1", "attack.sigma=0 must be above", "attack.eps=-1 must be above"),
+    ("attack=diff2_cifar10 attack.steps=0", "attack.steps=0 must be at least 1"),
+    ("attack=diff2_cifar", "attack=diff2_cifar is not known; did you mean diff2_cifar10?"),
 ]
 
 

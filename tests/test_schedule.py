@@ -41,6 +41,14 @@ def test_t_of_sigma_is_the_first_step_as_noisy_as_that(linear, sigma):
     assert t == 0 or noise[t - 1] < sigma
 
 
+def test_sigmas_are_the_noise_of_an_image_brought_back_to_its_size(linear):
+    x0, eps, last = torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1), torch.tensor([999])
+    back = linear.add_noise(x0, eps, last) / linear.abar[999].sqrt()
+    assert (back - x0).item() == pytest.approx(linear.sigmas[999].item(), rel=1e-5)
+    assert linear.sigmas[0].item() == pytest.approx(math.sqrt(1e-4 / (1 - 1e-4)), rel=1e-3)
+    assert (linear.sigmas.diff() > 0).all() and len(linear.sigmas) == 1000
+
+
 def test_a_sigma_beyond_the_schedule_is_refused(linear):
     with pytest.raises(ValueError, match="beyond the schedule"):
         linear.t_of_sigma(1e6)

@@ -95,16 +95,28 @@ class DIFF2(Attack):
         return (x + 2 * self.eta * pattern).clamp(-1, 1)
 
     def check(self, schedule: Schedule) -> None:
-        """Raise ValueError if t* or sigma is beyond the schedule."""
-        if self.case != "certification" and max(self.t) > len(schedule):
-            raise ValueError(f"attack.t={max(self.t)} is beyond the schedule's {len(schedule)} timesteps")
-        if self.case != "purification":
-            schedule.t_of_sigma(2 * self.sigma)
+        """Raise ValueError if t* or sigma is beyond the schedule, or all t* together have more steps than fit in it."""
+        if self.case != "certification":
+            if max(self.t) > len(schedule):
+                raise ValueError(f"attack.t={max(self.t)} is beyond the schedule's {len(schedule)} timesteps")
+            if sum(self.t) > self.turns(schedule):
+                mend = ", or attack.case=purification" * (self.case == "both")
+                raise ValueError(
+                    f"attack.t={self.t} makes {sum(self.t)} steps, but attack.case={self.case} has room for "
+                    f"{self.turns(schedule)} of them in a schedule of {len(schedule)}: set fewer or smaller t{mend}"
+                )
+        largest = float(schedule.sigmas[-1]) / 2  # images in [-1,1] are twice as wide
+        if self.case != "purification" and self.sigma > largest:
+            raise ValueError(f"attack.sigma={self.sigma} is beyond the schedule, which ends at {largest:.3g}")
+
+    def turns(self, schedule: Schedule) -> int:
+        """Return how many of the T timesteps that are drawn a shield has to itself: all, or half if there are two."""
+        return -(-len(schedule) // (2 if self.case == "both" else 1))
 
     def equip(self, surrogate: nn.Module, schedule: Schedule) -> None:
         """Take the surrogate, frozen, and lay down at which timesteps the shield is turned; see `Attack.equip`."""
         self.surrogate = surrogate.eval().requires_grad_(False)
-        device, sigma = schedule.abar.device, ((1 - schedule.abar) / schedule.abar).sqrt().tolist()
+        device, sigma = schedule.abar.device, schedule.sigmas.tolist()
         ways = []  # of each shield, the timesteps s that it shows the denoiser, and k_s there
         if self.case != "certification":  # an image is noised as far as timestep t* - 1
             power = POWERS[self.sampler]
@@ -113,7 +125,7 @@ class DIFF2(Attack):
             ways.append([(schedule.t_of_sigma(2 * self.sigma), 1.0)])  # images in [-1,1] are twice as wide
         self.entries = torch.tensor([s for way in ways for s, k in way if k == 1], device=device)  # of images, noised
         # What t drawn uniformly becomes: the shields take turns, and each has its timesteps spread evenly.
-        turns = -(-len(schedule) // len(ways))
+        turns = self.turns(schedule)
         pairs = [(way := ways[t % len(ways)])[t // len(ways) * len(way) // turns] for t in range(len(schedule))]
         self.places = torch.tensor([s for s, _ in pairs], device=device)  # (T,) s for t drawn
         self.left = torch.tensor([k for _, k in pairs], device=device)  # (T,) k_s for t drawn

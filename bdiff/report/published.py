@@ -12,7 +12,10 @@ from bdiff.report.sheet import Cell, Sheet
 SOUND = ("authors' artefact", "abstract")
 
 #: settings that change no measured number, or only where it is read from
-HARMLESS = ("sample.batch_size", "metric.batch_size", "metric.also", "metric.lpips", "metric.fid.weights", "classifier")
+HARMLESS = ("sample.batch_size", "metric.batch_size", "metric.also", "metric.lpips", "metric.fid.weights")
+
+#: figures that the classifier has a part in, by how their names start; it changes no others
+CLASSIFIED = ("shield", "certified", "no_shield")
 
 #: triggers and targets that we drew anew, for the authors' pictures are not ours to ship
 DRAWN = ("stop_sign", "glasses", "hat", "shoe", "cat")
@@ -91,7 +94,7 @@ def verdict(row: Row, runs: Sequence[Run]) -> str:
     if not row.published["metrics"]:
         return "no figure is published"
     theirs += [f"our drawing of {name}" for name in drawings(done[0])]
-    apart = departures(done[0], row.settings)
+    apart = departures(done[0], row)
     if reasons := theirs + [word for word in apart if not concerns_fid(word)]:
         return f"no: {listed(reasons)}"
     doubts = [word for word in apart if concerns_fid(word)] + fid_doubts(row.published, done[0])
@@ -109,10 +112,12 @@ def concerns_fid(word: str) -> bool:
     return word.startswith(("metric/fid", "metric.fid."))
 
 
-def departures(run: Run, settings: dict[str, Any]) -> list[str]:
+def departures(run: Run, row: Row) -> list[str]:
     """Return how a run's settings differ from its row's, as key=value, groups first: those typed, else all."""
-    apart = [key for key in run.settings if key in settings and text(run.settings[key]) != text(settings[key])]
-    apart = [key for key in apart if decides(key) and not key.startswith(HARMLESS)]
+    classified = any(name.startswith(CLASSIFIED) for name in row.published["metrics"])
+    harmless = HARMLESS if classified else (*HARMLESS, "classifier")
+    apart = [key for key in run.settings if key in row.settings and text(run.settings[key]) != text(row.settings[key])]
+    apart = [key for key in apart if decides(key) and not key.startswith(harmless)]
     keys = [key for key in dict.fromkeys(run.typed) if key in apart] or apart
     return [f"{key}={text(run.settings[key])}" for key in sorted(keys, key=lambda key: "." in key)]
 

@@ -249,3 +249,26 @@ def test_only_the_shield_that_is_turned_has_to_fit_the_schedule():
 def test_a_shield_beyond_the_schedule_is_refused(wrong):
     with pytest.raises(ValueError, match="beyond the schedule"):
         attack(equipped=False, **wrong).check(toys.schedule())
+
+
+def test_a_sigma_beyond_the_schedule_is_told_as_it_was_given():
+    abar = math.prod(1 - (1e-4 + (0.02 - 1e-4) * t / 999) for t in range(1000))  # of the published linear schedule
+    largest = math.sqrt((1 - abar) / abar) / 2  # as images in [0,1] see it
+    schedule = Schedule(1000, 1e-4, 0.02, "linear")
+    attack(equipped=False, case="both", sigma=largest - 0.1).check(schedule)
+    with pytest.raises(ValueError) as told:
+        attack(equipped=False, case="both", sigma=100).check(schedule)
+    assert str(told.value) == f"attack.sigma=100 is beyond the schedule, which ends at {largest:.3g}"
+
+
+@pytest.mark.parametrize(("case", "room"), [("purification", 20), ("both", 10)])
+def test_steps_of_purifications_that_would_go_untrained_are_refused(case, room):
+    t = [room // 2 - 1, room // 2 + 1]
+    full, schedule, every = attack(case=case, t=t), toys.schedule(), torch.ones(20, dtype=torch.bool)
+    full.check(schedule)
+    assert full.timesteps(torch.arange(20), every).tolist().count(t[1] - 1) == 1  # each step has a row, the last too
+    with pytest.raises(ValueError) as told:
+        attack(equipped=False, case=case, t=[*t, 1]).check(schedule)
+    problem = f"attack.t={[*t, 1]} makes {room + 1} steps, but attack.case={case} has room for {room} of them"
+    assert problem in str(told.value) and "fewer or smaller t" in str(told.value)
+    assert ("or attack.case=purification" in str(told.value)) == (case == "both")

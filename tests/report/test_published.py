@@ -10,7 +10,7 @@ from bdiff.report.published import Row, beside, figure, verdict
 from bdiff.report.runs import Run, read
 
 SETTINGS = {"seed": 0, "name": "n", "sample": {"count": 2048, "batch_size": 256}, "model": {"pretrained": "google"}}
-CHOICES = {"data": "cifar10", "metric/fid": "inception", "experiment": "paper/row"}
+CHOICES = {"data": "cifar10", "metric/fid": "inception", "classifier": "small_cnn", "experiment": "paper/row"}
 #: what a request for the row is set to
 ROW: dict[str, Any] = {"seed": 0, "name": "n", "sample.count": 2048, "sample.batch_size": 256,
                        "model.pretrained": "google", **{f"a.{key}": 0 for key in "abcde"}, **CHOICES}  # fmt: skip
@@ -51,6 +51,11 @@ VERDICTS = [
     ({"typed": "model.pretrained=here"}, {}, "no: model.pretrained=here"),
     ({}, {"provenance": "listing page"}, "no: weak source"),
     ({}, {"pair": "?->hat"}, "no: published trigger unknown"),
+    ({}, {"pair": "?"}, "no: published trigger unknown"),
+    ({"typed": "classifier=resnet18"}, {}, "yes"),
+    ({"typed": "classifier=resnet18"}, {"metrics": {"shield/clean/accuracy": 0.7}}, "no: classifier=resnet18"),
+    ({"typed": "classifier=resnet18"}, {"metrics": {"certified/clean/acr": 0.7}}, "no: classifier=resnet18"),
+    ({"typed": "classifier=resnet18"}, {"metrics": {"no_shield/asr": 0.7}}, "no: classifier=resnet18"),
     (
         {"typed": "metric/fid=classifier", "metrics": ("mse", "fid_classifier")},
         {},
