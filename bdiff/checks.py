@@ -16,11 +16,12 @@ import bdiff.metric.check
 import bdiff.model.check
 from bdiff.draw import empty
 from bdiff.make import foreign, make, targets
+from bdiff.report.shields import CERTIFICATION, PURIFICATION
 from bdiff.rules import MIXED, OPTIONAL, RECIPES, RULES, at_least, share, type_problem
 
 CLIPPING = "bdiff.defense.clipping.Clipping"
 REMOVAL = "bdiff.defense.removal.Removal"
-SHIELDS = ("bdiff.defense.purification.Purification", "bdiff.defense.certification.Certification")
+SHIELDS = (PURIFICATION, CERTIFICATION)
 
 
 def leaves(config: DictConfig, prefix: str = "") -> dict[str, Any]:

@@ -41,8 +41,7 @@ class Certification(Shield):
 
     def check(self, schedule: Schedule) -> None:
         """Raise ValueError if the schedule never gets as noisy as sigma; see `Shield.check`."""
-        last = schedule.abar[-1]
-        largest = float(((1 - last) / last).sqrt()) / 2  # images in [-1,1] are twice as wide
+        largest = float(schedule.sigmas[-1]) / 2  # images in [-1,1] are twice as wide
         if self.sigma > largest:
             raise ValueError(f"defense.sigma={self.sigma} is beyond the schedule, which ends at {largest:.3g}")
 

@@ -20,6 +20,7 @@ from bdiff.data.base import Images, to_float
 from bdiff.defense import strip
 from bdiff.defense.adversary import apgd, pgd
 from bdiff.defense.base import Eps, Logits, Shield
+from bdiff.defense.purification import Purification
 from bdiff.errors import RequestError
 from bdiff.metric.fid.images import same
 from bdiff.progress import Meter, progress
@@ -60,10 +61,23 @@ class Trial:
 
 
 def examine(run: Experiment) -> None:
-    """Raise RequestError if a shield is asked for that the run's data cannot be tried with; before any training."""
+    """Raise RequestError if a shield is asked for that the run's data cannot be tried with; before any training.
+
+    Warns of a purification that adds far less noise than its adversary does: settings of other data's.
+    """
     config = run.config.defense
-    if not config._target_ or not isinstance(method(config), Shield):
+    if not config._target_ or not isinstance(shield := method(config), Shield):
         return
+    if isinstance(shield, Purification) and config.adversary.norm == "linf":
+        sigma = float(run.schedule.sigmas[shield.t - 1]) / 2  # images in [-1,1] are twice as wide
+        if sigma < config.adversary.eps / 2:
+            log.warning(
+                "defense.t=%d adds noise of %.2g, and the adversary up to %.2g: for 32 px and 1000 timesteps there is "
+                "defense=purification_cifar10, and attack=diff2_cifar10",
+                shield.t,
+                sigma,
+                config.adversary.eps,
+            )
     count = min(config.images, len(test_rows(run)[1]))
     if "strip" in config and config.strip.blends:
         try:

@@ -204,6 +204,14 @@ def test_a_killed_certification_certifies_no_image_twice(home, certified):
     assert record["metrics"] == certified["metrics"]
 
 
+def test_settings_of_other_data_are_warned_of(home, purified, capfd):
+    code, _ = run(home, "faint", "attack=baddiffusion", *PURIFICATION, "defense.t=1", "defense.adversary.eps=0.3")
+    assert code == 0
+    assert "for 32 px and 1000 timesteps there is defense=purification_cifar10" in capfd.readouterr().err
+    run(home, "fitting", "attack=baddiffusion", *PURIFICATION, "defense.adversary.eps=0.05")
+    assert "purification_cifar10" not in capfd.readouterr().err
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("shield", [PURIFICATION, CERTIFICATION], ids=["purification", "certification"])
