@@ -47,7 +47,8 @@ $(call part,shields) $(DIFF2) $(REPAIR) defense=purification defense.t=8,12,20 d
 $(call part,certified) $(DIFF2) defense=certification || code=1; \
 $(call part,audits) $(DIFF2) defense=$(AUDITS_digits) || code=1;
 endef
-# Other forms of the attack, each with a model of its own: a name, and what is said for it, with / for blanks.
+# Other forms of the attack, each with a model of its own: a name, and what is said for it, with / for blanks. Beside them
+# a twin, trained as long without the attack.
 VARIANTS := preserve:attack.mode=preserve patch:trigger=patch learned:attack.learn=200 seed:seed=1 \
 	ddim:attack.sampler=ddim/defense.sampler=ddim \
 	transfer:classifier@surrogate=small_cnn/surrogate.seed=1/surrogate.model.width=16
@@ -128,6 +129,7 @@ table-diff2-variants: LAUNCHER := basic
 table-diff2-variants: $(READY)  ## on the digits: preserve, a patch, a learned trigger, DDIM, another surrogate and seed
 	@code=0; $(foreach one,$(VARIANTS),$(call part,$(firstword $(subst :, ,$(one)))) $(DIFF2) \
 		defense=purification $(subst /, ,$(lastword $(subst :, ,$(one)))) || code=1;) \
+	$(call part,twin) $(SHIELD) attack=none train.steps=800 defense=purification,certification,$(AUDITS_digits) || code=1; \
 	$(BIN)/bdiff shields $(TABLES)/$@ || code=1; exit $$code
 
 test: $(READY)  ## the tests that take seconds
