@@ -1,6 +1,15 @@
 """What all tests need to be true of the process that runs them."""
 
 import signal
+from pathlib import Path
+
+import pytest
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C; the runs that they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with its own outputs and cache, shared by the tests of a file as by a user's runs."""
+    return tmp_path_factory.mktemp("home")

@@ -1,14 +1,13 @@
 """Learned triggers from end to end: shaped before training, kept as a picture, and taken again from it."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import carry_out
 
-from bdiff import cli
 from bdiff.draw import load
 from bdiff.stage.trigger import rgba
 from bdiff.trigger.base import Trigger
@@ -24,17 +23,9 @@ PRETRAINED = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
 def run(home: Path, folder: str, *overrides: str) -> tuple[int, dict]:
-    """The exit code and metrics.json, if there is one, of one run in this process."""
-    words = ["run", *TINY, *overrides, f"paths.outputs={home}/outputs", f"paths.cache={home}/cache"]
-    code = cli.command([*words, f"hydra.run.dir={home / folder}"])
-    record = home / folder / "metrics.json"
-    return code, json.loads(record.read_text()) if record.exists() else {}
+    """The exit code and metrics.json of one tiny run."""
+    return carry_out(home, folder, *TINY, *overrides)
 
 
 def test_a_trigger_is_learned_once_and_can_be_taken_from_its_picture(home):

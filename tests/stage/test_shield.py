@@ -1,14 +1,13 @@
 """Shields from end to end on the digits, with budgets of seconds; what is computed from answers, by hand."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import carry_out
 
-from bdiff import cli
 from bdiff.defense import cohen
 from bdiff.errors import RequestError
 from bdiff.progress import Meter
@@ -30,18 +29,9 @@ CERTIFICATION = [
 KINDS = ("clean", "adversarial", "triggered", "triggered_adversarial")
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    """A folder with its own outputs and cache, shared by the tests of this file as by a user's runs."""
-    return tmp_path_factory.mktemp("home")
-
-
 def run(home: Path, folder: str, *overrides: str) -> tuple[int, dict]:
-    """The exit code and metrics.json of one run in this process."""
-    place = home / folder
-    words = ["run", *TINY, *overrides, f"paths.outputs={home}/outputs", f"paths.cache={home}/cache"]
-    code = cli.command([*words, f"hydra.run.dir={place}"])
-    return code, json.loads((place / "metrics.json").read_text())
+    """The exit code and metrics.json of one tiny run."""
+    return carry_out(home, folder, *TINY, *overrides)
 
 
 @pytest.fixture(scope="module")
