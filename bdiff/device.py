@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from torch import Tensor
 
 
 def open_device(name: str) -> Accelerator:
@@ -41,3 +42,13 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Return a CPU tensor on `device` without waiting for what the device still has to do.
+
+    A copy from ordinary memory would wait, so it goes by pinned memory, which torch frees once it has been read.
+    """
+    if device.type != "cuda" or x.device.type == "cuda":
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
