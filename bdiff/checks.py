@@ -131,7 +131,8 @@ def defense_problems(config: DictConfig) -> list[str]:
     """Return what of a defense or an amplification does not fit the schedule, or the samples that are drawn."""
     found = {place: OmegaConf.select(config, place) for place in ("defense", "amplify.inversion")}
     methods: Any = {place: OmegaConf.to_container(part, resolve=True) for place, part in found.items() if part}
-    problems = bdiff.defense.check.sample_problems(methods["defense"], config.sample.count)
+    drawn = min(config.sample.count, config.sample.get("triggered", config.sample.count))
+    problems = bdiff.defense.check.sample_problems(methods["defense"], drawn)
     for place, method in methods.items():
         problems += bdiff.defense.check.schedule_problems(method, place, config.schedule.num_train_timesteps)
     return problems

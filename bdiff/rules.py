@@ -174,6 +174,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "runtime.log_every": at_least(1),
     "runtime.checkpoint_seconds": at_least(0),
     "sample.count": at_least(2),
+    "sample.triggered": at_least(2),
     "sample.batch_size": at_least(1),
     "sample.steps": at_least(1),
     "sample.precision": one_of("auto", "bf16", "fp32"),

@@ -12,7 +12,20 @@ PACKAGE = Path(__file__).parents[1] / "bdiff"
 
 #: a module imports from its own layer's folder and from layers below, never from above or beside
 LAYERS = [
-    {"errors", "make", "progress", "schedule", "seeds", "store", "device", "draw", "pickles", "ledger", "versions"},
+    {
+        "errors",
+        "make",
+        "progress",
+        "schedule",
+        "seeds",
+        "store",
+        "device",
+        "draw",
+        "noise",
+        "pickles",
+        "ledger",
+        "versions",
+    },
     {"data", "trigger", "target", "model", "tracker", "report"},
     {"classifier"},
     {"metric"},

@@ -99,7 +99,7 @@ WRONG = [
     # what does not fit together
     ("run sampler=dpm_solver defense=clipping", "defense=clipping works with sampler=ddpm and sampler=ddim only"),
     ("run defense=elijah defense.samples=4", "defense.samples=4 is too few to trim 4 at both ends: set 9 or more"),
-    ("run defense=elijah sample.count=12", "defense.samples=16 is more than sample.count=12"),
+    ("run defense=elijah sample.count=12", "defense.samples=16 is more than the 12 that are drawn"),
     ("run trigger=noise trigger.cell=0", "trigger.cell=0 must be at least 1"),
     ("run metric.also=[lpips]", "lpips, which needs images of 31 px or more", "data.size=16"),
     ("run metric/fid=none metric.also=[kid]", "kid, which needs features", "metric/fid=inception or classifier"),

@@ -16,23 +16,27 @@ from safetensors.torch import load_file
 from torch import nn
 
 from bdiff.attack.none import NoAttack
-from bdiff.sample import noises, sample, shards
+from bdiff.sample import Drawn, noise_of, sample, shards
 from bdiff.trigger.base import Trigger
 
 STEPS = 5
+SHAPE = (1, toys.SIZE, toys.SIZE)
+CPU = torch.device("cpu")
 
 
 def drawn(
     folder, batch_size, count=9, scheduler=DDPMScheduler, attack=None, unet=None, seed=1, options=None,
-    accelerator=None, trajectory=None, steps=STEPS,
+    accelerator=None, trajectory=None, steps=STEPS, triggered=None,
 ):  # fmt: skip
     """Clean and triggered samples of a toy model."""
     sample(
         unet or toys.unet(),
         scheduler(**toys.schedule().config),
-        {"clean": lambda eps: eps, "triggered": (attack or toys.attack()).prior},
-        shape=(1, toys.SIZE, toys.SIZE),
-        count=count,
+        {
+            "clean": Drawn(lambda eps: eps, count),
+            "triggered": Drawn((attack or toys.attack()).prior, triggered or count),
+        },
+        shape=SHAPE,
         batch_size=batch_size,
         steps=steps,
         step_options=options or {},
@@ -89,7 +93,7 @@ class Zero(nn.Module):
 
 def test_ddim_of_a_model_that_predicts_no_noise_is_the_scaled_prior(tmp_path):
     clean, triggered = drawn(tmp_path, 3, count=3, scheduler=DDIMScheduler, unet=Zero(), options={"eta": 0.0})
-    eps, _ = noises((1, 8, 8), 1, range(3))
+    eps = next(noise_of(SHAPE, 1, range(3), CPU))
     scheduler = DDIMScheduler(**toys.schedule().config)
     scheduler.set_timesteps(STEPS)
     # each step divides by sqrt(abar_t) and multiplies by sqrt(abar_prev): only the first root is left at the end
@@ -123,7 +127,7 @@ def test_the_trajectory_of_a_model_that_predicts_no_noise_is_the_scaled_prior(tm
     assert kept["t"].tolist() == scheduler.timesteps[places].tolist()
     roots = scheduler.alphas_cumprod[scheduler.timesteps[places]].sqrt()
     roots = torch.cat([roots, torch.ones(1)]) / roots[0]  # at the end abar is 1
-    eps, _ = noises((1, 8, 8), 1, range(4))
+    eps = next(noise_of(SHAPE, 1, range(4), CPU))
     for name, prior in (("clean", eps), ("triggered", toys.attack().prior(eps))):
         wanted = prior * roots.view(-1, 1, 1, 1, 1)
         assert kept[name].dtype == torch.float16
@@ -140,7 +144,7 @@ def test_a_trajectory_leads_from_the_noise_to_the_samples(tmp_path, scheduler):
     without = drawn(tmp_path / "without", 9, scheduler=scheduler)
     assert torch.equal(clean, without[0]) and torch.equal(triggered, without[1])
     kept = load_file(path)
-    eps, _ = noises((1, 8, 8), 1, range(4))
+    eps = next(noise_of(SHAPE, 1, range(4), CPU))
     assert torch.allclose(kept["clean"][0].float(), eps, rtol=0.1, atol=0.01)  # sigma_max is finite
     for name, images in (("clean", clean), ("triggered", triggered)):
         end = (kept[name][-1].float().clamp(-1, 1) + 1) * 127.5

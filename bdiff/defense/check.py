@@ -37,7 +37,9 @@ def sample_problems(defense: dict[str, Any], count: int) -> list[str]:
     samples, trim = defense["samples"], defense["trim"]
     told = []
     if samples > count:
-        told.append(f"defense.samples={samples} is more than sample.count={count}: raise that one")
+        told.append(
+            f"defense.samples={samples} is more than the {count} that are drawn: raise sample.count or triggered"
+        )
     if samples <= 2 * trim:
         told.append(f"defense.samples={samples} is too few to trim {trim} at both ends: set {2 * trim + 1} or more")
     return told

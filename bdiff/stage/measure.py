@@ -22,6 +22,7 @@ from bdiff.metric.target import asr_threshold, compare
 from bdiff.progress import progress
 from bdiff.sample import shards
 from bdiff.stage.reference import KEPT, Reference, feature_extractor, metered, reference, reference_activations
+from bdiff.stage.sample import count_of
 from bdiff.store import Stage
 
 log = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ def against_target(run: Experiment, samples: Stage, threshold: float) -> dict[st
         why = "the attack's trigger is for images that are denoised, and no sample starts from it"
         asked = ["asr", *(["lpips"] if run.lpips else []), *({"secret"} & {*config.metric.also})]
         return {name: Measured({}, {"absent": why}) for name in asked}
-    total = -(-config.sample.count // config.sample.batch_size)
+    total = -(-count_of(config, "triggered") // config.sample.batch_size)
     with progress("measure", total, unit="batches", every=config.runtime.progress) as meter:
         hits = compare(metered(triggered(run, samples), meter), run.target, threshold)
     found = {"asr": Measured(hits, {"threshold": threshold, "on": "per-image MSE on [0,1]"})}
