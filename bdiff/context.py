@@ -129,6 +129,7 @@ class Experiment:
         try:
             self.attack: Attack = make(config.attack, trigger=self.trigger, target=self.target)
             self.attack.check(self.schedule)
+            self.attack.to(self.device)
         except ValueError as error:
             raise RequestError(str(error)) from error
         if self.attack.needs_surrogate and len(self.images.classes) < 2:

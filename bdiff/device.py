@@ -44,6 +44,27 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+class Late:
+    """A tensor on its way to the CPU, to be read when it is there: the device goes on meanwhile."""
+
+    def __init__(self, x: Tensor):
+        self.copy = x.detach().to("cpu", non_blocking=True)  # into pinned memory, of its own accord
+        self.arrival = torch.cuda.Event() if x.device.type == "cuda" else None
+        if self.arrival:
+            self.arrival.record()
+
+    @property
+    def there(self) -> bool:
+        """Whether it can be read without waiting."""
+        return self.arrival is None or self.arrival.query()
+
+    def read(self) -> Tensor:
+        """Return it, after a wait for what the device was asked for before it, and for nothing later."""
+        if self.arrival:
+            self.arrival.synchronize()
+        return self.copy
+
+
 def to_device(x: Tensor, device: torch.device) -> Tensor:
     """Return a CPU tensor on `device` without waiting for what the device still has to do.
 

@@ -5,9 +5,10 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -30,7 +31,8 @@ log = logging.getLogger(__name__)
 Prior = Callable[[Tensor], Tensor]
 
 
-class Drawn(NamedTuple):
+@dataclass(frozen=True)
+class Drawn:
     """What is drawn of one kind."""
 
     prior: Prior

@@ -33,13 +33,13 @@ class Schedule:
         self.betas, self.alphas, self.abar = (table.to(device) for table in (self.betas, self.alphas, self.abar))
         return self
 
-    def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Return x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps. Images (B,C,H,W), t (B,) int64."""
+    def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor | int) -> Tensor:
+        """Return x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps. Images (B,C,H,W), t (B,) int64, or one for all."""
         abar = per_image(self.abar, t)
         return abar.sqrt() * x0 + (1 - abar).sqrt() * eps
 
-    def x0(self, x_t: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Return the x0 that `add_noise` took to `x_t` with `eps`. Images (B,C,H,W), t (B,) int64."""
+    def x0(self, x_t: Tensor, eps: Tensor, t: Tensor | int) -> Tensor:
+        """Return the x0 that `add_noise` took to `x_t` with `eps`. Images (B,C,H,W), t (B,) int64, or one for all."""
         abar = per_image(self.abar, t)
         return (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
 
@@ -73,6 +73,6 @@ class Schedule:
         return int(reached[0])
 
 
-def per_image(table: Tensor, t: Tensor) -> Tensor:
-    """Return `table[t]` shaped (B,1,1,1), to be multiplied with images."""
+def per_image(table: Tensor, t: Tensor | int) -> Tensor:
+    """Return `table[t]` shaped (B,1,1,1), or (1,1,1,1) for one t, to be multiplied with images."""
     return table[t].view(-1, 1, 1, 1)

@@ -4,25 +4,28 @@ So a checkpoint needs no random state and no data position beside the step, a re
 one bit for bit on a CPU, and several processes train what one would (each takes its rows of the same global batch).
 """
 
+import contextlib
 import itertools
 import json
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from bdiff import store
 from bdiff.data.base import Images, batches, to_float
-from bdiff.device import autocast
+from bdiff.device import Late, autocast, to_device
 from bdiff.errors import RunError
 from bdiff.progress import progress
 from bdiff.schedule import Schedule
@@ -164,6 +167,20 @@ def row_stream(rows: int, batch: int, seed: int, start: int = 0) -> Iterator[Ten
         pending = pending[batch:]
 
 
+class Place(NamedTuple):
+    """The row numbers (b,) of one process's share of a step: on the CPU, and on the device."""
+
+    here: Tensor
+    there: Tensor
+
+
+def placed(rows: Iterator[Tensor], part: slice, device: torch.device, steps: int = 64) -> Iterator[Place]:
+    """Yield the share `part` of the row numbers of each step, moved to the device many steps at a time."""
+    while some := list(itertools.islice(rows, steps)):
+        here = torch.stack([one[part] for one in some])
+        yield from map(Place, here, to_device(here, device))
+
+
 def fit(
     model: nn.Module,
     loss: Loss,
@@ -202,18 +219,23 @@ def fit(
     if loop.compile:
         net = torch.compile(net)
 
-    order, ahead = itertools.tee(
-        itertools.islice(row_stream(len(index), recipe.batch_size, seed, start), total - start)
-    )
-    feed = batches(images, (index[rows[part]] for rows in ahead), device, loop.workers)
+    rows = itertools.islice(row_stream(len(index), recipe.batch_size, seed, start), total - start)
+    order, ahead = itertools.tee(placed(rows, part, device))
+    resident = images.device == device
+    index = index.to(images.device)
+    feed = batches(images, (index[rows.there if resident else rows.here] for rows in ahead), device, loop.workers)
     window: list[Tensor] = []  # loss and gradient norm of each step since the last look at them
+    looked: Look | None = None
     saved, began = time.monotonic(), time.monotonic()
-    with progress(name, total, start, "steps", loop.progress, accelerator.is_main_process) as meter:
-        for step, rows, pixels in zip(range(start, total), order, feed, strict=False):
+    with (
+        progress(name, total, start, "steps", loop.progress, accelerator.is_main_process) as meter,
+        contextlib.closing(state),
+    ):
+        for step, place, pixels in zip(range(start, total), order, feed, strict=False):
             torch.manual_seed(seed_of(seed, "step", step))
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr_at(step, total)
-            batch = Batch(pixels, rows[part].to(device), part, recipe.batch_size)
+            batch = Batch(pixels, place.there, part, recipe.batch_size)
             with autocast(recipe.precision, device):
                 value = loss(net, batch)
             accelerator.backward(value)
@@ -225,32 +247,21 @@ def fit(
             window.append(torch.stack([value.detach(), norm]))
             meter.advance(1, history.last)
 
+            if looked:  # the device has had a step to work on meanwhile
+                history.add(looked.row(recipe, total))
+                looked = None
             if (step + 1) % loop.log_every and step + 1 < total:
                 continue
-            seen = accelerator.reduce(torch.stack(window), "mean")  # (steps, 2); a nan on any process reaches all
-            window.clear()
-            bad = (~seen.isfinite()).any(1).nonzero()
-            if len(bad):
-                at = int(bad[0])
-                first = step + 1 - len(seen) + at
-                what = "gradient" if seen[at, 0].isfinite() else "loss"
-                kept = f"step {state.newest}" if state.newest else "none yet"
-                raise RunError(
-                    f"{name}: the {what} became {seen[at, int(what == 'gradient')].item()} at step {first} (learning "
-                    f"rate {recipe.lr_at(first, total):.3g}); last good checkpoint: {kept}. "
-                    "Lower train.lr or use train.precision=fp32"
-                )
             rate = (step + 1 - start) * recipe.batch_size / (time.monotonic() - began)
-            history.add(
-                {
-                    "step": step + 1,
-                    "loss": seen[:, 0].mean().item(),
-                    "lr": recipe.lr_at(step, total),
-                    "grad_norm": seen[-1, 1].item(),
-                    "images_per_second": round(rate, 1),
-                }
-            )
-            if accelerator.is_main_process and time.monotonic() - saved >= loop.checkpoint_seconds:
+            seen = accelerator.reduce(torch.stack(window), "mean")  # (steps, 2); a nan on any process reaches all
+            looked = Look(name, step + 1, Late(seen), rate, state)
+            window.clear()
+            late = time.monotonic() - saved >= loop.checkpoint_seconds and (state.idle or not loop.checkpoint_seconds)
+            due = accelerator.is_main_process and late
+            if due or looked.seen.there or step + 1 == total:
+                history.add(looked.row(recipe, total))  # before the checkpoint, which is of a sound model
+                looked = None
+            if due:
                 state.save(step + 1)
                 saved = time.monotonic()
     if ema:
@@ -258,8 +269,41 @@ def fit(
     return model.eval()
 
 
+class Look(NamedTuple):
+    """A look at the losses of the last steps, on their way to the CPU."""
+
+    name: str  # of the training
+    step: int  # the last one
+    seen: Late  # (steps, 2) loss and gradient norm
+    rate: float  # images per second
+    state: "State"
+
+    def row(self, recipe: Recipe, total: int) -> dict[str, Any]:
+        """Return the row of the history. Raises RunError if a loss or a gradient is not finite."""
+        seen = self.seen.read()
+        bad = (~seen.isfinite()).any(1).nonzero()
+        if len(bad):
+            at = int(bad[0])
+            first = self.step - len(seen) + at
+            what = "gradient" if seen[at, 0].isfinite() else "loss"
+            self.state.wait()
+            kept = f"step {self.state.newest}" if self.state.newest else "none yet"
+            raise RunError(
+                f"{self.name}: the {what} became {seen[at, int(what == 'gradient')].item()} at step {first} (learning "
+                f"rate {recipe.lr_at(first, total):.3g}); last good checkpoint: {kept}. "
+                "Lower train.lr or use train.precision=fp32"
+            )
+        return {
+            "step": self.step,
+            "loss": seen[:, 0].mean().item(),
+            "lr": recipe.lr_at(self.step - 1, total),
+            "grad_norm": seen[-1, 1].item(),
+            "images_per_second": round(self.rate, 1),
+        }
+
+
 class State:
-    """Checkpoints of all that a training run needs to go on, as `<folder>/state/<step>.pt`."""
+    """Checkpoints of all that a training run needs to go on, as `<folder>/state/<step>.pt`, written by a thread."""
 
     def __init__(
         self,
@@ -271,6 +315,8 @@ class State:
     ):
         self.folder, self.keep = folder / "state", keep
         self.model, self.optimizer, self.ema = model, optimizer, ema
+        self.writer = ThreadPoolExecutor(1, "checkpoint")
+        self.writing: Future[None] | None = None
 
     def paths(self) -> list[Path]:
         """Return the checkpoints, oldest first."""
@@ -281,13 +327,33 @@ class State:
         """The newest checkpoint's step, 0 if there is none."""
         return int(self.paths()[-1].stem) if self.paths() else 0
 
+    @property
+    def idle(self) -> bool:
+        """Whether no checkpoint is being written."""
+        return self.writing is None or self.writing.done()
+
+    def wait(self) -> None:
+        """Wait for the checkpoint that is being written, and raise what went wrong with it."""
+        if self.writing:
+            self.writing.result()
+
+    def close(self) -> None:
+        """Wait for the last checkpoint, and end the thread."""
+        self.writer.shutdown()
+        self.wait()
+
     def save(self, step: int) -> None:
-        """Write the checkpoint of `step` finished steps, and remove those beyond the number to keep."""
+        """Take a snapshot of `step` finished steps, which the thread writes while training goes on."""
+        self.wait()
         parts = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": step}
         if self.ema:
             parts["ema"] = self.ema.state_dict()
+        self.writing = self.writer.submit(self.write, step, tree_map_only(Tensor, snapshot, parts))
+
+    def write(self, step: int, parts: dict[str, Any]) -> None:
+        """Write a snapshot as soon as it is there, and remove the checkpoints beyond the number to keep."""
         with store.atomic(self.folder / f"{step:08d}.pt") as scratch:
-            torch.save(parts, scratch)
+            torch.save(tree_map_only(Late, Late.read, parts), scratch)
         for old in self.paths()[: -self.keep]:
             old.unlink()
 
@@ -303,6 +369,11 @@ class State:
             self.ema.to(device=device)
         log.info("going on from step %d (%s)", parts["step"], self.folder)
         return parts["step"]
+
+
+def snapshot(x: Tensor) -> Late:
+    """Return `x` as it is now, also where it changes before it is read."""
+    return Late(x.detach().clone() if x.device.type == "cpu" else x)  # from a GPU the copy itself is one, in its turn
 
 
 class History:

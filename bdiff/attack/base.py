@@ -60,6 +60,10 @@ class Attack(ABC):
         self.trigger, self.target = trigger, target
         self.poison_rate, self.poison_mode = poison_rate, poison_mode
 
+    def to(self, device: torch.device) -> None:
+        """Move trigger and target to where training and sampling are, once and not in every step."""
+        self.trigger, self.target = self.trigger.to(device), self.target.to(device)
+
     def plan(self, rows: int, seed: int) -> tuple[Tensor, Tensor]:
         """Return `poison_plan` for this attack's rate and mode."""
         return poison_plan(rows, self.poison_rate, self.poison_mode, seed)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bdiff.data.base import Images, to_float
+from bdiff.device import to_device
 
 
 class Classifier(nn.Module):
@@ -26,8 +27,8 @@ class Classifier(nn.Module):
 @torch.inference_mode()
 def accuracy(model: nn.Module, images: Images, rows: Tensor, device: torch.device, batch: int = 512) -> float:
     """Return the share of `rows` (n,) that `model` labels right, in [0,1]."""
-    hits = 0
-    for part in rows.split(batch):
-        logits = model(to_float(images.take(part).to(device)))
-        hits += int((logits.argmax(1).cpu() == images.labels[part]).sum())
-    return hits / len(rows)
+    hits, labels = torch.zeros((), dtype=torch.long, device=device), to_device(images.labels[rows], device)
+    for part, wanted in zip(rows.split(batch), labels.split(batch), strict=True):
+        logits = model(to_float(to_device(images.take(part), device)))
+        hits += (logits.argmax(1) == wanted).sum()
+    return int(hits) / len(rows)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from bdiff.data.sources import Source
+from bdiff.device import to_device
 from bdiff.errors import RequestError
 
 
@@ -40,6 +41,11 @@ class Images(ABC):
         """Return these images with the pixels on `device`; streamed ones stay where they are."""
         return self
 
+    @property
+    def device(self) -> torch.device:
+        """Where the pixels live."""
+        return torch.device("cpu")
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TensorImages(Images):
@@ -55,6 +61,10 @@ class TensorImages(Images):
 
     def to(self, device: torch.device | str) -> "TensorImages":
         return replace(self, pixels=self.pixels.to(device))
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixels.device
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -102,7 +112,7 @@ def batches(
     device = torch.device(device)
     if isinstance(images, TensorImages):
         for chosen in rows:
-            yield images.take(chosen).to(device, non_blocking=True)
+            yield to_device(images.take(chosen), device)
         return
     pin = device.type == "cuda"
     loader = DataLoader(_Batches(images), sampler=rows, batch_size=None, num_workers=workers, pin_memory=pin)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bdiff.defense.base import Logits
+from bdiff.device import to_device
 from bdiff.errors import RunError
 
 NORMS = {"linf": "Linf", "l2": "L2"}  # ours, and pyautoattack's names
@@ -72,7 +73,7 @@ def start(x: Tensor, norm: str, radius: float, generator: torch.Generator | Sequ
         points = torch.stack([draw(width, generator=one) for one in generator])
     # All but two coordinates of a uniform point on the sphere are uniform in the ball (Voelker et al. 2017).
     points = 2 * points - 1 if norm == "linf" else (points / points.norm(dim=1, keepdim=True))[:, :size]
-    return radius * points.view_as(x).to(x)
+    return radius * to_device(points.view_as(x), x.device)
 
 
 def project(delta: Tensor, norm: str, radius: float) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bdiff.data.base import Images
-from bdiff.device import autocast
+from bdiff.device import autocast, to_device
 from bdiff.schedule import Schedule
 from bdiff.train import Loss
 
@@ -38,12 +38,13 @@ class Suspect:
 
     def __post_init__(self) -> None:
         self.unet.to(self.device).eval().requires_grad_(False)
+        self.steps = torch.arange(len(self.schedule), device=self.device)  # of which a timestep is a view, no copy
 
     def eps(self, x: Tensor, t: Tensor | int) -> Tensor:
         """Return the predicted noise (B,C,H,W) of x (B,C,H,W) at timesteps t, one for all or (B,)."""
         assert x.shape[1:] == self.shape, (x.shape, self.shape)
         self.evaluations += len(x)
-        t = torch.as_tensor(t, device=x.device).expand(len(x))
+        t = t if isinstance(t, Tensor) else self.steps[t].expand(len(x))
 
         def evaluate(x: Tensor) -> Tensor:
             with autocast(self.precision, self.device):
@@ -55,7 +56,7 @@ class Suspect:
 
     def noise(self, count: int, generator: torch.Generator) -> Tensor:
         """Return standard normal noise (count,C,H,W) on the device, drawn on the CPU so that devices agree."""
-        return torch.randn((count, *self.shape), generator=generator).to(self.device)
+        return to_device(torch.randn((count, *self.shape), generator=generator), self.device)
 
 
 @dataclass(frozen=True)

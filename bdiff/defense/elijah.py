@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bdiff.defense.base import Audit, Inversion, Suspect
+from bdiff.defense.curve import Curve
 from bdiff.defense.evidence import total_variation, uniformity
 from bdiff.seeds import generator
 
@@ -42,15 +43,14 @@ class Elijah(Audit):
         eps = suspect.noise(self.batch, draws)
         tau = (-torch.rand(suspect.shape, generator=draws)).to(suspect.device).requires_grad_()
         optimizer = torch.optim.Adam([tau], lr=self.lr)
-        curve = []
+        curve = Curve("elijah", self.lr, watch)
         for _ in range(self.steps):
             loss = elijah_loss(suspect.eps(eps + tau, len(suspect.schedule) - 1), tau, self.shift)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            curve.append(loss.item())
-            watch(f"loss {curve[-1]:.4f}")
-        return Inversion(tau.detach().cpu(), curve)
+            curve.add(loss)
+        return Inversion(tau.detach().cpu(), curve.values())
 
     def look(self, inversion: Inversion, samples: Tensor) -> dict[str, float]:
         """Return `uniformity`, `tv` and the score; see `Audit.look`. ValueError if the samples are too few."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bdiff.defense.base import Audit, Inversion, Suspect
 from bdiff.defense.check import timesteps
+from bdiff.defense.curve import Curve
 from bdiff.defense.evidence import kl_of, total_variation, uniformity
 from bdiff.defense.laws import shift_law
 from bdiff.defense.probe import probe
@@ -102,8 +103,8 @@ class Losses:
     def __call__(self, tau: Tensor) -> Tensor:
         """Return the objective at tau (C,H,W)."""
         seen = chain(self.suspect, tau, self.eps, self.noises, self.t, self.law)
-        loss = self.shift * shift_loss(seen.eps, self.clean.eps, tau, self.law[self.t])
-        abar = self.suspect.schedule.abar[self.t]
+        law, abar = (torch.stack([table[t] for t in self.t]) for table in (self.law, self.suspect.schedule.abar))
+        loss = self.shift * shift_loss(seen.eps, self.clean.eps, tau, law)
         loss = loss + self.spread * spread_loss(seen.x0, self.clean.x0, abar)
         return loss + self.consistency * consistency_loss(seen.x0, abar)
 
@@ -115,7 +116,7 @@ def descend(
     tau = tau.clamp(-bound, bound).requires_grad_()
     optimizer = torch.optim.Adam([tau], lr=lr)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=lr / 20)
-    curve = []
+    curve = Curve("purediffusion", lr, watch)
     for _ in range(steps):
         loss = losses(tau)
         optimizer.zero_grad()
@@ -124,9 +125,8 @@ def descend(
         cosine.step()
         with torch.no_grad():
             tau.clamp_(-bound, bound)
-        curve.append(loss.item())
-        watch(f"loss {curve[-1]:.4f}")
-    return tau.detach(), curve
+        curve.add(loss)
+    return tau.detach(), curve.values()
 
 
 @dataclass

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bdiff.defense.base import Eps, Logits, Shield
+from bdiff.noise import Noise
 from bdiff.schedule import Schedule
 from bdiff.seeds import generator
 
@@ -57,24 +58,19 @@ class Purification(Shield):
         """How many images the network is shown for one label."""
         return self.votes * (len(self.path) - 1)
 
-    def purify(self, x: Tensor, eps: Eps, schedule: Schedule, generators: Sequence[torch.Generator]) -> Tensor:
+    def purify(self, x: Tensor, eps: Eps, schedule: Schedule, noise: Noise) -> Tensor:
         """Return one purified copy (B,C,H,W) of each image in [-1,1]; not clamped, so that no gradient is lost.
 
         Args:
             x: (B,C,H,W) in [-1,1].
             eps: the denoiser.
             schedule: its noise schedule, on the device of x.
-            generators: on the CPU, one per image, so that no image's noise depends on its neighbours.
+            noise: of as many images, so that no image's noise depends on its neighbours.
         """
-        assert len(generators) == len(x), (len(generators), len(x))
-
-        def noise() -> Tensor:
-            return torch.stack([torch.randn(x.shape[1:], generator=one) for one in generators]).to(x.device)
-
-        start = torch.full((len(x),), self.path[0], device=x.device)
-        x_t = schedule.add_noise(x, noise(), start)
+        assert len(noise) == len(x), (len(noise), len(x))
+        x_t = schedule.add_noise(x, next(noise), self.path[0])
         for t, to in pairwise(self.path):
-            fresh = noise() if self.sampler == "ancestral" and to >= 0 else None  # the last step has no variance
+            fresh = next(noise) if self.sampler == "ancestral" and to >= 0 else None  # the last step has no variance
             x_t = schedule.step(x_t, eps(x_t, t), t, to, fresh)
         return x_t
 
@@ -122,38 +118,48 @@ class Shielded:
         self.classifier = classifier.eval().requires_grad_(False)
         self.seed, self.bpda = seed, bpda
 
-    def purified(self, x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def purified(self, x: Tensor, noise: Noise) -> Tensor:
         """Return one purified copy (B,C,H,W) of each image; see `Purification.purify`."""
         if not self.bpda:
-            return self.purification.purify(x, self.eps, self.schedule, generators)
+            return self.purification.purify(x, self.eps, self.schedule, noise)
         with torch.no_grad():
-            answer = self.purification.purify(x, self.eps, self.schedule, generators)
+            answer = self.purification.purify(x, self.eps, self.schedule, noise)
         return PassThrough.apply(x, answer)
 
-    def logits(self, x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Return (B, classes) logits, the mean over the votes; `generators` are one per copy, vote after vote."""
+    def logits(self, x: Tensor, noise: Noise) -> Tensor:
+        """Return (B, classes) logits, the mean over the votes; `noise` is of every copy, vote after vote."""
         votes = self.purification.votes
-        return self.classifier(self.purified(x.repeat(votes, 1, 1, 1), generators)).view(votes, len(x), -1).mean(0)
+        return self.classifier(self.purified(x.repeat(votes, 1, 1, 1), noise)).view(votes, len(x), -1).mean(0)
 
-    def generators(self, purpose: str, indices: Sequence[int]) -> list[torch.Generator]:
-        """Return a generator per copy of the images `indices`: a function of seed, purpose, index and vote alone."""
-        votes = range(self.purification.votes)
-        return [generator(self.seed, purpose, index, vote) for vote in votes for index in indices]
+    def noise(self, purpose: str, indices: Sequence[int], x: Tensor, votes: int | None = None) -> Noise:
+        """Return the noise of every copy of the images `indices`: a function of seed, purpose, index and vote alone.
+
+        Shaped and placed as x (B,C,H,W) is; `votes` are all unless fewer are asked for.
+        """
+        copies = range(votes or self.purification.votes)
+        draws = [generator(self.seed, purpose, index, vote) for vote in copies for index in indices]
+        return Noise(draws, x.shape[1:], x.device)
 
     def attacked(self, indices: Sequence[int]) -> Logits:
         """Return the shield as an attacker of the images `indices` asks it, who cannot know the noise of `labels`.
 
         Every call has fresh noise, and it depends on seed, index and the number of the call, not on the batch.
         """
-        generators = self.generators("attack", indices)
-        return lambda x: self.logits(x, generators)
+        noise: Noise | None = None
+
+        def logits(x: Tensor) -> Tensor:
+            nonlocal noise
+            noise = noise or self.noise("attack", indices, x)
+            return self.logits(x, noise)
+
+        return logits
 
     @torch.inference_mode()
     def labels(self, x: Tensor, indices: Sequence[int]) -> Tensor:
         """Return the labels (B,) of the images `indices` of their dataset, the same in every call."""
-        return self.logits(x, self.generators("purify", indices)).argmax(1)
+        return self.logits(x, self.noise("purify", indices, x)).argmax(1)
 
     @torch.inference_mode()
     def images(self, x: Tensor, indices: Sequence[int]) -> Tensor:
         """Return what `labels` sees of each image (B,C,H,W) in its first vote."""
-        return self.purified(x, self.generators("purify", indices)[: len(x)])
+        return self.purified(x, self.noise("purify", indices, x, votes=1))

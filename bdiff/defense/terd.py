@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from bdiff.defense.base import Audit, Inversion, Suspect
+from bdiff.defense.curve import Curve
 from bdiff.defense.evidence import kl_of
-from bdiff.errors import RunError
+from bdiff.device import to_device
 from bdiff.seeds import generator
 
 
@@ -77,7 +78,8 @@ class Terd(Audit):
         nothing = torch.zeros_like(mu)
 
         def gap(images: Tensor, shift: Tensor, first: int) -> Tensor:
-            t = torch.randint(first, first + self.window, (len(images),), generator=draws).to(suspect.device).repeat(2)
+            t = torch.randint(first, first + self.window, (len(images),), generator=draws)
+            t = to_device(t, suspect.device).repeat(2)
             eps = suspect.noise(len(t), draws)
             x = suspect.schedule.add_noise(images.repeat(2, 1, 1, 1), eps, t) + shift
             return terd_loss(eps, suspect.eps(x, t))
@@ -99,19 +101,16 @@ class Terd(Audit):
         """Move mu down `loss` - gamma ||mu||_1 by SGD with a cosine to zero, and return the curve."""
         optimizer = torch.optim.SGD([mu], lr=self.lr)
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        curve: list[float] = []
-        for step in range(steps):
+        curve = Curve("terd", self.lr, watch)
+        for _ in range(steps):
             value = loss() - self.gamma * mu.abs().sum()
             optimizer.zero_grad()
             value.backward()
             torch.nn.utils.clip_grad_norm_([mu], clip_norm)
             optimizer.step()
             cosine.step()
-            curve.append(value.item())
-            if not math.isfinite(curve[-1]):
-                raise RunError(f"terd: the loss became {curve[-1]} at step {step}; lower defense.lr={self.lr}")
-            watch(f"loss {curve[-1]:.4f}")
-        return curve
+            curve.add(value)
+        return curve.values()
 
     def look(self, inversion: Inversion, samples: Tensor) -> dict[str, float]:
         """Return `kl_mean`, `kl_variance` and their sum as the score; see `Audit.look`. The samples are not looked at.

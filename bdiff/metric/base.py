@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -18,13 +19,13 @@ def means(batches: Iterable[tuple[Tensor, ...]]) -> list[float]:
 
     Only sums are kept: whatever stays between batches, even if small, makes the heap grow with their number.
     """
-    totals: list[float] = []
+    totals: Tensor | None = None  # on the device, which is read once, at the end
     count = 0
     for numbers in batches:
-        sums = [one.double().sum().item() for one in numbers]
-        totals = [total + one for total, one in zip(totals, sums, strict=True)] if totals else sums
+        sums = torch.stack([one.double().sum() for one in numbers])
+        totals = sums if totals is None else totals.add_(sums)
         count += len(numbers[0])
-    return [total / count for total in totals]
+    return [] if totals is None else (totals / count).tolist()
 
 
 def first(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:

@@ -24,8 +24,10 @@ def compare(batches: Iterable[Tensor], target: Tensor, threshold: float) -> dict
     """
 
     def each(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        nonlocal target
+        target = target.to(pixels.device)  # which moves it once
         x = pixels.float() / 255
-        y = ((target.to(x) + 1) / 2).expand_as(x)
+        y = ((target.float() + 1) / 2).expand_as(x)
         mse = (x - y).square().mean((1, 2, 3))
         return mse, ssim(x, y), mse < threshold
 

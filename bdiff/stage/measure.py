@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bdiff.context import Experiment
+from bdiff.device import to_device
 from bdiff.metric.base import Measured, first
 from bdiff.metric.fid import moments
 from bdiff.metric.fid.base import Features, Frechet, Remembering
@@ -121,7 +122,7 @@ def unconcerned(samples: Stage) -> Iterator[Tensor]:
 
 def triggered(run: Experiment, samples: Stage, kind: str = "triggered") -> Iterator[Tensor]:
     """Yield the triggered samples, or those of another kind, uint8 (B,C,H,W), on the device."""
-    return (batch.to(run.device) for batch in shards(samples.folder / "shards", kind))
+    return (to_device(batch, run.device) for batch in shards(samples.folder / "shards", kind))
 
 
 def against_target(run: Experiment, samples: Stage, threshold: float) -> dict[str, Measured]:

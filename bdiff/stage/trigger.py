@@ -49,6 +49,7 @@ def learn_trigger(run: Experiment, start: str | None, identity: str | None, surr
             stage.finish(time.monotonic() - began)
     channels, size = run.images.shape[:2]
     run.trigger = run.attack.trigger = Trigger.from_picture(load(path, size, "trigger.path"), channels)
+    run.attack.to(run.device)
     run.pictures["trigger"] = store.content(run.trigger.pattern, run.trigger.mask)
 
 

@@ -26,6 +26,10 @@ class Trigger:
         pattern = torch.from_numpy(to_channels(picture, channels)).masked_fill(mask, -1.0)
         return cls(pattern, mask.float())
 
+    def to(self, device: torch.device) -> "Trigger":
+        """Return the trigger on `device`."""
+        return Trigger(self.pattern.to(device), self.mask.to(device))
+
     def stamp(self, x: Tensor) -> Tensor:
         """Return r = M * x + (1 - M) * g (section 3 of the paper) for images x (B, C, H, W) in [-1, 1]."""
         assert x.ndim == 4 and x.shape[1:] == self.pattern.shape, (x.shape, self.pattern.shape)

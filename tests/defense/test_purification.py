@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from bdiff.defense.base import Suspect
 from bdiff.defense.purification import PassThrough, Purification, Shielded
+from bdiff.noise import Noise
 from bdiff.schedule import Schedule
 from bdiff.seeds import generator
 from bdiff.stage.suspect import method
 
 MEAN, DEVIATION = 0.3, 0.5  # of the data's pixels
 SHAPE = (1, 8, 8)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -37,10 +39,14 @@ def generators(count: int, seed: int = 0) -> list[torch.Generator]:
     return [generator(seed, index) for index in range(count)]
 
 
+def noise(x: Tensor) -> Noise:
+    return Noise(generators(len(x)), x.shape[1:], x.device)
+
+
 def noised(schedule: Schedule, x: Tensor, t: int, seed: int = 0) -> Tensor:
     """What purification starts from, with the first noise of every image's generator."""
-    noise = torch.stack([torch.randn(x.shape[1:], generator=one) for one in generators(len(x), seed)])
-    return schedule.abar[t - 1].sqrt() * x + (1 - schedule.abar[t - 1]).sqrt() * noise
+    drawn = torch.stack([torch.randn(x.shape[1:], generator=one) for one in generators(len(x), seed)])
+    return schedule.abar[t - 1].sqrt() * x + (1 - schedule.abar[t - 1]).sqrt() * drawn
 
 
 def shrinking(schedule: Schedule, t: int) -> float:
@@ -80,7 +86,7 @@ def test_the_path_leads_from_t_to_the_image_in_even_steps(t, steps, path):
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
 def test_one_step_gives_the_conditional_mean(schedule, sampler):
     x = torch.linspace(-1, 1, 3 * 64).view(3, 1, 8, 8)
-    purified = Purification(300, sampler, 1, 1).purify(x, gaussian(schedule), schedule, generators(3))
+    purified = Purification(300, sampler, 1, 1).purify(x, gaussian(schedule), schedule, noise(x))
     x_t = noised(schedule, x, 300)
     expected = MEAN + shrinking(schedule, 300) * (x_t - schedule.abar[299].sqrt() * MEAN)
     torch.testing.assert_close(purified, expected, rtol=1e-4, atol=1e-5)
@@ -89,7 +95,7 @@ def test_one_step_gives_the_conditional_mean(schedule, sampler):
 def test_ddim_follows_the_probability_flow(schedule):
     """The ODE keeps the number of standard deviations that a pixel is from the mean of its timestep's marginal."""
     x = torch.linspace(-1, 1, 3 * 64).view(3, 1, 8, 8)
-    purified = Purification(400, "ddim", None, 1).purify(x, gaussian(schedule), schedule, generators(3))
+    purified = Purification(400, "ddim", None, 1).purify(x, gaussian(schedule), schedule, noise(x))
     abar = schedule.abar[399]
     deviations = (noised(schedule, x, 400) - abar.sqrt() * MEAN) / (abar * DEVIATION**2 + 1 - abar).sqrt()
     torch.testing.assert_close(purified, MEAN + DEVIATION * deviations, rtol=0, atol=0.01)
@@ -98,7 +104,7 @@ def test_ddim_follows_the_probability_flow(schedule):
 @pytest.mark.parametrize("steps", [None, 5])
 def test_ancestral_purification_has_the_conditional_mean_on_average(schedule, steps):
     x = torch.full((20, 1, 40, 40), 0.9)
-    purified = Purification(100, "ancestral", steps, 1).purify(x, gaussian(schedule), schedule, generators(20))
+    purified = Purification(100, "ancestral", steps, 1).purify(x, gaussian(schedule), schedule, noise(x))
     abar = float(schedule.abar[99])
     expected = MEAN + abar**0.5 * shrinking(schedule, 100) * (0.9 - MEAN)
     assert purified.std() > 0.1
@@ -107,7 +113,7 @@ def test_ancestral_purification_has_the_conditional_mean_on_average(schedule, st
 
 def test_ancestral_purification_with_all_steps_leaves_the_marginal(schedule):
     x = MEAN + DEVIATION * torch.randn((20, 1, 40, 40), generator=torch.Generator().manual_seed(3))
-    purified = Purification(250, "ancestral", None, 1).purify(x, gaussian(schedule), schedule, generators(20))
+    purified = Purification(250, "ancestral", None, 1).purify(x, gaussian(schedule), schedule, noise(x))
     assert float(purified.mean()) == pytest.approx(MEAN, abs=0.015)
     assert float(purified.std()) == pytest.approx(DEVIATION, rel=0.02)
     correlation = torch.corrcoef(torch.stack([x.flatten(), purified.flatten()]))[0, 1]
@@ -117,7 +123,7 @@ def test_ancestral_purification_with_all_steps_leaves_the_marginal(schedule):
 
 def test_the_gradient_is_that_of_the_closed_form(schedule):
     x = torch.zeros(2, *SHAPE, requires_grad=True)
-    purified = Purification(300, "ancestral", 1, 1).purify(x, gaussian(schedule), schedule, generators(2))
+    purified = Purification(300, "ancestral", 1, 1).purify(x, gaussian(schedule), schedule, noise(x))
     (gradient,) = torch.autograd.grad(purified.sum(), x)
     expected = float(schedule.abar[299]) ** 0.5 * shrinking(schedule, 300)
     torch.testing.assert_close(gradient, torch.full_like(x, expected), rtol=1e-4, atol=0)
@@ -150,7 +156,8 @@ def test_a_bpda_shield_has_the_classifiers_gradient_at_the_purified_images():
     shield = toy_shield(bpda=True)
     torch.testing.assert_close(shield.attacked([4, 5])(x), toy_shield().attacked([4, 5])(x))
     (gradient,) = torch.autograd.grad(shield.attacked([4, 5])(x)[:, 0].sum(), x)
-    copies = shield.purified(x.detach().repeat(2, 1, 1, 1), shield.generators("attack", [4, 5])).requires_grad_()
+    twice = x.detach().repeat(2, 1, 1, 1)
+    copies = shield.purified(twice, shield.noise("attack", [4, 5], x)).requires_grad_()
     (there,) = torch.autograd.grad(shield.classifier(copies)[:, 0].sum(), copies)
     torch.testing.assert_close(gradient, there.view(2, 2, *SHAPE).mean(0))
 
@@ -163,7 +170,8 @@ def test_results_depend_on_seed_index_and_vote_but_not_on_the_batch():
     torch.testing.assert_close(parts, whole)
     assert torch.equal(shield.labels(x, indices), shield.labels(x, indices))
     others = [shield.images(x, range(6)), toy_shield(seed=1).images(x, indices), whole.roll(1, 0)]
-    second = shield.purified(x, shield.generators("purify", indices)[6:])
+    generators = [generator(0, "purify", index, 1) for index in indices]
+    second = shield.purified(x, Noise(generators, SHAPE, x.device))
     assert all((other - whole).abs().amax((1, 2, 3)).min() > 0.01 for other in [*others, second])
 
 
@@ -172,12 +180,12 @@ def test_the_label_is_that_of_the_mean_logits_over_the_votes():
     shield = toy_shield(votes=3)
     copies = [
         Purification(5, "ancestral", None, 1).purify(
-            x, shield.eps, shield.schedule, [generator(0, "purify", index, vote) for index in (7, 9)]
+            x, shield.eps, shield.schedule, Noise([generator(0, "purify", index, vote) for index in (7, 9)], SHAPE, CPU)
         )
         for vote in range(3)
     ]
     mean = sum(shield.classifier(copy) for copy in copies) / 3
-    torch.testing.assert_close(shield.logits(x, shield.generators("purify", [7, 9])), mean)
+    torch.testing.assert_close(shield.logits(x, shield.noise("purify", [7, 9], x)), mean)
     assert torch.equal(shield.labels(x, [7, 9]), mean.argmax(1))
 
 

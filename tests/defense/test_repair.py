@@ -126,7 +126,7 @@ def test_an_unchanged_perturbation_changes_nothing_and_a_changed_one_is_an_affin
     unet, x, t = toys.unet(), torch.randn(2, *SHAPE), torch.tensor([3, 9])
     net = Perturbed(deepcopy(unet), 1.0)
     assert [name for name, one in net.named_parameters() if one.requires_grad] == ["change"]
-    assert torch.equal(net(x, t).sample, unet(x, t).sample)
+    torch.testing.assert_close(net(x, t).sample, unet(x, t).sample)  # on some CPUs a convolution rounds by its layout
     with torch.no_grad():
         net.change.uniform_(-0.5, 0.5)
         at = 0
@@ -176,7 +176,8 @@ def test_anp_prunes_that_share_of_the_channels_and_leaves_a_stock_unet(tmp_path,
     mended.save_pretrained(tmp_path / "unet")
     again = UNet2DModel.from_pretrained(tmp_path / "unet")
     x, t = torch.randn(2, *SHAPE), torch.tensor([3, 9])
-    assert same(weights(again), weights(mended)) and torch.equal(again(x, t).sample, mended(x, t).sample)
+    assert same(weights(again), weights(mended))
+    torch.testing.assert_close(again(x, t).sample, mended(x, t).sample)
 
 
 def test_channels_are_pruned_by_their_number():

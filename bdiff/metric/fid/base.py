@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from bdiff.device import to_device
 from bdiff.metric.fid.moments import Moments
 
 
@@ -61,7 +62,7 @@ class Frechet:
     def feed(self, batches: Iterable[Tensor], real: bool) -> None:
         """Take in uint8 batches (B,C,H,W), as reference images if `real`, else as samples."""
         for pixels in batches:
-            self.statistic.update(pixels.to(self.device), real=real)
+            self.statistic.update(to_device(pixels, self.device), real=real)
 
     @property
     def reference(self) -> Moments:
