@@ -1,0 +1,294 @@
+"""Whole tiny runs on an emulated card: nothing that CUDA refuses, and nothing that the host waits for in a loop."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import toys
+from diffusers import DDPMScheduler
+from emulated import CARD, Card, Refused, accelerator, on_card, tag
+from omegaconf import OmegaConf
+
+from bdiff import context
+from bdiff.classifier.small_cnn import SmallCNN
+from bdiff.data.base import to_float
+from bdiff.defense.adversary import mean_gradient
+from bdiff.defense.base import Suspect
+from bdiff.defense.curve import STEPS
+from bdiff.defense.probe import probe
+from bdiff.defense.purification import Purification, Shielded
+from bdiff.device import Late, to_device
+from bdiff.experiment import run_experiment
+from bdiff.make import make
+from bdiff.request import group_options, jobs
+from bdiff.sample import Drawn, denoise, noise_of, sample, shards
+from bdiff.seeds import generator
+from bdiff.stage.suspect import method
+from bdiff.tracker.none import NoTracker
+from bdiff.train import denoising_loss, fit
+
+TINY = [
+    "data=digits", "data.limit=64", "model.unet.block_out_channels=[8,8]",
+    "model.unet.down_block_types=[DownBlock2D,AttnDownBlock2D]", "model.unet.up_block_types=[AttnUpBlock2D,UpBlock2D]",
+    "model.unet.layers_per_block=1", "train.steps=4", "train.batch_size=8", "train.precision=bf16",
+    "sample.precision=bf16", "sample.count=16", "sample.batch_size=8", "sample.triggered=10", "sample.steps=3",
+    "classifier.train.steps=3", "runtime.log_every=2", "runtime.checkpoint_seconds=0", "runtime.progress=1000",
+]  # fmt: skip
+
+
+def carried_out(monkeypatch, folder, *words: str, card: Card) -> dict:
+    """The record of one tiny run on `card`."""
+    (config,) = jobs([*TINY, f"paths.outputs={folder}/outputs", f"paths.cache={folder}/cache", *words], False)
+    plain = OmegaConf.to_container(
+        OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True
+    )
+    monkeypatch.setattr(context, "open_device", lambda name: accelerator())
+    with card:
+        return run_experiment(OmegaConf.create(plain), folder / "run", NoTracker())
+
+
+ATTACKS = {
+    "none": [],
+    "baddiffusion": [],
+    "diff2": ["attack.t=[3]", "attack.steps=2", "attack.case=both"],
+}
+SHIELD = ["attack=diff2", *ATTACKS["diff2"], "defense.images=6"]
+DEFENSES = {
+    "none": [],
+    "elijah": ["defense.steps=3", "defense.samples=9"],
+    "terd": ["defense.steps=3", "defense.refine_steps=2", "defense.batch=2", "defense.ddim_steps=2",
+             "defense.repair=true",
+             "defense.removal.train.steps=2", "defense.removal.train.batch_size=4"],
+    "purediffusion": ["defense.steps=3", "defense.probes=1", "defense.probe_draws=8", "defense.probe_rounds=1",
+                      "defense.restarts=1", "defense.batch=2", "defense.samples=9"],
+    "anp": ["defense.train.steps=2", "defense.train.batch_size=4", "defense.count=4"],
+    "finetune": ["defense.train.steps=2", "defense.train.batch_size=4"],
+    "clipping": [],
+    "purification": [*SHIELD, "defense.t=3", "defense.adaptive.steps=1", "defense.strip.blends=2",
+                     "defense.strip.false_positive_rate=0.4", "defense.adversary.steps=2", "defense.ensemble=true"],
+    "certification": [*SHIELD, "defense.n0=4", "defense.n=12"],
+}  # fmt: skip
+#: options that are settings of one above
+PRESETS = {"diff2_cifar10", "purification_cifar10", "certification_cifar10", "terd_digits"}
+
+
+def test_every_attack_defense_and_sampler_is_tried():
+    options = group_options()
+    assert {*options["attack"]} - PRESETS == {*ATTACKS}
+    assert {*options["defense"]} - PRESETS == {*DEFENSES}
+    assert {*options["sampler"]} == {*WAITS}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_every_attack_runs_on_the_card(monkeypatch, home, attack):
+    found = carried_out(monkeypatch, home, f"attack={attack}", *ATTACKS[attack], card=Card())
+    assert found["device"] == "emulated card" and found["metrics"]
+
+
+@pytest.mark.parametrize("defense", [name for name in DEFENSES if name != "none"])
+def test_every_defense_runs_on_the_card(monkeypatch, home, defense):
+    found = carried_out(monkeypatch, home, f"defense={defense}", *DEFENSES[defense], card=Card())
+    assert any(not name.startswith("suspect/") for name in found["metrics"])
+
+
+def marginal(few: int, many: int, work) -> tuple[float, float]:
+    """Host waits, and those of a solver's own algebra, for each of the units by which `work(many)` does more.
+
+    `work(card, units)` is carried out on a card, and returns what it counted before it began.
+    """
+    counts = {}
+    for units in (few, many):
+        with Card() as card:
+            before = work(card, units)
+            counts[units] = card.total - before[0], card.algebra.total() - before[1]
+        print(units, dict(card.waits), dict(card.algebra))  # shown where a number is not as pinned
+    return tuple((counts[many][k] - counts[few][k]) / (many - few) for k in (0, 1))
+
+
+def counted(card: Card) -> tuple[int, int]:
+    return card.total, card.algebra.total()
+
+
+#: of each sampler the host waits of a step, and those of the solver's own linear algebra
+WAITS = {
+    "ddpm": (0, 0), "ddim": (0, 0), "pndm": (0, 0), "euler_ancestral": (0, 0), "heun": (0, 0),
+    "dpm_solver": (0, 0), "deis": (0, 0), "unipc": (0, 7),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler", WAITS)
+def test_host_waits_of_a_sampler_step(sampler):
+    (config,) = jobs(["schedule=digits", f"sampler={sampler}"], False)
+    options = OmegaConf.to_container(config.sampler.step)
+
+    def work(card, steps):
+        scheduler = make(config.sampler.scheduler, **toys.schedule(100).config)
+        net, noise = toys.unet().to(CARD), noise_of((1, 8, 8), 0, range(3), CARD)
+        x, before = next(noise), counted(card)
+        denoise(net, scheduler, x, noise.__next__, steps, options, "fp32")
+        return before
+
+    assert marginal(8, 24, work) == WAITS[sampler]
+
+
+@pytest.mark.parametrize("resident", [True, False], ids=["on the card", "in memory"])
+def test_training_waits_once_for_its_logged_losses(tmp_path, resident):
+    def work(card, steps):
+        attack, images = toys.attack(), toys.images()
+        index, poisoned = attack.plan(len(images), 0)
+        attack.to(CARD)
+        loss = denoising_loss(attack.corrupt, toys.schedule().to(CARD), poisoned.to(CARD), flip=True)
+        recipe, loop = toys.recipe(steps=steps), replace(toys.LOOP, log_every=10, checkpoint_seconds=1e9)
+        images = images.to(CARD) if resident else images
+        net, before = toys.unet().to(CARD), counted(card)
+        fit(
+            net, loss, images, index, recipe, seed=0, folder=tmp_path / f"{steps}", loop=loop, accelerator=accelerator()
+        )
+        return before
+
+    assert marginal(20, 60, work) == (1 / 10, 0)
+
+
+AUDITS = {
+    "elijah": ["defense.steps={}"],
+    "terd": ["defense.steps={}", "defense.refine_steps=0", "defense.window=10", "defense.batch=2"],
+    "terd refined": ["defense.steps=1", "defense.refine_steps={}", "defense.ddim_steps=3", "defense.window=10",
+                     "defense.batch=2"],
+    "purediffusion": ["defense.steps={}", "defense.probes=0", "defense.restarts=1", "defense.batch=2",
+                      "defense.timesteps=[1.0,0.8]"],
+}  # fmt: skip
+
+
+def suspect(checkpoint: bool = False) -> Suspect:
+    """A toy model on the card."""
+    return Suspect(toys.unet(), toys.schedule(20).to(CARD), (1, 8, 8), CARD, "bf16", checkpoint)
+
+
+@pytest.mark.parametrize("audit", AUDITS)
+def test_an_inversion_waits_for_nothing_but_its_losses_many_steps_late(audit):
+    def work(card, steps):
+        words = [word.format(steps) for word in AUDITS[audit]]
+        (config,) = jobs([f"defense={audit.split()[0]}", *words], False)
+        model, before = suspect(), counted(card)
+        method(config.defense).invert(model, 0)
+        return before
+
+    assert marginal(STEPS, 3 * STEPS, work) == (1 / STEPS, 0)
+
+
+def test_a_probe_waits_for_nothing():
+    def work(card, rounds):
+        model, draws, before = suspect(), generator(0), counted(card)
+        probe(model, 8, rounds, draws)
+        return before
+
+    assert marginal(1, 3, work) == (0, 0)
+
+
+@pytest.mark.parametrize("how", ["labels", "full gradient", "bpda"])
+def test_purification_waits_for_nothing(how):
+    def work(card, t):
+        schedule, model = toys.schedule(20).to(CARD), suspect(checkpoint=how == "full gradient")
+        classifier = SmallCNN(1, 2, 4).to(CARD)
+        shield = Shielded(
+            Purification(t, "ancestral", None, 2), model.eps, schedule, classifier, seed=0, bpda=how == "bpda"
+        )
+        x, y = tag(torch.zeros(2, 1, 8, 8), True), tag(torch.tensor([0, 1]), True)
+        before = counted(card)
+        if how == "labels":
+            shield.labels(x, [0, 1])
+        else:
+            mean_gradient(shield.attacked([0, 1]), x, y, eot=2)
+        return before
+
+    assert marginal(3, 9, work) == (0, 0)
+
+
+def test_samples_on_the_card_are_those_of_the_cpu(tmp_path):
+    """Its noise is drawn on the CPU, and an emulated card computes as the CPU does."""
+
+    def drawn(folder, handle):
+        kinds = {"clean": Drawn(lambda eps: eps, 5), "triggered": Drawn(toys.attack().prior, 3)}
+        sample(toys.unet(), DDPMScheduler(**toys.schedule().config), kinds, shape=(1, 8, 8), batch_size=4, steps=5,
+               step_options={}, precision="fp32", seed=0, folder=folder, accelerator=handle)  # fmt: skip
+        return [torch.cat([*shards(folder, kind)]) for kind in kinds]
+
+    with Card():
+        found = drawn(tmp_path / "card", accelerator())
+    wanted = drawn(tmp_path / "cpu", toys.accelerator())
+    assert [len(images) for images in wanted] == [5, 3]
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+MIXES = {
+    "an image of the CPU": lambda net, x: net(torch.zeros(1, 1, 8, 8), 0),
+    "a table of the CPU": lambda net, x: torch.linspace(0, 1, 20)[tag(torch.tensor([3]), True)] * x,
+    "a sum": lambda net, x: x + torch.ones(8),
+    "a generator of the CPU": lambda net, x: torch.randn(3, generator=torch.Generator(), device=CARD),
+    "numpy": lambda net, x: x.numpy(),
+    "a stack": lambda net, x: torch.stack([x.sum(), torch.tensor(1.0)]),
+}
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_a_planted_mix_of_devices_is_refused(mix):
+    with Card(), pytest.raises(Refused):
+        MIXES[mix](toys.unet().to(CARD), tag(torch.zeros(1, 1, 8, 8), True))
+
+
+PLANTED = {
+    "item": lambda x: x.sum().item(),
+    "a truth": lambda x: bool((x > 0).any()),
+    "a copy": lambda x: x.cpu(),
+    "a pageable copy": lambda x: torch.zeros(2).to(x.device, non_blocking=True),
+    "a mask": lambda x: x[x > 0],
+    "a list": lambda x: x[[0, 0]],
+    "an index of the CPU": lambda x: x[torch.tensor([0])],
+    "a list moved": lambda x: torch.tensor([1.0], device=x.device),
+    "a solve": lambda x: torch.linalg.solve(torch.eye(2, device=x.device), torch.ones(2, device=x.device)),
+}
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_a_planted_wait_is_counted(what):
+    with Card() as card:
+        x = tag(torch.ones(1, 1, 8, 8), True)
+        PLANTED[what](x)
+    assert card.total == 1
+
+
+def test_what_does_not_wait_is_not_counted():
+    with Card() as card:
+        x = tag(torch.ones(4, 1, 8, 8), True)
+        rows = to_device(torch.tensor([1, 2]), CARD)
+        y = torch.where(x > 0, x * torch.tensor(2.0), x.flip(-1))[rows][1:, None]
+        y = y + torch.full((8,), 0.5, device=CARD) + torch.arange(8, device=CARD)
+        Late(y)
+        assert on_card(y) and y.device == CARD
+    assert card.total == 0
+
+
+def test_a_planted_item_in_the_loss_fails_the_pinned_number(tmp_path):
+    """The test of training above would see it."""
+
+    def work(card, steps):
+        net, images, before = toys.unet().to(CARD), toys.images().to(CARD), counted(card)
+        options = {"loop": replace(toys.LOOP, log_every=10, checkpoint_seconds=1e9), "accelerator": accelerator()}
+
+        def loss(net, batch):
+            value = net(to_float(batch.pixels), batch.rows).sample.square().mean()
+            return value * (1 if value.item() > 0 else 2)
+
+        fit(
+            net,
+            loss,
+            images,
+            torch.arange(20),
+            toys.recipe(steps=steps),
+            seed=0,
+            folder=tmp_path / f"{steps}",
+            **options,
+        )
+        return before
+
+    assert marginal(20, 60, work) == (1 + 1 / 10, 0)
