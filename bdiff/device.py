@@ -4,10 +4,12 @@ import contextlib
 import os
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 
 def open_device(name: str) -> Accelerator:
@@ -45,11 +47,13 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
 
 
 class Late:
-    """A tensor on its way to the CPU, to be read when it is there: the device goes on meanwhile."""
+    """A tensor, or all those in nested containers, on the way to the CPU: the device goes on meanwhile."""
 
-    def __init__(self, x: Tensor):
-        self.copy = x.detach().to("cpu", non_blocking=True)  # into pinned memory, of its own accord
-        self.arrival = torch.cuda.Event() if x.device.type == "cuda" else None
+    def __init__(self, value: Any):
+        # Into pinned memory, by torch's own choice, and in the device's own order: what changes later is not copied.
+        self.copy = tree_map_only(Tensor, lambda x: x.detach().to("cpu", non_blocking=True), value)
+        waits = any(isinstance(x, Tensor) and x.device.type == "cuda" for x in tree_leaves(value))
+        self.arrival = torch.cuda.Event() if waits else None
         if self.arrival:
             self.arrival.record()
 
@@ -58,7 +62,7 @@ class Late:
         """Whether it can be read without waiting."""
         return self.arrival is None or self.arrival.query()
 
-    def read(self) -> Tensor:
+    def read(self) -> Any:
         """Return it, after a wait for what the device was asked for before it, and for nothing later."""
         if self.arrival:
             self.arrival.synchronize()

@@ -348,12 +348,12 @@ class State:
         parts = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": step}
         if self.ema:
             parts["ema"] = self.ema.state_dict()
-        self.writing = self.writer.submit(self.write, step, tree_map_only(Tensor, snapshot, parts))
+        self.writing = self.writer.submit(self.write, step, snapshot(parts))
 
-    def write(self, step: int, parts: dict[str, Any]) -> None:
+    def write(self, step: int, parts: Late) -> None:
         """Write a snapshot as soon as it is there, and remove the checkpoints beyond the number to keep."""
         with store.atomic(self.folder / f"{step:08d}.pt") as scratch:
-            torch.save(tree_map_only(Late, Late.read, parts), scratch)
+            torch.save(parts.read(), scratch)
         for old in self.paths()[: -self.keep]:
             old.unlink()
 
@@ -371,9 +371,9 @@ class State:
         return parts["step"]
 
 
-def snapshot(x: Tensor) -> Late:
-    """Return `x` as it is now, also where it changes before it is read."""
-    return Late(x.detach().clone() if x.device.type == "cpu" else x)  # from a GPU the copy itself is one, in its turn
+def snapshot(parts: dict[str, Any]) -> Late:
+    """Return nested tensors as they are now, also where they change before they are read."""
+    return Late(tree_map_only(Tensor, lambda x: x.detach().clone() if x.device.type == "cpu" else x, parts))
 
 
 class History:

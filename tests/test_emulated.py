@@ -91,6 +91,21 @@ def test_every_defense_runs_on_the_card(monkeypatch, home, defense):
     assert any(not name.startswith("suspect/") for name in found["metrics"])
 
 
+OTHERS = {
+    "a learned trigger": ["attack=diff2", *ATTACKS["diff2"], "attack.learn=2", "trigger=universal", "pretrain=digits",
+                          "pretrain.train.steps=2", "pretrain.train.batch_size=8"],
+    "an amplified trigger": ["amplify=purediffusion", "amplify.inversion.steps=2", "amplify.inversion.batch=2"],
+    "images that are streamed": ["runtime.memory=0", "runtime.workers=0", "data.flip=true"],
+    "more measures": ["metric.also=[secret,sample_psnr,kid,precision_recall]", "attack.poison_mode=append",
+                      "train.ema=0.9"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_other_runs_on_the_card(monkeypatch, home, what):
+    assert carried_out(monkeypatch, home, *OTHERS[what], card=Card())["metrics"]
+
+
 def marginal(few: int, many: int, work) -> tuple[float, float]:
     """Host waits, and those of a solver's own algebra, for each of the units by which `work(many)` does more.
 
