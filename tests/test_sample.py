@@ -73,6 +73,15 @@ def test_more_images_leave_the_first_ones_as_they_are(tmp_path):
     assert len(many[0]) == 12
 
 
+def test_fewer_triggered_images_leave_all_images_as_they_are(tmp_path):
+    """Whether the triggered ones end within a batch, with one, or in an earlier one."""
+    wanted = drawn(tmp_path / "all", 4)
+    for fewer in (2, 4, 6):
+        clean, triggered = drawn(tmp_path / f"{fewer}", 4, triggered=fewer)
+        assert torch.equal(clean, wanted[0])
+        assert len(triggered) == fewer and (triggered.int() - wanted[1][:fewer].int()).abs().max() <= 1
+
+
 def test_another_seed_gives_other_images(tmp_path):
     assert not torch.equal(drawn(tmp_path / "a", 9)[0], drawn(tmp_path / "b", 9, seed=2)[0])
 

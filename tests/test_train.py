@@ -3,8 +3,11 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,9 @@ import torch
 import toys
 from torch import nn
 
+from bdiff import train
 from bdiff.errors import RunError
-from bdiff.train import Batch, denoising_loss, fit, flipped, read_history, row_stream, shifted
+from bdiff.train import Batch, State, denoising_loss, fit, flipped, read_history, row_stream, shifted
 
 
 def weights(model: nn.Module) -> torch.Tensor:
@@ -194,6 +198,71 @@ def test_streams_of_rows_are_recorded(tmp_path):
     trained(tmp_path, record=rows.append)
     assert rows == read_history(tmp_path / "history.jsonl")
     assert set(rows[0]) == {"step", "loss", "lr", "grad_norm", "images_per_second"}
+
+
+class Slow(State):
+    """Checkpoints that take their time to be written."""
+
+    def write(self, step, parts):
+        time.sleep(0.3)
+        super().write(step, parts)
+
+
+def test_a_checkpoint_is_written_while_training_goes_on_and_holds_what_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "State", Slow)
+    seen = {}
+    attack, images = toys.attack(), toys.images()
+    loss = denoising_loss(attack.corrupt, toys.schedule(), attack.plan(len(images), 0)[1], flip=True)
+
+    def watched(net, batch):
+        seen[len(seen)] = weights(net).clone()
+        return loss(net, batch)
+
+    began = time.monotonic()
+    trained(tmp_path, watched, loop=replace(toys.LOOP, checkpoint_seconds=0.01, keep=100))
+    assert time.monotonic() - began < 0.3 * toys.RECIPE.steps  # a checkpoint at each of them would take longer
+    for path in (tmp_path / "state").glob("*.pt"):
+        parts = torch.load(path, weights_only=True)
+        kept = torch.cat([value.flatten() for value in parts["model"].values()])
+        assert parts["step"] == int(path.stem)
+        if parts["step"] in seen:  # the weights that the next step began with
+            assert torch.equal(kept, seen[parts["step"]])
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_training(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(train.torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        trained(tmp_path)
+
+
+KILLED = """
+import os, signal, sys, time, torch, toys
+from pathlib import Path
+from bdiff.train import State, denoising_loss, fit
+save = torch.save
+def dying(parts, path):
+    if parts["step"] == 7:
+        Path(path).write_bytes(b"half a checkpoint")
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(parts, path)
+torch.save = dying
+images, attack = toys.images(), toys.attack()
+index, poisoned = attack.plan(len(images), 0)
+loss = denoising_loss(attack.corrupt, toys.schedule(), poisoned, True)
+fit(toys.unet(), loss, images, index, toys.RECIPE, seed=3, folder=Path(sys.argv[1]), loop=toys.LOOP,
+    accelerator=toys.accelerator())
+"""
+
+
+def test_a_kill_while_a_checkpoint_is_written_costs_what_came_after_the_one_before(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed")], env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    assert max((tmp_path / "killed" / "state").glob("*.pt")).stem == f"{6:08d}"
+    assert torch.equal(weights(trained(tmp_path / "killed")), weights(trained(tmp_path / "whole")))
 
 
 WORKER = """

@@ -1,0 +1,105 @@
+"""Noise drawn ahead has the bits of each image's own generator, and samplers take it instead of drawing theirs."""
+
+import hashlib
+import time
+
+import pytest
+import torch
+import toys
+from diffusers import DDIMScheduler, DDPMScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler
+from torch import nn
+
+from bdiff.noise import Noise
+from bdiff.sample import Drawn, denoise, noise_of, sample, shards
+from bdiff.seeds import generator
+
+SHAPE = (1, toys.SIZE, toys.SIZE)
+CPU = torch.device("cpu")
+
+
+def generators(count: int = 5) -> list[torch.Generator]:
+    return [generator("noise", index) for index in range(count)]
+
+
+def test_draws_are_those_of_each_images_generator_in_their_order():
+    noise, wanted = Noise(generators(), SHAPE, CPU), generators()
+    for _ in range(4):
+        assert torch.equal(next(noise), torch.stack([torch.randn(SHAPE, generator=one) for one in wanted]))
+
+
+def test_a_draw_stays_as_it_is_when_later_ones_are_made():
+    noise = Noise(generators(), SHAPE, CPU)
+    first = next(noise)
+    kept = first.clone()
+    for _ in range(3):
+        next(noise)
+    assert torch.equal(first, kept)
+
+
+def test_what_goes_wrong_in_a_thread_is_raised():
+    noise = Noise(["no generator"], SHAPE, CPU)
+    with pytest.raises(TypeError):
+        next(noise)
+
+
+class Half(nn.Module):
+    """Predicts half of what it is shown."""
+
+    def forward(self, x, t, return_dict):
+        return (x * 0.5,)
+
+
+NOISY = [(DDPMScheduler, {}), (DDIMScheduler, {"eta": 1.0}), (EulerAncestralDiscreteScheduler, {})]
+
+
+@pytest.mark.parametrize(("scheduler", "options"), [*NOISY, (DDIMScheduler, {"eta": 0.0}), (HeunDiscreteScheduler, {})])
+def test_a_sampler_that_is_handed_its_noise_gives_what_it_gives_by_itself(scheduler, options):
+    plain, own = scheduler(**toys.schedule().config), generators()
+    x = torch.stack([torch.randn(SHAPE, generator=one) for one in own])
+    plain.set_timesteps(6)
+    drawing = {"generator": own} if (scheduler, options) in NOISY else {}
+    wanted = x * plain.init_noise_sigma
+    for t in plain.timesteps:
+        eps = plain.scale_model_input(wanted, t) * 0.5
+        wanted = plain.step(eps, t, wanted, return_dict=False, **drawing, **options)[0]
+    noise = Noise(generators(), SHAPE, CPU)
+    x = next(noise)
+    found = denoise(Half(), scheduler(**toys.schedule().config), x, noise.__next__, 6, options, "fp32")
+    assert torch.equal(found, wanted)
+
+
+#: sha256 over the samples of `Half` as they were before noise was drawn ahead
+DIGESTS = {"DDPMScheduler": "396fe8c8058f9848", "DDIMScheduler": "223aaf60934be283",
+           "EulerAncestralDiscreteScheduler": "0e858cd25a77924f"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("scheduler", "options"), NOISY)
+def test_samples_have_the_bits_that_they_always_had(tmp_path, scheduler, options):
+    kinds = {"clean": Drawn(lambda eps: eps, 9), "triggered": Drawn(toys.attack().prior, 9)}
+    sample(Half(), scheduler(**toys.schedule().config), kinds, shape=SHAPE, batch_size=4, steps=5, step_options=options,
+           precision="fp32", seed=1, folder=tmp_path, accelerator=toys.accelerator())  # fmt: skip
+    total = hashlib.sha256()
+    for kind in kinds:
+        total.update(torch.cat([*shards(tmp_path, kind)]).numpy().tobytes())
+    assert total.hexdigest()[:16] == DIGESTS[scheduler.__name__]
+
+
+def test_noise_is_drawn_while_the_network_works():
+    """A network that sleeps costs what it sleeps: the noise of the next step is there when it wakes."""
+
+    class Sleeper(nn.Module):
+        def forward(self, x, t, return_dict):
+            time.sleep(0.05)
+            return (x,)
+
+    noise = noise_of((3, 32, 32), 0, range(64), CPU)
+    x, waits = next(noise), []
+
+    def watched():
+        began = time.monotonic()
+        drawn = next(noise)
+        waits.append(time.monotonic() - began)
+        return drawn
+
+    denoise(Sleeper(), DDPMScheduler(**toys.schedule().config), x, watched, 6, {}, "fp32")
+    assert len(waits) == 5 and sorted(waits)[2] < 0.02
