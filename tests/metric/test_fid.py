@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from torchmetrics.image.fid import _compute_fid
 
 import bdiff.metric.fid.inception as inception
 from bdiff.classifier.small_cnn import SmallCNN
 from bdiff.errors import RequestError
 from bdiff.metric.fid.base import Features, Frechet, Remembering
+from bdiff.metric.fid.base import distance as frechet_distance
 from bdiff.metric.fid.classifier import ClassifierFeatures
 from bdiff.metric.fid.moments import Moments
 
@@ -137,3 +139,34 @@ def test_without_file_and_network_the_three_ways_out_are_told(tmp_path, monkeypa
         inception.InceptionFeatures(None, "6726825d")
     told = str(caught.value)
     assert all(way in told for way in ("metric.fid.weights=", "go online", "metric/fid=classifier"))
+
+
+def gaussian(seed: int, dimensions: int, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and covariance of features whose scales along axes of their own differ a hundredfold."""
+    generator = torch.Generator().manual_seed(seed)
+    axes = torch.linalg.qr(torch.randn(dimensions, dimensions, generator=generator, dtype=torch.float64)).Q
+    scale = torch.logspace(-1.5, 0, dimensions, dtype=torch.float64)
+    x = torch.randn(samples, dimensions, generator=generator, dtype=torch.float64) * scale @ axes
+    return x.mean(0), x.T.cov()
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "samples", "tolerance"),
+    [(2, 50, {"rel": 1e-9}), (64, 1000, {"rel": 1e-9}), (300, 5000, {"rel": 1e-9}), (64, 40, {"abs": 1e-4}),
+     (300, 300, {"abs": 1e-4}), (300, 20, {"abs": 1e-4})],
+)  # fmt: skip
+def test_the_distance_is_torchmetrics_own_and_the_formulas(dimensions, samples, tolerance):
+    one, other = gaussian(0, dimensions, samples), gaussian(1, dimensions, 2 * samples)
+    found = frechet_distance(*one, *other).item()
+    assert found == pytest.approx(_compute_fid(*one, *other).item(), **tolerance)
+    assert frechet_distance(*other, *one).item() == pytest.approx(found, **tolerance)
+
+
+def test_the_distance_of_commuting_covariances_has_a_closed_form():
+    basis = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)).Q
+    a, b = (torch.arange(8, dtype=torch.float64) * k for k in (1.0, 3.0))  # the first eigenvalue is zero
+    mu = torch.linspace(0, 1, 8, dtype=torch.float64)
+    found = frechet_distance(mu, basis * a @ basis.T, 2 * mu, basis * b @ basis.T)
+    assert found.item() == pytest.approx((mu.square().sum() + (a.sqrt() - b.sqrt()).square().sum()).item(), rel=1e-12)
+    zero = torch.zeros(8, 8, dtype=torch.float64)
+    assert frechet_distance(mu, zero, mu, basis * a @ basis.T).item() == pytest.approx(a.sum().item())

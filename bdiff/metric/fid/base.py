@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from bdiff.device import to_device
 from bdiff.metric.fid.moments import Moments
@@ -53,6 +52,8 @@ class Frechet:
     """A Fréchet distance between reference images and samples, fed batch by batch on `device`."""
 
     def __init__(self, features: Features | Remembering, device: torch.device):
+        from torchmetrics.image.fid import FrechetInceptionDistance  # here, since it takes long to import
+
         self.device = device
         # One process measures, so its sums must not wait for those of others.
         self.statistic = FrechetInceptionDistance(feature=features.eval(), normalize=False, sync_on_compute=False)
@@ -64,13 +65,19 @@ class Frechet:
         for pixels in batches:
             self.statistic.update(to_device(pixels, self.device), real=real)
 
+    def gaussian(self, side: str) -> tuple[Tensor, Tensor]:
+        """Return mu (D,) and the unbiased sigma (D,D) of the side `real` or `fake`, float64, of two images at least."""
+        total, square, count = (
+            getattr(self.statistic, f"{side}_features_{what}") for what in ("sum", "cov_sum", "num_samples")
+        )
+        mu = total / count
+        return mu, (square - count * mu.outer(mu)) / (count - 1)
+
     @property
     def reference(self) -> Moments:
         """What is kept of the reference images: the same size for any number of them, which must be two at least."""
-        count = int(self.statistic.real_features_num_samples)
-        mu = self.statistic.real_features_sum / count
-        sigma = (self.statistic.real_features_cov_sum - count * mu.outer(mu)) / (count - 1)
-        return Moments(mu.cpu().numpy(), sigma.cpu().numpy(), count)
+        mu, sigma = self.gaussian("real")
+        return Moments(mu.cpu().numpy(), sigma.cpu().numpy(), int(self.statistic.real_features_num_samples))
 
     @reference.setter
     def reference(self, moments: Moments) -> None:
@@ -83,4 +90,29 @@ class Frechet:
 
     def value(self) -> float:
         """Return the distance; needs at least two images on both sides."""
-        return self.statistic.compute().item()
+        return distance(*self.gaussian("real"), *self.gaussian("fake")).item()
+
+
+def distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> Tensor:
+    """Return |mu1 - mu2|^2 + tr(sigma1 + sigma2 - 2 (sigma1 sigma2)^(1/2)) (Heusel et al. 2017, eq. 6), a scalar.
+
+    Means (D,) and covariances (D,D), float64. The root's trace is that of (h' sigma2 h)^(1/2) where h h' = sigma1: a
+    symmetric matrix, whose eigenvalues are real and cost a fraction of the product's.
+    """
+    half = root(sigma1)
+    cross = torch.linalg.eigvalsh(half.T @ sigma2 @ half)
+    return (mu1 - mu2).square().sum() + sigma1.trace() + sigma2.trace() - 2 * positive(cross).sqrt().sum()
+
+
+def root(sigma: Tensor) -> Tensor:
+    """Return h with h h' = sigma, a covariance (D,D): Cholesky's, or by eigenvalues where sigma is singular."""
+    half, failed = torch.linalg.cholesky_ex(sigma)
+    if not failed:
+        return half
+    values, vectors = torch.linalg.eigh(sigma)
+    return vectors * positive(values).sqrt()
+
+
+def positive(values: Tensor) -> Tensor:
+    """Return eigenvalues with zero for those that only rounding keeps from it: the roots of many would add up."""
+    return torch.where(values > 4 * torch.finfo(values.dtype).eps * values.max(), values, 0.0)
