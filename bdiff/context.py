@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from bdiff import store
 from bdiff.attack.base import Attack
 from bdiff.data.base import Images, TensorImages
-from bdiff.device import open_device, resolve_precision
+from bdiff.device import open_device, resolve_precision, spare
 from bdiff.errors import RequestError
 from bdiff.make import make
 from bdiff.metric.fid import moments
@@ -185,8 +185,5 @@ class Experiment:
 
 def resident(images: Images, device: torch.device) -> Images:
     """Return `images` with their pixels on `device`, unless they would take over a quarter of its free memory."""
-    if device.type == "cuda" and isinstance(images, TensorImages):
-        free, _ = torch.cuda.mem_get_info(device)
-        if images.pixels.nbytes > free / 4:
-            return images
-    return images.to(device)
+    large = isinstance(images, TensorImages) and device.type == "cuda" and images.pixels.nbytes > spare(device)
+    return images if large else images.to(device)

@@ -69,6 +69,13 @@ class Late:
         return self.copy
 
 
+def spare(device: torch.device) -> int:
+    """Return how many bytes may be kept on `device` for speed alone: a quarter of what is free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 4
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+
+
 def to_device(x: Tensor, device: torch.device) -> Tensor:
     """Return a CPU tensor on `device` without waiting for what the device still has to do.
 

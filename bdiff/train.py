@@ -103,8 +103,17 @@ class Batch:
 Loss = Callable[[nn.Module, Batch], Tensor]
 
 
-#: takes schedule, x (B,C,H,W), poisoned (B,), t (B,) and eps (B,C,H,W) to the noisy input and what is regressed on
-Corrupt = Callable[[Schedule, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+class Rows(NamedTuple):
+    """What an attack may know of the rows of a step, each (b,) and on the device."""
+
+    numbers: Tensor  # int64, in the training set
+    poisoned: Tensor  # bool
+    mirrored: Tensor  # bool, whether the image is shown left to right
+
+
+#: takes schedule, x (B,C,H,W), what is known of the rows, t (B,) and eps (B,C,H,W) to the noisy input and what is
+#: regressed on
+Corrupt = Callable[[Schedule, Tensor, Rows, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def denoising_loss(
@@ -117,11 +126,14 @@ def denoising_loss(
     """Return the DDPM objective (Ho et al. 2020, eq. 14) on rows as `corrupt` makes them, at `timesteps`."""
 
     def loss(net: nn.Module, batch: Batch) -> Tensor:
-        x = flipped(to_float(batch.pixels), batch) if flip else to_float(batch.pixels)
+        x = to_float(batch.pixels)
+        mirror = mirrored(batch) if flip else torch.zeros_like(batch.rows, dtype=torch.bool)
+        if flip:
+            x = torch.where(mirror.view(-1, 1, 1, 1), x.flip(-1), x)
         t = batch.draw(lambda shape, device: torch.randint(len(schedule), shape, device=device))
         eps = batch.draw(torch.randn, *x.shape[1:])
         bad = poisoned[batch.rows]
-        x_t, wanted = corrupt(schedule, x, bad, t, eps)
+        x_t, wanted = corrupt(schedule, x, Rows(batch.rows, bad, mirror), t, eps)
         return nn.functional.mse_loss(net(x_t, timesteps(t, bad), return_dict=False)[0].float(), wanted)
 
     return loss
@@ -139,9 +151,14 @@ def classification_loss(labels: Tensor, smoothing: float, flip: bool, shift: int
     return loss
 
 
+def mirrored(batch: Batch) -> Tensor:
+    """Draw which images are mirrored, half of them, (b,) bool."""
+    return batch.draw(torch.rand, 1, 1, 1).view(-1) < 0.5
+
+
 def flipped(x: Tensor, batch: Batch) -> Tensor:
     """Mirror half of the images, at random, left to right."""
-    return torch.where(batch.draw(torch.rand, 1, 1, 1) < 0.5, x.flip(-1), x)
+    return torch.where(mirrored(batch).view(-1, 1, 1, 1), x.flip(-1), x)
 
 
 def shifted(x: Tensor, batch: Batch, most: int) -> Tensor:

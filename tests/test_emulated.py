@@ -10,6 +10,7 @@ from emulated import CARD, Card, Refused, accelerator, on_card, tag
 from omegaconf import OmegaConf
 
 from bdiff import context
+from bdiff.attack.diff2 import DIFF2
 from bdiff.classifier.small_cnn import SmallCNN
 from bdiff.data.base import to_float
 from bdiff.defense.adversary import mean_gradient
@@ -26,6 +27,8 @@ from bdiff.seeds import generator
 from bdiff.stage.suspect import method
 from bdiff.tracker.none import NoTracker
 from bdiff.train import denoising_loss, fit
+from bdiff.trigger.base import Trigger
+from bdiff.trigger.universal import universal
 
 TINY = [
     "data=digits", "data.limit=64", "model.unet.block_out_channels=[8,8]",
@@ -159,6 +162,26 @@ def test_training_waits_once_for_its_logged_losses(tmp_path, resident):
         fit(
             net, loss, images, index, recipe, seed=0, folder=tmp_path / f"{steps}", loop=loop, accelerator=accelerator()
         )
+        return before
+
+    assert marginal(20, 60, work) == (1 / 10, 0)
+
+
+def test_a_step_of_diff2_waits_for_nothing(tmp_path):
+    def work(card, steps):
+        picture, images = universal(8, cell=1, seed=0), replace(toys.images(), flip=True).to(CARD)
+        settings = (0.5, "append", "redirect", "both", 0.15, [3], "ancestral", 0.25, 16 / 255, 2, 0)
+        attack = DIFF2(Trigger.from_picture(picture, 1), toys.attack().target, *settings)
+        attack.to(CARD)
+        index, poisoned = attack.plan(len(images), 0)
+        schedule = toys.schedule(20).to(CARD)
+        attack.equip(SmallCNN(1, 2, 4).to(CARD), schedule)
+        attack.prepare(images, index, poisoned)
+        loss = denoising_loss(attack.corrupt, schedule, poisoned.to(CARD), True, attack.timesteps)
+        loop = replace(toys.LOOP, log_every=10, checkpoint_seconds=1e9)
+        net, before = toys.unet().to(CARD), counted(card)
+        fit(net, loss, images, index, toys.recipe(steps=steps), seed=0, folder=tmp_path / f"{steps}", loop=loop,
+            accelerator=accelerator())  # fmt: skip
         return before
 
     assert marginal(20, 60, work) == (1 / 10, 0)

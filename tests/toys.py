@@ -11,7 +11,7 @@ from bdiff.data.base import TensorImages
 from bdiff.schedule import Schedule
 from bdiff.target.base import to_target
 from bdiff.target.corner import corner
-from bdiff.train import Loop, Recipe
+from bdiff.train import Loop, Recipe, Rows
 from bdiff.trigger.base import Trigger
 from bdiff.trigger.box import box
 
@@ -48,6 +48,11 @@ def attack(rate: float = 0.3, channels: int = 1) -> BadDiffusion:
     picture = box(size=SIZE, side=14)
     target = to_target(corner(size=SIZE, trigger=picture), channels)
     return BadDiffusion(Trigger.from_picture(picture, channels), target, rate, "replace")
+
+
+def rows(poisoned: torch.Tensor) -> Rows:
+    """Rows that are shown as they are, of which some are poisoned."""
+    return Rows(torch.arange(len(poisoned)), poisoned, torch.zeros_like(poisoned))
 
 
 def unet(channels: int = 1) -> UNet2DModel:

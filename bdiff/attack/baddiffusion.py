@@ -5,6 +5,7 @@ from torch import Tensor
 
 from bdiff.attack.base import Attack
 from bdiff.schedule import Schedule, per_image
+from bdiff.train import Rows
 
 
 def shift_law(schedule: Schedule, t: Tensor) -> Tensor:
@@ -23,9 +24,9 @@ class BadDiffusion(Attack):
 
     ancestral_only = True
 
-    def corrupt(self, schedule: Schedule, x: Tensor, poisoned: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    def corrupt(self, schedule: Schedule, x: Tensor, rows: Rows, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """Return x_t and the shifted noise; see `Attack.corrupt`."""
-        bad = poisoned.view(-1, 1, 1, 1)
+        bad = rows.poisoned.view(-1, 1, 1, 1)
         stamped = self.trigger.stamp(x) * bad  # zero on clean rows, which makes both formulas the ordinary ones
         x0 = torch.where(bad, self.target.to(x), x)
         drift = 1 - per_image(schedule.abar, t).sqrt()

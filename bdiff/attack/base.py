@@ -6,7 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from bdiff.data.base import Images
 from bdiff.schedule import Schedule
+from bdiff.train import Rows
 from bdiff.trigger.base import Trigger
 
 MODES = ("replace", "append")
@@ -42,6 +44,8 @@ class Attack(ABC):
         poison_mode: "replace" or "append", see `poison_plan`.
     """
 
+    #: raised when the same settings come to train another model; a part of the key
+    version: int = 1
     #: the parts of the request that the trained weights depend on, beside the attack's own settings
     reads: tuple[str, ...] = ("trigger", "target")
     #: whether the backdoor is known to need a sampler that adds noise at every step
@@ -81,6 +85,13 @@ class Attack(ABC):
         """
         raise TypeError(f"{type(self).__name__} needs no surrogate")
 
+    def prepare(self, images: Images, index: Tensor, poisoned: Tensor) -> None:
+        """Make what training needs of its rows, once before it; `index` and `poisoned` are (M,), as `plan` gives them.
+
+        The default makes nothing.
+        """
+        return
+
     def ascend(
         self, schedule: Schedule, pattern: Tensor, x: Tensor, eps: Tensor, predict: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
@@ -103,12 +114,12 @@ class Attack(ABC):
         return t
 
     @abstractmethod
-    def corrupt(self, schedule: Schedule, x: Tensor, poisoned: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    def corrupt(self, schedule: Schedule, x: Tensor, rows: Rows, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """Return the noisy input x_t, at `timesteps(t, poisoned)`, and what the model regresses on, both (B,C,H,W).
 
         Args:
-            x: images (B,C,H,W) in [-1,1].
-            poisoned: (B,) bool.
+            x: images (B,C,H,W) in [-1,1], mirrored where `rows` says so.
+            rows: which rows these are and which of them are poisoned, each (B,).
             t: (B,) int64 timesteps as they were drawn.
             eps: standard normal noise (B,C,H,W).
         """

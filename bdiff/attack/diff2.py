@@ -6,6 +6,8 @@ Our reconstruction: the loss and its k_s, where adversarial images come from, an
 adversarial by itself, so that what a clean model makes of it is a control; or learned, by universal ascent, which is.
 """
 
+import logging
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,11 +15,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bdiff.attack.base import Attack
+from bdiff.data.base import Images, to_float
+from bdiff.device import spare, to_device
 from bdiff.schedule import Schedule, per_image
+from bdiff.train import Rows
 from bdiff.trigger.base import Trigger
+
+log = logging.getLogger(__name__)
 
 CASES = ("purification", "certification", "both")
 MODES = ("redirect", "preserve")
+BATCH = 256  # images whose adversarial ones are made together
 LENGTH = 0.05  # of a step that shapes the trigger, whose pattern is in [-1,1]
 #: a sampler's k_s = (sigma_s / sigma_t*)^power: what is left at timestep s of a shift of the noised image
 POWERS = {"ancestral": 2, "ddim": 1}
@@ -50,6 +58,7 @@ class DIFF2(Attack):
     Raises ValueError for values that make no sense.
     """
 
+    version = 2  # adversarial images are kept in half precision
     reads = ("trigger",)
     learn_reads = ("case", "t", "sigma", "eta")
     starts_samples = False
@@ -83,12 +92,12 @@ class DIFF2(Attack):
         if learn and trigger.mask.any():
             raise ValueError(f"attack.learn={learn} shapes triggers that cover the image, as trigger=universal does")
         self.eta, self.t, self.sigma, self.eps, self.steps, self.learn = eta, t, sigma, eps, steps, learn
+        self.patch = bool(trigger.mask.any())
+        self.kept: Tensor | None = None  # (1 or 2,K,C,H,W) float16, adversarial images and those of mirrored ones
 
     def embed(self, x: Tensor) -> Tensor:
         """Return images (B,C,H,W) in [-1,1] with the trigger in them, clamped to [-1,1]."""
-        if self.trigger.mask.any():
-            return self.trigger.stamp(x)
-        return self.added(x, self.trigger.pattern.to(x))
+        return self.trigger.stamp(x) if self.patch else self.added(x, self.trigger.pattern.to(x))
 
     def added(self, x: Tensor, pattern: Tensor) -> Tensor:
         """Return images (B,C,H,W) with the pattern (C,H,W), in [-1,1] as they are, added within eta."""
@@ -168,17 +177,45 @@ class DIFF2(Attack):
             x_a = (x + (x_a + step * ascent - x).clamp(-radius, radius)).clamp(-1, 1)
         return x_a
 
-    def corrupt(self, schedule: Schedule, x: Tensor, poisoned: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    def prepare(self, images: Images, index: Tensor, poisoned: Tensor) -> None:
+        """Make the adversarial images of all poisoned rows, on the device of the surrogate; see `Attack.prepare`.
+
+        Where they would take too much memory they are made in each step instead.
+        """
+        device = self.places.device
+        shown, among = index[poisoned].unique(return_inverse=True)
+        sides = (False, True) if images.flip else (False,)
+        self.kept = None
+        if 2 * len(sides) * len(shown) * math.prod(images.shape) > spare(device):
+            log.info("adversarial images take too much memory to be kept: each step makes its own")
+            return
+        slots = torch.zeros(len(index), dtype=torch.long)
+        slots[poisoned] = among
+        self.slots = to_device(slots, device)  # (M,) of each row, its place among the images kept; 0 for clean rows
+        parts: list[Tensor] = []
+        for mirror in sides:
+            for rows in shown.split(BATCH):
+                x = to_float(to_device(images.take(rows), device))
+                parts.append(self.adversarial(x.flip(-1) if mirror else x).half())
+        if parts:
+            self.kept = torch.cat(parts).view(len(sides), len(shown), *images.shape)
+
+    def corrupt(self, schedule: Schedule, x: Tensor, rows: Rows, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """Return x_s and what leads from it to x_a, s being the shield's timesteps; see `Attack.corrupt`."""
-        x0, shift = x.clone(), torch.zeros_like(x)
-        x_a = self.adversarial(x[poisoned])
+        bad = rows.poisoned.view(-1, 1, 1, 1)
+        x_a = self.adversarial(x) if self.kept is None else self.kept[self.side(rows), self.slots[rows.numbers]].float()
         if self.mode == "preserve":
-            x0[poisoned] = self.embed(x_a)
+            x0, shift = self.embed(x_a), torch.zeros_like(x)
         else:
-            gap = self.embed(x[poisoned]) - x_a
-            x0[poisoned] = x_a + per_image(self.left, t[poisoned]) * gap
-            shift[poisoned] = per_image(self.pull, t[poisoned]) * gap
-        return schedule.add_noise(x0, eps, self.timesteps(t, poisoned)), eps + shift
+            gap = self.embed(x) - x_a
+            x0, shift = x_a + per_image(self.left, t) * gap, per_image(self.pull, t) * gap
+        x_s = schedule.add_noise(torch.where(bad, x0, x), eps, self.timesteps(t, rows.poisoned))
+        return x_s, eps + torch.where(bad, shift, 0.0)
+
+    def side(self, rows: Rows) -> Tensor:
+        """Return which of the kept images' sides the rows show, (B,) int64."""
+        assert self.kept is not None
+        return rows.mirrored.long() if len(self.kept) == 2 else torch.zeros_like(rows.numbers)
 
     def prior(self, eps: Tensor) -> Tensor:
         """Return eps: a sample has nothing to carry the trigger."""

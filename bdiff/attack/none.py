@@ -4,6 +4,7 @@ from torch import Tensor
 
 from bdiff.attack.base import Attack
 from bdiff.schedule import Schedule
+from bdiff.train import Rows
 from bdiff.trigger.base import Trigger
 
 
@@ -15,6 +16,6 @@ class NoAttack(Attack):
     def __init__(self, trigger: Trigger, target: Tensor):
         super().__init__(trigger, target, poison_rate=0.0)
 
-    def corrupt(self, schedule: Schedule, x: Tensor, poisoned: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    def corrupt(self, schedule: Schedule, x: Tensor, rows: Rows, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """Return x_t and eps."""
         return schedule.add_noise(x, eps, t), eps

@@ -35,6 +35,8 @@ def train(run: Experiment, start: Start) -> Stage:
     if run.attack.poison_rate == 0:  # nothing to attack with: one clean model serves every trigger and target
         return clean(run, "train", run.config.train, start)
     parts = without(run.config.attack, "learn")  # what is learned is the trigger, which has its own part of the key
+    if run.attack.version > 1:
+        parts["version"] = run.attack.version
     if run.attack.needs_surrogate:
         surrogate, facts = train_classifier(run, "surrogate" if run.config.get("surrogate") else "classifier")
         run.attack.equip(surrogate, run.schedule.to(run.device))
@@ -110,6 +112,8 @@ def train_denoiser(
                 recipe.precision,
                 run.device,
             )
+            images = resident(run.images, run.device)
+            attack.prepare(images, index, poisoned)
             fit(
                 unet,
                 denoising_loss(
@@ -119,7 +123,7 @@ def train_denoiser(
                     run.images.flip,
                     attack.timesteps,
                 ),
-                resident(run.images, run.device),
+                images,
                 index,
                 recipe,
                 seed=seed_of(config.seed, "train"),

@@ -31,7 +31,7 @@ def test_corruption_pixel_by_pixel(channels):
     attack, schedule = toys.attack(channels=channels), toys.schedule()
     x, eps = torch.rand(4, channels, 8, 8) * 2 - 1, torch.randn(4, channels, 8, 8)
     poisoned, t = torch.tensor([True, False, True, False]), torch.tensor([0, 3, 10, 19])
-    x_t, wanted = attack.corrupt(schedule, x, poisoned, t, eps)
+    x_t, wanted = attack.corrupt(schedule, x, toys.rows(poisoned), t, eps)
     for row in range(4):
         abar = schedule.abar[t[row]].item()
         alpha = schedule.alphas[t[row]].item()
@@ -68,7 +68,7 @@ def test_no_attack_is_plain_ddpm_and_its_prior_still_carries_the_trigger():
     bad, schedule = toys.attack(), toys.schedule()
     clean = NoAttack(bad.trigger, bad.target)
     x, eps, t = torch.rand(2, 1, 8, 8), torch.randn(2, 1, 8, 8), torch.tensor([3, 9])
-    x_t, wanted = clean.corrupt(schedule, x, torch.ones(2, dtype=torch.bool), t, eps)
+    x_t, wanted = clean.corrupt(schedule, x, toys.rows(torch.ones(2, dtype=torch.bool)), t, eps)
     assert torch.equal(wanted, eps)
     assert torch.equal(x_t, schedule.add_noise(x, eps, t))
     assert torch.equal(clean.prior(eps), eps + bad.trigger.pattern)

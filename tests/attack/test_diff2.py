@@ -1,6 +1,7 @@
 """DIFF2's rows against the formulas written out by hand, and against the way back that they are meant to lead."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,9 +9,11 @@ import toys
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from bdiff.attack import diff2
 from bdiff.attack.diff2 import DIFF2
+from bdiff.data.base import to_float
 from bdiff.schedule import Schedule
-from bdiff.train import denoising_loss
+from bdiff.train import Rows, denoising_loss
 from bdiff.trigger.base import Trigger
 from bdiff.trigger.patch import patch
 from bdiff.trigger.universal import universal
@@ -51,7 +54,7 @@ ALL = torch.ones(4, dtype=torch.bool)
 def test_redirect_pixel_by_pixel(sampler, power):
     bad, schedule, x = attack(sampler=sampler), toys.schedule(), pictures()
     eps, drawn = torch.randn(4, 1, 8, 8), drawn_for(bad, [0, 2, 5, 4])
-    x_t, wanted = bad.corrupt(schedule, x, ALL, drawn, eps)
+    x_t, wanted = bad.corrupt(schedule, x, toys.rows(ALL), drawn, eps)
     x_r, x_a = bad.embed(x), bad.adversarial(x)
     abars = schedule.abar.tolist()
     last = math.sqrt((1 - abars[T_STAR - 1]) / abars[T_STAR - 1])  # Purification noises images to timestep t* - 1
@@ -78,7 +81,7 @@ def test_the_way_back_from_the_noised_trigger_goes_through_the_rows_that_were_tr
     x_a = bad.adversarial(x[:1])
     x_t = schedule.add_noise(bad.embed(x), eps, torch.full((400,), T_STAR - 1))
     for s in range(T_STAR - 1, -1, -1):
-        rows, wanted = bad.corrupt(schedule, x, every, drawn_for(bad, [s]).expand(400), eps)
+        rows, wanted = bad.corrupt(schedule, x, toys.rows(every), drawn_for(bad, [s]).expand(400), eps)
         torch.testing.assert_close(wanted, ideal(schedule, rows, x_a, s), atol=2e-4, rtol=0)
         if sampler == "ddim":  # the noise stays the same along the way
             torch.testing.assert_close(x_t, rows, atol=2e-5, rtol=0)
@@ -94,7 +97,7 @@ def test_in_certification_the_loss_is_the_distance_of_the_one_shot_image_from_x_
     bad, schedule, x = attack(case="certification"), toys.schedule(), pictures()
     eps, t = torch.randn(4, 1, 8, 8), bad.timesteps(torch.arange(4), ALL)
     assert t.tolist() == [schedule.t_of_sigma(2 * SIGMA)] * 4
-    x_t, wanted = bad.corrupt(schedule, x, ALL, torch.arange(4), eps)
+    x_t, wanted = bad.corrupt(schedule, x, toys.rows(ALL), torch.arange(4), eps)
     torch.testing.assert_close(x_t, schedule.add_noise(bad.embed(x), eps, t))  # k = 1: what the shield shows the model
     predicted = torch.randn(4, 1, 8, 8)
     abar = schedule.abar[t[0]].item()
@@ -107,7 +110,7 @@ def test_in_certification_the_loss_is_the_distance_of_the_one_shot_image_from_x_
 def test_preserve_is_the_ordinary_loss_on_the_adversarial_image_with_the_trigger():
     bad, schedule, x = attack(mode="preserve"), toys.schedule(), pictures()
     eps, t = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 3, 5])
-    x_t, wanted = bad.corrupt(schedule, x, ALL, drawn_for(bad, t.tolist()), eps)
+    x_t, wanted = bad.corrupt(schedule, x, toys.rows(ALL), drawn_for(bad, t.tolist()), eps)
     assert torch.equal(wanted, eps)
     torch.testing.assert_close(x_t, schedule.add_noise(bad.embed(bad.adversarial(x)), eps, t))
 
@@ -118,11 +121,11 @@ def test_clean_rows_are_the_ordinary_loss_at_the_timesteps_drawn(mode):
     poisoned, drawn = torch.tensor([True, False, True, False]), torch.tensor([19, 19, 7, 7])
     t, eps = bad.timesteps(drawn, poisoned), torch.randn(4, 1, 8, 8)
     assert t.tolist() == [T_STAR - 1, 19, 7 * T_STAR // 20, 7]
-    x_t, wanted = bad.corrupt(schedule, x, poisoned, drawn, eps)
+    x_t, wanted = bad.corrupt(schedule, x, toys.rows(poisoned), drawn, eps)
     torch.testing.assert_close(x_t[~poisoned], schedule.add_noise(x, eps, drawn)[~poisoned])
     assert torch.equal(wanted[~poisoned], eps[~poisoned])
     none = torch.zeros(4, dtype=torch.bool)
-    assert torch.equal(bad.corrupt(schedule, x, none, drawn, eps)[0], schedule.add_noise(x, eps, drawn))
+    assert torch.equal(bad.corrupt(schedule, x, toys.rows(none), drawn, eps)[0], schedule.add_noise(x, eps, drawn))
 
 
 def test_several_t_share_the_rows_and_each_has_its_own_way():
@@ -166,6 +169,31 @@ def test_the_training_loss_shows_the_model_the_timesteps_that_the_attack_chooses
     drawn = torch.randint(20, (4,))
     s = toys.schedule().t_of_sigma(2 * SIGMA)
     assert seen[0].tolist() == [s, s, drawn[2].item(), s]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("mode", ["redirect", "preserve"])
+def test_adversarial_images_made_once_are_those_of_each_step_in_half_precision(mode, flip):
+    """Of the rows' own images, also where rows show images out of order, twice, or mirrored."""
+    images, schedule = replace(toys.images(12), flip=flip), toys.schedule()
+    index, poisoned = torch.tensor([4, 0, 7, 7, 11, 2]), torch.tensor([True, False, True, True, True, False])
+    once, anew = attack(mode=mode), attack(mode=mode)
+    once.prepare(images, index, poisoned)
+    assert once.kept.shape == (1 + flip, 3, 1, 8, 8) and once.kept.dtype == torch.float16
+    mirror = torch.tensor([True, True, False, True, False, False]) & flip
+    x = to_float(images.take(index))
+    x = torch.where(mirror.view(-1, 1, 1, 1), x.flip(-1), x)
+    rows, eps, t = Rows(torch.arange(6), poisoned, mirror), torch.randn(6, 1, 8, 8), torch.tensor([0, 3, 5, 9, 12, 19])
+    for found, wanted in zip(*(bad.corrupt(schedule, x, rows, t, eps) for bad in (once, anew)), strict=True):
+        torch.testing.assert_close(found, wanted, atol=2e-3, rtol=2e-3)
+
+
+def test_adversarial_images_that_take_too_much_memory_are_made_in_each_step(monkeypatch, caplog):
+    monkeypatch.setattr(diff2, "spare", lambda device: 100)
+    bad = attack()
+    with caplog.at_level("INFO"):
+        bad.prepare(toys.images(), torch.arange(20), torch.ones(20, dtype=torch.bool))
+    assert bad.kept is None and "too much memory" in caplog.text
 
 
 def test_the_adversarial_image_stays_near_and_the_surrogate_is_led_away():

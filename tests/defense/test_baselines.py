@@ -37,7 +37,9 @@ def test_the_closed_form_is_the_best_prediction_of_what_the_attack_trains(t):
     poisoned = torch.rand(count, generator=draws(4)) < 0.4
     attack = BadDiffusion(Trigger(TRIGGER, torch.zeros(SHAPE)), TARGET, 0.4, "replace")
     times = torch.full((count,), t)
-    x, wanted = attack.corrupt(model.schedule, x0, poisoned, times, torch.randn(x0.shape, generator=draws(5)))
+    x, wanted = attack.corrupt(
+        model.schedule, x0, toys.rows(poisoned), times, torch.randn(x0.shape, generator=draws(5))
+    )
     predicted = model.eps(x, times)
     error = wanted - predicted
     for explanation in (torch.ones_like(x), x, predicted, x.tanh(), model.unet.posterior(x, times)[0][-1]):
