@@ -155,6 +155,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "defense.sigma": above_zero,
     "defense.spread": at_least(0),
     "defense.steps": count,
+    "defense.stop": one_of("never", "radii"),
     "defense.strip.blends": at_least(0),
     "defense.strip.false_positive_rate": open_share,
     "defense.strip.weight": share,

@@ -15,6 +15,7 @@ from bdiff.classifier.small_cnn import SmallCNN
 from bdiff.data.base import to_float
 from bdiff.defense.adversary import mean_gradient
 from bdiff.defense.base import Suspect
+from bdiff.defense.certification import Certification
 from bdiff.defense.curve import STEPS
 from bdiff.defense.probe import probe
 from bdiff.defense.purification import Purification, Shielded
@@ -240,6 +241,24 @@ def test_purification_waits_for_nothing(how):
         return before
 
     assert marginal(3, 9, work) == (0, 0)
+
+
+@pytest.mark.parametrize("stop", ["never", "radii"])
+def test_certification_waits_once_for_the_votes_of_a_batch(tmp_path, stop):
+    batches = []
+
+    def work(card, images):
+        schedule, model, classifier = toys.schedule(20).to(CARD), suspect(), SmallCNN(1, 2, 4).to(CARD)
+        method = Certification(sigma=0.25, n0=10, n=70, alpha=0.01, batch_size=20, stop=stop, radii=[0.0, 0.1])
+        logits = method.behind(model.eps, schedule, classifier)
+        x, y = tag(torch.zeros(images, 1, 8, 8), True), torch.zeros(images, dtype=torch.long)
+        before, shown = counted(card), model.evaluations
+        method.run(logits, x, y, torch.arange(images), tmp_path / f"{images}.tsv", seed=0)
+        batches.append(-(-(model.evaluations - shown) // 20))
+        return before
+
+    waits, _ = marginal(4, 12, work)
+    assert waits * 8 == pytest.approx(batches[1] - batches[0], abs=2)  # the last batches may not be full
 
 
 def test_samples_on_the_card_are_those_of_the_cpu(tmp_path):

@@ -5,39 +5,48 @@ triggered image can be certified as well.
 """
 
 import logging
-import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from bdiff.defense import cohen
 from bdiff.defense.base import Eps, Logits, Shield
+from bdiff.defense.sequential import Bounds, looks
+from bdiff.defense.votes import Certificate, Count, Votes
 from bdiff.progress import progress
 from bdiff.schedule import Schedule
-from bdiff.seeds import generator
 
 log = logging.getLogger(__name__)
 
-#: draws of noise that share a seed: fewer would spend their time on seeding, more on draws that no batch asked for
-BLOCK = 100
+STOPS = ("never", "radii")
 
 
 class Certification(Shield):
-    """Certifies images one by one, each by its votes under Gaussian noise.
+    """Certifies images, each by its votes under Gaussian noise.
+
+    With stop=radii an image whose first guess is wrong has only the draws of that guess, and another ends as soon as
+    none of the wanted radii lies within the bounds of its label's probability: its radius is then a lower bound of what
+    n draws would certify, and no other radii can be read off the table.
 
     Args:
         sigma: standard deviation of the noise, for images in [0,1]; radii are in the same units.
         n0: draws of noise that choose the label.
-        n: draws of noise that bound its probability.
+        n: draws of noise that bound its probability; with stop=radii the most.
         alpha: probability that a certificate is wrong, at most.
-        batch_size: draws per batch.
+        batch_size: draws per batch, of any images.
+        stop: never (Cohen's fixed n) or radii.
+        radii: L2, at which certified accuracy is wanted.
+
+    Raises ValueError for an unknown stop.
     """
 
-    def __init__(self, sigma: float, n0: int, n: int, alpha: float, batch_size: int):
+    def __init__(self, sigma: float, n0: int, n: int, alpha: float, batch_size: int, stop: str, radii: Sequence[float]):
+        if stop not in STOPS:
+            raise ValueError(f"defense.stop={stop} is not known: choose from {', '.join(STOPS)}")
         self.sigma, self.n0, self.n, self.alpha, self.batch_size = sigma, n0, n, alpha, batch_size
+        self.stop, self.radii = stop, list(radii)
 
     def check(self, schedule: Schedule) -> None:
         """Raise ValueError if the schedule never gets as noisy as sigma; see `Shield.check`."""
@@ -51,32 +60,34 @@ class Certification(Shield):
         Raises ValueError if the schedule never gets as noisy as sigma.
         """
         t = schedule.t_of_sigma(2 * self.sigma)  # images in [-1,1] are twice as wide
-        when = torch.tensor(t)
         scale = schedule.abar[t].sqrt()
 
         def logits(noisy: Tensor) -> Tensor:
             x_t = scale * noisy
-            return classifier(schedule.x0(x_t, eps(x_t, t), when).clamp(-1, 1))
+            return classifier(schedule.x0(x_t, eps(x_t, t), t).clamp(-1, 1))
 
         return logits
 
-    def votes(self, logits: Logits, image: Tensor, draws: range, seed: int, index: int) -> Tensor:
-        """Return how many of the noisy copies `draws` of `image` (C,H,W) get each label, (classes,) int64."""
-        counts = torch.tensor(0)
-        for first in range(draws.start, draws.stop, self.batch_size):
-            batch = range(first, min(first + self.batch_size, draws.stop))
-            # Drawn on the CPU, so that devices agree; a GPU meanwhile works on the batch before.
-            noise = noises(tuple(image.shape), batch, seed, index).to(image.device, non_blocking=True)
-            answer = logits(image + 2 * self.sigma * noise)
-            counts = counts + one_hot(answer.argmax(1), answer.shape[1]).sum(0)  # bincount would wait for the GPU
-        return counts.cpu()
+    def fixed(self) -> Count:
+        """Count the votes of an image as Cohen et al. do."""
+        guesses = yield self.n0
+        votes = yield self.n
+        return Certificate(*cohen.certify(guesses, votes, self.alpha, self.sigma), self.n0 + self.n)
 
-    @torch.inference_mode()
-    def certify(self, logits: Logits, image: Tensor, seed: int, index: int) -> tuple[int, float]:
-        """Return the label of `image` (C,H,W) in [-1,1] and its radius; `index` tells its noise from other images'."""
-        guesses, others = range(self.n0), range(self.n0, self.n0 + self.n)
-        counts0, counts = (self.votes(logits, image, draws, seed, index) for draws in (guesses, others))
-        return cohen.certify(counts0, counts, self.alpha, self.sigma)
+    def stopped(self, label: int) -> Count:
+        """Count the votes of an image of class `label` until the wanted radii are decided."""
+        guess = int((yield self.n0).argmax())
+        if guess != label:
+            return Certificate(guess, 0.0, self.n0)
+        bounds = Bounds(self.n, self.alpha, self.sigma, self.radii)
+        hits = draws = 0
+        for look in looks(self.n, self.alpha, self.sigma, self.radii):
+            hits += int((yield look.draws - draws)[guess])
+            draws = look.draws
+            bounds.take(hits, look)
+            if bounds.decided:
+                break
+        return Certificate(*cohen.certificate(guess, bounds.lower, self.sigma), self.n0 + draws)
 
     def run(
         self,
@@ -90,27 +101,27 @@ class Certification(Shield):
         name: str = "certify",
         every: float = 10.0,  # seconds between progress lines
     ) -> list[cohen.Row]:
-        """Certify the images that `path` has no row of, each added as it comes; returns rows in the images' order."""
+        """Certify the images that `path` has no row of, each added in its turn; returns rows in the images' order."""
         assert len(images) == len(labels) == len(indices) == len(indices.unique()), "an index for every image"
-        rows = {row.idx: row for row in cohen.resume(path)}
-        todo = [place for place, index in enumerate(indices.tolist()) if index not in rows]
-        log.info("%s: %d of %d images, %d noisy copies of each", name, len(todo), len(images), self.n0 + self.n)
+        known = {row.idx for row in cohen.resume(path, self.stop == "radii")}
+        todo = [place for place, index in enumerate(indices.tolist()) if index not in known]
+        most = "at most " * (self.stop == "radii")
+        log.info("%s: %d of %d images, %s%d noisy copies of each", name, len(todo), len(images), most, self.n0 + self.n)
+        counts = [(place, int(indices[place]), self.count(int(labels[place]))) for place in todo]
+        rows: dict[int, cohen.Row] = {}
         done = len(images) - len(todo)
         with path.open("a", buffering=1) as file, progress(name, len(images), done, "images", every) as meter:
-            for place in todo:
+            votes = Votes(logits, images, self.sigma, self.batch_size, seed)
+            for place, (predict, radius, draws), seconds in votes.run(counts):
                 index, label = int(indices[place]), int(labels[place])
-                began = time.monotonic()
-                predict, radius = self.certify(logits, images[place], seed, index)
-                took = str(timedelta(seconds=time.monotonic() - began))
-                rows[index] = cohen.Row(index, label, predict, radius, int(predict == label), took)
-                file.write(cohen.text(rows[index]))
+                took, used = str(timedelta(seconds=seconds)), draws if self.stop == "radii" else None
+                rows[place] = cohen.Row(index, label, predict, radius, int(predict == label), took, used)
+                while todo and todo[0] in rows:  # an image may be finished before those that come before it
+                    file.write(cohen.text(rows[todo.pop(0)]))
                 meter.advance(1, f"radius {radius:.3f}")
         found = {row.idx: row for row in cohen.read(path)}
         return [found[index] for index in indices.tolist()]
 
-
-def noises(shape: tuple[int, ...], draws: range, seed: int, index: int) -> Tensor:
-    """Return the standard normal noise (len(draws), *shape) of `draws` for image `index`: a function of these alone."""
-    blocks = range(draws.start // BLOCK, -(-draws.stop // BLOCK))
-    drawn = [torch.randn((BLOCK, *shape), generator=generator(seed, "certify", index, block)) for block in blocks]
-    return torch.cat(drawn)[draws.start - blocks.start * BLOCK :][: len(draws)]
+    def count(self, label: int) -> Count:
+        """Return how the votes of an image of class `label` are counted."""
+        return self.stopped(label) if self.stop == "radii" else self.fixed()

@@ -6,10 +6,9 @@ Radii are L2, for images in [0,1].
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from scipy.stats import binomtest, norm
-from torch import Tensor
+from scipy.special import betaincinv, ndtr, ndtri
 
 from bdiff import store
 
@@ -24,29 +23,46 @@ class Row(NamedTuple):
     predict: int  # or ABSTAIN
     radius: float  # 0 where it abstains
     correct: int  # 1 if predict is label
-    time: str  # h:mm:ss.ssssss
+    time: str  # h:mm:ss.ssssss, since the row before
+    draws: int | None = None  # of noise; a column of ours, for tables where images have different numbers of them
 
 
-HEADER = "\t".join(Row._fields) + "\n"
+HEADER = "\t".join(Row._fields[:-1]) + "\n"
+OURS = "\t".join(Row._fields) + "\n"
 
 
 def lower_bound(hits: int, n: int, alpha: float) -> float:
     """Return the one-sided Clopper-Pearson bound: p is below it with probability `alpha` at most, given hits of n."""
-    return float(binomtest(hits, n, alternative="greater").proportion_ci(1 - alpha, "exact").low)
+    return float(betaincinv(hits, n - hits + 1, alpha)) if hits else 0.0
 
 
-def certify(counts0: Tensor, counts: Tensor, alpha: float, sigma: float) -> tuple[int, float]:
+def upper_bound(hits: int, n: int, alpha: float) -> float:
+    """Return the bound on the other side: p is above it with probability `alpha` at most, given hits of n."""
+    return 1 - lower_bound(n - hits, n, alpha)
+
+
+def probability(radius: float, sigma: float) -> float:
+    """Return the least probability of a label that certifies `radius`, both for images in [0,1]."""
+    return float(ndtr(radius / sigma))
+
+
+def certificate(label: int, bound: float, sigma: float) -> tuple[int, float]:
+    """Return the label and its radius, given a lower bound of its probability; (ABSTAIN, 0) if that is below 1/2."""
+    return (ABSTAIN, 0.0) if bound < 0.5 else (label, float(sigma * ndtri(bound)))
+
+
+def certify(counts0: Any, counts: Any, alpha: float, sigma: float) -> tuple[int, float]:
     """Return the smoothed classifier's label and its certified radius, or (ABSTAIN, 0) (Cohen et al., CERTIFY).
 
     Args:
-        counts0: (classes,) votes that choose the label.
+        counts0: (classes,) votes that choose the label, as an array or a tensor.
         counts: (classes,) other votes, which bound its probability.
         alpha: probability that the certificate is wrong, at most.
         sigma: the noise's standard deviation, for images in [0,1].
     """
     label = int(counts0.argmax())
     bound = lower_bound(int(counts[label]), int(counts.sum()), alpha)
-    return (ABSTAIN, 0.0) if bound < 0.5 else (label, float(sigma * norm.ppf(bound)))
+    return certificate(label, bound, sigma)
 
 
 def read(path: Path) -> list[Row]:
@@ -55,20 +71,21 @@ def read(path: Path) -> list[Row]:
     Raises ValueError if the file is no such table.
     """
     header, *lines = whole(path.read_text()).splitlines() or [""]
-    if header + "\n" != HEADER:
+    if header + "\n" not in (HEADER, OURS):
         raise ValueError(f"{path} is no table of certified images: its first line must be {HEADER!r}")
     return [row(line) for line in lines]
 
 
 def row(line: str) -> Row:
     """Return the row that a line holds."""
-    idx, label, predict, radius, correct, time = line.split("\t")
-    return Row(int(idx), int(label), int(predict), float(radius), int(correct), time)
+    idx, label, predict, radius, correct, time, *draws = line.split("\t")
+    return Row(int(idx), int(label), int(predict), float(radius), int(correct), time, *map(int, draws))
 
 
 def text(row: Row) -> str:
     """Return the line that holds `row`."""
-    return "\t".join(map(str, row._replace(radius=f"{row.radius:.6g}"))) + "\n"  # type: ignore[arg-type]
+    values = row._replace(radius=f"{row.radius:.6g}")  # type: ignore[arg-type]
+    return "\t".join(str(value) for value in values if value is not None) + "\n"
 
 
 def whole(text: str) -> str:
@@ -76,11 +93,14 @@ def whole(text: str) -> str:
     return text[: text.rfind("\n") + 1]
 
 
-def resume(path: Path) -> list[Row]:
-    """Make `path` a table that rows can be appended to, keeping those that are whole, and return them."""
+def resume(path: Path, draws: bool = False) -> list[Row]:
+    """Make `path` a table that rows can be appended to, keeping those that are whole, and return them.
+
+    A new one has a column for `draws` if they are to be told.
+    """
     kept = whole(path.read_text()) if path.exists() else ""
     with store.atomic(path) as scratch:
-        scratch.write_text(kept or HEADER)
+        scratch.write_text(kept or (OURS if draws else HEADER))
     return read(path)
 
 

@@ -8,19 +8,24 @@ from bdiff.report.figures import plt, save
 
 
 def certified(
-    path: Path, title: str, radii: Sequence[float], curves: Mapping[tuple[str, str], Sequence[float]]
+    path: Path,
+    title: str,
+    radii: Sequence[float],
+    curves: Mapping[tuple[str, str], Sequence[float]],
+    points: bool = False,
 ) -> None:
     """Write certified accuracy over the L2 radius (images in [0,1]): shares at `radii` by model and kind of input.
 
-    A model has a colour, a kind of input a dash.
+    A model has a colour, a kind of input a dash. With `points` nothing is known between the radii: each has a mark.
     """
+    mark = "o" if points else None
     models, kinds = (list(dict.fromkeys(names)) for names in zip(*curves, strict=True))
     figure, axes = plt.subplots(figsize=(6.2, 4.4), facecolor="white", layout="constrained")
     for (model, kind), shares in curves.items():
         colour, dash = COLOURS[models.index(model)], DASHES[kinds.index(kind)]
-        axes.plot(radii, shares, label=f"{model}, {kind}", color=colour, linestyle=dash, linewidth=1.8)
+        axes.plot(radii, shares, label=f"{model}, {kind}", color=colour, linestyle=dash, linewidth=1.8, marker=mark)
     axes.set(xlabel="L2 radius, images in [0,1]", ylabel="certified accuracy", ylim=(-0.03, 1.03))
-    axes.set_xlim(0, max(radii))
+    axes.set_xlim(0, (1.05 if points else 1) * max(radii) or 1)
     axes.set_title(title, color=INK, fontsize=12)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)

@@ -30,6 +30,8 @@ KINDS = {
     "triggered_adversarial": "triggered + adversarial",
     "adaptive": "adaptive",
 }
+#: what is told beside certified accuracies: the average radius, or how many draws an image took
+BESIDE = {"acr": "ACR", "draws": "draws"}
 
 
 def shield_tables(metrics: Mapping[str, float]) -> list[Sheet]:
@@ -46,15 +48,16 @@ def accuracy_table(metrics: Mapping[str, float]) -> Sheet:
 
 
 def certified_table(metrics: Mapping[str, float]) -> Sheet:
-    """Return certified accuracies at radii, and the average radius (ACR): a row per model and kind of input."""
+    """Return certified accuracies at radii, and the average radius (ACR) or, without it, the draws."""
     radii = dict.fromkeys(name.rpartition("/acc@")[2] for name in metrics if "/acc@" in name)
-    columns = [f"acc@{radius}" for radius in radii] + ["acr"]
+    last = next((name for name in BESIDE if any(metric.endswith(f"/{name}") for metric in metrics)), "acr")
+    columns = [f"acc@{radius}" for radius in radii] + [last]
     lines = {
         f"{row.label}, {words}": [f"{row.certified}/{kind}/{column}" for column in columns]
         for row in ROWS.values()
         for kind, words in KINDS.items()
     }
-    return tabled("certified accuracy at L2 radii, images in [0,1]", [*radii, "ACR"], lines, metrics)
+    return tabled("certified accuracy at L2 radii, images in [0,1]", [*radii, BESIDE[last]], lines, metrics)
 
 
 def tabled(title: str, heads: list[str], lines: Mapping[str, list[str]], metrics: Mapping[str, float]) -> Sheet:

@@ -9,7 +9,7 @@ from bdiff.report.benchmark import unfinished
 from bdiff.report.pivot import agree, counted, failures, label, latest, mean, ordered, protocols, telling, text
 from bdiff.report.runs import Run, flat
 from bdiff.report.sheet import Cell, Sheet
-from bdiff.report.shield_table import KINDS, ROWS
+from bdiff.report.shield_table import BESIDE, KINDS, ROWS
 
 PURIFICATION = "bdiff.defense.purification.Purification"
 CERTIFICATION = "bdiff.defense.certification.Certification"
@@ -80,15 +80,16 @@ def strip(keys: Sequence[str], place: Sequence[str]) -> str:
 
 
 def certified(runs: Sequence[Run], rows: list[str] | None) -> Sheet:
-    """Return certified accuracies, a column per radius, and the average radius (ACR)."""
+    """Return certified accuracies, a column per radius, and the average radius (ACR) or the draws of an image."""
     there = {metric.rpartition("/")[2] for run in runs for metric in run.metrics}
     radii = sorted((name for name in there if name.startswith("acc@")), key=lambda name: float(name[4:]))
+    beside = [name for name in BESIDE if name in there] or ["acr"]
     lines = [
-        Line((row.label, words), [f"{row.certified}/{kind}/{column}" for column in (*radii, "acr")])
+        Line((row.label, words), [f"{row.certified}/{kind}/{column}" for column in (*radii, *beside)])
         for row in ROWS.values()
         for kind, words in KINDS.items()
     ]
-    heads = ["shield", "input", *radii, "ACR"]
+    heads = ["shield", "input", *radii, *(BESIDE[name] for name in beside)]
     title = "certified accuracy at L2 radii, images in [0,1]"
     return tabled(title, runs, *settings(runs, rows), heads, lines, "certification")
 

@@ -2,6 +2,8 @@
 
 import time
 from functools import partial
+from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,19 +21,19 @@ from bdiff.stage.trial import Trial, announce, denoiser, facts, networks_left, r
 from bdiff.store import Stage
 
 POINTS = 201  # of a curve in the figure
+STOPPED = "defense.stop=radii ends an image when the wanted radii are decided, so its radius is only a lower bound"
 
 
 def certified(run: Experiment, shield: Certification, on: Trial, rows: dict[str, list[Stage]]) -> Answer:
     """Return certified accuracies and average radii of every row, on clean and triggered images."""
     config = run.config.defense
-    own = {name: value for name, value in vars(shield).items() if name != "batch_size"}  # which changes no vote
-    own["precision"] = config.precision
+    own = settings(shield) | {"precision": config.precision}
     stages = {row: row_stage(run, on, "certification", models, shield=own) for row, models in rows.items()}
     networks = networks_left(stages, rows)
     if networks and run.accelerator.is_main_process:
         noisy = torch.randn((shield.batch_size, *run.images.shape), device=run.device)
         logits = noisy_classifier(run, shield, on, rows["suspect"])
-        copies = networks * len(on.inputs) * len(on.labels) * (shield.n0 + shield.n)
+        copies = networks * len(on.inputs) * len(on.labels) * (shield.n0 + shield.n)  # the most, where images end early
         announce(run, "certification", copies, logits, noisy)
     metrics, found = {}, {}
     for row, stage in stages.items():
@@ -41,18 +43,36 @@ def certified(run: Experiment, shield: Certification, on: Trial, rows: dict[str,
             found[ROWS[row].label, kind] = table = cohen.read(stage.folder / f"{kind}.tsv")
             for radius, share in zip(config.radii, cohen.certified_accuracy(table, config.radii), strict=True):
                 metrics[f"{who}/{kind}/acc@{radius:g}"] = share
-            metrics[f"{who}/{kind}/acr"] = cohen.acr(table)
-    furthest = max([*config.radii, *(line.radius for table in found.values() for line in table)])
-    reach = torch.linspace(0, 1.05 * furthest, POINTS).tolist()
+            if shield.stop == "radii":
+                metrics[f"{who}/{kind}/draws"] = fmean(line.draws or 0 for line in table)
+            else:
+                metrics[f"{who}/{kind}/acr"] = cohen.acr(table)
+    reach = plain(config.radii)
+    if shield.stop == "never":
+        furthest = max([*config.radii, *(line.radius for table in found.values() for line in table)])
+        reach = torch.linspace(0, 1.05 * furthest, POINTS).tolist()
     curves = {of: cohen.certified_accuracy(table, reach) for of, table in found.items()}
     protocol = {
         **facts(run, on),
         **own,
         "radii": plain(config.radii),
+        **({"acr": {"absent": STOPPED}} if shield.stop == "radii" else {}),
         "tables": {ROWS[row].certified: str(stage.folder) for row, stage in stages.items()},
     }
-    draw = partial(picture, title=f"{run.config.name}, sigma {shield.sigma:g}", radii=reach, curves=curves)
+    draw = partial(
+        picture,
+        title=f"{run.config.name}, sigma {shield.sigma:g}",
+        radii=reach,
+        curves=curves,
+        points=shield.stop == "radii",
+    )
     return Answer(metrics, {"certification": protocol}, figures={"certified": draw})
+
+
+def settings(shield: Certification) -> dict[str, Any]:
+    """Return the settings that rows depend on, for keys: Cohen's rows of before they could stop keep theirs."""
+    apart = {"batch_size"} | (set() if shield.stop == "radii" else {"stop", "radii"})
+    return {name: value for name, value in vars(shield).items() if name not in apart}
 
 
 def noisy_classifier(run: Experiment, shield: Certification, on: Trial, models: list[Stage]) -> Logits:

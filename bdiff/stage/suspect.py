@@ -15,7 +15,7 @@ NUMERICS = ("precision",)
 #: and what is done around the method, which changes nothing of what an audit inverts
 AROUND = (
     *("checkpoint", "repair", "removal", "images", "train"),
-    *("seed", "ensemble", "adversary", "adaptive", "strip", "radii", "at_once"),
+    *("seed", "ensemble", "adversary", "adaptive", "strip", "at_once"),
 )
 OURS = (*NUMERICS, *AROUND)
 

@@ -3,6 +3,7 @@
 import math
 from statistics import NormalDist
 
+import numpy as np
 import pytest
 import torch
 import toys
@@ -10,7 +11,9 @@ from matplotlib import pyplot as plt
 from scipy.stats import beta, binom
 
 from bdiff.defense import cohen
-from bdiff.defense.certification import BLOCK, Certification, noises
+from bdiff.defense.certification import Certification
+from bdiff.defense.sequential import LAST, looks
+from bdiff.defense.votes import BLOCK, Certificate, Votes, noises
 from bdiff.report import certified as picture
 from bdiff.report.charts import COLOURS
 
@@ -106,29 +109,53 @@ def first_pixel(x: torch.Tensor) -> torch.Tensor:
     return torch.stack([-above, above], dim=1)
 
 
+def counted(logits, image: torch.Tensor, draws: int, batch: int = 500, index: int = 0, seed: int = 0) -> torch.Tensor:
+    """How many noisy copies of one image get each label."""
+    votes = []
+
+    def count():
+        votes.append((yield draws))
+        return Certificate(0, 0.0, draws)
+
+    (end,) = Votes(logits, image[None], 0.25, batch, seed).run([(0, index, count())])
+    assert end[:2] == (0, Certificate(0, 0.0, draws))
+    return torch.from_numpy(votes[0])
+
+
+def certificate(method: Certification, logits, image: torch.Tensor, index: int = 0, label: int = 1) -> Certificate:
+    """The certificate of one image."""
+    votes = Votes(logits, image[None], method.sigma, method.batch_size, 0)
+    ((_, found, _),) = votes.run([(0, index, method.count(label))])
+    return found
+
+
+def cohens(**changes) -> Certification:
+    """Certification with the fixed number of draws, unless changes say otherwise."""
+    settings = {"sigma": 0.25, "n0": 100, "n": 1000, "alpha": 0.001, "batch_size": 500, "stop": "never", "radii": [0.0]}
+    return Certification(**settings | changes)
+
+
 def test_the_radius_is_the_distance_to_a_linear_classifiers_boundary():
     """Smoothing a half-space leaves it as it is (Cohen et al., appendix), and clamping moves nothing across 0.1."""
-    method = Certification(sigma=0.25, n0=100, n=20_000, alpha=0.001, batch_size=5000)
+    method = cohens(n=20_000, batch_size=5000)
     logits = method.behind(no_noise, toys.schedule(), first_pixel)
     for value in (0.3, 0.5, 0.7):
-        label, radius = method.certify(logits, torch.full(SHAPE, value), seed=0, index=int(10 * value))
+        label, radius, draws = certificate(method, logits, torch.full(SHAPE, value), index=int(10 * value))
         distance = (value - 0.1) / 2  # in [0,1] units
-        assert label == 1
+        assert (label, draws) == (1, 20_100)
         assert 0.9 * distance - 0.005 < radius < distance
         wanted = 20_000 * NormalDist().cdf(distance / 0.25)
-        votes = method.votes(logits, torch.full(SHAPE, value), range(20_000), seed=0, index=1)
+        votes = counted(logits, torch.full(SHAPE, value), 20_000, 5000, index=1)
         assert votes.sum() == 20_000
         assert votes[1].item() == pytest.approx(wanted, abs=5 * math.sqrt(20_000) / 2)
 
 
 def test_an_image_on_the_boundary_is_abstained_from():
-    method = Certification(sigma=0.25, n0=100, n=1000, alpha=0.001, batch_size=500)
-    assert method.certify(first_pixel, torch.full(SHAPE, 0.1), seed=0, index=0) == (cohen.ABSTAIN, 0.0)
+    assert certificate(cohens(), first_pixel, torch.full(SHAPE, 0.1)) == (cohen.ABSTAIN, 0.0, 1100)
 
 
 def test_the_denoiser_is_asked_at_the_noise_that_was_added():
     schedule, image, sigma = toys.schedule(), torch.full(SHAPE, 0.4), 0.25
-    method = Certification(sigma, n0=10, n=1000, alpha=0.001, batch_size=300)
     ratios = ((1 - schedule.abar) / schedule.abar).sqrt()
     seen, shown = [], []
 
@@ -142,8 +169,8 @@ def test_the_denoiser_is_asked_at_the_noise_that_was_added():
         shown.append(x)
         return first_pixel(x)
 
-    logits = method.behind(knowing, schedule, classifier)
-    assert method.votes(logits, image, range(1000), seed=0, index=0).tolist() == [0, 1000]
+    logits = cohens().behind(knowing, schedule, classifier)
+    assert counted(logits, image, 1000, 300).tolist() == [0, 1000]
     torch.testing.assert_close(torch.cat(shown), image.expand(1000, *SHAPE))
     noisy = torch.cat(seen) / schedule.abar[method_t(schedule, sigma)].sqrt() - image
     assert noisy.std() == pytest.approx(2 * sigma, rel=0.01)
@@ -161,32 +188,28 @@ def test_what_is_denoised_is_clamped():
         assert x.max() == 1
         return first_pixel(x)
 
-    method = Certification(sigma=0.5, n0=10, n=100, alpha=0.001, batch_size=50)
-    method.votes(method.behind(no_noise, toys.schedule(), classifier), torch.zeros(SHAPE), range(100), 0, 0)
+    counted(cohens().behind(no_noise, toys.schedule(), classifier), torch.zeros(SHAPE), 1000)
 
 
 def test_a_sigma_beyond_the_schedule_is_refused():
     with pytest.raises(ValueError, match="beyond the schedule"):
-        Certification(1e6, 10, 100, 0.001, 50).behind(no_noise, toys.schedule(), first_pixel)
+        cohens(sigma=1e6).behind(no_noise, toys.schedule(), first_pixel)
 
 
 @pytest.mark.parametrize("batch", [1, 64, 1000])
 def test_the_batch_size_does_not_change_the_votes(batch):
     image = torch.rand(SHAPE, generator=torch.Generator().manual_seed(0))
-    counts = [
-        Certification(0.25, 10, 500, 0.001, size).votes(first_pixel, image, range(10, 510), seed=3, index=9)
-        for size in (100, batch)
-    ]
+    counts = [counted(first_pixel, image, 500, size, index=9, seed=3) for size in (100, batch)]
     assert torch.equal(*counts)
     assert counts[0].min() > 0
 
 
-def certified(path, logits=first_pixel, **options):
+def certified(path, logits=first_pixel, **changes):
     """The rows of five images, every second one of a label that is wrong."""
     images = torch.linspace(-0.4, 0.9, 5).view(5, 1, 1, 1).expand(5, *SHAPE)
     labels, indices = torch.tensor([0, 1, 1, 0, 1]), torch.tensor([40, 0, 10, 30, 20])
-    method = Certification(sigma=0.25, n0=50, n=200, alpha=0.001, batch_size=100)
-    return method.run(logits, images, labels, indices, path, seed=0, **options)
+    method = cohens(**{"n0": 50, "n": 200, "batch_size": 100} | changes)
+    return method.run(logits, images, labels, indices, path, seed=0)
 
 
 def timeless(rows) -> list[cohen.Row]:
@@ -207,24 +230,49 @@ class Killed(BaseException):
     """Stands for a SIGKILL: nothing may catch it."""
 
 
-def test_every_row_is_in_the_file_before_the_next_image(tmp_path):
-    path, lines = tmp_path / "rows.tsv", []
+#: what the code wrote before images shared batches, less the times
+BEFORE = [
+    (40, 0, 0, "0.165813", 1), (0, 1, 0, "0.0649096", 0), (10, 1, -1, "0", 0), (30, 0, 1, "0.144004", 0),
+    (20, 1, 1, "0.245757", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("batch", [7, 100, 1000])
+def test_rows_have_the_figures_that_they_always_had(tmp_path, batch):
+    rows = certified(tmp_path / "rows.tsv", batch_size=batch)
+    assert [(row.idx, row.label, row.predict, f"{row.radius:.6g}", row.correct) for row in rows] == BEFORE
+
+
+def test_batches_are_filled_across_images(tmp_path):
+    sizes = []
 
     def watching(x):
-        lines.append(path.read_text().count("\n"))
-        if len(lines) == 14:
+        sizes.append(len(x))
+        return first_pixel(x)
+
+    certified(tmp_path / "rows.tsv", watching, batch_size=120)
+    assert sum(sizes) == 5 * 250 and sizes[:8] == [120] * 8  # the last images are too few to fill any
+
+
+def test_rows_are_in_the_file_as_they_come_and_in_the_images_order(tmp_path):
+    path, calls = tmp_path / "rows.tsv", []
+
+    def dying(x):
+        calls.append(path.read_text().count("\n") - 1)
+        if len(calls) == 11:
             raise Killed
         return first_pixel(x)
 
     with pytest.raises(Killed):
-        certified(path, watching)
-    assert lines == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5]  # a batch of guesses and two of others for each image
-    assert [row.idx for row in cohen.read(path)] == [40, 0, 10, 30]
+        certified(path, dying)
+    assert calls == sorted(calls) and calls[0] == 0 and calls[-1] >= 2
+    assert [row.idx for row in cohen.read(path)] == [40, 0, 10, 30, 20][: calls[-1]]
 
 
+@pytest.mark.parametrize("stop", ["never", "radii"])
 @pytest.mark.parametrize("cut", [10, len(cohen.HEADER), len(cohen.HEADER) + 3, -1, -8, -40])
-def test_a_killed_run_goes_on_and_certifies_no_image_twice(tmp_path, cut):
-    whole = certified(tmp_path / "whole.tsv")
+def test_a_killed_run_goes_on_and_certifies_no_image_twice(tmp_path, cut, stop):
+    whole = certified(tmp_path / "whole.tsv", stop=stop)
     path, calls = tmp_path / "killed.tsv", []
     path.write_text((tmp_path / "whole.tsv").read_text()[:cut])
     kept = len([line for line in path.read_text().splitlines(keepends=True)[1:] if line.endswith("\n")])
@@ -233,13 +281,81 @@ def test_a_killed_run_goes_on_and_certifies_no_image_twice(tmp_path, cut):
         calls.append(len(x))
         return first_pixel(x)
 
-    resumed = certified(path, counting)
+    resumed = certified(path, counting, stop=stop)
     assert timeless(resumed) == timeless(whole)
-    assert sum(calls) == (5 - kept) * 250
-    assert path.read_text().startswith(cohen.HEADER)
+    assert sum(calls) == sum(row.draws or 250 for row in whole[kept:])
+    assert path.read_text().startswith(cohen.HEADER if stop == "never" else cohen.OURS)
     assert sorted(row.idx for row in cohen.read(path)) == [0, 10, 20, 30, 40]
-    assert certified(path, counting) == resumed
-    assert sum(calls) == (5 - kept) * 250
+    assert certified(path, counting, stop=stop) == resumed
+    assert sum(calls) == sum(row.draws or 250 for row in whole[kept:])
+
+
+#: n, alpha, sigma, radii
+PLANS = [
+    (1000, 0.001, 0.25, [0.25, 0.5]), (20_000, 0.001, 0.25, [0.25, 0.5]), (1000, 0.001, 0.25, [0.0, 0.25, 0.5]),
+    (1000, 0.001, 0.5, [0.0, 0.25, 0.5, 0.75, 1.0]), (400, 0.05, 0.25, [0.1]), (50, 0.01, 1.0, [0.0, 0.5]),
+    (10_000, 0.001, 0.25, [0.0, 0.25, 0.5, 0.75]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("n", "alpha", "sigma", "radii"), PLANS)
+def test_the_probability_of_a_wrong_certificate_is_at_most_alpha(n, alpha, sigma, radii):
+    """Exactly, over all looks: the hits' distribution goes from look to look, less what has been certified before."""
+    plan = looks(n, alpha, sigma, radii)
+    assert plan[-1] == (n, LAST * alpha) and sum(look.alpha for look in plan) <= alpha * (1 + 1e-12)
+    for radius in radii:
+        wanted = cohen.probability(radius, sigma)
+        p = wanted - 1e-9  # the radius is just beyond what is true
+        alive, wrong, before = np.ones(1), 0.0, 0
+        for draws, level in plan:
+            alive = np.convolve(alive, binom.pmf(np.arange(draws - before + 1), draws - before, p))
+            certifies = np.array([cohen.lower_bound(hits, draws, level) >= wanted for hits in range(draws + 1)])
+            wrong, alive, before = wrong + alive[certifies].sum(), np.where(certifies, 0, alive), draws
+        assert 0 < wrong <= alpha
+
+
+@pytest.mark.parametrize(("p", "n"), [(0.9, 1000), (0.6, 1000), (0.999, 1000), (0.97, 5000), (0.86, 5000)])
+def test_stopping_early_certifies_what_the_fixed_number_does_with_fewer_draws(p, n):
+    """Over images whose votes are drawn with a known probability: few differ, more where p is near 0.841 of 0.25."""
+    radii, draws = [0.25, 0.5], np.random.default_rng(0)
+    early, late = (cohens(n=n, stop=stop, radii=radii) for stop in ("radii", "never"))
+    used, differing = 0, 0
+    for _ in range(300):
+        stream = draws.random(n + 100) < p
+        answers = [counted_from(stream, method.count(1)) for method in (early, late)]
+        used += answers[0].draws
+        differing += [answers[0].radius >= r for r in radii] != [answers[1].radius >= r for r in radii]
+        assert answers[0].draws <= answers[1].draws == n + 100
+    assert differing <= (30 if p == 0.86 else 3)
+    assert used / 300 < (0.95 if p == 0.86 else 0.7) * (n + 100)
+
+
+def counted_from(stream: np.ndarray, count) -> Certificate:
+    """The certificate of an image of whose draws the label 1 gets those that `stream` says."""
+    at, wanted = 0, next(count)
+    while True:
+        hits = int(stream[at : at + wanted].sum())
+        at += wanted
+        try:
+            wanted = count.send(np.array([wanted - hits, hits]))
+        except StopIteration as end:
+            return end.value
+
+
+def test_a_wrong_guess_ends_an_image_with_its_guess():
+    wrong = certificate(cohens(stop="radii"), first_pixel, torch.full(SHAPE, 0.9), label=0)
+    assert wrong == (1, 0.0, 100)
+
+
+def test_radii_that_cannot_be_reached_cost_no_draws():
+    assert looks(100, 0.001, 0.25, [2.0]) == []
+    found = certificate(cohens(n=100, stop="radii", radii=[2.0]), first_pixel, torch.full(SHAPE, 0.9))
+    assert found == (cohen.ABSTAIN, 0.0, 100)
+
+
+def test_an_unknown_stop_is_refused():
+    with pytest.raises(ValueError, match=r"defense\.stop=soon is not known: choose from never, radii"):
+        cohens(stop="soon")
 
 
 def test_the_picture_draws_every_curve_under_its_name(tmp_path, monkeypatch):

@@ -158,17 +158,32 @@ def test_autoattack_is_missed_before_anything_is_started(monkeypatch):
 def test_certified_accuracy_is_read_off_the_tables(certified):
     metrics = shields(certified)
     rows = ("certified_no_shield", "certified_clean_model", "certified")
-    whats = ("acc@0", "acc@0.1", "acc@0.25", "acr")
+    whats = ("acc@0", "acc@0.1", "acc@0.25", "draws")
     assert metrics.keys() == {
         f"{row}/{kind}/{what}" for row in rows for kind in ("clean", "triggered") for what in whats
     }
-    assert all(0 <= value <= 1 for value in metrics.values())
+    assert all(0 <= value <= 1 for name, value in metrics.items() if "acc@" in name)
+    assert all(20 <= value <= 80 for name, value in metrics.items() if "draws" in name)
+    assert "only a lower bound" in certified["protocol"]["certification"]["acr"]["absent"]
     for row, folder in certified["protocol"]["certification"]["tables"].items():
         lines = (Path(folder) / "triggered.tsv").read_text().splitlines()[1:]
         cells = [line.split("\t") for line in lines]
         assert len({one[0] for one in cells}) == 6
         share = sum(one[4] == "1" and float(one[3]) >= 0.1 for one in cells) / 6
         assert metrics[f"{row}/triggered/acc@0.1"] == pytest.approx(share)
+
+
+def test_cohens_fixed_number_has_the_average_radius_and_a_key_without_radii(home, certified):
+    words = ["attack=baddiffusion", *CERTIFICATION, "defense.stop=never"]
+    code, record = run(home, "fixed", *words)
+    assert code == 0 and {name.rpartition("/")[2] for name in shields(record)} == {
+        "acc@0",
+        "acc@0.1",
+        "acc@0.25",
+        "acr",
+    }
+    code, other = run(home, "fixed_elsewhere", *words, "defense.radii=[0.0,0.3]")
+    assert other["keys"]["certified"] == record["keys"]["certified"] != certified["keys"]["certified"]
 
 
 def test_certification_draws_its_curves(home, certified):
@@ -181,7 +196,7 @@ def test_a_killed_certification_certifies_no_image_twice(home, certified):
     path = folder / "triggered.tsv"
     rows = cohen.read(path)
     kept = [row._replace(time="before") for row in rows[:3]]
-    path.write_text(cohen.HEADER + "".join(map(cohen.text, kept)) + cohen.text(rows[3])[:5])
+    path.write_text(cohen.OURS + "".join(map(cohen.text, kept)) + cohen.text(rows[3])[:5])
     (folder / "manifest.json").unlink()
     untouched = (folder / "clean.tsv").read_text()
     code, record = run(home, "certified_again", "attack=baddiffusion", *CERTIFICATION, "defense.batch_size=40")

@@ -1,0 +1,63 @@
+"""When enough draws have been made: sequential testing for certificates (Horvath et al. 2021, Voracek 2024).
+
+arXiv 2106.06946 and 2406.17830. An image's votes are looked at several times, and each look bounds the probability of
+its label at a level of its own. The levels add up to alpha, so by the union bound the best of all lower bounds holds
+with a probability of 1 - alpha. Which looks there are, and their levels, is ours.
+"""
+
+from collections.abc import Sequence
+from math import ceil, log
+from typing import NamedTuple
+
+from bdiff.defense.cohen import lower_bound, probability, upper_bound
+
+RATIO = 1.4  # of the draws at a look to those at the one before
+LAST = 0.5  # share of alpha of the last look
+FIRST = 0.25  # and of those looks at which one of the wanted radii can first be certified
+
+
+class Look(NamedTuple):
+    """A look at the votes."""
+
+    draws: int  # that have been made by then, without those that chose the label
+    alpha: float  # its level: probability that its lower bound is wrong, at most
+
+
+def looks(n: int, alpha: float, sigma: float, radii: Sequence[float]) -> list[Look]:
+    """Return the looks at n draws for wanted `radii`, which no others need; none where no radius can be reached.
+
+    The fewest draws that certify a radius are those of which all are hits, so looks there pay best, and have a
+    quarter of alpha; the last has half of it, so that hardly a radius is lost to what n draws at level alpha certify.
+    """
+    wanted = [p for p in (probability(radius, sigma) for radius in radii) if lower_bound(n, n, LAST * alpha) >= p]
+    if not wanted:
+        return []
+    share = FIRST * alpha / len(wanted)
+    first = {draws: share for p in wanted if (draws := ceil(log(share) / log(p))) < n}
+    between: list[int] = []
+    at = float(min(first, default=n))
+    while (at := at * RATIO) < n:
+        between += [round(at)] if round(at) not in first else []
+    rest = (1 - LAST - FIRST) * alpha / max(1, len(between))
+    levels = first | dict.fromkeys(between, rest) | {n: LAST * alpha}
+    return [Look(draws, levels[draws]) for draws in sorted(levels)]
+
+
+class Bounds:
+    """What is known of the probability of an image's label after some looks."""
+
+    def __init__(self, n: int, alpha: float, sigma: float, radii: Sequence[float]):
+        self.n, self.last = n, LAST * alpha
+        self.wanted = [probability(radius, sigma) for radius in radii]
+        self.lower, self.upper = 0.0, 1.0
+
+    def take(self, hits: int, look: Look) -> None:
+        """Take in that so many of the look's draws have the label."""
+        self.lower = max(self.lower, lower_bound(hits, look.draws, look.alpha))
+        best = lower_bound(hits + self.n - look.draws, self.n, self.last)  # if all draws to come have it too
+        self.upper = min(self.upper, upper_bound(hits, look.draws, look.alpha), best)
+
+    @property
+    def decided(self) -> bool:
+        """Whether none of the wanted radii lies within the bounds."""
+        return all(p <= self.lower or p > self.upper for p in self.wanted)
