@@ -1,5 +1,6 @@
 """The checks of a request, its values one by one and its parts together, before torch is imported."""
 
+import os
 import re
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from bdiff.rules import MIXED, OPTIONAL, RECIPES, RULES, at_least, share, type_p
 
 CLIPPING = "bdiff.defense.clipping.Clipping"
 REMOVAL = "bdiff.defense.removal.Removal"
+SMALL_CNN = "bdiff.classifier.small_cnn.SmallCNN"
 SHIELDS = (PURIFICATION, CERTIFICATION)
 
 
@@ -194,6 +196,27 @@ def device_problems(config: DictConfig) -> list[str]:
     return [f"runtime.device={name}, but torch finds {found} here: use runtime.device=cpu or auto"]
 
 
+def process_problems(config: DictConfig) -> list[str]:
+    """Return what is wrong with the processes that the environment speaks of: torchrun's, or left over from it."""
+    names = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
+    wrong = [name for name in names if not os.environ.get(name, "0").isdigit()]
+    if wrong:
+        return [f"{wrong[0]}={os.environ[wrong[0]]} in the environment is no number: torchrun sets it, or unset it"]
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    sizes = {f"{place}train.batch_size": OmegaConf.select(config, f"{place}train.batch_size") for place in RECIPES}
+    apart = {f"{name}.train.batch_size" for name in ("classifier", "surrogate") if not shares_batches(config, name)}
+    return [
+        f"{key}={size} cannot be split over WORLD_SIZE={world} processes: choose a multiple of {world}"
+        for key, size in sizes.items()
+        if size is not None and key not in apart and world > 1 and size % world
+    ]
+
+
+def shares_batches(config: DictConfig, name: str) -> bool:
+    """Return whether several processes train the classifier `name` together: those with BatchNorm one trains alone."""
+    return OmegaConf.select(config, f"{name}.model._target_") == SMALL_CNN
+
+
 def launcher_problems(config: DictConfig) -> list[str]:
     """Return that a sweep's launcher is not installed."""
     target = str(OmegaConf.select(config, "hydra.launcher._target_", default=""))
@@ -224,6 +247,7 @@ CHECKS: list[tuple[tuple[str, ...], Callable[[DictConfig], list[str]]]] = [
     (("defense.", "schedule."), shield_problems),
     (("runtime.device",), device_problems),
     (("hydra.launcher",), launcher_problems),
+    (("train.", "classifier.", "surrogate.", "pretrain.", "defense."), process_problems),
 ]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from bdiff import store
+from bdiff import provenance, store, threads
 from bdiff.attack.base import Attack
 from bdiff.data.base import Images, TensorImages
 from bdiff.device import open_device, resolve_precision, spare
@@ -57,6 +57,15 @@ def extractor(fid: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(fid, [str(key) for key in fid if key not in ("protocol", "reference")])
 
 
+def resolve_precisions(config: DictConfig, device: torch.device) -> None:
+    """Set every precision of a request that is auto to what that means on `device`."""
+    recipes = [OmegaConf.select(config, f"{name}.train") for name in RECIPES]
+    others = [config.defense, OmegaConf.select(config, "amplify.inversion")]
+    for part in (config.train, config.sample, config.classifier.train, *recipes, *others):
+        if part is not None and "precision" in part:
+            part.precision = resolve_precision(part.precision, device)
+
+
 def perceptual(weights: str | None) -> "Lpips":
     """Return LPIPS over the network in the file `weights`. Raises RequestError if it cannot be had."""
     from bdiff.metric.lpips import Lpips  # imported where it is asked for: it takes long
@@ -78,12 +87,11 @@ class Experiment:
         self.seconds: dict[str, float] = {}
         self.keys: dict[str, str] = {}
         self.reused: list[str] = []
-        recipes = [OmegaConf.select(config, f"{name}.train") for name in RECIPES]
-        others = [config.defense, OmegaConf.select(config, "amplify.inversion")]
-        for part in (config.train, config.sample, config.classifier.train, *recipes, *others):
-            if part is not None and "precision" in part:  # settled before any key is made of it
-                part.precision = resolve_precision(part.precision, self.device)
-
+        #: by the name of every stage that was met, reused or not: what made it
+        self.provenance: dict[str, dict[str, Any]] = {}
+        self.code = provenance.code()
+        self.clock: store.Clock  # of the stage that is being built
+        resolve_precisions(config, self.device)  # before any key is made of them
         self.schedule: Schedule = make(config.schedule)
         self.scheduler = make(config.sampler.scheduler, **self.schedule.config)
         runtime = plain(config.runtime)
@@ -160,27 +168,41 @@ class Experiment:
         name = name or stage.name
         main = self.accelerator.is_main_process
         with store.lock(stage.folder.with_suffix(".lock")) if main else nullcontext():
-            self.accelerator.wait_for_everyone()
-            manifest = stage.manifest
-            if manifest is None and main:
+            if main and stage.manifest is None:  # before the others may write there
                 store.sweep(stage.folder)
-            if manifest is not None and name not in self.keys:  # or it was met earlier in this run
-                log.info("%s: reused %s", name, stage.folder)
-                self.reused.append(name)
-            yield manifest is None
+                threads.begin(stage.folder)
+            self.accelerator.wait_for_everyone()
+            if stage.manifest is None:
+                with threads.kept(stage.folder), store.Clock(stage.folder, main) as self.clock:
+                    yield True
+            else:
+                if name not in self.keys:  # or it was met earlier in this run
+                    log.info("%s: reused %s", name, stage.folder)
+                    self.reused.append(name)
+                yield False
             self.accelerator.wait_for_everyone()
         finished = stage.manifest
         assert finished is not None, f"{stage.name} left no manifest"
         self.keys[name], self.seconds[name] = stage.key, finished["seconds"]
+        about = {what: finished[what] for what in ("key", "seconds", "finished")}
+        self.provenance[name] = about | finished.get("made_by", {})  # which manifests of before lack
 
     def record(self, name: str, row: dict[str, Any]) -> None:
         """Pass a row of the history of the training `name` on to the tracker."""
         self.tracker.log({f"{name}/{what}": value for what, value in row.items()}, row["step"])
 
-    def finish(self, stage: Stage, began: float, **facts: Any) -> None:
-        """Write the stage's manifest, by the first process."""
+    def finish(self, stage: Stage, **facts: Any) -> None:
+        """Write the manifest of the stage that is being built, with what made it; by the first process."""
         if self.accelerator.is_main_process:
-            stage.finish(time.monotonic() - began, **facts)
+            made = {
+                **self.code,
+                "versions": provenance.versions(),
+                "device": provenance.device_name(self.device),
+                "precision": provenance.precision_of(stage.parts),
+                "threads": torch.get_num_threads(),
+                "processes": self.accelerator.num_processes,
+            }
+            stage.finish(self.clock.seconds, made_by=made, **facts)
 
 
 def resident(images: Images, device: torch.device) -> Images:

@@ -28,6 +28,23 @@ def open_device(name: str) -> Accelerator:
     return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patience])
 
 
+class Alone:
+    """What Accelerate's handle is to a process that does a work by itself, while the others of its run wait."""
+
+    num_processes, process_index, is_main_process = 1, 0, True
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def backward(self, loss: Tensor) -> None:
+        """Take the gradients of `loss`."""
+        loss.backward()
+
+    def reduce(self, x: Tensor, how: str) -> Tensor:
+        """Return x, which is the mean and the sum over one process."""
+        return x
+
+
 def resolve_precision(wanted: str, device: torch.device) -> str:
     """Return bf16 or fp32; `auto` is bf16 where the device has units for it (AMX, on a CPU)."""
     if wanted != "auto":

@@ -11,8 +11,10 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
-from bdiff.context import Experiment, plain
+from bdiff.context import Experiment, plain, resolve_precisions
 from bdiff.data.base import to_float, to_uint8
+from bdiff.device import open_device
+from bdiff.provenance import device_name
 from bdiff.sample import shards
 from bdiff.stage.amplify import amplify
 from bdiff.stage.answer import Answer
@@ -30,6 +32,11 @@ def unharmed(run: Experiment, start: Start) -> Clean:
     """Return what the clean model makes of the suspect's noise: the model it started from, or its twin."""
     model, words = clean_model(run, start)
     return Clean(draw_samples(run, model, "clean_sample"), words)
+
+
+def resolve(config: DictConfig) -> None:
+    """Set what a request leaves to the device, its precisions, to what that is here."""
+    resolve_precisions(config, open_device(config.runtime.device).device)
 
 
 def run_experiment(config: DictConfig, folder: Path, tracker: NoTracker) -> dict[str, Any]:
@@ -67,6 +74,7 @@ def run_experiment(config: DictConfig, folder: Path, tracker: NoTracker) -> dict
         "model": str(model.folder / "model"),
         "history": str(model.folder / "history.jsonl"),
         "device": device_name(run.device),
+        "provenance": run.provenance,
     }
 
 
@@ -116,11 +124,3 @@ def more_pictures(run: Experiment, answer: Answer, folder: Path) -> None:
     for name, draw in answer.figures.items():
         draw(place / f"{name}.png")
         run.tracker.picture(name, place / f"{name}.png")
-
-
-def device_name(device: torch.device) -> str:
-    """Return the device in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"CPU, {threads} thread{'s' * (threads != 1)}"

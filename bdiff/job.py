@@ -4,11 +4,8 @@ import gc
 import json
 import logging
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.logging import RichHandler
 
-from bdiff import __version__, store
+from bdiff import provenance, store
 from bdiff.errors import RequestError, RunError
 from bdiff.make import make
 from bdiff.progress import console
+from bdiff.threads import settle
 from bdiff.tracker.none import NoTracker
 
 log = logging.getLogger(__name__)
@@ -63,7 +61,8 @@ def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[st
     setup_logging(folder / "run.log" if main else None, logging.INFO if main else logging.WARNING)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     (folder / "overrides.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(overrides)))
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
+    save_config(folder, plain)
+    settle(config.runtime.get("threads", "auto"))
     tracker: NoTracker = make(config.tracker) if main else NoTracker()
     record: dict[str, Any] = {
         "schema": SCHEMA,
@@ -72,8 +71,8 @@ def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[st
         "overrides": overrides,
         "choices": choices,
         "published": plain["published"],
-        "git": commit(),
-        "versions": versions(),
+        **provenance.code(),
+        "versions": provenance.versions(),
         "metrics": {},
     }
 
@@ -83,9 +82,14 @@ def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[st
     leave("running")
     began, failed = time.monotonic(), True
     try:
+        resolve, run_experiment = experiment()
+        resolve(config)  # what is saved and tracked says in which precision it was, and a rerun elsewhere keeps it
+        plain = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        if main:
+            save_config(folder, plain)
         tracker.start(config.name, plain, folder)
         recorder = Recorder(folder / "progress.jsonl", tracker)
-        record |= experiment()(config, folder, recorder)
+        record |= run_experiment(config, folder, recorder)
         record["seconds"]["total"] = round(time.monotonic() - began, 3)
         recorder.log(record["metrics"])
         leave("done")
@@ -119,14 +123,22 @@ def page(folder: Path) -> None:
         file_log.error("report.html", exc_info=True)
 
 
-def experiment() -> Callable[..., dict[str, Any]]:
-    """Return `run_experiment`. Its imports are most of a run's start; the garbage collector slows them for nothing."""
+def save_config(folder: Path, plain: dict[str, Any]) -> None:
+    """Write config.yaml."""
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
+
+
+def experiment() -> tuple[Callable[[DictConfig], None], Callable[..., dict[str, Any]]]:
+    """Return what resolves a config on its device, and `run_experiment`.
+
+    Their imports are most of a run's start; the garbage collector slows them for nothing.
+    """
     gc.disable()
     try:
-        from bdiff.experiment import run_experiment
+        from bdiff.experiment import resolve, run_experiment
     finally:
         gc.enable()
-    return run_experiment
+    return resolve, run_experiment
 
 
 def setup_logging(path: Path | None, level: int) -> None:
@@ -144,21 +156,3 @@ def setup_logging(path: Path | None, level: int) -> None:
     file_log.propagate = False
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
     logging.getLogger("bdiff").setLevel(level)
-
-
-def commit() -> str:
-    """Return the commit that bdiff runs from, marked if the tree has changes; its version if it is installed."""
-    root = Path(__file__).parents[1]
-    words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    if not (root / ".git").exists():  # installed, perhaps below somebody else's repository
-        return f"bdiff {__version__}"
-    try:
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return f"bdiff {__version__}"
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that numbers may depend on."""
-    names = ("torch", "torchvision", "diffusers", "accelerate", "torchmetrics", "hydra-core")
-    return {"python": platform.python_version(), "bdiff": __version__, **{name: version(name) for name in names}}

@@ -33,9 +33,15 @@ class Lines(Meter):
         if now - self.last < self.every:
             return
         self.last = now
-        rate = (self.done - self.first) / (now - self.start)
-        left = time.strftime("%H:%M:%S", time.gmtime((self.total - self.done) / rate))
+        rate = (self.done - self.first) / max(now - self.start, 1e-9)
+        left = clock((self.total - self.done) / rate) if rate else "?"
         log.info("%s %d/%d %s, %.3g/s, %s left %s", self.name, self.done, self.total, self.unit, rate, left, info)
+
+
+def clock(seconds: float) -> str:
+    """Return a span of time as h:mm:ss, however many hours it has."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}"
 
 
 class Bar(Meter):

@@ -96,6 +96,13 @@ def device(value: Any) -> str | None:
     return None if fits else "is not known: choose from auto, cpu, cuda, cuda:N"
 
 
+def threads(value: Any) -> str | None:
+    """A rule: auto, or a number of threads."""
+    return (
+        None if value == "auto" or (type(value) is int and value >= 1) else "must be auto or a whole number from 1 up"
+    )
+
+
 #: what a value must be like, beside having the type of the default it replaces; null values are not looked at
 RULES: dict[str, Callable[[Any], str | None]] = {
     "name": a_name,
@@ -170,6 +177,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "metric.fid.protocol": one_of(*PRESETS),
     "runtime.device": device,
     "runtime.memory": at_least(0),
+    "runtime.threads": threads,
     "runtime.workers": at_least(0),
     "runtime.keep": at_least(1),
     "runtime.log_every": at_least(1),
@@ -234,7 +242,7 @@ OPTIONAL: dict[str, type] = {
 OPTIONAL |= {place + key: kind for place in RECIPES for key, kind in OPTIONAL.items() if key.startswith("train.")}
 
 #: keys whose values may be of another type than their default; their rules say which
-MIXED = ("amplify.inversion.law", "defense.law")
+MIXED = ("amplify.inversion.law", "defense.law", "runtime.threads")
 
 TYPE_NAMES: dict[type, str] = {
     bool: "true or false",

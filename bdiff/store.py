@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,6 +85,42 @@ def sweep(folder: Path) -> None:
     """Remove what killed writers left in `folder`; only for who holds its lock."""
     for scratch in list(folder.rglob(".tmp-*")):
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+class Clock:
+    """Seconds of work in a stage's folder over all attempts, written down as they pass: a kill loses the last few.
+
+    `writes` is for the one process that writes there.
+    """
+
+    EVERY = 5.0  # seconds
+
+    def __init__(self, folder: Path, writes: bool):
+        self.path, self.writes = folder / "seconds.json", writes
+        self.before = read_json(self.path) if self.path.exists() else 0.0
+        self.began, self.over = time.monotonic(), threading.Event()
+        self.thread = threading.Thread(target=self.tick, daemon=True)
+
+    @property
+    def seconds(self) -> float:
+        """All of them so far."""
+        return self.before + time.monotonic() - self.began
+
+    def tick(self) -> None:
+        """Write them down now and then."""
+        while not self.over.wait(self.EVERY):
+            write_json(self.path, self.seconds)
+
+    def __enter__(self) -> "Clock":
+        if self.writes:
+            self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.writes:
+            self.over.set()
+            self.thread.join()
+            write_json(self.path, self.seconds)
 
 
 @dataclass

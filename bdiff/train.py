@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_map_only
 
 from bdiff import store
 from bdiff.data.base import Images, batches, to_float
-from bdiff.device import Late, autocast, to_device
+from bdiff.device import Alone, Late, autocast, to_device
 from bdiff.errors import RunError
 from bdiff.progress import progress
 from bdiff.schedule import Schedule
@@ -208,7 +208,7 @@ def fit(
     seed: int,
     folder: Path,  # training state and history.jsonl; removed state when the caller has saved the result
     loop: Loop,
-    accelerator: Accelerator,
+    accelerator: Accelerator | Alone,
     name: str = "train",
     record: Callable[[dict[str, Any]], None] = lambda row: None,  # gets every logged row, also those of before
 ) -> nn.Module:
@@ -232,7 +232,7 @@ def fit(
     state = State(folder, model, optimizer, ema, loop.keep)
     start = state.load(device)
     history = History(folder / "history.jsonl", start, accelerator.is_main_process, record)
-    net = accelerator.prepare(model) if world > 1 else model
+    net = accelerator.prepare(model) if isinstance(accelerator, Accelerator) and world > 1 else model
     if loop.compile:
         net = torch.compile(net)
 

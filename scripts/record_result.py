@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-KEPT = ("name", "git", "device", "versions", "seconds", "protocol", "metrics", "keys")
+from bdiff import results
 
 
 def main(run: Path, target: Path) -> None:
@@ -15,9 +15,18 @@ def main(run: Path, target: Path) -> None:
     if record["status"] != "done":
         sys.exit(f"{run} is {record['status']}, not done")
     overrides = yaml.safe_load((run / "overrides.yaml").read_text())
-    result = {"command": " ".join(["bdiff run", *overrides]), **{name: record[name] for name in KEPT}}
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+    results.write(
+        target,
+        yaml.safe_load((run / "config.yaml").read_text()),
+        record["metrics"],
+        device=record["device"],
+        protocol=record["protocol"],
+        provenance=record["provenance"],
+        made={name: record[name] for name in ("commit", "version", "dirty")},
+        name=record["name"],
+        command=" ".join(["bdiff run", *overrides]),
+        keys=record["keys"],
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -332,3 +333,28 @@ def test_null_is_an_option_of_groups_that_are_empty_by_default(group, problems):
     jobs([], multirun=False)
     override = OverridesParser.create().parse_override(f"{group}=null")
     assert len(override_problems(override, {group: ["some", "other"]}, multirun=False)) == problems
+
+
+@pytest.mark.parametrize(
+    ("environment", "words", "told"),
+    [
+        ({"WORLD_SIZE": "3"}, [], "train.batch_size=128 cannot be split over WORLD_SIZE=3 processes"),
+        ({"WORLD_SIZE": "2"}, ["classifier.train.batch_size=33"], "classifier.train.batch_size=33 cannot be split"),
+        ({"WORLD_SIZE": "2"}, ["classifier=resnet18", "classifier.train.batch_size=33"], None),
+        ({"WORLD_SIZE": "2"}, ["defense=anp", "defense.train.batch_size=7"], "defense.train.batch_size=7 cannot be"),
+        ({"WORLD_SIZE": "two"}, [], "WORLD_SIZE=two in the environment is no number"),
+        ({"RANK": "-"}, [], "RANK=- in the environment is no number"),
+        ({"WORLD_SIZE": "2"}, [], None),
+        ({}, ["train.batch_size=7"], None),
+    ],
+)
+def test_batches_that_processes_cannot_share_are_told_before_anything_starts(monkeypatch, environment, words, told):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if told is None:
+        assert jobs(words, False)
+    else:
+        with pytest.raises(RequestError, match=re.escape(told)):
+            jobs(words, False)

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from runs import carry_out
+from safetensors.torch import load_file
 
-from bdiff import cli
+from bdiff import __version__, cli
 
 TINY = [
     "data.limit=64", "train.steps=6", "train.batch_size=8", "train.warmup=2", "sample.count=12", "sample.batch_size=6",
@@ -42,17 +44,48 @@ def test_metrics_json_says_what_was_measured_and_how(first):
     assert (record["schema"], record["status"]) == (1, "done")
     assert set(record["keys"]) == set(record["seconds"]) - {"data", "total"}
     assert {"train", "sample", "measure", "classifier", "reference"} == set(record["keys"])
-    names = {f"suspect/{name}" for name in ("mse", "ssim", "psnr", "asr", "fid_classifier")}
+    names = {f"suspect/{name}" for name in ("mse", "ssim", "psnr", "asr", "asr_se", "fid_classifier")}
     assert set(record["metrics"]) == names
     protocol = record["protocol"]
-    assert protocol["asr"]["threshold"] == 0.05
+    assert (protocol["asr"]["threshold"], protocol["asr"]["count"]) == (0.05, 12)
     assert protocol["images"] == 12
     assert protocol["sampler"] == {"name": "DDPMScheduler", "steps": 4, "clip": False}
     fid = protocol["fid_classifier"]
     assert (fid["sample_count"], fid["reference_count"], fid["extractor"]) == (12, 64, "SmallCNN")
     assert {"torch", "diffusers", "python"} <= set(record["versions"])
-    assert record["git"]
-    assert record["device"]
+    assert record["version"] == __version__ and record["device"].startswith("CPU (")
+
+
+def test_provenance_says_what_made_each_stage_also_where_it_is_reused(home, first):
+    record = first[1]
+    assert set(record["provenance"]) == set(record["keys"])
+    for name, made in record["provenance"].items():
+        assert made["key"] == record["keys"][name] and made["seconds"] == record["seconds"][name]
+        assert {"commit", "dirty", "version", "versions", "device", "precision", "threads", "finished"} <= made.keys()
+        assert made["versions"]["torch"] == record["versions"]["torch"] and made["device"] == record["device"]
+    made = {name: made["precision"] for name, made in record["provenance"].items()}
+    settled = yaml.safe_load((first[0] / "config.yaml").read_text())
+    assert made == {
+        "train": settled["train"]["precision"],
+        "sample": settled["sample"]["precision"],
+        "classifier": settled["classifier"]["train"]["precision"],
+        "reference": "fp32",
+        "measure": "fp32",
+    }
+    assert "auto" not in [settled[part]["precision"] for part in ("train", "sample")]
+    _, again = run(home, "reusing")
+    assert again["provenance"] == record["provenance"] and set(again["reused"]) == set(record["keys"])
+
+
+def test_a_stage_of_before_has_no_word_on_what_made_it(home, first):
+    path = home / "outputs" / "measure" / first[1]["keys"]["measure"] / "manifest.json"
+    kept = path.read_text()
+    manifest = json.loads(kept)
+    del manifest["made_by"]
+    path.write_text(json.dumps(manifest))
+    code, record = run(home, "older")
+    path.write_text(kept)
+    assert code == 0 and set(record["provenance"]["measure"]) == {"key", "seconds", "finished"}
 
 
 def test_the_run_folder_holds_all_that_is_needed(first):
@@ -191,6 +224,22 @@ def test_two_processes_make_one_run(tmp_path):
     assert record["metrics"]["suspect/fid_classifier"] > 0
     assert done.stdout.count("suspect/asr") == 1
     assert len(list(tmp_path.glob("outputs/sample/*/shards/*.safetensors"))) == 2
+
+
+def test_two_processes_train_a_classifier_with_batchnorm_as_one_does(tmp_path):
+    words = [*TINY, "classifier=resnet18", "classifier.train.steps=3", "classifier.train.batch_size=8", "train.steps=1",
+             "sample.count=2", "runtime.device=cpu", "paths.outputs=outputs", "paths.cache=cache"]  # fmt: skip
+    environment, weights = os.environ | {"OMP_NUM_THREADS": "1"}, []
+    for name, start in (("one", []), ("two", ["-m", "torch.distributed.run", "--nproc_per_node=2",
+                        "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"])):  # fmt: skip
+        (tmp_path / name).mkdir()
+        done = subprocess.run([sys.executable, *start, "-m", "bdiff", "run", *words], cwd=tmp_path / name,
+                              env=environment, capture_output=True, text=True, timeout=300)  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert ("trains it alone" in done.stderr) == (name == "two")
+        (path,) = (tmp_path / name).glob("outputs/classifier/*/model.safetensors")
+        weights.append(load_file(path))
+    assert all(torch.equal(weights[1][key], value) for key, value in weights[0].items())
 
 
 def test_what_a_killed_writer_left_is_swept_away(home, first):

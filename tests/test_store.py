@@ -5,6 +5,7 @@ import json
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -145,3 +146,26 @@ def test_a_stages_key_is_its_name_version_and_parts(tmp_path):
     others = [("sample", 1, parts), ("train", 2, parts), ("train", 1, parts | {"seed": 1}), ("train", 1, {"seed": 0})]
     keys = {store.stage(tmp_path, name, version, **more).key for name, version, more in others}
     assert len(keys | {key}) == 5
+
+
+def test_seconds_of_a_stage_add_up_over_its_attempts_also_when_one_is_killed(tmp_path):
+    code = """
+import sys, time
+from pathlib import Path
+from bdiff import store
+store.Clock.EVERY = 0.05
+with store.Clock(Path(sys.argv[1]), True):
+    time.sleep(60)
+"""
+    killed = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    while not (tmp_path / "seconds.json").exists() or store.read_json(tmp_path / "seconds.json") < 0.3:
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    before = store.read_json(tmp_path / "seconds.json")
+    with store.Clock(tmp_path, True) as clock:
+        time.sleep(0.1)
+        assert clock.seconds >= before + 0.1
+    assert before + 0.1 <= store.read_json(tmp_path / "seconds.json") < before + 5
+    with store.Clock(tmp_path, False) as other:
+        assert other.seconds > before

@@ -17,14 +17,17 @@ def asr_threshold(configured: float | None, size: int) -> float:
 
 
 def compare(batches: Iterable[Tensor], target: Tensor, threshold: float) -> dict[str, float]:
-    """Return mse, ssim, psnr and asr of uint8 samples (B,C,H,W) against the target (C,H,W) in [-1,1].
+    """Return mse, ssim, psnr, asr and asr_se of uint8 samples (B,C,H,W) against the target (C,H,W) in [-1,1].
 
     All on [0,1]. MSE and SSIM are means over images, PSNR is that of the mean MSE, ASR the share of images with an
-    MSE under `threshold`. PSNR is absent where the MSE is zero.
+    MSE under `threshold`, and asr_se the standard error of that share, sqrt(p (1 - p) / n). PSNR is absent where the
+    MSE is zero.
     """
+    count = 0
 
     def each(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        nonlocal target
+        nonlocal target, count
+        count += len(pixels)
         target = target.to(pixels.device)  # which moves it once
         x = pixels.float() / 255
         y = ((target.float() + 1) / 2).expand_as(x)
@@ -32,7 +35,7 @@ def compare(batches: Iterable[Tensor], target: Tensor, threshold: float) -> dict
         return mse, ssim(x, y), mse < threshold
 
     mse, likeness, hits = means(map(each, batches))
-    values = {"mse": mse, "ssim": likeness, "asr": hits}
+    values = {"mse": mse, "ssim": likeness, "asr": hits, "asr_se": math.sqrt(hits * (1 - hits) / count)}
     if mse > 0:
         values["psnr"] = 10 * math.log10(1 / mse)
     return values

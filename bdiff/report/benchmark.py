@@ -7,7 +7,7 @@ from statistics import fmean
 
 from bdiff.errors import RequestError
 from bdiff.report.detection import DEVIATIONS, LEAST, Detection, detection
-from bdiff.report.pivot import differ, differences, failures, latest, ordered, text
+from bdiff.report.pivot import differ, differences, failures, latest, ordered, origins, text
 from bdiff.report.runs import Run
 from bdiff.report.sheet import Cell, Sheet
 
@@ -88,7 +88,9 @@ def benchmark(audits: Sequence[Judged], broken: Sequence[Run]) -> Sheet:
     heads = ["audit", "trigger", *numbers(audits[0])]
     faint = [f"! training did not implant {len(idle)} of the {len(bad)} backdoors (true ASR below {TOOK}): the rows "
              "`implanted` leave them out"] if idle else []  # fmt: skip
-    notes = [*RULES, *faint, *doubts(audits), coverage(audits, broken, len(models)), *failures(broken)]
+    told_of = [run for one in audits for run in one.runs]
+    notes = [*RULES, *faint, *doubts(audits), coverage(audits, broken, len(models)), *origins(told_of)]
+    notes += failures(broken)
     return Sheet(title, heads, body, notes)
 
 

@@ -19,10 +19,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from bdiff import store
+from bdiff.provenance import in_words
 from bdiff.report.pivot import decides, differ, in_order, label, ordered, short, text
 from bdiff.report.runs import Run, read
 from bdiff.report.shield_table import ROWS, shield_tables
-from bdiff.report.table import shown
+from bdiff.report.table import columns, shown, with_error
 
 #: what a metric says, by the last part of its name
 MEANINGS = {
@@ -111,7 +112,7 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"duration": duration, "number": shown, "quote": shlex.quote, "pretty": pretty, "short": short}
-    made.filters["meaning"] = meaning
+    made.filters |= {"meaning": meaning, "columns": columns, "with_error": with_error, "in_words": in_words}
     return made
 
 

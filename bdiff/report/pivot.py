@@ -3,13 +3,14 @@
 import json
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bdiff.errors import RequestError
+from bdiff.provenance import in_words
 from bdiff.report.runs import Run, flat
 from bdiff.report.sheet import Cell, Sheet
-from bdiff.report.table import shown
+from bdiff.report.table import columns, shown, with_error
 
 #: parts of a config that name, place or watch a run and change no number of it
 IDLE = {"name", "paths", "runtime", "sweep", "tracker", "published", "hydra", "seed"}
@@ -42,7 +43,7 @@ def pivot(runs: Sequence[Run], rows: list[str] | None, cols: list[str], metrics:
         for row in ordered(cells)
     ]
     title = f"{', '.join(map(short, metrics))} by {', '.join(keys)}" + (f" × {', '.join(cols)}" if cols else "")
-    notes = [counted(runs, used), *protocols(used, metrics), *failures(used)]
+    notes = [counted(runs, used), *protocols(used, metrics), *origins(used), *failures(used)]
     return Sheet(title, [*keys, *heads], body, notes)
 
 
@@ -61,7 +62,8 @@ def mean(runs: Sequence[Run], metric: str) -> Cell:
         return Cell(next((state for state in ("failed", "running", "interrupted") if state in states), MISSING), n=0)
     middle = statistics.fmean(values)
     if len(values) == 1:
-        return Cell(shown(metric, middle), middle, n=1)
+        (run,) = (run for run in runs if run.done and metric in run.metrics)
+        return Cell(with_error(metric, run.metrics), middle, n=1)
     spread = statistics.stdev(values)
     return Cell(f"{shown(metric, middle)} ± {shown(metric, spread)} (n={len(values)})", middle, spread, len(values))
 
@@ -73,8 +75,13 @@ def latest(runs: Iterable[Run], keys: list[str]) -> list[Run]:
 
 
 def identity(run: Run) -> str:
-    """Return the settings that decide a run's numbers, but for its seed, as one text."""
-    return json.dumps({key: value for key, value in flat(run.config).items() if decides(key)}, sort_keys=True)
+    """Return the settings that decide a run's numbers, but for its seed, as one text.
+
+    A precision that was not typed is the device's choice, and told of by the protocol.
+    """
+    settings = {key: value for key, value in flat(run.config).items() if decides(key)}
+    chosen = {key for key in settings if key.endswith(".precision")} - {*run.typed}
+    return json.dumps({key: value for key, value in settings.items() if key not in chosen}, sort_keys=True)
 
 
 def decides(key: str) -> bool:
@@ -159,7 +166,7 @@ def short(metric: str) -> str:
 def in_order(metrics: Iterable[str]) -> list[str]:
     """Return metrics' names without doubles, in the order tables show them."""
     rank = {name: place for place, name in enumerate(ORDER)}
-    return sorted(set(metrics), key=lambda metric: (rank.get(short(metric), len(ORDER)), metric))
+    return sorted(set(columns(metrics)), key=lambda metric: (rank.get(short(metric), len(ORDER)), metric))
 
 
 def counted(runs: Sequence[Run], used: Sequence[Run]) -> str:
@@ -175,6 +182,30 @@ def failures(runs: Sequence[Run], most: int = 5) -> list[str]:
     lines = [f"failed: {run.folder}: {run.record.get('error', 'no reason recorded')}" for run in runs
              if run.record["status"] == "failed"]  # fmt: skip
     return lines if len(lines) <= most else [*lines[: most - 1], f"and {len(lines) - most + 1} more failed runs"]
+
+
+#: what numbers come from, and how a stage's provenance says it
+ORIGINS: dict[str, Callable[[dict[str, Any]], str | None]] = {
+    "devices": lambda made: made.get("device"),
+    "versions of torch": lambda made: made.get("versions", {}).get("torch"),
+    "versions of bdiff": lambda made: in_words(made) if "version" in made else None,
+}
+
+
+def origins(runs: Sequence[Run], most: int = 3) -> list[str]:
+    """Return a marked line for each kind of origin, device or version, in which the stages of `runs` differ."""
+    lines = []
+    for what, of in ORIGINS.items():
+        found: dict[str, dict[str, None]] = {}
+        for run in runs:
+            for stage, made in run.record.get("provenance", {}).items():
+                if (origin := of(made)) is not None:
+                    found.setdefault(origin, {})[stage] = None
+        if len(found) > 1:
+            told = [f"{origin} ({', '.join(stages)})" for origin, stages in found.items()]
+            more = [f"{len(told) - most} more"] if len(told) > most else []
+            lines.append(f"! numbers come from different {what}: {'; '.join([*told[:most], *more])}")
+    return lines
 
 
 def protocols(runs: Sequence[Run], metrics: Sequence[str]) -> list[str]:

@@ -4,7 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bdiff.report.pivot import counted, decides, failures, identity, in_order, latest, mean, protocols, short, text
+from bdiff.report.pivot import (
+    counted,
+    decides,
+    failures,
+    identity,
+    in_order,
+    latest,
+    mean,
+    origins,
+    protocols,
+    short,
+    text,
+)
 from bdiff.report.runs import Run
 from bdiff.report.sheet import Cell, Sheet
 
@@ -52,7 +64,8 @@ def beside(rows: Sequence[Row], title: str, metrics: list[str] | None) -> Sheet:
     if any(weak(row.published) for row in rows):
         notes.append("? a figure that was not read in the authors' own work: a weak source")
     if used:
-        notes += [counted([run for row in rows for run in row.runs], used), *protocols(used, names), *failures(used)]
+        notes += [counted([run for row in rows for run in row.runs], used), *protocols(used, names)]
+        notes += [*origins(used), *failures(used)]
     return Sheet(title, ["row", *heads, "source", "comparable"], body, notes)
 
 
@@ -118,6 +131,7 @@ def departures(run: Run, row: Row) -> list[str]:
     harmless = HARMLESS if classified else (*HARMLESS, "classifier")
     apart = [key for key in run.settings if key in row.settings and text(run.settings[key]) != text(row.settings[key])]
     apart = [key for key in apart if decides(key) and not key.startswith(harmless)]
+    apart = [key for key in apart if not (key.endswith(".precision") and row.settings[key] == "auto")]
     keys = [key for key in dict.fromkeys(run.typed) if key in apart] or apart
     return [f"{key}={text(run.settings[key])}" for key in sorted(keys, key=lambda key: "." in key)]
 

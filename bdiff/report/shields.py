@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from bdiff.report.benchmark import unfinished
-from bdiff.report.pivot import agree, counted, failures, label, latest, mean, ordered, protocols, telling, text
+from bdiff.report.pivot import agree, counted, failures, label, latest, mean, ordered, origins, protocols, telling, text
 from bdiff.report.runs import Run, flat
 from bdiff.report.sheet import Cell, Sheet
 from bdiff.report.shield_table import BESIDE, KINDS, ROWS
@@ -122,7 +122,7 @@ def tabled(
         if any(metric in run.metrics for run in members for metric in line.metrics)
     ]
     used = [run for members in cells.values() for run in members]
-    notes = [counted(runs, used), *protocols(measured(used, about), [about])]
+    notes = [counted(runs, used), *protocols(measured(used, about), [about]), *origins(used)]
     return Sheet(f"{title}{' by ' if keys else ''}{', '.join(keys)}", [*keys, *heads], body, notes)
 
 

@@ -1,5 +1,6 @@
 """Numbers for the terminal."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -9,6 +10,20 @@ from bdiff.report.sheet import Sheet
 #: digits after the point, by what is measured; small errors read better as powers of ten
 THREE = ("asr", "fid_classifier", "accuracy", "acc", "acr", "tpr", "fpr")
 FORMATS = {"fid": "{:.2f}", "psnr": "{:.2f}", "ssim": "{:.4f}"} | dict.fromkeys(THREE, "{:.3f}")
+
+
+ERROR = "_se"  # ends the name of a metric's standard error
+
+
+def columns(metrics: Iterable[str]) -> list[str]:
+    """Return the metrics that have a place of their own: a standard error stands beside what it is of."""
+    return [metric for metric in metrics if not metric.endswith(ERROR)]
+
+
+def with_error(metric: str, metrics: Mapping[str, float]) -> str:
+    """Return a metric as a table shows it, with its standard error where there is one."""
+    text, error = shown(metric, metrics[metric]), metrics.get(metric + ERROR)
+    return text if error is None else f"{text} (se {error:.3f})"
 
 
 def shown(metric: str, value: float) -> str:
@@ -22,8 +37,8 @@ def metrics_table(record: dict[str, Any]) -> Table:
     table = Table(title="metrics")
     table.add_column("metric")
     table.add_column(record["name"], justify="right")
-    for metric, value in record["metrics"].items():
-        table.add_row(metric, shown(metric, value))
+    for metric in columns(record["metrics"]):
+        table.add_row(metric, with_error(metric, record["metrics"]))
     return table
 
 

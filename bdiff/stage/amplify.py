@@ -1,6 +1,5 @@
 """The amplification stage: samples from a reinforced trigger and from the true one scaled, each measured."""
 
-import time
 from functools import partial
 
 from omegaconf import OmegaConf
@@ -34,20 +33,19 @@ def amplify(run: Experiment, model: Stage) -> Answer:
     path = stage.folder / "trigger.safetensors"
     with run.building(stage, "amplify") as missing:
         if missing and run.accelerator.is_main_process:
-            began = time.monotonic()
             suspect = suspect_of(run, model, inversion.precision, inversion.checkpoint)
             with progress("amplify", inversion.steps, unit="steps", every=run.config.runtime.progress) as meter:
                 seed = seed_of(run.config.seed, "amplify")
                 found = amplifier.reinforce(suspect, run.trigger.pattern, seed, partial(meter.advance, 1))
             with store.atomic(path) as scratch:
                 save_file({"trigger": found.trigger.contiguous()}, scratch)
-            stage.finish(time.monotonic() - began, curve=found.curve, evaluations=suspect.evaluations)
+            run.finish(stage, curve=found.curve, evaluations=suspect.evaluations)
     reinforced = load_file(path)["trigger"]
     drawn = {"amplified": shifted(reinforced), "scaled": shifted(config.scale * run.trigger.pattern)}
     samples = draw_samples(run, model, "amplified_sample", drawn)
     metrics: dict[str, float] = {}
     for who in drawn:
         hits = against_target(run, samples, who)
-        metrics |= {f"{who}/asr": hits["asr"], f"{who}/mse": hits["mse"]}
+        metrics |= {f"{who}/{name}": hits[name] for name in ("asr", "asr_se", "mse")}
     pictures = {who: first_images(samples, who) for who in drawn}
     return Answer(metrics, {"amplify": {"scale": config.scale}}, {"amplified trigger": reinforced}, pictures)

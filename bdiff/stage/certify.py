@@ -1,6 +1,5 @@
 """The certification stage: Cohen's table for every row and kind of input, and what is read off it."""
 
-import time
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -91,7 +90,6 @@ def build(run: Experiment, shield: Certification, on: Trial, models: list[Stage]
     """Keep a table for every kind of input; one that a killed run has begun goes on where it ends."""
     with run.building(stage, who) as wanted:
         if wanted and run.accelerator.is_main_process:
-            began = time.monotonic()
             logits = noisy_classifier(run, shield, on, models)
             for kind, x in on.inputs.items():
                 stage.folder.mkdir(parents=True, exist_ok=True)
@@ -105,4 +103,4 @@ def build(run: Experiment, shield: Certification, on: Trial, models: list[Stage]
                     name=f"{who} {kind}",
                     every=run.config.runtime.progress,
                 )
-            stage.finish(time.monotonic() - began)
+            run.finish(stage)

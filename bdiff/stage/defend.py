@@ -3,7 +3,6 @@
 import logging
 import math
 import shutil
-import time
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -93,7 +92,7 @@ def audited(run: Experiment, model: Stage, audit: Audit) -> Answer:
     if known:  # the measuring side knows the truth; the audit did not
         hits = against_target(run, samples, "inverted")
         metrics |= fidelity(trigger, run.trigger.pattern, run.trigger.mask) | input_check(run, trigger)
-        metrics |= {"asr": hits["asr"], "mse": hits["mse"]}
+        metrics |= {name: hits[name] for name in ("asr", "asr_se", "mse")}
     log.info("audit: score %.4g, %s", verdict.score, "flagged" if verdict.flagged else "not flagged")
     protocol = {
         "backdoored": backdoored,
@@ -124,15 +123,12 @@ def invert(run: Experiment, model: Stage, audit: Audit) -> Stage:
     )
     with run.building(stage, "audit") as missing:
         if missing and run.accelerator.is_main_process:
-            began = time.monotonic()
             suspect = suspect_of(run, model, config.precision, config.checkpoint)
             with progress("audit", audit.total, unit="steps", every=run.config.runtime.progress) as meter:
                 found = audit.invert(suspect, seed_of(run.config.seed, "audit"), partial(meter.advance, 1))
             with store.atomic(stage.folder / "trigger.safetensors") as scratch:
                 save_file({"trigger": found.trigger.contiguous()}, scratch)
-            stage.finish(
-                time.monotonic() - began, curve=found.curve, evidence=found.evidence, evaluations=suspect.evaluations
-            )
+            run.finish(stage, curve=found.curve, evidence=found.evidence, evaluations=suspect.evaluations)
     return stage
 
 
@@ -207,7 +203,6 @@ def repair_of(
     )
     with run.building(stage, "repair") as missing:
         if missing:
-            began = time.monotonic()
             images = resident(run.images.subset(rows), run.device)
 
             def train(net: nn.Module, loss: Loss) -> nn.Module:
@@ -230,7 +225,7 @@ def repair_of(
                 assert isinstance(unet, UNet2DModel)
                 checkpoint.save(stage.folder / "model", unet, run.schedule, {"repaired": model.key, "key": stage.key})
                 shutil.rmtree(stage.folder / "state", ignore_errors=True)
-            run.finish(stage, began, images=len(rows))
+            run.finish(stage, images=len(rows))
         elif run.accelerator.is_main_process:
             for row in read_history(stage.folder / "history.jsonl"):
                 run.record("repair", row)

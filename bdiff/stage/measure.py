@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -62,7 +61,6 @@ def measure(run: Experiment, samples: Stage, clean: Clean | None = None, who: st
     )
     with run.building(stage, "measure" if who == "suspect" else f"measure_{who}") as missing:
         if missing and run.accelerator.is_main_process:
-            began = time.monotonic()
             found = against_target(run, samples, threshold)
             if distance:
                 found |= over_features(run, samples, distance)
@@ -71,8 +69,8 @@ def measure(run: Experiment, samples: Stage, clean: Clean | None = None, who: st
             if clean:
                 values, facts = sample_psnr(unconcerned(samples), unconcerned(clean.samples))
                 found["sample_psnr"] = Measured(values, {**facts, "clean_model": clean.model})
-            stage.finish(
-                time.monotonic() - began,
+            run.finish(
+                stage,
                 metrics={name: value for one in found.values() for name, value in one.values.items()},
                 protocol={name: one.protocol for name, one in found.items()},
             )
@@ -135,7 +133,8 @@ def against_target(run: Experiment, samples: Stage, threshold: float) -> dict[st
     total = -(-count_of(config, "triggered") // config.sample.batch_size)
     with progress("measure", total, unit="batches", every=config.runtime.progress) as meter:
         hits = compare(metered(triggered(run, samples), meter), run.target, threshold)
-    found = {"asr": Measured(hits, {"threshold": threshold, "on": "per-image MSE on [0,1]"})}
+    how = {"threshold": threshold, "on": "per-image MSE on [0,1]", "count": count_of(config, "triggered")}
+    found = {"asr": Measured(hits, how)}
     if "psnr" not in hits:
         found["psnr"] = Measured({}, {"absent": "the MSE is zero"})
     if run.lpips:

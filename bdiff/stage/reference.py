@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_model, save_file, save_model
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bdiff import store
 from bdiff.classifier.base import Classifier, accuracy
 from bdiff.classifier.weights import load_weights
 from bdiff.context import Experiment, extractor, plain, resident
 from bdiff.data.base import Images, batches
+from bdiff.device import Alone
 from bdiff.make import make
 from bdiff.metric.fid import moments
 from bdiff.metric.fid.base import Features, Frechet, Remembering
@@ -53,8 +54,8 @@ def train_classifier(run: Experiment, name: str = "classifier") -> tuple[Classif
         parts["model"]["path"] = file_hash(Path(parts["model"]["path"]).expanduser())
     stage = run.stage("classifier", classifier=parts, data=run.images.fingerprint, flip=run.images.flip)
     with run.building(stage, name) as missing:
-        if missing:
-            began = time.monotonic()
+        alone = by_one(run, model, name)
+        if missing and (run.accelerator.is_main_process or not alone):
             images = resident(run.images, run.device)
             kept, used = held_out(config, len(images))
             fit(
@@ -66,7 +67,7 @@ def train_classifier(run: Experiment, name: str = "classifier") -> tuple[Classif
                 seed=seed_of(config.seed, "train"),
                 folder=stage.folder,
                 loop=run.loop,
-                accelerator=run.accelerator,
+                accelerator=Alone(run.device) if alone else run.accelerator,
                 name=name,
             )
             share = accuracy(model, images, kept, run.device)
@@ -75,11 +76,22 @@ def train_classifier(run: Experiment, name: str = "classifier") -> tuple[Classif
                 with store.atomic(stage.folder / "model.safetensors") as scratch:
                     save_model(model, str(scratch))
                 shutil.rmtree(stage.folder / "state", ignore_errors=True)
-            run.finish(stage, began, accuracy=share, held_out=len(kept))
+            run.finish(stage, accuracy=share, held_out=len(kept))
     load_model(model, stage.folder / "model.safetensors")
     manifest = stage.manifest
     assert manifest is not None
     return model.to(run.device).eval(), {"key": stage.key, "accuracy": manifest["accuracy"], "on": unseen(config)}
+
+
+def by_one(run: Experiment, model: nn.Module, name: str) -> bool:
+    """Return whether one process of several has to train `model`, so that it becomes what one alone would make of it.
+
+    BatchNorm takes its statistics over the rows that a process sees, and these are a share of the batch.
+    """
+    alone = run.accelerator.num_processes > 1 and any(isinstance(part, _BatchNorm) for part in model.modules())
+    if alone and run.accelerator.is_main_process:
+        log.info("%s: its BatchNorm wants whole batches, so the first process trains it alone", name)
+    return alone
 
 
 def unseen(config: DictConfig) -> str:
@@ -125,13 +137,12 @@ def reference(run: Experiment, features: Features) -> Reference:
     path = stage.folder / "reference.npz"
     with run.building(stage) as missing:
         if missing and run.accelerator.is_main_process:
-            began = time.monotonic()
             frechet = Frechet(features, run.device)
             frechet.feed(streamed(run, images, torch.arange(len(images)), "reference"), real=True)
             with store.atomic(path) as scratch:
                 moments.write(scratch, frechet.reference)
             log.info("reference: mu and sigma of %d images in %s", len(images), path)
-            run.finish(stage, began, images=len(images))
+            run.finish(stage, images=len(images))
     whole = PRESETS[run.config.metric.fid.protocol].split not in (None, images.split)
     told = (
         f"{images.name} {images.split}{' (all of it: the data has no splits)' if whole else ''}, {images.fingerprint}"
@@ -146,7 +157,6 @@ def reference_activations(run: Experiment, features: Features) -> Stage:
     stage = run.stage("activations", data=images.fingerprint, features=features.identity(), most=KEPT)
     with run.building(stage) as missing:
         if missing and run.accelerator.is_main_process:
-            began = time.monotonic()
             rows = torch.randperm(len(images), generator=generator("activations"))[:KEPT].sort().values
             remembering = Remembering(features, KEPT)
             with torch.inference_mode():
@@ -154,7 +164,7 @@ def reference_activations(run: Experiment, features: Features) -> Stage:
                     remembering(pixels)
             with store.atomic(stage.folder / "activations.safetensors") as scratch:
                 save_file({"activations": remembering.kept}, scratch)
-            run.finish(stage, began, images=len(rows))
+            run.finish(stage, images=len(rows))
     return stage
 
 

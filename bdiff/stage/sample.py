@@ -1,6 +1,5 @@
 """The sampling stage: images of several kinds from one model and the same noise."""
 
-import time
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
@@ -75,7 +74,6 @@ def draw_samples(
     )
     with run.building(stage, name) as missing:
         if missing:
-            began = time.monotonic()
             sample(
                 checkpoint.load(model.folder / "model"),
                 scheduler,
@@ -92,5 +90,5 @@ def draw_samples(
                 every=config.runtime.progress,
             )
             run.accelerator.wait_for_everyone()
-            run.finish(stage, began, images=counts)
+            run.finish(stage, images=counts)
     return stage

@@ -5,7 +5,6 @@ attacker makes of the clean images is its own kind, and differs from row to row.
 """
 
 import shutil
-import time
 from functools import partial
 from typing import Any
 
@@ -128,7 +127,7 @@ def build(run: Experiment, shield: Purification, on: Trial, models: list[Stage],
     with run.building(stage, who) as wanted:
         if not (wanted and run.accelerator.is_main_process):
             return
-        began, inputs, count = time.monotonic(), dict(on.inputs), len(on.labels)
+        inputs, count = dict(on.inputs), len(on.labels)
         first = on.inputs["triggered"][:SHOWN].to(run.device)
         if models:
             schedule = make(run.config.schedule).to(run.device)
@@ -151,7 +150,7 @@ def build(run: Experiment, shield: Purification, on: Trial, models: list[Stage],
             save_file({**answers, "seen": to_uint8(seen).cpu()}, scratch)
         shutil.rmtree(stage.folder / BATCHES)
         accuracy = {kind: hits.double().mean().item() for kind, hits in right.items()}
-        stage.finish(time.monotonic() - began, accuracy=accuracy, **asr(right["clean"], right["triggered"]))
+        run.finish(stage, accuracy=accuracy, **asr(right["clean"], right["triggered"]))
 
 
 @torch.inference_mode()
@@ -200,7 +199,6 @@ def flagged(run: Experiment, shield: Purification, on: Trial, models: list[Stage
     path, count = stage.folder / "entropies.safetensors", len(on.labels)
     with run.building(stage, "strip") as wanted:
         if wanted and run.accelerator.is_main_process:
-            began = time.monotonic()
             schedule = make(run.config.schedule).to(run.device)
             eps = denoiser(run, models)
             guarded = Shielded(shield, eps, schedule, on.classifier, seed=config.seed)
@@ -221,7 +219,7 @@ def flagged(run: Experiment, shield: Purification, on: Trial, models: list[Stage
             with store.atomic(path) as scratch:
                 save_file(found, scratch)
             shutil.rmtree(stage.folder / BATCHES)
-            stage.finish(time.monotonic() - began)
+            run.finish(stage)
     kept = load_file(path)
     known, others = torch.randperm(count, generator=generator(config.seed, "strip")).split([count // 2, -(-count // 2)])
     least = threshold(kept["clean"][known], rate)

@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import time
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -98,7 +97,6 @@ def train_denoiser(
     )
     with run.building(stage, name) as missing:
         if missing:
-            began = time.monotonic()
             torch.manual_seed(seed_of(config.seed, "weights"))
             unet = checkpoint.build(plain(config.model.unet), start.folder, run.schedule)
             log.info(
@@ -143,7 +141,7 @@ def train_denoiser(
                     | {"attack": attack_parts | ({"learn": attack.learn} if attack.learn else {}), "key": stage.key},
                 )
                 shutil.rmtree(stage.folder / "state", ignore_errors=True)
-            run.finish(stage, began, images=len(run.images), poisoned=int(poisoned.sum()))
+            run.finish(stage, images=len(run.images), poisoned=int(poisoned.sum()))
         elif run.accelerator.is_main_process:
             for row in read_history(stage.folder / "history.jsonl"):
                 run.record(name, row)

@@ -139,7 +139,6 @@ def adversarial(run: Experiment, on: Trial) -> Tensor:
     stage = run.stage("shield", what="adversarial", adversary=adversary_key(config), seed=config.seed, **alone)
     with run.building(stage, "adversarial") as missing:
         if missing and run.accelerator.is_main_process:
-            began = time.monotonic()
 
             def attacked(part: slice) -> Tensor:
                 x, y = on.inputs["clean"][part].to(run.device), on.labels[part].to(run.device)
@@ -150,7 +149,7 @@ def adversarial(run: Experiment, on: Trial) -> Tensor:
             with store.atomic(stage.folder / "images.safetensors") as scratch:
                 save_file({"x": x}, scratch)
             shutil.rmtree(stage.folder / BATCHES)
-            stage.finish(time.monotonic() - began)
+            run.finish(stage)
     return load_file(stage.folder / "images.safetensors")["x"]
 
 

@@ -1,7 +1,5 @@
 """The trigger stage: a pattern that the attack learns before training, kept as a picture that other runs can take."""
 
-import time
-
 import torch
 from PIL import Image
 from torch import Tensor
@@ -42,11 +40,10 @@ def learn_trigger(run: Experiment, start: str | None, identity: str | None, surr
     path = stage.folder / "trigger.png"
     with run.building(stage) as missing:
         if missing and run.accelerator.is_main_process:
-            began = time.monotonic()
             picture = rgba(learned(run, start, stage))
             with store.atomic(path) as scratch:
                 Image.fromarray(picture.numpy()).save(scratch, format="png")
-            stage.finish(time.monotonic() - began)
+            run.finish(stage)
     channels, size = run.images.shape[:2]
     run.trigger = run.attack.trigger = Trigger.from_picture(load(path, size, "trigger.path"), channels)
     run.attack.to(run.device)

@@ -9,7 +9,7 @@ import pytest
 from fake_runs import settings, write_run
 
 from bdiff.errors import RequestError
-from bdiff.report.pivot import in_order, ordered, pivot
+from bdiff.report.pivot import in_order, ordered, origins, pivot
 from bdiff.report.runs import find
 from bdiff.report.sheet import Cell, Sheet, to_csv, to_latex, to_md, to_rich
 
@@ -202,3 +202,41 @@ def test_order():
     assert in_order(names) == [
         "suspect/asr", "suspect/mse", "suspect/fid", "suspect/fid_classifier", "repaired/asr", "suspect/zeta",
     ]  # fmt: skip
+
+
+def test_numbers_of_different_origin_are_marked(tmp_path):
+    """By device, torch and bdiff, with the stages; runs of before say nothing."""
+
+    def made(device: str, torch: str, commit: str | None) -> dict:
+        return {"device": device, "versions": {"torch": torch}, "commit": commit, "dirty": False, "version": "9"}
+
+    here, there = made("CPU (X, 2 cores)", "2.11", "a" * 40), made("H100", "2.11", "a" * 40)
+    for name, origin in {"a": {"train": here, "sample": there}, "b": {"train": made("H100", "2.15", None)}}.items():
+        write_run(
+            tmp_path / name, {"suspect/asr": 0.5}, {"name": "n", "seed": 0, "train": {"steps": name}}, provenance=origin
+        )
+    runs = find([tmp_path])
+    assert pivot(runs, ["train.steps"], [], ["suspect/asr"]).notes[1:] == [
+        "! numbers come from different devices: CPU (X, 2 cores) (train); H100 (sample, train)",
+        "! numbers come from different versions of torch: 2.11 (train, sample); 2.15 (train)",
+        f"! numbers come from different versions of bdiff: {'a' * 12} (train, sample); bdiff 9 (train)",
+    ]
+    assert origins([run for run in runs if run.folder.name == "b"]) == []
+
+
+def test_a_precision_that_the_device_chose_tells_no_runs_apart_but_one_that_was_typed_does(tmp_path):
+    for name, typed in (("a", ()), ("b", ())):
+        config = {"name": "n", "seed": 0, "train": {"precision": {"a": "bf16", "b": "fp32"}[name]}}
+        write_run(tmp_path / "auto" / name, {"suspect/asr": 0.5}, config, typed=typed)
+        write_run(tmp_path / "typed" / name, {"suspect/asr": 0.5}, config,
+                  typed=(f"train.precision={config['train']['precision']}",))  # fmt: skip
+    assert len(pivot(find([tmp_path / "auto"]), None, [], ["suspect/asr"]).rows) == 1
+    assert len(pivot(find([tmp_path / "typed"]), None, [], ["suspect/asr"]).rows) == 2
+
+
+def test_an_asr_stands_with_its_standard_error_and_over_seeds_with_their_deviation(tmp_path):
+    write_run(tmp_path / "a", {"suspect/asr": 0.5, "suspect/asr_se": 0.0442}, {"name": "n", "seed": 0})
+    sheet = pivot(find([tmp_path]), None, [], in_order(find([tmp_path])[0].metrics))
+    assert (sheet.heads[1:], sheet.rows[0][1].text) == (["asr"], "0.500 (se 0.044)")
+    write_run(tmp_path / "b", {"suspect/asr": 0.7, "suspect/asr_se": 0.04}, {"name": "n", "seed": 1})
+    assert pivot(find([tmp_path]), None, [], ["suspect/asr"]).rows[0][1].text == "0.600 ± 0.141 (n=2)"
