@@ -212,9 +212,7 @@ def test_numbers_of_different_origin_are_marked(tmp_path):
 
     here, there = made("CPU (X, 2 cores)", "2.11", "a" * 40), made("H100", "2.11", "a" * 40)
     for name, origin in {"a": {"train": here, "sample": there}, "b": {"train": made("H100", "2.15", None)}}.items():
-        write_run(
-            tmp_path / name, {"suspect/asr": 0.5}, {"name": "n", "seed": 0, "train": {"steps": name}}, provenance=origin
-        )
+        write_run(tmp_path / name, {"asr": 0.5}, {"name": "n", "seed": 0, "train": {"steps": name}}, provenance=origin)
     runs = find([tmp_path])
     assert pivot(runs, ["train.steps"], [], ["suspect/asr"]).notes[1:] == [
         "! numbers come from different devices: CPU (X, 2 cores) (train); H100 (sample, train)",
@@ -227,16 +225,16 @@ def test_numbers_of_different_origin_are_marked(tmp_path):
 def test_a_precision_that_the_device_chose_tells_no_runs_apart_but_one_that_was_typed_does(tmp_path):
     for name, typed in (("a", ()), ("b", ())):
         config = {"name": "n", "seed": 0, "train": {"precision": {"a": "bf16", "b": "fp32"}[name]}}
-        write_run(tmp_path / "auto" / name, {"suspect/asr": 0.5}, config, typed=typed)
-        write_run(tmp_path / "typed" / name, {"suspect/asr": 0.5}, config,
+        write_run(tmp_path / "auto" / name, {"asr": 0.5}, config, typed=typed)
+        write_run(tmp_path / "typed" / name, {"asr": 0.5}, config,
                   typed=(f"train.precision={config['train']['precision']}",))  # fmt: skip
     assert len(pivot(find([tmp_path / "auto"]), None, [], ["suspect/asr"]).rows) == 1
     assert len(pivot(find([tmp_path / "typed"]), None, [], ["suspect/asr"]).rows) == 2
 
 
 def test_an_asr_stands_with_its_standard_error_and_over_seeds_with_their_deviation(tmp_path):
-    write_run(tmp_path / "a", {"suspect/asr": 0.5, "suspect/asr_se": 0.0442}, {"name": "n", "seed": 0})
+    write_run(tmp_path / "a", {"asr": 0.5, "asr_se": 0.0442}, {"name": "n", "seed": 0})
     sheet = pivot(find([tmp_path]), None, [], in_order(find([tmp_path])[0].metrics))
     assert (sheet.heads[1:], sheet.rows[0][1].text) == (["asr"], "0.500 (se 0.044)")
-    write_run(tmp_path / "b", {"suspect/asr": 0.7, "suspect/asr_se": 0.04}, {"name": "n", "seed": 1})
+    write_run(tmp_path / "b", {"asr": 0.7, "asr_se": 0.04}, {"name": "n", "seed": 1})
     assert pivot(find([tmp_path]), None, [], ["suspect/asr"]).rows[0][1].text == "0.600 ± 0.141 (n=2)"
