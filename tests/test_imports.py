@@ -103,3 +103,10 @@ def test_what_answers_at_once_imports_no_torch(modules):
     code = f"import sys, {modules}; print(sorted({heavy} & sys.modules.keys()))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.stdout == "[]\n", answer
+
+
+def test_what_a_run_uses_only_later_is_not_imported_before_its_first_step():
+    heavy = "{'torchmetrics', 'scipy.signal', 'sklearn', 'wandb', 'torch_fidelity', 'timm'}"
+    code = f"import sys, bdiff.job, bdiff.experiment; print(sorted({heavy} & sys.modules.keys()))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout == "[]\n", answer

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import total_variation as variation
 
 
 def kl_of(trigger: Tensor) -> dict[str, float]:
@@ -39,4 +38,6 @@ def uniformity(samples: Tensor, trim: int = 4, distance: Callable[[Tensor, Tenso
 
 def total_variation(samples: Tensor) -> float:
     """Return the mean over samples (B,C,H,W) in [-1,1] of their total variation, a sum over pixels on [0,1]."""
+    from torchmetrics.functional.image import total_variation as variation  # here, since it takes long to import
+
     return variation(samples / 2 + 0.5, reduction="mean").item()

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable
 
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from bdiff.metric.base import means
 
@@ -43,6 +42,8 @@ def compare(batches: Iterable[Tensor], target: Tensor, threshold: float) -> dict
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
     """Return the SSIM (Wang et al. 2004), (B,), of images (B,C,H,W) on [0,1] with as many others."""
+    from torchmetrics.functional.image import structural_similarity_index_measure  # here: it takes long to import
+
     found = structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
     assert isinstance(found, Tensor)
     return found.view(-1)
