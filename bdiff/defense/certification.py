@@ -79,9 +79,10 @@ class Certification(Shield):
         guess = int((yield self.n0).argmax())
         if guess != label:
             return Certificate(guess, 0.0, self.n0)
-        bounds = Bounds(self.n, self.alpha, self.sigma, self.radii)
+        plan = looks(self.n, self.alpha, self.sigma, self.radii)
+        bounds = Bounds(self.n, self.alpha, self.sigma, self.radii, len(plan))
         hits = draws = 0
-        for look in looks(self.n, self.alpha, self.sigma, self.radii):
+        for look in plan:
             hits += int((yield look.draws - draws)[guess])
             draws = look.draws
             bounds.take(hits, look)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from bdiff.defense.cohen import lower_bound, probability, upper_bound
 
 RATIO = 1.4  # of the draws at a look to those at the one before
-LAST = 0.5  # share of alpha of the last look
-FIRST = 0.25  # and of those looks at which one of the wanted radii can first be certified
+LAST = 0.9  # share of alpha of the last look: so large, hardly a radius is lost to Cohen's one look
+FIRST = 0.06  # and of the look at which the furthest radius can first be certified; the others share the rest
 
 
 class Look(NamedTuple):
@@ -26,28 +26,34 @@ class Look(NamedTuple):
 def looks(n: int, alpha: float, sigma: float, radii: Sequence[float]) -> list[Look]:
     """Return the looks at n draws for wanted `radii`, which no others need; none where no radius can be reached.
 
-    The fewest draws that certify a radius are those of which all are hits, so looks there pay best, and have a
-    quarter of alpha; the last has half of it, so that hardly a radius is lost to what n draws at level alpha certify.
+    The fewest draws that certify a radius are those of which all are hits, so looks there pay best: most images have
+    hardly a miss. Between them looks follow each other at a fixed ratio.
     """
-    wanted = [p for p in (probability(radius, sigma) for radius in radii) if lower_bound(n, n, LAST * alpha) >= p]
+    wanted = sorted(p for p in (probability(radius, sigma) for radius in radii) if lower_bound(n, n, LAST * alpha) >= p)
     if not wanted:
         return []
-    share = FIRST * alpha / len(wanted)
-    first = {draws: share for p in wanted if (draws := ceil(log(share) / log(p))) < n}
-    between: list[int] = []
-    at = float(min(first, default=n))
-    while (at := at * RATIO) < n:
-        between += [round(at)] if round(at) not in first else []
-    rest = (1 - LAST - FIRST) * alpha / max(1, len(between))
-    levels = first | dict.fromkeys(between, rest) | {n: LAST * alpha}
-    return [Look(draws, levels[draws]) for draws in sorted(levels)]
+    rest = (1 - LAST - FIRST) * alpha
+    first = [fewest(p, rest) for p in wanted[:-1]] + [fewest(wanted[-1], FIRST * alpha)]
+    at = {*first}
+    draws = float(min(first))
+    while (draws := draws * RATIO) < n:
+        at.add(round(draws))
+    others = [draws for draws in at if draws < n and draws != first[-1]]
+    levels = dict.fromkeys(others, rest / max(1, len(others))) | {first[-1]: FIRST * alpha, n: LAST * alpha}
+    return [Look(draws, levels[draws]) for draws in sorted(levels) if draws <= n]
+
+
+def fewest(p: float, alpha: float) -> int:
+    """Return how many hits without a miss have a lower bound of at least p at level alpha."""
+    return ceil(log(alpha) / log(p))
 
 
 class Bounds:
-    """What is known of the probability of an image's label after some looks."""
+    """What is known of the probability of an image's label after some of `count` looks."""
 
-    def __init__(self, n: int, alpha: float, sigma: float, radii: Sequence[float]):
+    def __init__(self, n: int, alpha: float, sigma: float, radii: Sequence[float], count: int):
         self.n, self.last = n, LAST * alpha
+        self.giving_up = alpha / max(1, count)  # level of upper bounds: certificates rest on lower ones alone
         self.wanted = [probability(radius, sigma) for radius in radii]
         self.lower, self.upper = 0.0, 1.0
 
@@ -55,7 +61,7 @@ class Bounds:
         """Take in that so many of the look's draws have the label."""
         self.lower = max(self.lower, lower_bound(hits, look.draws, look.alpha))
         best = lower_bound(hits + self.n - look.draws, self.n, self.last)  # if all draws to come have it too
-        self.upper = min(self.upper, upper_bound(hits, look.draws, look.alpha), best)
+        self.upper = min(self.upper, upper_bound(hits, look.draws, self.giving_up), best)
 
     @property
     def decided(self) -> bool:
