@@ -76,9 +76,11 @@ endef
 
 files = $(foreach form,md latex csv,$(BIN)/bdiff table $(1) --format $(form) --out $(TABLES)/$@.$(form);)
 
+CUDA_TESTS = $(sort $(shell grep -rl 'mark.cuda' tests --include='test_*.py'))
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo tables table-baddiffusion table-clipping table-published zoo table-amplify table-diff2 \
-	table-diff2-variants test test-slow check format constraints clean
+	table-diff2-variants test test-slow test-cuda gpu check format constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -137,6 +139,9 @@ test: $(READY)  ## the tests that take seconds
 
 test-slow: $(READY)  ## the tests that take minutes: kills, launchers, pytorch-fid's own command
 	$(BIN)/pytest -m slow --durations=10
+
+test-cuda: $(READY)  ## the tests that need a CUDA device, a process for each file
+	@code=0; for file in $(CUDA_TESTS); do $(BIN)/pytest -m cuda $$file || code=1; done; exit $$code
 
 check: $(READY)  ## lint, format and types
 	$(BIN)/ruff check

@@ -8,24 +8,48 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+from bdiff.errors import RunError
 
 
 def open_device(name: str) -> Accelerator:
     """Return Accelerate's handle on `name` (auto, cpu, cuda or cuda:N) and on the processes that share the run.
 
-    Precision is ours (`autocast`), not Accelerate's, so that one process can run stages in different ones.
+    Precision is ours (`autocast`), not Accelerate's, so that one process can run stages in different ones. Raises
+    RunError if the device cannot be had: Accelerate would take another one, without a word.
     """
+    cpu = name == "cpu" or (name == "auto" and not torch.cuda.is_available())
+    if not cpu:
+        if not torch.cuda.is_available():
+            raise RunError(f"runtime.device={name}, but torch finds no CUDA device here: use cpu or auto")
+        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
+    os.environ.pop("ACCELERATE_TORCH_DEVICE", None)  # of an earlier call
     if ":" in name:
         os.environ["ACCELERATE_TORCH_DEVICE"] = name
         torch.cuda.set_device(name)
-    cpu = name == "cpu" or not torch.cuda.is_available()
-    if not cpu:
-        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
+    if (opened := opened_before()) is not None and not fits(opened, name, cpu):
+        AcceleratorState._reset_state(reset_partial_state=True)  # one a process, which keeps the first device
     # Some stages are the first process's alone, and a lock may be another run's for hours: the others must wait.
     patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
-    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patience])
+    found = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patience])
+    if not fits(found.device, name, cpu):
+        raise RunError(f"runtime.device={name} was asked for, and Accelerate gives {found.device}")
+    return found
+
+
+def opened_before() -> torch.device | None:
+    """Return the device that this process's Accelerate has, None if it has none or shares a run with others."""
+    state = PartialState._shared_state
+    return state["device"] if state and state["num_processes"] == 1 else None
+
+
+def fits(device: torch.device, name: str, cpu: bool) -> bool:
+    """Return whether `device` is what `name` asks for; `cpu` says what auto means here."""
+    wanted = torch.device("cpu" if cpu else "cuda" if name == "auto" else name)
+    return device.type == wanted.type and (wanted.index is None or device.index == wanted.index)
 
 
 class Alone:

@@ -8,6 +8,7 @@ import toys
 from diffusers import DDPMScheduler
 from emulated import CARD, Card, Refused, accelerator, on_card, tag
 from omegaconf import OmegaConf
+from tiny import ATTACKS, DEFENSES, OTHERS, PRESETS, TINY
 
 from bdiff import context
 from bdiff.attack.diff2 import DIFF2
@@ -31,14 +32,6 @@ from bdiff.train import denoising_loss, fit
 from bdiff.trigger.base import Trigger
 from bdiff.trigger.universal import universal
 
-TINY = [
-    "data=digits", "data.limit=64", "model.unet.block_out_channels=[8,8]",
-    "model.unet.down_block_types=[DownBlock2D,AttnDownBlock2D]", "model.unet.up_block_types=[AttnUpBlock2D,UpBlock2D]",
-    "model.unet.layers_per_block=1", "train.steps=4", "train.batch_size=8", "train.precision=bf16",
-    "sample.precision=bf16", "sample.count=16", "sample.batch_size=8", "sample.triggered=10", "sample.steps=3",
-    "classifier.train.steps=3", "runtime.log_every=2", "runtime.checkpoint_seconds=0", "runtime.progress=1000",
-]  # fmt: skip
-
 
 def carried_out(monkeypatch, folder, *words: str, card: Card) -> dict:
     """The record of one tiny run on `card`."""
@@ -49,31 +42,6 @@ def carried_out(monkeypatch, folder, *words: str, card: Card) -> dict:
     monkeypatch.setattr(context, "open_device", lambda name: accelerator())
     with card:
         return run_experiment(OmegaConf.create(plain), folder / "run", NoTracker())
-
-
-ATTACKS = {
-    "none": [],
-    "baddiffusion": [],
-    "diff2": ["attack.t=[3]", "attack.steps=2", "attack.case=both"],
-}
-SHIELD = ["attack=diff2", *ATTACKS["diff2"], "defense.images=6"]
-DEFENSES = {
-    "none": [],
-    "elijah": ["defense.steps=3", "defense.samples=9"],
-    "terd": ["defense.steps=3", "defense.refine_steps=2", "defense.batch=2", "defense.ddim_steps=2",
-             "defense.repair=true",
-             "defense.removal.train.steps=2", "defense.removal.train.batch_size=4"],
-    "purediffusion": ["defense.steps=3", "defense.probes=1", "defense.probe_draws=8", "defense.probe_rounds=1",
-                      "defense.restarts=1", "defense.batch=2", "defense.samples=9"],
-    "anp": ["defense.train.steps=2", "defense.train.batch_size=4", "defense.count=4"],
-    "finetune": ["defense.train.steps=2", "defense.train.batch_size=4"],
-    "clipping": [],
-    "purification": [*SHIELD, "defense.t=3", "defense.adaptive.steps=1", "defense.strip.blends=2",
-                     "defense.strip.false_positive_rate=0.4", "defense.adversary.steps=2", "defense.ensemble=true"],
-    "certification": [*SHIELD, "defense.n0=4", "defense.n=12"],
-}  # fmt: skip
-#: options that are settings of one above
-PRESETS = {"diff2_cifar10", "purification_cifar10", "certification_cifar10", "terd_digits"}
 
 
 def test_every_attack_defense_and_sampler_is_tried():
@@ -93,16 +61,6 @@ def test_every_attack_runs_on_the_card(monkeypatch, home, attack):
 def test_every_defense_runs_on_the_card(monkeypatch, home, defense):
     found = carried_out(monkeypatch, home, f"defense={defense}", *DEFENSES[defense], card=Card())
     assert any(not name.startswith("suspect/") for name in found["metrics"])
-
-
-OTHERS = {
-    "a learned trigger": ["attack=diff2", *ATTACKS["diff2"], "attack.learn=2", "trigger=universal", "pretrain=digits",
-                          "pretrain.train.steps=2", "pretrain.train.batch_size=8"],
-    "an amplified trigger": ["amplify=purediffusion", "amplify.inversion.steps=2", "amplify.inversion.batch=2"],
-    "images that are streamed": ["runtime.memory=0", "runtime.workers=0", "data.flip=true"],
-    "more measures": ["metric.also=[secret,sample_psnr,kid,precision_recall]", "attack.poison_mode=append",
-                      "train.ema=0.9"],
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("what", OTHERS)
