@@ -5,6 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?=
 
+# make gpu: how long it may take, where what is kept goes, CIFAR-10 as data.path takes it, further options.
+MINUTES ?= 25
+OUT ?= outputs/gpu-out
+DATA ?=
+GPU ?=
+
 # Tables: PROFILE=digits is in miniature, for a CPU; PROFILE=paper has the published settings, for GPUs.
 PROFILE ?= digits
 LAUNCHER ?= joblib
@@ -142,6 +148,9 @@ test-slow: $(READY)  ## the tests that take minutes: kills, launchers, pytorch-f
 
 test-cuda: $(READY)  ## the tests that need a CUDA device, a process for each file
 	@code=0; for file in $(CUDA_TESTS); do $(BIN)/pytest -m cuda $$file || code=1; done; exit $$code
+
+gpu:  ## a machine with a card, all that is worth knowing within MINUTES (DATA=CIFAR-10); installs nothing
+	$(PYTHON) scripts/gpu.py --minutes $(MINUTES) --out $(OUT) $(if $(DATA),--data $(DATA)) $(GPU)
 
 check: $(READY)  ## lint, format and types
 	$(BIN)/ruff check

@@ -1,0 +1,27 @@
+"""Makes the package of this tree importable without an installation, for this process and those that it starts."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+
+def use(root: Path, state: Path) -> None:
+    """Put a folder on the path that holds bdiff, with conf/ as bdiff.conf, as an installation would lay it out."""
+    place = state / "site"
+    package = place / "bdiff"
+    package.mkdir(parents=True, exist_ok=True)
+    parts = {path.name: path for path in (root / "bdiff").iterdir() if path.name != "__pycache__"}
+    for name, target in {**parts, "conf": root / "conf"}.items():
+        link = package / name
+        if link.is_symlink() and link.resolve() != target.resolve():
+            link.unlink()
+        if not link.is_symlink():
+            link.symlink_to(target.resolve())
+    version = re.search(r'^version = "(.+)"', (root / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version, "pyproject.toml names no version"
+    info = place / f"bdiff-{version[1]}.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: bdiff\nVersion: {version[1]}\n")
+    sys.path.insert(0, str(place))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
