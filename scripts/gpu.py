@@ -33,6 +33,9 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Do what is asked for, and return the exit code: 1 if something failed."""
     asked = arguments()
+    if lacking := site.missing():
+        print(f"{sys.executable} lacks {', '.join(lacking)}: nothing is installed here", file=sys.stderr)
+        return 2
     site.use(ROOT, asked.state.resolve())  # before anything of bdiff is imported
     match asked.what:
         case []:

@@ -3,7 +3,25 @@
 import os
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+
+#: what bdiff cannot do without here, by the names they are imported by
+NEEDED = ("torch", "torchvision", "torchmetrics", "accelerate", "diffusers", "hydra", "omegaconf", "pytorch_fid",
+          "lmdb", "torch_fidelity", "hydra_plugins.hydra_joblib_launcher", "safetensors", "sklearn", "scipy", "matplotlib",
+          "jinja2", "PIL", "numpy", "filelock", "huggingface_hub", "rich")  # fmt: skip
+
+
+def missing() -> list[str]:
+    """Return which packages this Python lacks."""
+
+    def there(name: str) -> bool:
+        try:
+            return find_spec(name) is not None
+        except ModuleNotFoundError:  # its parent is not there
+            return False
+
+    return [name for name in NEEDED if not there(name)]
 
 
 def use(root: Path, state: Path) -> None:
