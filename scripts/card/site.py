@@ -7,9 +7,19 @@ from importlib.util import find_spec
 from pathlib import Path
 
 #: what bdiff cannot do without here, by the names they are imported by
-NEEDED = ("torch", "torchvision", "torchmetrics", "accelerate", "diffusers", "hydra", "omegaconf", "pytorch_fid",
-          "lmdb", "torch_fidelity", "hydra_plugins.hydra_joblib_launcher", "safetensors", "sklearn", "scipy", "matplotlib",
-          "jinja2", "PIL", "numpy", "filelock", "huggingface_hub", "rich")  # fmt: skip
+NEEDED = (
+    *("torch", "torchvision", "torchmetrics", "accelerate", "diffusers", "hydra", "omegaconf", "pytorch_fid", "lmdb"),
+    *(
+        "torch_fidelity",
+        "hydra_plugins.hydra_joblib_launcher",
+        "safetensors",
+        "sklearn",
+        "scipy",
+        "matplotlib",
+        "jinja2",
+    ),
+    *("PIL", "numpy", "filelock", "huggingface_hub", "rich"),
+)
 
 
 def missing() -> list[str]:
