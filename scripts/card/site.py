@@ -18,7 +18,7 @@ NEEDED = (
         "matplotlib",
         "jinja2",
     ),
-    *("PIL", "numpy", "filelock", "huggingface_hub", "rich"),
+    *("jinja2", "PIL", "numpy", "filelock", "huggingface_hub", "rich"),
 )
 
 
