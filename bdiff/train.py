@@ -238,7 +238,7 @@ def fit(
 
     rows = itertools.islice(row_stream(len(index), recipe.batch_size, seed, start), total - start)
     order, ahead = itertools.tee(placed(rows, part, device))
-    resident = images.device == device
+    resident = images.device.type == device.type  # whose index Accelerate may leave out
     index = index.to(images.device)
     feed = batches(images, (index[rows.there if resident else rows.here] for rows in ahead), device, loop.workers)
     window: list[Tensor] = []  # loss and gradient norm of each step since the last look at them

@@ -264,7 +264,7 @@ def replacements(card: Card) -> list[tuple[object, str, object]]:
 def accelerator() -> SimpleNamespace:
     """Accelerate's handle on the card, for one process."""
     return SimpleNamespace(
-        device=CARD,
+        device=torch.device("cuda"),  # as Accelerate has it, without an index
         num_processes=1,
         process_index=0,
         is_main_process=True,

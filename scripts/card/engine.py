@@ -343,7 +343,7 @@ def profile(asked: argparse.Namespace) -> None:
             work()
             synchronize(on.device)
         wall, events = time.perf_counter() - began, seen.key_averages()
-        order = "self_cuda_time_total" if on.device.type == "cuda" else "self_cpu_time_total"
+        order = "self_device_time_total" if on.device.type == "cuda" else "self_cpu_time_total"
         tables[name] = events.table(sort_by=order, row_limit=20, max_name_column_width=60)
         if on.device.type == "cuda":
             busy = sum(one.self_device_time_total for one in events) / 1e6
