@@ -99,11 +99,13 @@ def denoise(
     steps: int,
     step_options: dict[str, Any],
     precision: str,
+    ahead: Callable[[], None] = lambda: None,
     watch: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """Run `scheduler` over `steps` steps from the starting noise x (B,C,H,W); returns images, not yet clamped.
 
-    `noise` gives the sampler's own, (B,C,H,W), whenever it needs some. `watch` is told of every call of the model: its
+    `noise` gives the sampler's own, (B,C,H,W), whenever it needs some; `ahead` is called when there is time to make the
+    next. `watch` is told of every call of the model: its
     number, its timestep and its input. Timesteps are the scheduler's on the CPU, where it looks its tables up, and the
     model's on the device.
     """
@@ -115,6 +117,7 @@ def denoise(
             seen = scheduler.scale_model_input(x, t)
             if watch:
                 watch(call, t, seen)
+            ahead()
             with autocast(precision, x.device):
                 eps = unet(seen, timesteps[call], return_dict=False)[0]
             x = scheduler.step(eps.float(), t, x, return_dict=False, **step_options)[0]
@@ -167,6 +170,7 @@ def sample(
                 steps,
                 step_options,
                 precision,
+                noise.ahead,
                 watch := Trajectory(trajectory, calls, there) if trajectory and start == 0 else None,
             )
             if not x.isfinite().all():

@@ -101,5 +101,5 @@ def test_noise_is_drawn_while_the_network_works():
         waits.append(time.monotonic() - began)
         return drawn
 
-    denoise(Sleeper(), DDPMScheduler(**toys.schedule().config), x, watched, 6, {}, "fp32")
+    denoise(Sleeper(), DDPMScheduler(**toys.schedule().config), x, watched, 6, {}, "fp32", noise.ahead)
     assert len(waits) == 5 and sorted(waits)[2] < 0.02

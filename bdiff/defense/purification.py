@@ -70,8 +70,11 @@ class Purification(Shield):
         assert len(noise) == len(x), (len(noise), len(x))
         x_t = schedule.add_noise(x, next(noise), self.path[0])
         for t, to in pairwise(self.path):
-            fresh = next(noise) if self.sampler == "ancestral" and to >= 0 else None  # the last step has no variance
-            x_t = schedule.step(x_t, eps(x_t, t), t, to, fresh)
+            drawn = self.sampler == "ancestral" and to >= 0  # the last step has no variance
+            if drawn:
+                noise.ahead()
+            predicted = eps(x_t, t)
+            x_t = schedule.step(x_t, predicted, t, to, next(noise) if drawn else None)
         return x_t
 
 
