@@ -115,6 +115,7 @@ def test_a_training_state_with_code_in_it(way, mark, tmp_path):
     model = unet()
     state = State(tmp_path, model, torch.optim.Adam(model.parameters()), None, LOOP.keep)
     state.save(3)
+    state.wait()
     WAYS[way](Code(mark), tmp_path / "state" / "00000004.pt")
     with pytest.raises(pickle.UnpicklingError):
         state.load(torch.device("cpu"))

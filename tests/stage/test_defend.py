@@ -35,8 +35,8 @@ AUDITS = {
 PATTERN = torch.from_numpy(to_channels(box(16, 14), 1))
 
 #: what is measured of samples that the target is known of, and of an inverted trigger if there is a true one
-HITS = {"mse", "ssim", "psnr", "asr"}
-TRUTH = {"asr", "mse", "l2", "l2_patch", "cosine", "cosine_patch", "input_tpr", "input_tnr"}
+HITS = {"mse", "ssim", "psnr", "asr", "asr_se"}
+TRUTH = {"asr", "asr_se", "mse", "l2", "l2_patch", "cosine", "cosine_patch", "input_tpr", "input_tnr"}
 EVIDENCE = {
     "purediffusion": {"loss", "uniformity", "tv", "kl_mean", "kl_variance"},
     "terd": {"kl_mean", "kl_variance"},
@@ -224,7 +224,7 @@ def test_clipping_is_the_same_as_sampling_with_it(home):
 
 
 def test_amplification_stands_beside_the_trigger_and_its_multiple(both):
-    assert both.metrics("amplified").keys() == both.metrics("scaled").keys() == {"asr", "mse"}
+    assert both.metrics("amplified").keys() == both.metrics("scaled").keys() == {"asr", "asr_se", "mse"}
     assert both.record["protocol"]["amplify"] == {"scale": 1.25}
     assert both.figures == {"triggers", "inverted", "amplified", "scaled"}
     reinforced = load_file(both.stage("amplify", "amplify") / "trigger.safetensors")["trigger"]
