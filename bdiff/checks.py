@@ -14,11 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 import bdiff.data.check
 import bdiff.defense.check
 import bdiff.metric.check
+import bdiff.model.architecture
 import bdiff.model.check
 from bdiff.draw import empty
 from bdiff.make import foreign, make, targets
 from bdiff.report.shields import CERTIFICATION, PURIFICATION
 from bdiff.rules import MIXED, OPTIONAL, RECIPES, RULES, at_least, share, type_problem
+from bdiff.steps import step_problem
 
 CLIPPING = "bdiff.defense.clipping.Clipping"
 REMOVAL = "bdiff.defense.removal.Removal"
@@ -98,6 +100,8 @@ def model_problems(config: DictConfig) -> list[str]:
     unet: dict[str, Any] = OmegaConf.to_container(config.model.unet, resolve=True)  # type: ignore[assignment]
     schedule: dict[str, Any] = OmegaConf.to_container(config.schedule, resolve=True)  # type: ignore[assignment]
     schedule.pop("_target_")
+    if told := bdiff.model.architecture.problems(unet):
+        return told
     problems = bdiff.model.check.problems(config.model.pretrained, unet, schedule)
     size, halvings = config.data.size, len(unet["block_out_channels"]) - 1
     if size % 2**halvings:
@@ -122,11 +126,17 @@ def sampler_problems(config: DictConfig) -> list[str]:
     for option, asked in clips.items():
         if asked and "clip_sample" not in config.sampler.scheduler:
             problems.append(f"{option} works with sampler=ddpm and sampler=ddim only")
-    if config.sample.steps > config.schedule.num_train_timesteps:
-        problems.append(
-            f"sample.steps={config.sample.steps} is more than the schedule's {config.schedule.num_train_timesteps}"
-        )
+    scheduler: Any = OmegaConf.to_container(config.sampler.scheduler, resolve=True)
+    schedule: Any = OmegaConf.to_container(config.schedule, resolve=True)
+    if told := step_problem(scheduler, config.sample.steps, schedule):
+        problems.append(told)
     return problems
+
+
+def schedule_problems(config: DictConfig) -> list[str]:
+    """Return that the noise of the schedule falls."""
+    start, end = config.schedule.beta_start, config.schedule.beta_end
+    return [] if start <= end else [f"schedule.beta_start={start} is above schedule.beta_end={end}"]
 
 
 def defense_problems(config: DictConfig) -> list[str]:
@@ -238,6 +248,7 @@ CHECKS: list[tuple[tuple[str, ...], Callable[[DictConfig], list[str]]]] = [
     (("data.path",), path_problems),
     (("data.size", "data.channels", "trigger.", "target."), picture_problems),
     (("data.size", "data.channels", "model.", "schedule."), model_problems),
+    (("schedule.",), schedule_problems),
     (("train.", "classifier.train.", "surrogate.train.", "pretrain.train.", "defense."), length_problems),
     (("sample.", "sampler.", "schedule.", "defense."), sampler_problems),
     (("sample.", "schedule.", "defense.", "amplify."), defense_problems),

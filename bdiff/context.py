@@ -24,6 +24,7 @@ from bdiff.metric.fid.protocol import PRESETS
 from bdiff.metric.names import OVER_FEATURES
 from bdiff.model import checkpoint
 from bdiff.schedule import Schedule
+from bdiff.steps import class_of, first_timestep
 from bdiff.store import Stage
 from bdiff.target.base import to_target
 from bdiff.tracker.none import NoTracker
@@ -66,6 +67,18 @@ def resolve_precisions(config: DictConfig, device: torch.device) -> None:
             part.precision = resolve_precision(part.precision, device)
 
 
+def check_start(scheduler: Any, config: dict[str, Any], steps: int) -> None:
+    """Raise RequestError unless `scheduler` starts where `config` lets one expect and keeps to the schedule.
+
+    `bdiff.steps` says what a sampler can do before torch is imported; this asks the sampler itself.
+    """
+    scheduler.set_timesteps(steps)
+    t = scheduler.timesteps
+    wanted = first_timestep(config, steps, scheduler.config.num_train_timesteps)
+    if t[0] != wanted or t.min() < 0:
+        raise RequestError(f"sample.steps={steps}: {class_of(config)} goes from t={t[0]:g} to {t[-1]:g}: use another")
+
+
 def perceptual(weights: str | None) -> "Lpips":
     """Return LPIPS over the network in the file `weights`. Raises RequestError if it cannot be had."""
     from bdiff.metric.lpips import Lpips  # imported where it is asked for: it takes long
@@ -94,6 +107,7 @@ class Experiment:
         resolve_precisions(config, self.device)  # before any key is made of them
         self.schedule: Schedule = make(config.schedule)
         self.scheduler = make(config.sampler.scheduler, **self.schedule.config)
+        check_start(self.scheduler, plain(config.sampler.scheduler), config.sample.steps)
         runtime = plain(config.runtime)
         self.loop = Loop(**{name: runtime[name] for name in Loop.__dataclass_fields__})
         self.features: Features | None = None

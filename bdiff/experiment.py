@@ -23,6 +23,7 @@ from bdiff.stage.measure import Clean, measure
 from bdiff.stage.sample import draw_samples, kinds
 from bdiff.stage.train import Start, beginning, clean_model, train
 from bdiff.stage.trial import examine
+from bdiff.steps import class_of, first_timestep
 from bdiff.store import Stage
 from bdiff.tracker.none import NoTracker
 from bdiff.train import read_history
@@ -58,10 +59,8 @@ def run_experiment(config: DictConfig, folder: Path, tracker: NoTracker) -> dict
         more_pictures(run, answer, folder)
     measured["metrics"] |= answer.metrics
     measured["protocol"] |= answer.protocol
-    sampler = config.sampler.scheduler._target_.rpartition(".")[2]
     measured["protocol"] |= {
-        "sampler": {"name": sampler, "steps": config.sample.steps, "clip": config.sample.clip}
-        | plain(config.sampler.step),
+        "sampler": sampler_protocol(config),
         "images": config.sample.count,
         "precision": {"train": config.train.precision, "sample": config.sample.precision},
         "seed": config.seed,
@@ -76,6 +75,14 @@ def run_experiment(config: DictConfig, folder: Path, tracker: NoTracker) -> dict
         "device": device_name(run.device),
         "provenance": run.provenance,
     }
+
+
+def sampler_protocol(config: DictConfig) -> dict[str, Any]:
+    """Return what has to be known of the sampler to compare samples, the timestep at which it starts among it."""
+    scheduler, steps = plain(config.sampler.scheduler), config.sample.steps
+    first = first_timestep(scheduler, steps, config.schedule.num_train_timesteps)
+    about = {"name": class_of(scheduler), "steps": steps, "first_t": first, "clip": config.sample.clip}
+    return about | plain(config.sampler.step)
 
 
 def pictures(run: Experiment, model: Stage, samples: Stage, folder: Path, metrics: dict[str, float]) -> None:

@@ -65,7 +65,7 @@ def draw_samples(
         "sample",
         model=model.key,
         schedule=plain(config.schedule),
-        sampler=plain(config.sampler),
+        sampler=without(config.sampler, "steps"),  # sample.steps has them
         sample=without(config.sample, "count", "triggered"),
         counts=counts,
         guard=without(config.defense, "removal") if guard else None,
