@@ -145,6 +145,7 @@ def defense_problems(config: DictConfig) -> list[str]:
     methods: Any = {place: OmegaConf.to_container(part, resolve=True) for place, part in found.items() if part}
     drawn = min(config.sample.count, config.sample.get("triggered", config.sample.count))
     problems = bdiff.defense.check.sample_problems(methods["defense"], drawn)
+    problems += bdiff.defense.check.certificate_problems(methods["defense"])
     for place, method in methods.items():
         problems += bdiff.defense.check.schedule_problems(method, place, config.schedule.num_train_timesteps)
     return problems

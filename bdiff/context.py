@@ -67,6 +67,26 @@ def resolve_precisions(config: DictConfig, device: torch.device) -> None:
             part.precision = resolve_precision(part.precision, device)
 
 
+def resolve_threshold(config: DictConfig, data: str) -> str | None:
+    """Set an audit's threshold that is auto to the calibrated one, or to null where that holds for other data alone.
+
+    Returns why it is null then.
+    """
+    if OmegaConf.select(config, "defense.threshold") != "auto":
+        return None
+    calibration = plain(config.defense.calibration)
+    threshold = calibration.pop("threshold")
+    here = {
+        "data": data if config.data.path is None else str(config.data.path),
+        "size": config.data.size,
+        "num_train_timesteps": config.schedule.num_train_timesteps,
+        "beta_end": config.schedule.beta_end,
+    }
+    other = [f"{name}={value} (here {here[name]})" for name, value in calibration.items() if here[name] != value]
+    config.defense.threshold = None if other else threshold
+    return f"the threshold {threshold} is calibrated on {', '.join(other)}: set defense.threshold" if other else None
+
+
 def check_start(scheduler: Any, config: dict[str, Any], steps: int) -> None:
     """Raise RequestError unless `scheduler` starts where `config` lets one expect and keeps to the schedule.
 
@@ -134,6 +154,7 @@ class Experiment:
         if config.metric.fid._target_ and (self.published is None or {*OVER_FEATURES} & {*config.metric.also}):
             split = PRESETS[config.metric.fid.protocol].split
             self.reference_images = reference_images(self.images, split, lambda split: self.load(split=split))
+        self.unflagged = resolve_threshold(config, self.images.name)
         self.seconds["data"] = round(time.monotonic() - began, 3)
         if self.needs_classifier and len(self.images.classes) < 2:
             raise RequestError(
@@ -151,6 +172,7 @@ class Experiment:
         try:
             self.attack: Attack = make(config.attack, trigger=self.trigger, target=self.target)
             self.attack.check(self.schedule)
+            self.attack.check_rows(len(self.images))
             self.attack.to(self.device)
         except ValueError as error:
             raise RequestError(str(error)) from error

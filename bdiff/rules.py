@@ -96,6 +96,12 @@ def device(value: Any) -> str | None:
     return None if fits else "is not known: choose from auto, cpu, cuda, cuda:N"
 
 
+def threshold(value: Any) -> str | None:
+    """A rule: auto, or a number."""
+    fits = value == "auto" or (type(value) in (int, float) and math.isfinite(value))
+    return None if fits else "must be a number, auto or null"
+
+
 def threads(value: Any) -> str | None:
     """A rule: auto, or a number of threads."""
     return (
@@ -167,12 +173,13 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "defense.strip.false_positive_rate": open_share,
     "defense.strip.weight": share,
     "defense.t": at_least(1),
+    "defense.threshold": threshold,
     "defense.timesteps": shares,
     "defense.trim": at_least(0),
     "defense.votes": at_least(1),
     "defense.window": at_least(1),
     "metric.also": some_of(*ALSO),
-    "metric.asr_threshold": above_zero,
+    "metric.asr_threshold": open_share,
     "metric.batch_size": at_least(1),
     "metric.fid.protocol": one_of(*PRESETS),
     "runtime.device": device,
@@ -224,7 +231,7 @@ OPTIONAL: dict[str, type] = {
     "classifier.weights": str,
     "data.limit": int,
     "data.path": str,
-    "defense.threshold": float,
+    "defense.threshold": str,
     "metric.asr_threshold": float,
     "metric.fid.reference": str,
     "metric.fid.weights": str,
@@ -246,7 +253,7 @@ OPTIONAL: dict[str, type] = {
 OPTIONAL |= {place + key: kind for place in RECIPES for key, kind in OPTIONAL.items() if key.startswith("train.")}
 
 #: keys whose values may be of another type than their default; their rules say which
-MIXED = ("amplify.inversion.law", "defense.law", "runtime.threads")
+MIXED = ("amplify.inversion.law", "defense.law", "defense.threshold", "runtime.threads")
 
 TYPE_NAMES: dict[type, str] = {
     bool: "true or false",

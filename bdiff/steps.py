@@ -1,7 +1,7 @@
 """The numbers of steps that each sampler can take, and where it starts, told before torch is imported.
 
 A sampler is sound where its first timestep is the schedule's last, T-1, each step ends where the next begins, and none
-is taken twice. What diffusers' schedulers need for that differs, and they say nothing where they are given other numbers.
+is taken twice. What diffusers' schedulers need for that differs, and they say nothing where they are given others.
 """
 
 from typing import Any

@@ -27,7 +27,7 @@ DEFENSES = {
     "clipping": [],
     "purification": [*SHIELD, "defense.t=3", "defense.adaptive.steps=1", "defense.strip.blends=2",
                      "defense.strip.false_positive_rate=0.4", "defense.adversary.steps=2", "defense.ensemble=true"],
-    "certification": [*SHIELD, "defense.n0=4", "defense.n=12"],
+    "certification": [*SHIELD, "defense.n0=4", "defense.n=12", "defense.radii=[0.0]"],
 }  # fmt: skip
 #: options that are settings of one above
 PRESETS = {"diff2_cifar10", "purification_cifar10", "certification_cifar10", "terd_digits"}

@@ -76,6 +76,12 @@ class Attack(ABC):
         """Raise ValueError if the attack cannot be made with this schedule."""
         return
 
+    def check_rows(self, rows: int) -> None:
+        """Raise ValueError if the poison rate is above 0 and comes to none of `rows` training rows."""
+        if self.poison_rate > 0 and not self.plan(rows, 0)[1].any():
+            least = f"raise it to {1 / rows:.2g} or more, or set it to 0"
+            raise ValueError(f"attack.poison_rate={self.poison_rate} of {rows} images is none: {least}")
+
     def equip(self, surrogate: nn.Module, schedule: Schedule) -> None:
         """Take what training needs beside the rows; called before it if `needs_surrogate`.
 

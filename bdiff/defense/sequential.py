@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from math import ceil, log
 from typing import NamedTuple
 
+from bdiff.defense.check import LAST  # so large that hardly a radius is lost to Cohen's one look
 from bdiff.defense.cohen import lower_bound, probability, upper_bound
 
 RATIO = 1.4  # of the draws at a look to those at the one before
-LAST = 0.9  # share of alpha of the last look: so large, hardly a radius is lost to Cohen's one look
 FIRST = 0.06  # and of the look at which the furthest radius can first be certified; the others share the rest
 
 

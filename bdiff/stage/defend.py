@@ -93,10 +93,12 @@ def audited(run: Experiment, model: Stage, audit: Audit) -> Answer:
         hits = against_target(run, samples, "inverted")
         metrics |= fidelity(trigger, run.trigger.pattern, run.trigger.mask) | input_check(run, trigger)
         metrics |= {name: hits[name] for name in ("asr", "asr_se", "mse")}
-    log.info("audit: score %.4g, %s", verdict.score, "flagged" if verdict.flagged else "not flagged")
+    told = run.unflagged or ("flagged" if verdict.flagged else "not flagged")
+    log.info("audit: score %.4g, %s", verdict.score, told)
     protocol = {
         "backdoored": backdoored,
         "threshold": audit.threshold,
+        **({"not flagged": run.unflagged} if run.unflagged else {}),
         "precision": config.precision,
         **({} if known else {"absent": "no true trigger of samples to hold the inverted one against"}),
     }

@@ -14,7 +14,7 @@ from bdiff.store import Stage
 NUMERICS = ("precision",)
 #: and what is done around the method, which changes nothing of what an audit inverts
 AROUND = (
-    *("checkpoint", "repair", "removal", "images", "train"),
+    *("checkpoint", "repair", "removal", "images", "train", "calibration"),
     *("seed", "ensemble", "adversary", "adaptive", "strip", "at_once"),
 )
 OURS = (*NUMERICS, *AROUND)

@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bdiff import cli
+from bdiff.context import resolve_threshold
 from bdiff.defense.evidence import kl_of, uniformity
 from bdiff.draw import to_channels
+from bdiff.request import jobs
 from bdiff.sample import shards
 from bdiff.stage.defend import fidelity, input_check
 from bdiff.trigger.box import box
@@ -283,3 +285,32 @@ def test_the_input_checks_rates_are_those_of_two_gaussians():
     assert found["input_tpr"] == pytest.approx(passed, abs=0.03) and passed > 0.99
     assert found["input_tnr"] == pytest.approx(1 - wrong, abs=0.05) and 0.2 < wrong < 0.3
     assert input_check(run, -true)["input_tpr"] == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["data.size=8", "model.unet.block_out_channels=[8,8]", "model.unet.down_block_types=[DownBlock2D,DownBlock2D]",
+          "model.unet.up_block_types=[UpBlock2D,UpBlock2D]"], "size=16 (here 8)"),
+        (["schedule.beta_end=0.09"], "beta_end=0.1 (here 0.09)"),
+        (["schedule.num_train_timesteps=50"], "num_train_timesteps=100 (here 50)"),
+        (["data=digits_faint"], "data=digits (here digits_faint)"),
+    ],
+)  # fmt: skip
+def test_a_calibrated_threshold_holds_for_what_it_was_calibrated_on_alone(home, overrides, told):
+    (config,) = jobs(["defense=elijah", *overrides], multirun=False)
+    assert told in resolve_threshold(config, config.data._target_.rpartition(".")[2])
+    assert config.defense.threshold is None
+    (config,) = jobs(["defense=elijah", *overrides, "defense.threshold=-0.5"], multirun=False)
+    assert resolve_threshold(config, "any") is None and config.defense.threshold == -0.5
+
+
+def test_a_threshold_that_does_not_hold_here_flags_nothing_and_the_protocol_says_why(home):
+    ran = run(home, "elsewhere", "defense=elijah", *AUDITS["elijah"], "schedule.beta_end=0.09")
+    assert "flagged" not in ran.metrics("audit")
+    assert "calibrated on beta_end=0.1 (here 0.09)" in ran.record["protocol"]["audit"]["not flagged"]
+
+
+def test_a_poison_rate_that_comes_to_no_image_is_refused(home):
+    ran = run(home, "none_poisoned", "attack.poison_rate=0.0001")
+    assert ran.code == 2 and "is none: raise it to" in ran.record["error"]
