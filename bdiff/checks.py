@@ -25,6 +25,8 @@ from bdiff.steps import step_problem
 CLIPPING = "bdiff.defense.clipping.Clipping"
 REMOVAL = "bdiff.defense.removal.Removal"
 SMALL_CNN = "bdiff.classifier.small_cnn.SmallCNN"
+#: what torchrun sets; with a part of it processes wait for each other for ever
+TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 SHIELDS = (PURIFICATION, CERTIFICATION)
 
 
@@ -213,6 +215,9 @@ def process_problems(config: DictConfig) -> list[str]:
     wrong = [name for name in names if not os.environ.get(name, "0").isdigit()]
     if wrong:
         return [f"{wrong[0]}={os.environ[wrong[0]]} in the environment is no number: torchrun sets it, or unset it"]
+    given, missing = ([name for name in TORCHRUN if (name in os.environ) is there] for there in (True, False))
+    if missing and (left := [name for name in names if name in given]):
+        return [f"{left[0]} is in the environment without {', '.join(missing)}: use torchrun, or unset {left[0]}"]
     world = int(os.environ.get("WORLD_SIZE", 1))
     sizes = {f"{place}train.batch_size": OmegaConf.select(config, f"{place}train.batch_size") for place in RECIPES}
     apart = {f"{name}.train.batch_size" for name in ("classifier", "surrogate") if not shares_batches(config, name)}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from bdiff import __version__
 from bdiff.errors import RequestError, RunError
 
-DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG, INTERRUPTED, CLOSED = 0, 1, 2, 130, 141
 PATIENCE = 60  # seconds that a job has to end in order once its sweep is gone
 
 HELP = f"""bdiff {__version__}: backdoors in diffusion models, trained, measured and defended against
@@ -46,8 +46,13 @@ def main() -> None:
     if "BDIFF_WATCHED" in os.environ:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
         threading.Thread(target=end_with_the_sweep, daemon=True).start()
+    os.environ["MPLBACKEND"] = "Agg"  # a notebook's is left in the environment, and its package may be missing
     try:
         code = command(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = CLOSED
     except KeyboardInterrupt:
         print("\nbdiff: interrupted; the same command goes on from where it was", file=sys.stderr)
         code = INTERRUPTED

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
+from bdiff.pictures import upright
+
 Picture = np.ndarray
 Point = tuple[float, float]
 Colour = tuple[int, int, int]  # 0..255
@@ -92,9 +94,8 @@ def load(path: str | Path | None, size: int, option: str) -> Picture:
         raise ValueError(f"{option} is not set; {mend}")
     try:
         with Image.open(path, formats=FORMATS) as file:
-            image = ImageOps.exif_transpose(file)
-            transparent = image.has_transparency_data
-            image = image.convert("RGBA" if transparent else "RGB")
+            image = upright(file)
+        transparent = image.mode == "RGBA"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else "it is no readable picture"
         raise ValueError(f"cannot load {option}={path}: {reason}; {mend}") from error

@@ -121,11 +121,20 @@ def labels(configs: list[DictConfig]) -> list[str]:
 def compose_and(task: Callable[[DictConfig], None], options: list[str], overrides: list[str]) -> None:
     """Let Hydra compose the request and give its jobs to `task`."""
     sys.argv = ["bdiff", *options, *overrides]
+    started = False
+
+    def first(config: DictConfig) -> None:
+        nonlocal started
+        started = True
+        task(config)
+
     try:
-        hydra.main(version_base="1.3", config_path="pkg://bdiff.conf", config_name="config")(task)()
+        hydra.main(version_base="1.3", config_path="pkg://bdiff.conf", config_name="config")(first)()
+    except BrokenPipeError:
+        raise
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         # flags that do not go together, a run folder that cannot be made
-        raise RequestError(one_line(error)) from error
+        raise (RunError if started else RequestError)(one_line(error)) from error
 
 
 def terminal() -> Console:
@@ -140,7 +149,7 @@ def closing(record: dict[str, Any]) -> None:
     for sheet in shield_tables(record["metrics"]):
         out.print(boxed(sheet))
     reused = f" (reused: {', '.join(record['reused'])})" if record["reused"] else ""
-    out.print(f"{record['name']}: {record['folder']}{reused}", soft_wrap=True, highlight=False)
+    out.print(f"{record['name']}: {record['folder']}{reused}", soft_wrap=True, highlight=False, markup=False)
 
 
 def normal(word: str) -> str:

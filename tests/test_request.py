@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from PIL import Image
 
+from bdiff.checks import TORCHRUN
 from bdiff.errors import RequestError
 from bdiff.request import jobs, override_problems
 
@@ -367,12 +368,15 @@ def test_null_is_an_option_of_groups_that_are_empty_by_default(group, problems):
         ({"WORLD_SIZE": "two"}, [], "WORLD_SIZE=two in the environment is no number"),
         ({"RANK": "-"}, [], "RANK=- in the environment is no number"),
         ({"WORLD_SIZE": "2"}, [], None),
+        ({"LOCAL_RANK": "0"}, [], "LOCAL_RANK is in the environment without WORLD_SIZE, RANK"),
         ({}, ["train.batch_size=7"], None),
     ],
 )
 def test_batches_that_processes_cannot_share_are_told_before_anything_starts(monkeypatch, environment, words, told):
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+    for name in TORCHRUN:
         monkeypatch.delenv(name, raising=False)
+    if environment.get("WORLD_SIZE", "").isdigit():
+        environment = dict.fromkeys(TORCHRUN, "0") | environment
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     if told is None:

@@ -15,8 +15,10 @@ HOME = Home(
 
 def source(path: str | None, split: str, cache: Path) -> Source:
     """Return the pictures at `path`: a folder of any layout, CelebAMask-HQ's included, or a zip."""
-    if path is not None and (pictures := Path(path).expanduser() / "CelebA-HQ-img").is_dir():
-        path = str(pictures)
+    if path is not None:
+        folder = Path(path).expanduser()
+        pictures = [folder / "CelebA-HQ-img", folder / "CelebAMask-HQ" / "CelebA-HQ-img"]
+        path = str(next((place for place in pictures if place.is_dir()), path))
     return local(HOME, path, split, cache)
 
 

@@ -17,6 +17,9 @@ from bdiff.errors import RequestError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 UNLABELLED = "unlabelled"
+#: folders that are splits, in any case; of several the first
+TRAIN = ("train", "training")
+HELD_OUT = ("test", "testing", "val", "valid", "validation")
 MOST_CLASSES = 100_000  # that a dataset.json may number: ImageNet-21k has 21,841
 
 
@@ -52,7 +55,7 @@ class Files(Source):
     def labelled(self) -> tuple[np.ndarray, tuple[str, ...]]:
         if "dataset.json" in self.entries:
             return self._edm_labels()
-        folders = [PurePosixPath(name).parent.name or UNLABELLED for name in self.names]
+        folders = [class_of(name) for name in self.names]
         classes = tuple(sorted(set(folders)))
         number = {folder: label for label, folder in enumerate(classes)}
         return np.array([number[folder] for folder in folders], np.int64), classes
@@ -89,16 +92,33 @@ def is_picture(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not hidden
 
 
+def class_of(name: str) -> str:
+    """Return the folder that names a picture's class: its own, or the one above it where that one is `images`.
+
+    Tiny-ImageNet keeps train/<class>/images/.
+    """
+    folders = PurePosixPath(name).parent.parts
+    if len(folders) > 1 and folders[-1] == "images" and folders[-2].lower() not in (*TRAIN, *HELD_OUT):
+        folders = folders[:-1]
+    return folders[-1] if folders else UNLABELLED
+
+
 def pick_split(names: list[str], split: str) -> list[str]:
     """Return the names of `split` where a train/ stands beside a test/ or val/; all names where it does not."""
     root = os.path.commonpath(names) + "/" if len(names) > 1 else "/"
     start = len(root) if root != "/" else 0
     tops = {name[start:].split("/")[0] for name in names}
-    held_out = next((top for top in ("test", "val") if top in tops), None)
-    if split == "all" or held_out is None or "train" not in tops:
+    named = {top.lower(): top for top in sorted(tops)}
+    train = next((named[top] for top in TRAIN if top in named), None)
+    held_out = next((named[top] for top in HELD_OUT if top in named), None)
+    if split == "all" or held_out is None or train is None:
         return names
-    wanted = "train/" if split == "train" else f"{held_out}/"
-    return [name for name in names if name.startswith(wanted, start)]
+    return [name for name in names if name.startswith(f"{train if split == 'train' else held_out}/", start)]
+
+
+def met(folder: str, seen: set[str]) -> bool:
+    """Return whether the real path `folder` was seen, or holds one that was."""
+    return folder in seen or any(other.startswith(folder + os.sep) for other in seen)
 
 
 @dataclass
@@ -108,7 +128,11 @@ class Folder(Files):
     @cached_property
     def entries(self) -> dict[str, tuple[int, ...]]:
         found: dict[str, tuple[int, ...]] = {}
-        for folder, _, files in os.walk(self.path, followlinks=True):
+        seen: set[str] = set()
+        for folder, folders, files in os.walk(self.path, followlinks=True):
+            seen.add(os.path.realpath(folder))
+            # a link to a folder that was met, or to one above, would count its pictures again, or never end
+            folders[:] = [name for name in sorted(folders) if not met(os.path.realpath(Path(folder, name)), seen)]
             for file in files:
                 path = Path(folder, file)
                 if path.exists():  # a dangling link is no file

@@ -19,7 +19,7 @@ from bdiff.progress import progress
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the decoding: raise it when the same picture would give other pixels
+VERSION = 2  # of the decoding: raise it when the same picture would give other pixels
 CHUNK = 256  # pictures per piece of a thread's work
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from bdiff.draw import FORMATS
 from bdiff.errors import RequestError
+from bdiff.pictures import flat
 
 
 def one_line(error: BaseException) -> str:
@@ -87,7 +88,7 @@ class Source(ABC):
         try:
             with self.open(row) as picture:
                 picture.load()
-                square = np.asarray(fit(picture, size, "L" if channels == 1 else "RGB"))
+                square = np.asarray(fit(flat(picture), size, "L" if channels == 1 else "RGB"))
         # A broken file makes Pillow, zipfile and their codecs raise nearly anything: all of it means this picture.
         except Exception as error:
             name = self.names[row]

@@ -97,7 +97,8 @@ def suspect(rate: float = 0.9, schedule: Schedule | None = None) -> Suspect:
 
 def audit(name: str, **changes) -> Audit:
     """An audit as its yaml has it, but for `changes`; without what of the yaml is the stage's."""
-    return method(OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), changes))
+    config = OmegaConf.load(CONF / f"{name}.yaml")
+    return method(OmegaConf.merge(config, {"threshold": config.calibration.threshold}, changes))
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

@@ -1,0 +1,91 @@
+"""Picture files in the wild: what each kind is as 8-bit values, for data, triggers and targets."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bdiff.data.files import Folder
+from bdiff.draw import load
+from bdiff.pictures import flat, upright
+
+
+def saved(tmp_path, picture, name="p.png", **options):
+    """The picture, as read back from a file."""
+    picture.save(tmp_path / name, **options)
+    return Image.open(tmp_path / name)
+
+
+def test_sixteen_bits_are_scaled(tmp_path):
+    values = np.array([[0, 257, 32896, 65535]], np.uint16)
+    found = flat(saved(tmp_path, Image.fromarray(values)))
+    assert found.mode == "L" and np.asarray(found).tolist() == [[0, 1, 128, 255]]
+
+
+def test_what_is_transparent_is_black_and_not_what_lies_below(tmp_path):
+    pixels = np.array([[[255, 0, 0, 0], [0, 255, 0, 255], [200, 100, 50, 51]]], np.uint8)
+    found = flat(saved(tmp_path, Image.fromarray(pixels)))
+    assert np.asarray(found).tolist() == [[[0, 0, 0], [0, 255, 0], [40, 20, 10]]]
+
+
+def test_palettes_with_a_transparent_colour(tmp_path):
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([255, 0, 0, 0, 0, 255])
+    picture.putpixel((1, 0), 1)
+    assert np.asarray(flat(saved(tmp_path, picture, transparency=0))).tolist() == [[[0, 0, 0], [0, 0, 255]]]
+    assert np.asarray(flat(saved(tmp_path, picture))).tolist() == [[[255, 0, 0], [0, 0, 255]]]
+
+
+def test_pictures_are_turned_as_their_camera_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    values = np.array([[0, 100, 200]], np.uint8)
+    assert np.asarray(flat(saved(tmp_path, Image.fromarray(values), exif=exif))).tolist() == [[200, 100, 0]]
+
+
+@pytest.mark.parametrize(("mode", "seen"), [("1", "L"), ("L", "L"), ("LA", "RGBA"), ("RGB", "RGB"), ("RGBA", "RGBA")])
+def test_modes(tmp_path, mode, seen):
+    assert upright(saved(tmp_path, Image.new(mode, (2, 2)))).mode == seen
+
+
+def test_cmyk_is_read_as_colours(tmp_path):
+    found = flat(saved(tmp_path, Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "p.jpg", quality=100))
+    red, green, blue = np.asarray(found)[4, 4].tolist()
+    assert red > 250 and green < 5 and blue < 5
+
+
+def test_a_trigger_of_sixteen_bits_is_grey(tmp_path):
+    saved(tmp_path, Image.fromarray(np.full((8, 8), 32896, np.uint16)))
+    assert load(tmp_path / "p.png", 8, "trigger.path")[..., 0] == pytest.approx(0, abs=0.01)
+
+
+def folder(tmp_path, *names):
+    """A folder with a picture at each of `names`."""
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("other", ["valid", "validation", "Val", "TEST", "testing"])
+@pytest.mark.parametrize("train", ["train", "Train", "training"])
+def test_folders_that_are_splits(tmp_path, train, other):
+    path = folder(tmp_path, f"{train}/a/1.png", f"{train}/b/2.png", f"{other}/a/3.png")
+    assert Folder(path, "train").names == [f"{train}/a/1.png", f"{train}/b/2.png"]
+    assert Folder(path, "test").names == [f"{other}/a/3.png"]
+
+
+def test_classes_of_tiny_imagenet(tmp_path):
+    path = folder(tmp_path, "train/n01/images/1.png", "train/n02/images/2.png", "val/images/3.png")
+    assert Folder(path, "train").labelled[1] == ("n01", "n02")
+
+
+def test_links_to_a_folder_above_count_no_picture_twice(tmp_path):
+    path = folder(tmp_path, "data/a/1.png", "data/b/2.png")
+    (path / "data" / "a" / "up").symlink_to(path / "data")
+    (path / "data" / "b" / "root").symlink_to(path)
+    assert Folder(path / "data", "all").names == ["a/1.png", "b/2.png"]
+    (path / "data" / "b" / "root").unlink()
+    folder(tmp_path, "elsewhere/3.png")
+    (path / "data" / "c").symlink_to(path / "elsewhere")
+    assert Folder(path / "data", "all").names == ["a/1.png", "b/2.png", "c/3.png"]
