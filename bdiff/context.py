@@ -170,6 +170,7 @@ class Experiment:
         with store.lock(stage.folder.with_suffix(".lock")) if main else nullcontext():
             if main and stage.manifest is None:  # before the others may write there
                 store.sweep(stage.folder)
+                (stage.folder / "manifest.json").unlink(missing_ok=True)  # a damaged one
                 threads.begin(stage.folder)
             self.accelerator.wait_for_everyone()
             if stage.manifest is None:
