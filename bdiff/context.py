@@ -105,7 +105,7 @@ class Experiment:
             moments.read(self.published, self.features.num_features)
         self.lpips = perceptual(config.metric.lpips_weights) if "lpips" in config.metric.also else None
         if config.model.pretrained is not None:
-            checkpoint.fetch(config.model.pretrained)
+            checkpoint.examine(config.model.pretrained, plain(config.model.unet), self.schedule)
         began = time.monotonic()
         #: loads the run's data, or others of the same kind: `load(split="test")`
         self.load: Callable[..., Images] = partial(
