@@ -98,6 +98,16 @@ def recall(path: Path, default: T) -> T:
     return found
 
 
+def whole(path: Path) -> bool:
+    """Return whether a file is there and whole; a damaged one is warned of, for whoever asks makes it again."""
+    if not path.exists():
+        return False
+    why = fault(path)
+    if why:
+        log.warning("%s is damaged and made again (%s)", path, why)
+    return not why
+
+
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Hold the lock file `path`, waiting for another process that holds it (the system frees a dead one's)."""
