@@ -66,3 +66,14 @@ def test_a_table_leaves_damaged_runs_out_and_says_so(whole, tmp_path):
     for name in ("half", "zeros", "config"):
         assert f"{tmp_path / name} is left out" in done.stderr
     assert f"{tmp_path / 'jobs.json'} is damaged" in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"no database", bytes(4096)])
+def test_a_sweep_over_a_damaged_ledger_starts_nothing(content, tmp_path):
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "ledger.sqlite").write_bytes(content)
+    words = [sys.executable, "-m", "bdiff", "run", "-m", "seed=1,2", *TINY, f"paths.outputs={tmp_path}/outputs"]
+    done = subprocess.run([*words, f"hydra.sweep.dir={tmp_path}/sweep"], capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and "ledger.sqlite cannot be used (file is not a database)" in line
+    assert not (tmp_path / "outputs" / "train").exists() and not (tmp_path / "sweep").exists()
