@@ -48,7 +48,7 @@ class Row:
     def record(self) -> dict[str, Any]:
         """The metrics.json of a job that is done."""
         done = self.folder is not None and self.state in (DONE, BEFORE)
-        return store.read_json(self.folder / "metrics.json") if self.folder and done else {}
+        return store.recall(self.folder / "metrics.json", dict[str, Any]()) if self.folder and done else {}
 
     @property
     def log(self) -> Path | None:

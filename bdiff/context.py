@@ -139,7 +139,7 @@ class Experiment:
             moments.read(self.published, self.features.num_features)
         self.lpips = perceptual(config.metric.lpips_weights) if "lpips" in config.metric.also else None
         if config.model.pretrained is not None:
-            checkpoint.fetch(config.model.pretrained)
+            checkpoint.examine(config.model.pretrained, plain(config.model.unet), self.schedule)
         began = time.monotonic()
         #: loads the run's data, or others of the same kind: `load(split="test")`
         self.load: Callable[..., Images] = partial(
@@ -206,6 +206,7 @@ class Experiment:
         with store.lock(stage.folder.with_suffix(".lock")) if main else nullcontext():
             if main and stage.manifest is None:  # before the others may write there
                 store.sweep(stage.folder)
+                (stage.folder / "manifest.json").unlink(missing_ok=True)  # a damaged one
                 threads.begin(stage.folder)
             self.accelerator.wait_for_everyone()
             if stage.manifest is None:

@@ -20,6 +20,7 @@ from bdiff.stage.amplify import amplify
 from bdiff.stage.answer import Answer
 from bdiff.stage.defend import defend
 from bdiff.stage.measure import Clean, measure
+from bdiff.stage.reference import examine_classifiers
 from bdiff.stage.sample import draw_samples, kinds
 from bdiff.stage.train import Start, beginning, clean_model, train
 from bdiff.stage.trial import examine
@@ -44,6 +45,7 @@ def run_experiment(config: DictConfig, folder: Path, tracker: NoTracker) -> dict
     """Carry out the request and return what metrics.json says of it, pictures in `folder`/figures."""
     run = Experiment(config, tracker)
     examine(run)
+    examine_classifiers(run)
     start = beginning(run)
     model = train(run, start)
     samples = draw_samples(run, model)

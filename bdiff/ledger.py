@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bdiff import store
+from bdiff.errors import RequestError
 from bdiff.versions import VERSION
 
 #: what a job's numbers do not depend on; `published` stays, for a row of an experiment is a job of its own
@@ -78,6 +79,15 @@ def stamp(path: Path) -> list[int]:
     return [len(facts), sum(one.st_size for one in facts), max((one.st_mtime_ns for one in facts), default=0)]
 
 
+def words_of(text: Any) -> list[str]:
+    """Return the overrides that an entry holds; none where it is damaged."""
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError):
+        return []
+    return found if isinstance(found, list) else []
+
+
 class Ledger:
     """The attempts in the file `path`, which is made when the first one is entered."""
 
@@ -86,11 +96,20 @@ class Ledger:
 
     @contextmanager
     def book(self) -> Iterator[sqlite3.Connection]:
-        """Open the file for one transaction; another process's transaction is waited for."""
+        """Open the file for one transaction; another process's transaction is waited for.
+
+        Raises RequestError if it is damaged or no ledger.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(self.path, timeout=60)) as book, book:
-            book.execute(TABLE)
-            yield book
+        try:
+            with closing(sqlite3.connect(self.path, timeout=60)) as book, book:
+                book.execute(TABLE)
+                yield book
+        except sqlite3.Error as error:
+            raise RequestError(
+                f"the ledger {self.path} cannot be used ({error}): if it is damaged, move it away; "
+                "finished stages are found again without it"
+            ) from error
 
     def start(self, key: str, sweep: str, folder: Path, overrides: list[str]) -> int:
         """Enter that an attempt begins, and return its number; one of the same job still running counts as lost."""
@@ -122,7 +141,7 @@ class Ledger:
         with self.book() as book:
             rows = book.execute(f"SELECT {', '.join(names)} FROM attempts ORDER BY id").fetchall()
         entries = [dict(zip(names, row, strict=True)) for row in rows]
-        found = [Attempt(**entry | {"overrides": json.loads(entry["overrides"])}) for entry in entries]
+        found = [Attempt(**entry | {"overrides": words_of(entry["overrides"])}) for entry in entries]
         return [one for one in found if wanted is None or one.key in wanted]
 
     def latest(self, keys: Iterable[str]) -> dict[str, Attempt]:
@@ -138,5 +157,4 @@ class Ledger:
         last = self.latest([key]).get(key)
         if last is None or last.status != DONE:
             return False
-        record = Path(last.folder) / "metrics.json"
-        return record.exists() and store.read_json(record)["status"] == DONE
+        return store.recall(Path(last.folder) / "metrics.json", dict[str, Any]()).get("status") == DONE

@@ -6,11 +6,27 @@ import re
 
 def refusal(error: BaseException) -> str | None:
     """Return why a file is refused, as the end of a line, if reading its tensors ended in `error` over its pickle."""
+    if unpickling(error) is None:
+        return None
+    named = called(error)
+    what = f"it calls for {named}, which could run code" if named else "it is damaged, or could run code"
+    return f"does not hold tensors alone and is not unpickled ({what}): get the weights as safetensors, or anew"
+
+
+def called(error: BaseException) -> str | None:
+    """Return the function that a file's pickle would have called, if `error` is over that: no damage does this."""
+    named = re.search(r"GLOBAL (\S+)", str(unpickling(error) or ""))
+    return named[1] if named else None
+
+
+def unpickling(error: BaseException) -> pickle.UnpicklingError | None:
+    """Return the error over a pickle that is `error` or stands behind it."""
     link: BaseException | None = error
     while link is not None and not isinstance(link, pickle.UnpicklingError):
         link = link.__cause__ or link.__context__
-    if link is None:
-        return None
-    named = re.search(r"GLOBAL (\S+)", str(link))
-    what = f"it calls for {named[1]}, which could run code" if named else "it is damaged, or could run code"
-    return f"does not hold tensors alone and is not unpickled ({what}): get the weights as safetensors, or anew"
+    return link
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind if it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

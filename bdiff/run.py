@@ -93,6 +93,7 @@ def sweep(configs: list[DictConfig], options: list[str], overrides: list[str]) -
             )
         named[key] = label
     board = Board(named, ledger_of(configs[0]))
+    board.rows()  # so that a damaged ledger is told before a job is started
     sweep_id = f"+hydra.job.env_set.{SWEEP}={os.getpid()}-{time.time_ns()}"
     with board.shown():
         compose_and(carry_out, options, [*overrides, f"hydra.sweep.dir={quoted(folder)}", sweep_id])

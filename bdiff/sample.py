@@ -150,7 +150,11 @@ def sample(
     count = max(kind.count for kind in kinds.values())
     starts = list(range(0, count, batch_size))
     mine = starts[accelerator.process_index :: accelerator.num_processes]
-    missing = [start for start in mine if not shard_path(folder, start).exists()]
+    # The trajectory is the first batch's, and made again with it.
+    needed = {
+        start: [shard_path(folder, start), *([trajectory] if trajectory and start == 0 else [])] for start in mine
+    }
+    missing = [start for start, paths in needed.items() if not all(map(store.whole, paths))]
     if len(missing) < len(mine):
         log.info("going on after %d of %d batches of samples", len(mine) - len(missing), len(mine))
     unet.to(device).eval()

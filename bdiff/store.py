@@ -7,6 +7,7 @@ written last; anything else in it is work in progress that a restarted run picks
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 import threading
@@ -15,11 +16,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 
+from bdiff.whole import fault
+
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: files of a stage that nothing is computed from, so that the stage is whole without them
+ASIDE = ("manifest.json", "seconds.json", "threads.json", "history.jsonl")
 
 
 def digest(value: Any) -> str:
@@ -32,18 +39,34 @@ def digest(value: Any) -> str:
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path` (file or folder), on error it is removed.
 
-    An existing folder at `path` is replaced.
+    An existing folder at `path` is replaced. What is there afterwards has reached the disk: a power loss leaves the old
+    or the new, never half.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A folder of its own, so that writers which insist on a file's ending get the one they asked for.
     scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
     try:
         yield scratch / path.name
+        for written in [scratch / path.name, *(scratch / path.name).rglob("*")]:
+            flush(written)
         if path.is_dir():
             path.rename(scratch / "replaced")
         (scratch / path.name).replace(path)
+        flush(path.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Have the system write a file's content, or a folder's names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not path.is_dir():  # some network drives know no fsync of folders
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -53,8 +76,36 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return what `write_json` wrote."""
-    return json.loads(path.read_text())
+    """Return what `write_json` wrote. Raises ValueError, which names the file, where that is no longer there."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, {error}") from error
+
+
+def recall(path: Path, default: T) -> T:
+    """Return what `write_json` wrote; `default` where nothing is there, or, with a warning, nothing of its type."""
+    if not path.exists():
+        return default
+    try:
+        found = read_json(path)
+    except (OSError, ValueError) as error:
+        log.warning("%s: left aside", error)
+        return default
+    if type(found) is not type(default):
+        log.warning("%s holds no %s: left aside", path, type(default).__name__)
+        return default
+    return found
+
+
+def whole(path: Path) -> bool:
+    """Return whether a file is there and whole; a damaged one is warned of, for whoever asks makes it again."""
+    if not path.exists():
+        return False
+    why = fault(path)
+    if why:
+        log.warning("%s is damaged and made again (%s)", path, why)
+    return not why
 
 
 @contextmanager
@@ -97,7 +148,7 @@ class Clock:
 
     def __init__(self, folder: Path, writes: bool):
         self.path, self.writes = folder / "seconds.json", writes
-        self.before = read_json(self.path) if self.path.exists() else 0.0
+        self.before = recall(self.path, 0.0)
         self.began, self.over = time.monotonic(), threading.Event()
         self.thread = threading.Thread(target=self.tick, daemon=True)
 
@@ -135,9 +186,29 @@ class Stage:
 
     @property
     def manifest(self) -> dict[str, Any] | None:
-        """What was recorded when the stage finished, or None while it has not."""
+        """What was recorded when the stage finished; None while it has not, or, with a warning, where it is damaged."""
         path = self.folder / "manifest.json"
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        found = recall(path, dict[str, Any]())
+        why = self.damage(found)
+        if why:
+            log.warning("%s: made again, since %s", self.folder, why)
+        return None if why else found
+
+    def damage(self, manifest: dict[str, Any]) -> str | None:
+        """Return what is wrong with a manifest or with the files that it lists, in words."""
+        if manifest.get("key") != self.key or not {"seconds", "finished"} <= {*manifest}:
+            return "manifest.json is damaged or another stage's"
+        for name, size in manifest.get("files", {}).items():  # which manifests of before lack
+            path = self.folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} of {size} bytes"
+            if why := fault(path):
+                return f"{name} is damaged ({why})"
+        return None
 
     def finish(self, seconds: float, **facts: Any) -> dict[str, Any]:
         """Record that the stage is whole, after `seconds` of work, with what later stages may ask of it."""
@@ -148,10 +219,16 @@ class Stage:
             "parts": self.parts,
             "seconds": round(seconds, 3),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "files": self.files(),
             **facts,
         }
         write_json(self.folder / "manifest.json", manifest)
         return manifest
+
+    def files(self) -> dict[str, int]:
+        """Return the sizes of what the stage made, by path in its folder; without what says how that went."""
+        made = {str(path.relative_to(self.folder)): path for path in self.folder.rglob("*") if path.is_file()}
+        return {name: made[name].stat().st_size for name in sorted(made) if name not in ASIDE and ".tmp-" not in name}
 
 
 def stage(root: Path, name: str, version: int, **parts: Any) -> Stage:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import filelock
 from hydra.conf import HydraConf
@@ -102,7 +103,7 @@ def run_job(
         finally:  # also when this process is interrupted: the end of its input ends the job
             process.stdin.close()
             process.wait()
-    record = store.read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
+    record = store.recall(folder / "metrics.json", dict[str, Any]())
     status = record.get("status")
     if status in (DONE, FAILED, INTERRUPTED):
         return status, record.get("error")

@@ -109,7 +109,8 @@ def kept(folder: Path) -> Iterator[None]:
     """
     import torch
 
-    now, number = torch.get_num_threads(), store.read_json(folder / KEPT)
+    now = torch.get_num_threads()
+    number = store.recall(folder / KEPT, now)
     if number != now:
         log.info("going on with %d threads, as it began, and not %d", number, now)
         torch.set_num_threads(number)

@@ -9,7 +9,9 @@ import itertools
 import json
 import logging
 import math
+import pickle
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,9 +29,11 @@ from bdiff import store
 from bdiff.data.base import Images, batches, to_float
 from bdiff.device import Alone, Late, autocast, to_device
 from bdiff.errors import RunError
+from bdiff.pickles import called, first_line, refusal
 from bdiff.progress import progress
 from bdiff.schedule import Schedule
 from bdiff.seeds import generator, seed_of
+from bdiff.whole import fault
 
 log = logging.getLogger(__name__)
 
@@ -334,15 +338,11 @@ class State:
         self.model, self.optimizer, self.ema = model, optimizer, ema
         self.writer = ThreadPoolExecutor(1, "checkpoint")
         self.writing: Future[None] | None = None
+        self.newest = 0  # the step of the newest whole checkpoint
 
     def paths(self) -> list[Path]:
         """Return the checkpoints, oldest first."""
-        return sorted(self.folder.glob("*.pt"))
-
-    @property
-    def newest(self) -> int:
-        """The newest checkpoint's step, 0 if there is none."""
-        return int(self.paths()[-1].stem) if self.paths() else 0
+        return sorted(path for path in self.folder.glob("*.pt") if path.stem.isdecimal())
 
     @property
     def idle(self) -> bool:
@@ -368,24 +368,55 @@ class State:
         self.writing = self.writer.submit(self.write, step, snapshot(parts))
 
     def write(self, step: int, parts: Late) -> None:
-        """Write a snapshot as soon as it is there, and remove the checkpoints beyond the number to keep."""
+        """Write a snapshot as soon as it is there, and remove damaged checkpoints and those beyond `keep`."""
         with store.atomic(self.folder / f"{step:08d}.pt") as scratch:
             torch.save(parts.read(), scratch)
-        for old in self.paths()[: -self.keep]:
+        self.newest = step
+        later = [path for path in self.paths() if int(path.stem) > step]  # which `load` could not use
+        kept = [path for path in self.paths() if int(path.stem) <= step]
+        for old in [*later, *kept[: -self.keep]]:
             old.unlink()
 
     def load(self, device: torch.device) -> int:
-        """Read the newest checkpoint and return its step; 0 if there is none."""
-        if not self.newest:
-            return 0
-        parts = torch.load(self.paths()[-1], map_location=device, weights_only=True)
-        self.model.load_state_dict(parts["model"])
-        self.optimizer.load_state_dict(parts["optimizer"])
-        if self.ema:
-            self.ema.load_state_dict(parts["ema"])
-            self.ema.to(device=device)
-        log.info("going on from step %d (%s)", parts["step"], self.folder)
-        return parts["step"]
+        """Read the newest checkpoint that is whole and return its step; 0 if there is none.
+
+        Raises RunError at one that would run code.
+        """
+        for path in reversed(self.paths()):
+            parts = self.read(path, device)
+            if isinstance(parts, str):
+                log.warning("%s is left aside: %s", path, parts)
+                continue
+            self.model.load_state_dict(parts["model"])
+            self.optimizer.load_state_dict(parts["optimizer"])
+            if self.ema:
+                self.ema.load_state_dict(parts["ema"])
+                self.ema.to(device=device)
+            log.info("going on from step %d (%s)", parts["step"], self.folder)
+            self.newest = parts["step"]
+            return self.newest
+        return 0
+
+    def read(self, path: Path, device: torch.device) -> dict[str, Any] | str:
+        """Return what the checkpoint `path` holds, or in words why it cannot be gone on from."""
+        if zipfile.is_zipfile(path) and (why := fault(path, deep=True)):
+            return f"it is damaged ({why})"
+        try:
+            parts = torch.load(path, map_location=device, weights_only=True)
+        except Exception as error:  # torch raises many kinds
+            # What we wrote is a zip, whatever became of it: a pickle that stands alone is somebody else's.
+            if called(error) or (refusal(error) and path.read_bytes().startswith(pickle.PROTO)):
+                raise RunError(f"the checkpoint {path} {refusal(error)}, or remove it") from error
+            return f"it is damaged ({first_line(error)})"
+        here = {"model", "optimizer", "step"} | ({"ema"} if self.ema else set())
+        if not isinstance(parts, dict) or {*parts} != here or shapes(parts["model"]) != shapes(self.model.state_dict()):
+            return "it is another training's"
+        return parts
+
+
+def shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
+    """Return the shape of each of a model's weights."""
+    return {name: weight.shape for name, weight in weights.items()}
 
 
 def snapshot(parts: dict[str, Any]) -> Late:
@@ -415,8 +446,20 @@ class History:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Return a history's rows; a last line that a killed process left half written is dropped."""
+    """Return a history's rows; a last line that a killed process left half written, or damaged ones, are dropped."""
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    rows = [row_of(line) for line in lines if line.endswith("\n")]
+    if None in rows:
+        log.warning("%s: %d damaged lines are left out", path, rows.count(None))
+    return [row for row in rows if row is not None]
+
+
+def row_of(line: str) -> dict[str, Any] | None:
+    """Return the row of a history that a line holds, None if it holds none."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and {"step", "loss"} <= {*row} else None

@@ -28,6 +28,7 @@ LAYERS = [
         "pickles",
         "ledger",
         "versions",
+        "whole",
     },
     {"data", "trigger", "target", "model", "tracker", "report"},
     {"classifier"},

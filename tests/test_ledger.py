@@ -1,13 +1,16 @@
 """The book of a project's sweep jobs."""
 
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 from PIL import Image
 
 from bdiff import store
+from bdiff.errors import RequestError
 from bdiff.ledger import DONE, FAILED, LOST, RUNNING, Ledger, config_key
 from bdiff.request import jobs
 from bdiff.versions import VERSION
@@ -105,3 +108,33 @@ def test_other_code_is_another_job(monkeypatch):
     before = key()
     monkeypatch.setitem(VERSION, "measure", VERSION["measure"] + 1)
     assert key() != before
+
+
+@pytest.mark.parametrize("content", [b"no database" * 100, bytes(5000), b"SQLite format 3\0" + b"\xff" * 4000, "cut"])
+def test_a_damaged_ledger_is_named_with_what_to_do(content, ledger, tmp_path):
+    for number in range(100):
+        ledger.start(str(number), "sweep", tmp_path, [])
+    whole = ledger.path.read_bytes()
+    ledger.path.write_bytes(whole[: len(whole) // 2] if content == "cut" else content)
+    for ask in (ledger.attempts, lambda: ledger.start("a", "sweep", tmp_path, [])):
+        with pytest.raises(RequestError, match=r"ledger\.sqlite cannot be used .*move it away") as caught:
+            ask()
+        assert len(caught.value.problems) == 1
+
+
+def test_another_programs_database_is_no_ledger(ledger):
+    ledger.path.parent.mkdir()
+    with closing(sqlite3.connect(ledger.path)) as book, book:
+        book.execute("CREATE TABLE attempts (something TEXT)")
+    with pytest.raises(RequestError, match="no such column"):
+        ledger.attempts()
+
+
+def test_damaged_overrides_are_none_and_a_damaged_record_is_not_done(ledger, tmp_path):
+    ledger.end(ledger.start("a", "sweep", tmp_path, ["x=1"]), DONE)
+    with closing(sqlite3.connect(ledger.path)) as book, book:
+        book.execute("UPDATE attempts SET overrides = '[half'")
+    assert ledger.latest(["a"])["a"].overrides == []
+    for text in ("", "{half", "[]", "{}"):
+        (tmp_path / "metrics.json").write_text(text)
+        assert not ledger.done("a")

@@ -181,3 +181,23 @@ def test_a_gpu_draws_what_the_cpu_draws(tmp_path):
     wanted = drawn(tmp_path / "cpu", 9)
     found = drawn(tmp_path / "gpu", 9, accelerator=open_device("cuda"))[0]
     assert (found.int() - wanted[0].int()).abs().max() <= 2
+
+
+@pytest.mark.parametrize("part", [0, 5, 100, -1])
+def test_a_shard_that_is_cut_off_is_made_again(part, tmp_path, caplog):
+    wanted = drawn(tmp_path / "whole", 3)
+    drawn(tmp_path / "cut", 3)
+    path = sorted((tmp_path / "cut").glob("*.safetensors"))[1]
+    path.write_bytes(path.read_bytes()[:part])
+    found = drawn(tmp_path / "cut", 3)
+    assert f"{path} is damaged and made again" in caplog.text
+    assert all(torch.equal(*pair) for pair in zip(found, wanted, strict=True))
+
+
+def test_a_damaged_trajectory_is_made_again(tmp_path):
+    path = tmp_path / "trajectory.safetensors"
+    drawn(tmp_path / "shards", 3, trajectory=path)
+    kept = path.read_bytes()
+    path.write_bytes(kept[:-1])
+    drawn(tmp_path / "shards", 3, trajectory=path)
+    assert path.read_bytes() == kept

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import select
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import filelock
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from bdiff import store
 
@@ -169,3 +172,90 @@ with store.Clock(Path(sys.argv[1]), True):
     assert before + 0.1 <= store.read_json(tmp_path / "seconds.json") < before + 5
     with store.Clock(tmp_path, False) as other:
         assert other.seconds > before
+
+
+def finished(root: Path) -> store.Stage:
+    """A stage that has made a tensor, a json file and a text in a folder."""
+    stage = store.stage(root, "train", 1, seed=0)
+    (stage.folder / "model").mkdir(parents=True)
+    save_file({"x": np.zeros((3, 2), np.float32)}, stage.folder / "model" / "x.safetensors")
+    store.write_json(stage.folder / "facts.json", {"a": 1})
+    (stage.folder / "model" / "table.tsv").write_text("1\t2\n")
+    (stage.folder / "history.jsonl").write_text("{}\n")
+    stage.finish(1.0)
+    return stage
+
+
+CUT = {
+    "manifest.json": "manifest.json is damaged",
+    "facts.json": "facts.json has",
+    "model/x.safetensors": "model/x.safetensors has",
+    "model/table.tsv": "model/table.tsv has",
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_stage_with_a_file_that_is_cut_off_is_not_finished_and_says_so(name, tmp_path, caplog):
+    stage = finished(tmp_path)
+    assert stage.manifest and not caplog.text
+    path = stage.folder / name
+    path.write_bytes(path.read_bytes()[:-2])
+    assert stage.manifest is None
+    assert CUT[name] in caplog.text and str(stage.folder) in caplog.text
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_stage_with_a_file_of_zeros_is_not_finished(name, tmp_path):
+    stage = finished(tmp_path)
+    path = stage.folder / name
+    path.write_bytes(bytes(path.stat().st_size))
+    assert (stage.manifest is None) == (not name.endswith(".tsv"))  # whose reader looks at its first line
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_stage_that_lacks_a_file_is_not_finished(name, tmp_path):
+    stage = finished(tmp_path)
+    (stage.folder / name).unlink()
+    assert stage.manifest is None
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", '{"key": "another"}', "3", '"text"', "\udcff"])
+def test_another_manifest_is_none(text, tmp_path):
+    stage = finished(tmp_path)
+    (stage.folder / "manifest.json").write_text(text, errors="surrogateescape")
+    assert stage.manifest is None
+
+
+def test_what_no_number_depends_on_may_be_missing(tmp_path):
+    stage = finished(tmp_path)
+    (stage.folder / "history.jsonl").unlink()
+    store.write_json(stage.folder / "seconds.json", 2.0)
+    assert stage.manifest
+    kept = store.read_json(stage.folder / "manifest.json")
+    del kept["files"]  # as manifests of before were
+    store.write_json(stage.folder / "manifest.json", kept)
+    (stage.folder / "model" / "table.tsv").unlink()
+    assert stage.manifest == kept
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '"a"', "\0\0"])
+def test_seconds_that_are_damaged_begin_again(text, tmp_path, caplog):
+    (tmp_path / "seconds.json").write_text(text)
+    with store.Clock(tmp_path, True) as clock:
+        assert clock.before == 0.0
+    assert "seconds.json" in caplog.text
+    assert store.read_json(tmp_path / "seconds.json") >= 0
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(kind, tmp_path, monkeypatch):
+    path, done = tmp_path / "thing", []
+
+    def fsync(handle: int) -> None:
+        done.append((str(Path(f"/proc/self/fd/{handle}").readlink()), path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with store.atomic(path) as scratch:
+        fill(scratch, kind, "new")
+    wanted = [str(scratch), *([str(scratch / "new")] if kind == "folder" else [])]
+    assert done == [*((name, False) for name in wanted), (str(tmp_path), True)]

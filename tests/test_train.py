@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -311,3 +312,76 @@ def test_training_on_a_gpu_lowers_the_loss(tmp_path, precision):
         accelerator=accelerator)  # fmt: skip
     losses = [row["loss"] for row in read_history(tmp_path / "history.jsonl")]
     assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
+
+
+def half_trained(folder: Path) -> list[Path]:
+    """Train half of the way into `folder`; returns its checkpoints, oldest first."""
+    attack, steps = toys.attack(), iter(range(8))
+    _, poisoned = attack.plan(20, 0)
+    loss = denoising_loss(attack.corrupt, toys.schedule(), poisoned, flip=True)
+
+    def until(net, batch):
+        if next(steps) == 7:
+            raise Killed
+        return loss(net, batch)
+
+    with pytest.raises(Killed):
+        trained(folder, until)
+    return sorted((folder / "state").glob("*.pt"))
+
+
+def flipped_bit(path: Path) -> None:
+    """Change a bit among the weights, where torch alone sees nothing."""
+    content = bytearray(path.read_bytes())
+    content[content.find(b"data/0") + 3000] ^= 16
+    path.write_bytes(content)
+
+
+def truncated(part: float) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+
+
+DAMAGES = {
+    "nothing": truncated(0),
+    "a byte": lambda path: path.write_bytes(b"P"),
+    "a half": truncated(0.5),
+    "nearly all": truncated(0.999),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "a flipped bit": flipped_bit,
+    "text": lambda path: path.write_text("no space left on device"),
+    "json": lambda path: path.write_text("{}"),
+    "another thing": lambda path: torch.save([1, 2], path),
+    "another model": lambda path: torch.save({"model": {}, "optimizer": {}, "ema": {}, "step": 7}, path),
+    "no step": lambda path: torch.save({"model": toys.unet().state_dict()}, path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_costs_the_way_from_the_one_before(damage, tmp_path, caplog):
+    caplog.set_level("INFO")
+    before, newest = half_trained(tmp_path / "damaged")
+    DAMAGES[damage](newest)
+    again = trained(tmp_path / "damaged")
+    assert f"{newest} is left aside" in caplog.text and f"going on from step {int(before.stem)}" in caplog.text
+    assert torch.equal(weights(again), weights(trained(tmp_path / "whole")))
+    assert [int(path.stem) for path in sorted((tmp_path / "damaged" / "state").glob("*.pt"))] == [11, 12]
+
+
+def test_where_all_checkpoints_are_damaged_training_begins_again(tmp_path, caplog):
+    for path in half_trained(tmp_path / "damaged"):
+        path.write_bytes(b"")
+    assert torch.equal(weights(trained(tmp_path / "damaged")), weights(trained(tmp_path / "whole")))
+    assert caplog.text.count("is left aside: it is damaged") == 2
+
+
+def test_a_file_that_is_no_checkpoint_is_passed_over(tmp_path):
+    half_trained(tmp_path / "damaged")
+    (tmp_path / "damaged" / "state" / "copy of 00000007.pt").write_bytes(b"")
+    assert torch.equal(weights(trained(tmp_path / "damaged")), weights(trained(tmp_path / "whole")))
+
+
+def test_damaged_lines_of_a_history_are_dropped_and_told(tmp_path, caplog):
+    path = tmp_path / "history.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 0.5}\n\0\0\0\n{"step": 2, "lo\n[]\n\xff\n{"step": 3, "loss": 0.1}\n')
+    assert [row["step"] for row in read_history(path)] == [1, 3]
+    assert f"{path}: 4 damaged lines" in caplog.text

@@ -1,5 +1,6 @@
 """Weights of classifiers from files."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -7,7 +8,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from bdiff.errors import RequestError
+from bdiff.model.wrapped import peeled, words
 from bdiff.pickles import refusal
+
+log = logging.getLogger(__name__)
 
 
 def load_weights(model: nn.Module, given: str, key: str) -> None:
@@ -23,10 +27,13 @@ def load_weights(model: nn.Module, given: str, key: str) -> None:
             tensors = load_file(path)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
+        tensors, layers = peeled(tensors, model.state_dict().keys())
         model.load_state_dict(tensors)
     except Exception as error:  # the readers raise many kinds; each means a damaged or a foreign file
         why = refusal(error) or f"does not hold the weights of this {type(model).__name__} ({first_lines(error)})"
         raise RequestError(f"{key}={given} {why}") from error
+    if layers:
+        log.info("%s=%s: %s", key, given, words(layers))
 
 
 def first_lines(error: Exception) -> str:

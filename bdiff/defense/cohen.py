@@ -3,6 +3,7 @@
 Radii are L2, for images in [0,1].
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 from scipy.special import betaincinv, ndtr, ndtri
 
 from bdiff import store
+
+log = logging.getLogger(__name__)
 
 ABSTAIN = -1
 
@@ -73,11 +76,16 @@ def read(path: Path) -> list[Row]:
     header, *lines = whole(path.read_text()).splitlines() or [""]
     if header + "\n" not in (HEADER, OURS):
         raise ValueError(f"{path} is no table of certified images: its first line must be {HEADER!r}")
-    return [row(line) for line in lines]
+    try:
+        return [row(line) for line in lines]
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} has a damaged line ({error}): remove it, and what is missing is certified again"
+        ) from error
 
 
 def row(line: str) -> Row:
-    """Return the row that a line holds."""
+    """Return the row that a line holds. Raises ValueError or TypeError if it holds none."""
     idx, label, predict, radius, correct, time, *draws = line.split("\t")
     return Row(int(idx), int(label), int(predict), float(radius), int(correct), time, *map(int, draws))
 
@@ -93,12 +101,28 @@ def whole(text: str) -> str:
     return text[: text.rfind("\n") + 1]
 
 
+def sound(path: Path) -> str:
+    """Return what of a table that was begun can be kept: its first line and, before a damaged one, its rows."""
+    header, *lines = whole(path.read_text(errors="replace")).splitlines(keepends=True) or [""]
+    if header not in (HEADER, OURS):
+        if header:
+            log.warning("%s is damaged and made again", path)
+        return ""
+    for number, line in enumerate(lines):
+        try:
+            row(line.removesuffix("\n"))
+        except (ValueError, TypeError):
+            log.warning("%s is damaged in line %d, and made again from there", path, number + 2)
+            return header + "".join(lines[:number])
+    return header + "".join(lines)
+
+
 def resume(path: Path, draws: bool = False) -> list[Row]:
     """Make `path` a table that rows can be appended to, keeping those that are whole, and return them.
 
     A new one has a column for `draws` if they are to be told.
     """
-    kept = whole(path.read_text()) if path.exists() else ""
+    kept = sound(path) if path.exists() else ""
     with store.atomic(path) as scratch:
         scratch.write_text(kept or (OURS if draws else HEADER))
     return read(path)

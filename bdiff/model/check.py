@@ -4,7 +4,32 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bdiff.whole import fault
+
 LAYOUT = "a diffusers folder holds model_index.json, unet/ and scheduler/"
+#: where a folder keeps its UNet, the first that is there: training scripts leave the averaged weights beside the
+#: others, google's older repositories have it at the top
+HOMES = ("unet_ema", "unet", ".")
+#: the ending, and its variants (fp16, ...), of a UNet's weights
+WEIGHTS = "diffusion_pytorch_model"
+#: what diffusers takes where a config does not say
+UNET: dict[str, Any] = {"in_channels": 3, "out_channels": 3, "block_out_channels": (224, 448, 672, 896)}
+NOISE: dict[str, Any] = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
+#: by key, the values beside null that noise prediction on plain betas has
+PLAIN_NOISE = {
+    "prediction_type": ("epsilon",),
+    "trained_betas": (),
+    "rescale_betas_zero_snr": (False,),
+    "snr_shift_scale": (1, 1.0),
+}
+PLAIN_UNET = {
+    "_class_name": ("UNet2DModel",),
+    "class_embed_type": (),
+    "num_class_embeds": (),
+    "time_embedding_type": ("positional", "learned"),
+}
+#: schedulers whose noise is no discrete variance-preserving schedule of betas
+OTHER_NOISE = ("ScoreSde", "KarrasVe", "EDM", "FlowMatch", "CMStochastic", "DDPMWuerstchen", "VQDiffusion", "SCM")
 
 
 def problems(pretrained: str | None, unet: dict[str, Any], schedule: dict[str, Any]) -> list[str]:
@@ -27,7 +52,14 @@ def problems(pretrained: str | None, unet: dict[str, Any], schedule: dict[str, A
         found, noise = read(config_path(folder)), read(scheduler_path(folder))
     except (OSError, ValueError) as error:
         return [f"{name} cannot be read ({error}): {LAYOUT}"]
-    return misfits(pretrained, found, noise, unet, schedule)
+    return misfits(pretrained, found, noise, unet, schedule) + weights_problems(pretrained, folder)
+
+
+def weights_problems(name: str, folder: Path) -> list[str]:
+    """Return that a folder's weights are cut off, from their headers alone."""
+    path = weights_path(folder)
+    why = fault(path) if path else None
+    return [f"model.pretrained={name}: {path} is damaged or incomplete ({why}): get it anew"] if why else []
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -47,31 +79,108 @@ def misfits(
     name: str, found: dict[str, Any], noise: dict[str, Any], unet: dict[str, Any], schedule: dict[str, Any]
 ) -> list[str]:
     """Return how a checkpoint's UNet config and scheduler config differ from what the request needs."""
-    told = []
-    for key, option in (("in_channels", "data.channels"), ("sample_size", "data.size")):
-        if found.get(key) != unet[key]:
-            told.append(
-                f"model.pretrained={name} has {key}={found.get(key)} and the data {unet[key]}: "
-                f"set {option}={found.get(key)} or choose another checkpoint"
-            )
-    if found.get("out_channels") != found.get("in_channels"):
+    return [
+        f"model.pretrained={name} {line}"
+        for line in (*shape_misfits(found, unet), *kind_misfits(found, noise), *noise_misfits(noise, schedule))
+    ]
+
+
+def shape_misfits(found: dict[str, Any], unet: dict[str, Any]) -> list[str]:
+    """Return how the images that a UNet is for differ from the data."""
+    theirs, told = UNET | found, []
+    if (channels := theirs["in_channels"]) != unet["in_channels"]:
         told.append(
-            f"model.pretrained={name} has in_channels={found.get('in_channels')} but out_channels="
-            f"{found.get('out_channels')}: choose a checkpoint that predicts noise and nothing else"
+            f"has in_channels={channels} and the data {unet['in_channels']}: "
+            f"set data.channels={channels} or choose another checkpoint"
         )
-    other = [key for key, wanted in schedule.items() if key in noise and noise[key] != wanted]
-    if other:
-        theirs = ", ".join(f"{key}={noise[key]}" for key in other)
-        ours = ", ".join(str(schedule[key]) for key in other)
-        mend = " ".join(f"schedule.{key}={noise[key]}" for key in other)
-        told.append(f"model.pretrained={name} was trained with {theirs}, not {ours}: set {mend}")
+    size = sample_size(theirs.get("sample_size"))
+    if size is None:  # made for any size that its halvings leave whole
+        halvings = len(theirs["block_out_channels"]) - 1
+        if unet["sample_size"] % 2**halvings:
+            told.append(f"halves images {halvings} times, so set data.size to a multiple of {2**halvings}")
+    elif isinstance(size, list):
+        told.append(f"is for images of {size[0]}x{size[1]} px, and they are square here: choose another checkpoint")
+    elif size != unet["sample_size"]:
+        told.append(
+            f"has sample_size={size} and the data {unet['sample_size']}: "
+            f"set data.size={size} or choose another checkpoint"
+        )
+    if theirs["out_channels"] != channels:
+        told.append(
+            f"has in_channels={channels} but out_channels="
+            f"{theirs['out_channels']}: choose a checkpoint that predicts noise and nothing else"
+        )
     return told
 
 
+def sample_size(given: Any) -> Any:
+    """Return a config's sample_size as a number where it is a square pair, else as it is."""
+    return given[0] if isinstance(given, list) and len(given) == 2 and given[0] == given[1] else given
+
+
+def kind_misfits(found: dict[str, Any], noise: dict[str, Any]) -> list[str]:
+    """Return what of a checkpoint is not plain noise prediction, without labels, under a schedule of betas."""
+    unlike = [
+        f"{key}={config[key]}"
+        for config, plain in ((found, PLAIN_UNET), (noise, PLAIN_NOISE))
+        for key, values in plain.items()
+        if config.get(key) is not None and config[key] not in values
+    ]
+    scheduler = str(noise.get("_class_name", ""))
+    if scheduler.startswith(OTHER_NOISE):
+        unlike.append(f"the scheduler {scheduler}")
+    if not unlike:
+        return []
+    wanted = "an unconditional UNet2DModel that predicts epsilon under a schedule of betas"
+    return [f"has {', '.join(unlike)}, which is not supported: choose {wanted}"]
+
+
+def noise_misfits(noise: dict[str, Any], schedule: dict[str, Any]) -> list[str]:
+    """Return how the schedule of a scheduler config, if there is one, differs from the request's."""
+    known = NOISE | noise
+    other = [key for key, wanted in schedule.items() if noise and key in known and known[key] != wanted]
+    if not other:
+        return []
+    theirs = ", ".join(f"{key}={known[key]}" for key in other)
+    ours = ", ".join(str(schedule[key]) for key in other)
+    mend = " ".join(f"schedule.{key}={known[key]}" for key in other)
+    return [f"was trained with {theirs}, not {ours}: set {mend}"]
+
+
+def notes(name: str, folder: Path) -> list[str]:
+    """Return what is taken for granted of a checkpoint folder, or chosen in it, one line each."""
+    told = []
+    if home(folder).name == "unet_ema" and (folder / "unet").is_dir():
+        told.append("the averaged weights in unet_ema/ are taken, not those in unet/")
+    if not scheduler_path(folder).is_file():
+        told.append(f"it has no {scheduler_path(folder).name}, so it is taken to be trained with the config's schedule")
+    path = weights_path(folder)
+    if path is not None and variant(path):
+        told.append(f"there is only {path.name}, which is taken as float32")
+    return [f"model.pretrained={name}: {line}" for line in told]
+
+
+def home(folder: Path) -> Path:
+    """Return the folder of a diffusers folder's UNet."""
+    found = (folder / name for name in HOMES)
+    return next((place for place in found if (place / "config.json").exists()), folder)
+
+
 def config_path(folder: Path) -> Path:
-    """Return where a diffusers folder keeps its UNet's config (google's older repositories: at the top)."""
-    inner = folder / "unet" / "config.json"
-    return inner if inner.exists() else folder / "config.json"
+    """Return where a diffusers folder keeps its UNet's config."""
+    return home(folder) / "config.json"
+
+
+def weights_path(folder: Path) -> Path | None:
+    """Return the file of a diffusers folder's UNet weights: of several, safetensors first, then without a variant."""
+    found = [path for end in ("safetensors", "bin") for path in sorted(home(folder).glob(f"{WEIGHTS}*.{end}"))]
+    return min(found, key=lambda path: (bool(variant(path)), path.suffix != ".safetensors"), default=None)
+
+
+def variant(path: Path) -> str | None:
+    """Return fp16 for diffusion_pytorch_model.fp16.safetensors, None where the name has no such part."""
+    middle = path.name.removeprefix(WEIGHTS).partition("-0")[0].removesuffix(path.suffix)
+    return middle.strip(".") or None
 
 
 def scheduler_path(folder: Path) -> Path:

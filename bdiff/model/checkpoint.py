@@ -1,38 +1,70 @@
 """Stock diffusers checkpoints, in and out."""
 
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from bdiff import store
 from bdiff.errors import RequestError
-from bdiff.model.check import config_path, misfits, scheduler_path
-from bdiff.pickles import refusal
+from bdiff.model.check import (
+    WEIGHTS,
+    config_path,
+    home,
+    misfits,
+    notes,
+    read,
+    scheduler_path,
+    variant,
+    weights_path,
+    weights_problems,
+)
+from bdiff.model.wrapped import peeled, words
+from bdiff.pickles import first_line, refusal
 from bdiff.schedule import Schedule
+from bdiff.whole import entries
 
+log = logging.getLogger(__name__)
 SIDECAR = "bdiff.json"
 
 
 def build(unet: dict[str, Any], pretrained: str | None, schedule: Schedule) -> UNet2DModel:
     """Return the UNet of conf/model's `unet`: the weights of `pretrained` if it is given, else fresh ones.
 
-    Raises RequestError if the checkpoint cannot be had or does not fit the data and the schedule.
+    Whether these fit is for `examine` to say. Raises RequestError if they cannot be had.
     """
     arguments = {name: value for name, value in unet.items() if name != "_target_"}
     if pretrained is None:
         return UNet2DModel(**arguments)
+    found = load(fetch(pretrained))
+    if found.config["sample_size"] != arguments["sample_size"]:  # a pair, or left open
+        found.register_to_config(sample_size=arguments["sample_size"])
+    return found
+
+
+def examine(pretrained: str, unet: dict[str, Any], schedule: Schedule) -> None:
+    """Say what is taken for granted of the checkpoint `pretrained`.
+
+    Raises RequestError if it cannot be had, is damaged or does not fit the data and the schedule.
+    """
     folder = fetch(pretrained)
-    told = misfits(
-        pretrained,
-        store.read_json(config_path(folder)),
-        store.read_json(scheduler_path(folder)) if scheduler_path(folder).exists() else {},
-        arguments,
-        schedule.config,
-    )
-    if told:
+    try:
+        found, noise = read(config_path(folder)), read(scheduler_path(folder))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"model.pretrained={pretrained} cannot be read ({error})") from error
+    if told := misfits(pretrained, found, noise, unet, schedule.config) or weights_problems(pretrained, folder):
         raise RequestError(*told)
-    return load(folder)
+    load(folder)
+    for line in notes(pretrained, folder):
+        log.warning("%s", line)
 
 
 def fetch(pretrained: str) -> Path:
@@ -61,12 +93,43 @@ def load(folder: Path) -> UNet2DModel:
 
     Raises RequestError if it is damaged, or holds other objects, which could run code.
     """
-    inner = folder / "unet"
+    path = weights_path(folder)
+    if path is None:
+        raise RequestError(f"the checkpoint {folder} holds no weights of a UNet")
+    place = home(folder)
     try:
-        return UNet2DModel.from_pretrained(inner if inner.is_dir() else folder)
+        with ExitStack() as stack:
+            if (plain := unwrapped(path)) is not None:
+                place = stack.enter_context(copied(place, plain))
+                path = weights_path(place) or path
+            unet, about = UNet2DModel.from_pretrained(place, variant=variant(path), output_loading_info=True)
     except Exception as error:  # diffusers and safetensors raise many kinds; each means the folder is unreadable
-        reason = f"cannot be read ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
+        reason = f"cannot be read ({type(error).__name__}: {first_line(error)})"
         raise RequestError(f"the checkpoint {folder} {refusal(error) or reason}") from error
+    if missing := sorted(about["missing_keys"]):
+        named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise RequestError(f"the checkpoint {folder} is incomplete: {len(missing)} weights are missing ({named})")
+    return unet.float()
+
+
+def unwrapped(path: Path) -> dict[str, Tensor] | None:
+    """Return the weights in `path` under their own names, if they lie in an outer key or have a wrapper's prefix."""
+    if path.suffix == ".safetensors" and not peeled(entries(path))[1]:
+        return None  # without reading more than the header
+    held = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    weights, layers = peeled(held)
+    if layers:
+        log.info("%s: %s", path, words(layers))
+    return weights if layers else None
+
+
+@contextmanager
+def copied(place: Path, weights: dict[str, Tensor]) -> Iterator[Path]:
+    """Yield a passing folder with the config in `place` and these weights, for diffusers to read."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(place / "config.json", folder)
+        save_file({name: weight.clone() for name, weight in weights.items()}, Path(folder) / f"{WEIGHTS}.safetensors")
+        yield Path(folder)
 
 
 def save(folder: Path, unet: UNet2DModel, schedule: Schedule, facts: dict[str, Any]) -> None:

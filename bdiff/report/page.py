@@ -21,7 +21,7 @@ from PIL import Image
 from bdiff import store
 from bdiff.provenance import in_words
 from bdiff.report.pivot import decides, differ, in_order, label, ordered, short, text
-from bdiff.report.runs import Run, read
+from bdiff.report.runs import Run, read, readable
 from bdiff.report.shield_table import ROWS, shield_tables
 from bdiff.report.table import columns, shown, with_error
 
@@ -177,11 +177,10 @@ def write_sweep_page(folders: Sequence[Path], out: Path, title: str) -> Path:
 
 
 def run_or_trace(folder: Path) -> Run:
-    """Return the run in `folder`, or one that is lost where a job ended before it left a word."""
-    try:
-        return read(folder)
-    except FileNotFoundError:
-        return Run(folder, {"name": folder.name, "status": "lost", "overrides": []}, {})
+    """Return the run in `folder`, or one that is lost where a job ended before it left a word, or a damaged one."""
+    there = (folder / "config.yaml").exists() and (folder / "metrics.json").exists()
+    run = readable(folder) if there else None
+    return run or Run(folder, {"name": folder.name, "status": "lost", "overrides": []}, {})
 
 
 def job_parts(run: Run, keys: list[str], base: Path) -> dict[str, Any]:

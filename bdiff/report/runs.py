@@ -1,5 +1,6 @@
 """Run folders, read back: what tables and pages are made of."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from bdiff import store
+
+log = logging.getLogger(__name__)
 
 #: in a sweep's folder: the run folders of its jobs, relative to it
 JOBS = "jobs.json"
@@ -72,7 +77,19 @@ def find(paths: Iterable[Path]) -> list[Run]:
     found: dict[Path, None] = {}
     for root in paths:
         for path in sorted([*root.rglob("metrics.json"), *root.rglob(JOBS)]):
-            jobs = store.read_json(path) if path.name == JOBS else ["."]
+            jobs = store.recall(path, list[str]()) if path.name == JOBS else ["."]
             found |= dict.fromkeys((path.parent / job).resolve() for job in jobs)
     whole = [folder for folder in found if (folder / "config.yaml").exists() and (folder / "metrics.json").exists()]
-    return [read(folder) for folder in whole]
+    return [run for folder in whole if (run := readable(folder))]
+
+
+def readable(folder: Path) -> Run | None:
+    """Return the run in `folder`; None, with a warning, where its files are damaged."""
+    try:
+        run = read(folder)
+        if not (isinstance(run.config, dict) and isinstance(run.record, dict) and "status" in run.record):
+            raise ValueError("config.yaml or metrics.json holds something else")
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        log.warning("%s is left out: %s", folder, " ".join(str(error).split()))
+        return None
+    return run

@@ -42,12 +42,10 @@ def train_classifier(run: Experiment, name: str = "classifier") -> tuple[Classif
     Raises RequestError if the file of its `weights` does not fit.
     """
     config = run.config[name]
-    torch.manual_seed(seed_of(config.seed, "weights"))
-    model = make(config.model, channels=run.images.shape[0], classes=len(run.images.classes))
+    model = build_classifier(run, name)
     parts, recipe = plain(config), Recipe(**plain(config.train))
     given = parts.pop("weights", None)  # runs of before this key can be run again
     if given is not None:  # keys hold the file's content, not its place
-        load_weights(model, given, f"{name}.weights")
         parts |= {"weights": file_hash(Path(given).expanduser()), "train": None}
         recipe = replace(recipe, steps=0)
     if parts["model"].get("path") is not None:
@@ -81,6 +79,24 @@ def train_classifier(run: Experiment, name: str = "classifier") -> tuple[Classif
     manifest = stage.manifest
     assert manifest is not None
     return model.to(run.device).eval(), {"key": stage.key, "accuracy": manifest["accuracy"], "on": unseen(config)}
+
+
+def build_classifier(run: Experiment, name: str) -> Classifier:
+    """Return the classifier of the request's key `name`, with fresh weights or those of its file."""
+    config = run.config[name]
+    torch.manual_seed(seed_of(config.seed, "weights"))
+    model: Classifier = make(config.model, channels=run.images.shape[0], classes=len(run.images.classes))
+    if config.get("weights") is not None:  # a key that configs of before lack
+        load_weights(model, config.weights, f"{name}.weights")
+    return model
+
+
+def examine_classifiers(run: Experiment) -> None:
+    """Raise RequestError if a classifier's file of weights does not fit, before anything is trained."""
+    for name in ("classifier", "surrogate"):
+        config = run.config.get(name)
+        if config and (config.get("weights") is not None or config.model.get("path") is not None):
+            build_classifier(run, name)
 
 
 def by_one(run: Experiment, model: nn.Module, name: str) -> bool:

@@ -219,7 +219,7 @@ def by_batch(folder: Path, count: int, size: int, make: Callable[[slice], Tensor
     for first in range(0, count, size):
         last = min(first + size, count)
         path = folder / f"{first}-{last}.safetensors"
-        if not path.exists():
+        if not store.whole(path):
             part = make(slice(first, last)).cpu().contiguous()
             with store.atomic(path) as scratch:
                 save_file({"part": part}, scratch)

@@ -10,9 +10,11 @@ from hydra import compose, initialize_config_module
 from safetensors.torch import load_model, save_file, save_model
 from torch import nn
 
+from bdiff import cli
 from bdiff.checks import value_problem
 from bdiff.classifier.base import accuracy
 from bdiff.classifier.resnet18 import ResNet18
+from bdiff.classifier.small_cnn import SmallCNN
 from bdiff.classifier.weights import load_weights
 from bdiff.classifier.wrn28_10 import Block, WideResNet
 from bdiff.context import Experiment
@@ -235,3 +237,47 @@ def test_timm_gets_images_as_its_model_was_trained_with_and_weights_from_a_file(
     torch.testing.assert_close(grey(2 * x - 1), theirs((0.3 - mean) / std * torch.ones(1, 3, 224, 224)))
     with pytest.raises(RequestError, match=r"classifier.model.name=no_such cannot be had from timm"):
         Timm(3, 5, name="no_such", pretrained=False, path=None, size=None)
+
+
+def small(*prefixes: str) -> dict[str, torch.Tensor]:
+    """Return weights of the digits' SmallCNN with prefixes before their names."""
+    return {"".join(prefixes) + name: weight for name, weight in SmallCNN(1, 10, 32).state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        small("module."),
+        small("_orig_mod.", "module."),
+        {"state_dict": small(), "epoch": 3},
+        {"model": small("module."), "optimizer": {"lr": 0.1}},
+    ],
+    ids=["a prefix", "two prefixes", "an outer key", "a prefix in an outer key"],
+)
+def test_what_is_around_the_weights_is_taken_off_and_told(held, tmp_path, caplog):
+    caplog.set_level("INFO")
+    torch.save(held, tmp_path / "weights.pt")
+    model = SmallCNN(1, 10, 32)
+    load_weights(model, str(tmp_path / "weights.pt"), "classifier.weights")
+    inner = held.get("state_dict") or held.get("model") or held
+    assert torch.equal(model.head.bias, next(weight for name, weight in inner.items() if name.endswith("head.bias")))
+    assert "taken without what is around its names" in caplog.text
+
+
+def test_names_that_only_look_wrapped_stay(tmp_path):
+    model = nn.Sequential()
+    model.add_module("model", nn.Linear(2, 2))
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    load_weights(model, str(tmp_path / "weights.pt"), "classifier.weights")
+
+
+@pytest.mark.parametrize("name", ["classifier", "surrogate"])
+@pytest.mark.parametrize("content", [[1, 2], {"head.bias": torch.zeros(3)}, torch.zeros(2)])
+def test_weights_that_do_not_fit_are_told_before_anything_is_trained(name, content, tmp_path, capsys):
+    torch.save(content, tmp_path / "weights.pt")
+    words = [f"{name}.weights={tmp_path}/weights.pt", *(["classifier@surrogate=small_cnn"] * (name == "surrogate"))]
+    places = [f"paths.outputs={tmp_path}/out", f"paths.cache={tmp_path}/cache", f"hydra.run.dir={tmp_path}/run"]
+    assert cli.command(["run", *words, *places, "runtime.device=cpu"]) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("bdiff: "))
+    assert f"{name}.weights={tmp_path}/weights.pt does not hold the weights of this SmallCNN" in line
+    assert not (tmp_path / "out" / "train").exists()

@@ -11,7 +11,7 @@ import torch
 from toys import LOOP, unet
 
 from bdiff import cli
-from bdiff.errors import RequestError
+from bdiff.errors import RequestError, RunError
 from bdiff.metric.fid.inception import InceptionFeatures
 from bdiff.model import checkpoint
 from bdiff.train import State
@@ -117,6 +117,6 @@ def test_a_training_state_with_code_in_it(way, mark, tmp_path):
     state.save(3)
     state.wait()
     WAYS[way](Code(mark), tmp_path / "state" / "00000004.pt")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(RunError, match=r"00000004\.pt does not hold tensors alone"):
         state.load(torch.device("cpu"))
     assert not mark.exists()

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from bdiff.model.check import LAYOUT, problems
+from bdiff.model.check import LAYOUT, notes, problems
 
 UNET = {"in_channels": 3, "out_channels": 3, "sample_size": 32, "layers_per_block": 2}
 NOISE = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
+UNET_KEYS = {*UNET, "num_class_embeds", "class_embed_type", "time_embedding_type", "block_out_channels"}
+NOISE_KEYS = {*NOISE, "prediction_type", "trained_betas", "rescale_betas_zero_snr", "thresholding", "timestep_spacing"}
+NOISE_KEYS |= {"snr_shift_scale", "_class_name", "clip_sample", "set_alpha_to_one", "variance_type"}
 
 
 def write(path: Path, text: str) -> None:
@@ -21,8 +24,10 @@ def write(path: Path, text: str) -> None:
 def checkpoint(folder: Path, nested: bool = True, **changed) -> Path:
     """Write the two configs of a checkpoint that fits `UNET` and `NOISE` but for what is `changed`."""
     for name, config in (("unet/config.json", UNET), ("scheduler/scheduler_config.json", NOISE)):
-        content = config | {key: value for key, value in changed.items() if key in config}
-        write(folder / (name if nested else Path(name).name), json.dumps({**content, "_class_name": "of diffusers"}))
+        own = UNET_KEYS if config is UNET else NOISE_KEYS
+        content = config | {key: value for key, value in changed.items() if key in own}
+        kind = "UNet2DModel" if config is UNET else "DDPMScheduler"
+        write(folder / (name if nested else Path(name).name), json.dumps({"_class_name": kind, **content}))
     return folder
 
 
@@ -68,6 +73,98 @@ def test_a_checkpoint_without_a_schedule_is_taken_as_it_is(tmp_path):
 def test_one_line_for_each_misfit_with_its_mend(changed, said, tmp_path):
     (line,) = told(checkpoint(tmp_path, **changed))
     assert line.startswith(f"model.pretrained={tmp_path} ") and said in line
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"prediction_type": "v_prediction"}, "prediction_type=v_prediction"),
+        ({"prediction_type": "sample"}, "prediction_type=sample"),
+        ({"prediction_type": "flow_prediction"}, "prediction_type=flow_prediction"),
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas=[0.1, 0.2]"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr=True"),
+        ({"snr_shift_scale": 3.0}, "snr_shift_scale=3.0"),
+        ({"num_class_embeds": 10}, "num_class_embeds=10"),
+        ({"class_embed_type": "timestep"}, "class_embed_type=timestep"),
+        ({"time_embedding_type": "fourier"}, "time_embedding_type=fourier"),
+        ({"_class_name": "ScoreSdeVeScheduler"}, "the scheduler ScoreSdeVeScheduler"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "the scheduler FlowMatchEulerDiscreteScheduler"),
+    ],
+)
+def test_what_is_no_unconditional_prediction_of_noise_is_refused_by_name(changed, said, tmp_path):
+    (line,) = told(checkpoint(tmp_path, **changed))
+    assert f"has {said}, which is not supported: choose an unconditional UNet2DModel" in line
+
+
+def test_a_unet_of_another_class_is_refused_by_name(tmp_path):
+    config = {**UNET, "_class_name": "UNet2DConditionModel"}
+    write(checkpoint(tmp_path) / "unet" / "config.json", json.dumps(config))
+    assert "has _class_name=UNet2DConditionModel, which is not supported" in told(tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"prediction_type": "epsilon", "trained_betas": None, "rescale_betas_zero_snr": False},
+        {"prediction_type": None, "num_class_embeds": None, "class_embed_type": None, "snr_shift_scale": 1.0},
+        {"thresholding": True, "timestep_spacing": "trailing", "clip_sample": True, "set_alpha_to_one": False},
+        {"_class_name": "DDIMScheduler", "time_embedding_type": "positional", "variance_type": "fixed_large"},
+    ],
+)
+def test_what_changes_only_how_samples_are_drawn_is_fine(changed, tmp_path):
+    assert told(checkpoint(tmp_path, **changed)) == []
+
+
+@pytest.mark.parametrize("size", [[32, 32], None, "left out"])
+def test_a_size_that_fits_is_taken_however_it_is_written(size, tmp_path):
+    checkpoint(tmp_path, sample_size=size, block_out_channels=[8, 8, 8])
+    path = tmp_path / "unet" / "config.json"
+    if size == "left out":
+        path.write_text(json.dumps({key: value for key, value in UNET.items() if key != "sample_size"}))
+    assert told(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"sample_size": [64, 64]}, "has sample_size=64 and the data 32: set data.size=64 or"),
+        ({"sample_size": [32, 64]}, "is for images of 32x64 px, and they are square here"),
+        ({"sample_size": None, "block_out_channels": [8] * 7}, "set data.size to a multiple of 64"),
+    ],
+)
+def test_a_size_that_does_not_fit_has_advice_that_can_be_followed(changed, said, tmp_path):
+    (line,) = told(checkpoint(tmp_path, **changed))
+    assert said in line
+
+
+def test_what_a_config_leaves_out_is_what_diffusers_takes(tmp_path):
+    checkpoint(tmp_path)
+    write(tmp_path / "unet" / "config.json", json.dumps({"sample_size": 32}))
+    write(tmp_path / "scheduler" / "scheduler_config.json", json.dumps({"num_train_timesteps": 1000}))
+    assert told(tmp_path) == []
+    write(tmp_path / "scheduler" / "scheduler_config.json", json.dumps({"beta_end": 0.02}))
+    assert problems(str(tmp_path), UNET, NOISE | {"num_train_timesteps": 100})[0].endswith(
+        "num_train_timesteps=1000, not 100: set schedule.num_train_timesteps=1000"
+    )
+
+
+def test_a_file_of_weights_that_is_cut_off_is_named(tmp_path):
+    path = checkpoint(tmp_path) / "unet" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    (line,) = told(tmp_path)
+    assert f"{path} is damaged or incomplete" in line and line.endswith("get it anew")
+
+
+def test_what_is_taken_for_granted_is_told(tmp_path):
+    checkpoint(tmp_path)
+    assert notes("it", tmp_path) == []
+    (tmp_path / "scheduler" / "scheduler_config.json").unlink()
+    (tmp_path / "unet").rename(tmp_path / "unet_ema")
+    write(tmp_path / "unet" / "config.json", json.dumps(UNET | {"in_channels": 1}))
+    write(tmp_path / "unet_ema" / "diffusion_pytorch_model.fp16.safetensors", "")
+    lines = notes("it", tmp_path)
+    words = ["weights in unet_ema/ are taken", "trained with the config's schedule", "which is taken as float32"]
+    assert all(word in line for word, line in zip(words, lines, strict=True))
 
 
 def test_all_misfits_are_told_together(tmp_path):

@@ -1,0 +1,38 @@
+"""State dicts as other tools leave them: under an outer key, or with the prefix of a wrapper before every name."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+#: where training scripts put a state dict beside the optimizer's; averaged weights come first
+OUTER = ("ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model", "net", "unet", "weights")
+#: of DataParallel, torch.compile, Lightning and others
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "unet.", "ema_model.")
+
+
+def peeled(held: Any, wanted: Collection[str] = ()) -> tuple[dict[str, Any], list[str]]:
+    """Return the state dict in `held` under its own names, and the keys and prefixes that were around it.
+
+    `wanted` are a model's names, where they are known: nothing is taken off a dict that has one of them.
+    """
+    layers = []
+    while isinstance(held, Mapping) and held.keys().isdisjoint(wanted):
+        if key := next((key for key in OUTER if holds_weights(held.get(key))), None):
+            held = held[key]
+        elif key := next((one for one in PREFIXES if held and all(str(name).startswith(one) for name in held)), None):
+            held = {name.removeprefix(key): weight for name, weight in held.items()}
+        else:
+            break
+        layers.append(key)
+    if not isinstance(held, Mapping):
+        raise ValueError(f"it holds a {type(held).__name__}, not weights by name")
+    return dict(held), layers
+
+
+def holds_weights(value: Any) -> bool:
+    """Return whether `value` is a state dict, or a dict around one."""
+    return isinstance(value, Mapping) and any(hasattr(one, "shape") or holds_weights(one) for one in value.values())
+
+
+def words(layers: list[str]) -> str:
+    """Return for a log what `peeled` took off."""
+    return f"taken without what is around its names: {' '.join(layers)}"

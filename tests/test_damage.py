@@ -1,0 +1,79 @@
+"""A run over damaged files of earlier runs: what is damaged is made again, to the same numbers, or told by name."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import carry_out
+from tiny import TINY
+
+STAGES = {
+    "train": "model/unet/diffusion_pytorch_model.safetensors",
+    "sample": "shards/00000008.safetensors",
+    "classifier": "model.safetensors",
+    "reference": "reference.npz",
+    "measure": "manifest.json",
+}
+
+
+def half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def zeros(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Path, dict]:
+    """A tiny run that nobody disturbed."""
+    home = tmp_path_factory.mktemp("whole")
+    code, record = carry_out(home, "first", *TINY)
+    assert code == 0
+    return home, record
+
+
+@pytest.mark.parametrize("damage", [half, zeros, Path.unlink])
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_is_damaged_is_made_again_and_nothing_else(stage, damage, whole, capfd):
+    home, record = whole
+    path = home / "outputs" / stage / record["keys"][stage] / STAGES[stage]
+    kept = path.read_bytes()
+    damage(path)
+    code, again = carry_out(home, "again", *TINY)
+    assert code == 0
+    assert again["metrics"] == record["metrics"]
+    assert {*again["keys"]} - {*again["reused"]} == {stage}
+    if stage != "measure":  # whose manifest has the time in it
+        assert path.read_bytes() == kept
+        assert STAGES[stage] in capfd.readouterr().err
+
+
+def test_a_table_leaves_damaged_runs_out_and_says_so(whole, tmp_path):
+    home, _ = whole
+    for name in ("whole", "half", "zeros", "config"):
+        shutil.copytree(home / "first", tmp_path / name)
+    half(tmp_path / "half" / "metrics.json")
+    zeros(tmp_path / "zeros" / "metrics.json")
+    (tmp_path / "config" / "config.yaml").write_text("a: [b")
+    (tmp_path / "jobs.json").write_text("[half")
+    words = [sys.executable, "-m", "bdiff", "table", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"COLUMNS": "300"})
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    for name in ("half", "zeros", "config"):
+        assert f"{tmp_path / name} is left out" in done.stderr
+    assert f"{tmp_path / 'jobs.json'} is damaged" in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"no database", bytes(4096)])
+def test_a_sweep_over_a_damaged_ledger_starts_nothing(content, tmp_path):
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "ledger.sqlite").write_bytes(content)
+    words = [sys.executable, "-m", "bdiff", "run", "-m", "seed=1,2", *TINY, f"paths.outputs={tmp_path}/outputs"]
+    done = subprocess.run([*words, f"hydra.sweep.dir={tmp_path}/sweep"], capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and "ledger.sqlite cannot be used (file is not a database)" in line
+    assert not (tmp_path / "outputs" / "train").exists() and not (tmp_path / "sweep").exists()
