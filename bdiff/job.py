@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,8 @@ def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[st
     """
     main = int(os.environ.get("RANK", 0)) == 0
     folder.mkdir(parents=True, exist_ok=True)
+    if main:  # of another run into the same folder
+        shutil.rmtree(folder / "figures", ignore_errors=True)
     setup_logging(folder / "run.log" if main else None, logging.INFO if main else logging.WARNING)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     (folder / "overrides.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(overrides)))

@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -154,6 +155,8 @@ def closing(record: dict[str, Any]) -> None:
 
 
 def normal(word: str) -> str:
-    """Return an override with the authors' spelling of an option (BOX_14, CORNER) in ours (box_14, corner)."""
+    """Return an override with ~ expanded, and the authors' spelling of an option (BOX_14) in ours (box_14)."""
+    if home := re.fullmatch(r"""([^=]+)=(["']?)(~[^"',]*)\2""", word):  # a shell expands no ~ behind a =
+        return f"{home[1]}={quoted(Path(home[3]).expanduser())}"
     key, equals, value = word.partition("=")
     return f"{key}={value.lower()}" if equals and key in ("trigger", "target", "attack", "data") else word

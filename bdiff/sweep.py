@@ -4,13 +4,14 @@ Hydra's launchers decide where and how many at a time; whichever it is, what the
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def carry_out(config: DictConfig) -> None:
         os._exit(INTERRUPTED_CODE)
     ledger, key, sweep = ledger_of(config), config_key(config), os.environ[SWEEP]
     made = Path(hydra.runtime.output_dir)
-    made.rmdir()  # Hydra has just made it; ours bears the key, so that no other job ever runs there
+    unmake(made, hydra)  # Hydra has just made it; ours bears the key, so that no other job ever runs there
     folder = made.with_name(f"{made.name}-{key[:8]}")
     stopped = config.sweep.on_failure == "stop" and ledger.failed(sweep)
     if stopped or ledger.done(key):
@@ -63,6 +64,16 @@ def carry_out(config: DictConfig) -> None:
                 os._exit(INTERRUPTED_CODE)  # or joblib's worker would go on with the sweep's next job
             raise
         ledger.end(number, status, error)
+
+
+def unmake(folder: Path, hydra: HydraConf) -> None:
+    """Remove the folder that Hydra made for a job, with what its own options put there; what holds more is left."""
+    if hydra.output_subdir:
+        shutil.rmtree(folder / hydra.output_subdir, ignore_errors=True)
+    for log in folder.glob("*.log"):  # of hydra/job_logging=default
+        log.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def abandoned(hydra: HydraConf) -> bool:

@@ -1,11 +1,16 @@
 """Picture files in the wild: what each kind is as 8-bit values, for data, triggers and targets."""
 
+import io
+
+import lmdb
 import numpy as np
 import pytest
 from PIL import Image
 
 from bdiff.data.files import Folder
+from bdiff.data.lmdbs import Lmdb
 from bdiff.draw import load
+from bdiff.errors import RequestError
 from bdiff.pictures import flat, upright
 
 
@@ -89,3 +94,25 @@ def test_links_to_a_folder_above_count_no_picture_twice(tmp_path):
     folder(tmp_path, "elsewhere/3.png")
     (path / "data" / "c").symlink_to(path / "elsewhere")
     assert Folder(path / "data", "all").names == ["a/1.png", "b/2.png", "c/3.png"]
+
+
+def test_an_index_inside_one_more_folder_gives_the_labels(tmp_path):
+    path = folder(tmp_path, "set/00000/1.png", "set/00000/2.png")
+    (path / "set" / "dataset.json").write_text('{"labels": [["00000/1.png", 3], ["00000/2.png", 1]]}')
+    assert Folder(path, "all").labelled[0].tolist() == [3, 1]
+
+
+def test_facts_in_an_lmdb_are_no_pictures(tmp_path):
+    picture = io.BytesIO()
+    Image.new("L", (8, 8)).save(picture, "PNG")
+    with lmdb.open(str(tmp_path / "lmdb")) as environment, environment.begin(write=True) as transaction:
+        for key in (b"a", b"b", b"length", b"__keys__"):
+            transaction.put(key, picture.getvalue())
+    assert Lmdb(tmp_path / "lmdb", tmp_path / "cache").names.tolist() == [b"a", b"b"]
+
+
+def test_keys_that_cannot_be_kept_are_told(tmp_path):
+    with lmdb.open(str(tmp_path / "lmdb")) as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"a\0", b"x")
+    with pytest.raises(RequestError, match="end in a zero byte"):
+        _ = Lmdb(tmp_path / "lmdb", tmp_path / "cache").names

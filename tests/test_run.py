@@ -19,6 +19,7 @@ from runs import carry_out
 from safetensors.torch import load_file
 
 from bdiff import __version__, cli
+from bdiff.run import normal
 
 TINY = [
     "data.limit=64", "train.steps=6", "train.batch_size=8", "train.warmup=2", "sample.count=12", "sample.batch_size=6",
@@ -49,7 +50,7 @@ def test_metrics_json_says_what_was_measured_and_how(first):
     protocol = record["protocol"]
     assert (protocol["asr"]["threshold"], protocol["asr"]["count"]) == (0.05, 12)
     assert protocol["images"] == 12
-    assert protocol["sampler"] == {"name": "DDPMScheduler", "steps": 4, "clip": False}
+    assert protocol["sampler"] == {"name": "DDPMScheduler", "steps": 4, "first_t": 99, "clip": False}
     fid = protocol["fid_classifier"]
     assert (fid["sample_count"], fid["reference_count"], fid["extractor"]) == (12, 64, "SmallCNN")
     assert {"torch", "diffusers", "python"} <= set(record["versions"])
@@ -280,3 +281,10 @@ def quiet():
     root, handlers, level = logging.getLogger(), logging.getLogger().handlers[:], logging.getLogger().level
     yield
     root.handlers[:], root.level = handlers, level
+
+
+@pytest.mark.parametrize("word", ["outputs=~/x", 'outputs="~/x"', "outputs='~/x'"])
+def test_a_home_is_expanded_in_any_option(word, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert normal(word) == 'outputs="/home/me/x"'
+    assert normal("trigger=BOX_14") == "trigger=box_14" and normal("~model.unet.dropout") == "~model.unet.dropout"

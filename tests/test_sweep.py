@@ -95,6 +95,12 @@ def test_failed_jobs_are_told_and_retried_and_done_ones_left_alone(here, capsys)
     assert [run.value("target") for run in runs] == ["corner", "hat", "shoe", "cat"]
 
 
+@pytest.mark.parametrize("option", ["hydra.output_subdir=.hydra", "hydra/job_logging=default"])
+def test_what_hydra_puts_into_a_job_s_folder_is_in_no_job_s_way(here, option):
+    assert cli.command(["run", "-m", "target=corner,cat", "attack.poison_rate=0.25", option]) == 0
+    assert attempts(here) == [("corner", DONE), ("cat", DONE)]
+
+
 def test_a_sweep_can_stop_at_its_first_failure(here, capsys):
     assert cli.command([*SWEEP, "sweep.on_failure=stop"]) == 1
     assert attempts(here) == [("corner", DONE), ("hat", FAILED)]

@@ -17,6 +17,7 @@ from bdiff.errors import RequestError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 UNLABELLED = "unlabelled"
+INDEX = "dataset.json"
 #: folders that are splits, in any case; of several the first
 TRAIN = ("train", "training")
 HELD_OUT = ("test", "testing", "val", "valid", "validation")
@@ -53,20 +54,26 @@ class Files(Source):
 
     @cached_property
     def labelled(self) -> tuple[np.ndarray, tuple[str, ...]]:
-        if "dataset.json" in self.entries:
-            return self._edm_labels()
+        if self.index is not None:
+            return self._edm_labels(self.index)
         folders = [class_of(name) for name in self.names]
         classes = tuple(sorted(set(folders)))
         number = {folder: label for label, folder in enumerate(classes)}
         return np.array([number[folder] for folder in folders], np.int64), classes
 
-    def _edm_labels(self) -> tuple[np.ndarray, tuple[str, ...]]:
+    @cached_property
+    def index(self) -> str | None:
+        """The name of edm's dataset.json, if there is one: the outermost; it names pictures from its own folder."""
+        found = [name for name in self.entries if PurePosixPath(name).name == INDEX]
+        return min(found, key=lambda name: (name.count("/"), name), default=None)
+
+    def _edm_labels(self, index: str) -> tuple[np.ndarray, tuple[str, ...]]:
         """Read dataset.json: {"labels": [[name, class number], ...]}, or null where there are no labels."""
         try:
-            pairs = json.loads(self.read("dataset.json"))["labels"]
+            pairs = json.loads(self.read(index))["labels"]
             if pairs is None:
                 return np.zeros(len(self.names), np.int64), (UNLABELLED,)
-            given = {name: int(label) for name, label in pairs}
+            given = {index.removesuffix(INDEX) + name: int(label) for name, label in pairs}
             labels = np.array([given[name] for name in self.names], np.int64)
             if not 0 <= labels.min() <= labels.max() < MOST_CLASSES:
                 raise ValueError(f"class numbers run from {labels.min()} to {labels.max()}")
@@ -142,7 +149,7 @@ class Folder(Files):
 
     @property
     def identity(self) -> dict[str, Any]:
-        relevant = sorted(entry for entry in self.entries.items() if is_picture(entry[0]) or entry[0] == "dataset.json")
+        relevant = sorted(entry for entry in self.entries.items() if is_picture(entry[0]) or entry[0].endswith(INDEX))
         return {"path": str(self.path.resolve()), "files": sha256(relevant)}
 
     def read(self, name: str) -> bytes:

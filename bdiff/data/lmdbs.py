@@ -14,6 +14,9 @@ from bdiff import store
 from bdiff.data.sources import Source, close_before_fork, one_line, open_picture, sha256, stamp
 from bdiff.errors import RequestError
 
+#: keys under which LMDBs keep facts about themselves beside their pictures
+ABOUT = (b"length", b"__len__", b"__keys__", b"num-samples", b"num_samples", b"data_keys")
+
 
 @dataclass
 class Lmdb(Source):
@@ -32,12 +35,15 @@ class Lmdb(Source):
     @cached_property
     def names(self) -> np.ndarray:
         self.probe()
-        made = store.stage(self.cache, "keys", 1, source=self.identity)
+        made = store.stage(self.cache, "keys", 2, source=self.identity)
         file = made.folder / "keys.npy"
         with store.lock(made.folder.with_suffix(".lock")):
             if not file.exists():
                 with self._environment().begin() as transaction, store.atomic(file) as scratch:
-                    np.save(scratch, np.array(list(transaction.cursor().iternext(values=False)), "S"))
+                    keys = [key for key in transaction.cursor().iternext(values=False) if key not in ABOUT]
+                    if any(key.endswith(b"\0") for key in keys):  # numpy drops them, and other keys would be read
+                        raise RequestError(f"{self.path} has keys that end in a zero byte: write it again with others")
+                    np.save(scratch, np.array(keys, "S"))
         return np.load(file)
 
     @property
