@@ -26,6 +26,8 @@ LAYERS = [
         "draw",
         "noise",
         "pickles",
+        "pictures",
+        "steps",
         "ledger",
         "versions",
         "whole",
