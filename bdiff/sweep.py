@@ -3,6 +3,7 @@
 Hydra's launchers decide where and how many at a time; whichever it is, what they run is `carry_out`.
 """
 
+import logging
 import os
 import shutil
 import signal
@@ -70,8 +71,13 @@ def unmake(folder: Path, hydra: HydraConf) -> None:
     """Remove the folder that Hydra made for a job, with what its own options put there; what holds more is left."""
     if hydra.output_subdir:
         shutil.rmtree(folder / hydra.output_subdir, ignore_errors=True)
-    for log in folder.glob("*.log"):  # of hydra/job_logging=default
-        log.unlink()
+    for handler in [
+        *logging.root.handlers
+    ]:  # of hydra/job_logging=default: the sweep itself would go on to write there
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == folder.absolute():
+            logging.root.removeHandler(handler)
+            handler.close()
+            Path(handler.baseFilename).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
 

@@ -1,5 +1,6 @@
 """Sweeps: a process per job, what happened in the ledger, the same sweep again."""
 
+import logging
 import os
 import re
 import signal
@@ -96,7 +97,8 @@ def test_failed_jobs_are_told_and_retried_and_done_ones_left_alone(here, capsys)
 
 
 @pytest.mark.parametrize("option", ["hydra.output_subdir=.hydra", "hydra/job_logging=default"])
-def test_what_hydra_puts_into_a_job_s_folder_is_in_no_job_s_way(here, option):
+def test_what_hydra_puts_into_a_job_s_folder_is_in_no_job_s_way(here, option, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [*logging.root.handlers])
     assert cli.command(["run", "-m", "target=corner,cat", "attack.poison_rate=0.25", option]) == 0
     assert attempts(here) == [("corner", DONE), ("cat", DONE)]
 

@@ -55,7 +55,7 @@ RUNS = {
     **{f"defense={name}": [f"defense={name}", *words] for name, words in DEFENSES.items()},
     **OTHERS,
     "streamed by workers": ["runtime.memory=0", "runtime.workers=2", "attack.poison_rate=0.5"],
-    **{f"sampler={name}": [f"sampler={name}", "sample.steps=4"] for name in group_options()["sampler"]},
+    **{f"sampler={name}": [f"sampler={name}", "sample.steps=5"] for name in group_options()["sampler"]},
 }
 
 
@@ -78,7 +78,7 @@ def test_samples_are_those_of_the_cpu(tmp_path, card, sampler):
     images = []
     for device in ("cpu", DEVICE):
         scheduler = make(config.sampler.scheduler, **toys.schedule(100).config)
-        sample(toys.unet(), scheduler, {"clean": Drawn(lambda eps: eps, 9)}, shape=SHAPE, batch_size=4, steps=8,
+        sample(toys.unet(), scheduler, {"clean": Drawn(lambda eps: eps, 9)}, shape=SHAPE, batch_size=4, steps=10,
                step_options=OmegaConf.to_container(config.sampler.step), precision="fp32", seed=0,
                folder=tmp_path / device, accelerator=open_device(device))  # fmt: skip
         images.append(torch.cat([*shards(tmp_path / device, "clean")]).int())

@@ -111,7 +111,7 @@ def test_what_changes_the_numbers_is_measured_anew(everything, home, overrides, 
 
 def test_presets_choose_the_reference_and_the_samples(home, everything):
     record = run(home, "presets", "metric.fid.protocol=baddiffusion", "data.limit=null", "sample.count=2060",
-                 "sample.batch_size=1030", "sample.steps=1", "metric/fid=classifier")  # fmt: skip
+                 "sample.batch_size=1030", "sample.steps=2", "metric/fid=classifier")  # fmt: skip
     fid = record["protocol"]["fid_classifier"]
     assert fid["reference"].startswith("digits all, ")
     assert (fid["reference_count"], fid["sample_count"], fid["marks"]) == (1797, 2048, [])
