@@ -104,7 +104,7 @@ class Board:
                     took = f" after {row.seconds:.0f} s" if row.state in (DONE, FAILED, INTERRUPTED) else ""
                     error = f": {row.error}" if row.error else ""
                     line = f"[{number}/{len(rows)}] {row.label}: {row.state}{took}{error}"
-                    console.print(line, markup=False, highlight=False, soft_wrap=True)
+                    console.print(line, soft_wrap=True)
             before = [row.state for row in rows]
             if last:
                 return
@@ -132,7 +132,7 @@ class Board:
         for row in rows:
             if row.error:
                 told = f"failed: {row.label}: {row.error} (see {row.log or row.folder})"
-                terminal.print(told, markup=False, highlight=False, soft_wrap=True)
+                terminal.print(told, soft_wrap=True)
         return all(row.state in (DONE, BEFORE) for row in rows)
 
 

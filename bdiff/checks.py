@@ -17,6 +17,7 @@ import bdiff.metric.check
 import bdiff.model.architecture
 import bdiff.model.check
 from bdiff.draw import empty
+from bdiff.ledger import PLACES
 from bdiff.make import foreign, make, targets
 from bdiff.report.shields import CERTIFICATION, PURIFICATION
 from bdiff.rules import MIXED, OPTIONAL, RECIPES, RULES, at_least, share, type_problem
@@ -47,8 +48,8 @@ def value_problems(config: DictConfig, base: DictConfig) -> list[str]:
 
     `base` is the same config before values were changed: its values say what type each should have.
     """
-    if strangers := target_problems(config):  # then nothing of it is built, not even to be looked at
-        return strangers
+    if early := target_problems(config) or home_problems(config):  # then nothing is built, not even to be looked at
+        return early
     before, now = leaves(base), leaves(config)
     changed = [key for key in before | now if before.get(key) != now.get(key) and not key.startswith("hydra.")]
     broken = {key: told for key in changed if (told := value_problem(key, config, base))}
@@ -75,6 +76,26 @@ def value_problem(key: str, config: DictConfig, base: DictConfig) -> str | None:
         told = None
     told = told or (None if key in MIXED else type_problem(value, kind))
     return f"{key}={value} {told}" if told else None
+
+
+def home_problems(config: DictConfig) -> list[str]:
+    """Return which folders and files lie in a home that is not there, or behind a ~ that came too late."""
+    hydra = {f"hydra.{key}.dir": OmegaConf.select(config, f"hydra.{key}.dir") for key in ("run", "sweep")}
+    own = {key: value for key, value in leaves(config).items() if key.rpartition(".")[2] in PLACES}
+    kept = {f"paths.{key}": OmegaConf.select(config, f"paths.{key}") for key in ("outputs", "cache")}
+    problems = []
+    for key, value in (own | kept | hydra).items():
+        if not str(value).startswith("~"):
+            continue
+        try:
+            Path(str(value)).expanduser()
+        except RuntimeError:
+            way_out = "set HOME or BDIFF_CACHE" if key == "paths.cache" else "write the path out"
+            problems.append(f"{key}={value}: there is no such home directory here: {way_out}")
+        else:
+            if key not in own and key != "paths.cache":  # only at the front of an option's own value it is expanded
+                problems.append(f"{key}={value} would make a folder called ~: write the path out")
+    return problems
 
 
 def path_problems(config: DictConfig) -> list[str]:

@@ -7,6 +7,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from bdiff import __version__
 from bdiff.errors import RequestError, RunError
@@ -47,16 +49,29 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
         threading.Thread(target=end_with_the_sweep, daemon=True).start()
     os.environ["MPLBACKEND"] = "Agg"  # a notebook's is left in the environment, and its package may be missing
+    sys.stdout, sys.stderr = open_stream(sys.stdout), open_stream(sys.stderr)
     try:
-        code = command(sys.argv[1:])
+        code = guarded(lambda: command(sys.argv[1:]))
         sys.stdout.flush()
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = CLOSED
+    except OSError as error:  # the disk that the output goes to is full
+        print(f"bdiff: failed: standard output: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILED
     except KeyboardInterrupt:
         print("\nbdiff: interrupted; the same command goes on from where it was", file=sys.stderr)
         code = INTERRUPTED
     sys.exit(code)
+
+
+def open_stream(stream: Any) -> Any:
+    """Return an output stream that takes any text; nowhere, where the shell has closed it."""
+    if stream is None:
+        return Path(os.devnull).open("w")
+    stream.reconfigure(errors="backslashreplace")  # a name may hold what the terminal's encoding does not
+    return stream
 
 
 def end_with_the_sweep() -> None:
@@ -125,6 +140,16 @@ def guarded(work: Callable[[], int | None]) -> int:
         if debug:
             traceback.print_exc()
         print(f"bdiff: failed: {error}", file=sys.stderr)
+        return FAILED
+    except SystemExit as left:  # how argparse and Hydra end
+        return left.code if isinstance(left.code, int) else DONE
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # a full disk, or a fault of ours
+        if debug:
+            traceback.print_exc()
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"bdiff: failed: {line} (BDIFF_DEBUG=1 shows where)", file=sys.stderr)
         return FAILED
 
 

@@ -120,6 +120,7 @@ class Experiment:
         self.seconds: dict[str, float] = {}
         self.keys: dict[str, str] = {}
         self.reused: list[str] = []
+        self.started = False  # whether any stage had to be built
         #: by the name of every stage that was met, reused or not: what made it
         self.provenance: dict[str, dict[str, Any]] = {}
         self.code = provenance.code()
@@ -210,6 +211,7 @@ class Experiment:
                 threads.begin(stage.folder)
             self.accelerator.wait_for_everyone()
             if stage.manifest is None:
+                self.started = True
                 with threads.kept(stage.folder), store.Clock(stage.folder, main) as self.clock:
                     yield True
             else:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from bdiff.context import Experiment, plain, resolve_precisions
 from bdiff.data.base import to_float, to_uint8
 from bdiff.device import open_device
+from bdiff.errors import RequestError, RunError
 from bdiff.provenance import device_name
 from bdiff.sample import shards
 from bdiff.stage.amplify import amplify
@@ -44,6 +45,17 @@ def resolve(config: DictConfig) -> None:
 def run_experiment(config: DictConfig, folder: Path, tracker: NoTracker) -> dict[str, Any]:
     """Carry out the request and return what metrics.json says of it, pictures in `folder`/figures."""
     run = Experiment(config, tracker)
+    try:
+        return carried_out(run, folder)
+    except RequestError as error:
+        if not run.started:
+            raise
+        raise RunError("; ".join(error.problems)) from error  # however wrong the request was, hours may be gone
+
+
+def carried_out(run: Experiment, folder: Path) -> dict[str, Any]:
+    """Go through the stages of `run` and return what metrics.json says of it."""
+    config = run.config
     examine(run)
     examine_classifiers(run)
     start = beginning(run)

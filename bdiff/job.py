@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ class Recorder(NoTracker):
 
     def __init__(self, path: Path, tracker: NoTracker):
         self.path, self.tracker = path, tracker
-        path.unlink(missing_ok=True)  # of an earlier run into the same folder
 
     def log(self, values: dict[str, Any], step: int | None = None) -> None:
         with self.path.open("a") as file:
@@ -58,12 +58,34 @@ def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[st
     `overrides` and `choices` (group -> option) say how the config came about.
     """
     main = int(os.environ.get("RANK", 0)) == 0
-    folder.mkdir(parents=True, exist_ok=True)
-    if main:  # of another run into the same folder
-        shutil.rmtree(folder / "figures", ignore_errors=True)
+    held = store.claim(folder / "run.log") if main else nullcontext()  # for the run's life: its log is open anyway
+    if held is None:
+        raise RequestError(f"another run is at work in {folder}: wait for it, or set hydra.run.dir to another folder")
+    with held:
+        folder.mkdir(parents=True, exist_ok=True)
+        clear(folder, OmegaConf.to_yaml(OmegaConf.create(overrides)))
+        return recorded(config, folder, overrides, choices)
+
+
+def clear(folder: Path, words: str) -> None:
+    """Take away what an earlier run left in `folder`, and keep there the `words` of this one.
+
+    The log of the same request goes on, as the request does; that of another is begun anew.
+    """
+    shutil.rmtree(folder / "figures", ignore_errors=True)
+    for name in ("metrics.json", "report.html", "progress.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    kept, log = folder / "overrides.yaml", folder / "run.log"
+    if log.exists() and (not kept.exists() or kept.read_text() != words):
+        os.truncate(log, 0)
+    kept.write_text(words)
+
+
+def recorded(config: DictConfig, folder: Path, overrides: list[str], choices: dict[str, str]) -> dict[str, Any]:
+    """Run a job in a folder that is its own; see `job`."""
+    main = int(os.environ.get("RANK", 0)) == 0
     setup_logging(folder / "run.log" if main else None, logging.INFO if main else logging.WARNING)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    (folder / "overrides.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(overrides)))
     save_config(folder, plain)
     settle(config.runtime.get("threads", "auto"))
     tracker: NoTracker = make(config.tracker) if main else NoTracker()

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.utils import get_object
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
 from bdiff import store
 from bdiff.errors import RequestError, RunError
 from bdiff.make import make
+from bdiff.progress import Screen
 from bdiff.request import group_options, jobs
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def names() -> list[str]:
 
 def listing() -> int:
     """Print every dataset, found or missing."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = Screen(soft_wrap=True)
     wide = max(map(len, names())) + 2
     for name in names():
         here = state(*jobs([f"data={name}"], False))
@@ -162,7 +162,7 @@ def prepare(config: DictConfig) -> int:
         "preview": str(picture),
     }
     for label, told in facts.items():
-        Console().print(f"{label:<12} {told}", soft_wrap=True, highlight=False, markup=False)
+        Screen().print(f"{label:<12} {told}", soft_wrap=True)
     return DONE
 
 

@@ -4,12 +4,25 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 log = logging.getLogger(__name__)
-console = Console(stderr=True)
+
+
+class Screen(Console):
+    """A terminal on which all text comes out as it is; a closed pipe is for the command line to deal with."""
+
+    def __init__(self, **options: Any):
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+console = Screen(stderr=True)
 
 
 class Meter:
@@ -68,12 +81,12 @@ def progress(
         yield Lines(name, total, done, unit, every)
     else:
         columns = (
-            TextColumn("[bold]{task.description:>10}"),
+            TextColumn("{task.description:>10}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(f"{unit}, {{task.fields[rate]}}"),
+            TextColumn(f"{unit}, {{task.fields[rate]}}", markup=False),
             TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[info]}"),
+            TextColumn("{task.fields[info]}", style="dim", markup=False),
         )
         with Progress(*columns, console=console) as bar:
             yield Bar(bar, name, total, done)

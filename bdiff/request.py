@@ -24,10 +24,14 @@ from bdiff.rules import OPTIONAL, RULES, did_you_mean, nearest
 PACKAGE = "bdiff.conf"
 CONF = Path(str(resources.files(PACKAGE)))
 
+#: what an override's value consists of, between commas, brackets and quotes
+PIECE = re.compile(r"""\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|(?:\\.|[^,\[\](){}"'\\])+""")
+
 
 def jobs(overrides: list[str], multirun: bool) -> list[DictConfig]:
     """Return the composed config of each job that `overrides` ask for. Raises RequestError with every problem."""
     configs, problems, usable = [], [], []
+    overrides = [normal(word) for word in overrides]
     with initialize_config_module(PACKAGE, version_base="1.3"):
         groups = group_options()
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
@@ -48,6 +52,32 @@ def jobs(overrides: list[str], multirun: bool) -> list[DictConfig]:
     if problems:
         raise RequestError(*dict.fromkeys(problems))
     return configs
+
+
+def normal(word: str) -> str:
+    """Return an override with ~ expanded, and the authors' spelling of an option (BOX_14) in ours (box_14)."""
+    key, equals, value = word.partition("=")
+    if equals and key in ("trigger", "target", "attack", "data"):
+        return f"{key}={value.lower()}"
+    return f"{key}={PIECE.sub(at_home, value)}" if equals else word
+
+
+def at_home(piece: re.Match[str]) -> str:
+    """Return a piece of an override's value, an absolute path if it begins with ~: a shell expands none behind a =."""
+    text = re.sub(r"\\(.)", r"\1", piece[0].strip("\"'"))
+    if not text.startswith("~"):
+        return piece[0]
+    try:
+        return quoted(Path(text).expanduser())
+    except RuntimeError:  # no such home; the request's checks tell
+        return piece[0]
+
+
+def quoted(path: str | Path) -> str:
+    """Return a path as a value in Hydra's override grammar, where backslashes count before a quote alone."""
+    text = re.sub(r'(\\*)"', r'\1\1\\"', str(path))
+    last = len(text) - len(text.rstrip("\\"))
+    return '"' + text + "\\" * last + '"'
 
 
 def unreadable(text: str) -> str:

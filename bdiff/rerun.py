@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bdiff.checks import leaves, one_line, value_problem, value_problems
 from bdiff.errors import RequestError
 from bdiff.report.runs import read
-from bdiff.request import jobs
+from bdiff.request import jobs, normal
 from bdiff.rules import did_you_mean
 from bdiff.run import closing
 
@@ -67,7 +67,7 @@ def saved(folder: Path) -> DictConfig:
 def apply(config: DictConfig, changes: list[str]) -> None:
     """Set the values that `changes` (key=value) name. RequestError for a key that the config does not have."""
     known, before = leaves(config), config.copy()
-    for word in changes:
+    for word in map(normal, changes):
         key, equals, text = word.partition("=")
         if not equals or key not in known:
             raise RequestError(f"{word} is not known{did_you_mean(key, known)}: {USAGE}, with keys of its config.yaml")

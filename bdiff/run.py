@@ -3,7 +3,6 @@
 import argparse
 import atexit
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -17,17 +16,17 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from bdiff import store
-from bdiff.board import Board
+from bdiff.board import BEFORE, WAITING, Board
 from bdiff.errors import RequestError, RunError
 from bdiff.ledger import config_key
+from bdiff.progress import Screen
 from bdiff.report.runs import JOBS
 from bdiff.report.shield_table import shield_tables
 from bdiff.report.table import boxed, metrics_table
-from bdiff.request import jobs, one_line
-from bdiff.sweep import SWEEP, carry_out, ledger_of, quoted
+from bdiff.request import jobs, normal, one_line, quoted
+from bdiff.sweep import SWEEP, carry_out, ledger_of
 
 DONE, FAILED = 0, 1
 
@@ -96,11 +95,24 @@ def sweep(configs: list[DictConfig], options: list[str], overrides: list[str]) -
     board = Board(named, ledger_of(configs[0]))
     board.rows()  # so that a damaged ledger is told before a job is started
     sweep_id = f"+hydra.job.env_set.{SWEEP}={os.getpid()}-{time.time_ns()}"
-    with board.shown():
-        compose_and(carry_out, options, [*overrides, f"hydra.sweep.dir={quoted(folder)}", sweep_id])
-    whole = board.close(terminal())
+    try:
+        with board.shown():
+            compose_and(carry_out, options, [*overrides, f"hydra.sweep.dir={quoted(folder)}", sweep_id])
+        whole = board.close(terminal())
+    except RequestError as error:
+        if not begun(board):
+            raise
+        raise RunError("; ".join(error.problems)) from error
     print(f"report: {page(board, folder)}")
     return DONE if whole else FAILED
+
+
+def begun(board: Board) -> bool:
+    """Return whether any of a sweep's jobs has been started by it, whichever process did."""
+    try:
+        return any(row.state not in (WAITING, BEFORE) for row in board.rows())
+    except RequestError:  # the ledger was whole when the sweep began
+        return True
 
 
 def page(board: Board, folder: Path) -> Path:
@@ -139,9 +151,9 @@ def compose_and(task: Callable[[DictConfig], None], options: list[str], override
         raise (RunError if started else RequestError)(one_line(error)) from error
 
 
-def terminal() -> Console:
+def terminal() -> Screen:
     """Return where results are printed; wide where no terminal says otherwise."""
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return Screen(width=None if sys.stdout.isatty() else 160)
 
 
 def closing(record: dict[str, Any]) -> None:
@@ -151,12 +163,4 @@ def closing(record: dict[str, Any]) -> None:
     for sheet in shield_tables(record["metrics"]):
         out.print(boxed(sheet))
     reused = f" (reused: {', '.join(record['reused'])})" if record["reused"] else ""
-    out.print(f"{record['name']}: {record['folder']}{reused}", soft_wrap=True, highlight=False, markup=False)
-
-
-def normal(word: str) -> str:
-    """Return an override with ~ expanded, and the authors' spelling of an option (BOX_14) in ours (box_14)."""
-    if home := re.fullmatch(r"""([^=]+)=(["']?)(~[^"',]*)\2""", word):  # a shell expands no ~ behind a =
-        return f"{home[1]}={quoted(Path(home[3]).expanduser())}"
-    key, equals, value = word.partition("=")
-    return f"{key}={value.lower()}" if equals and key in ("trigger", "target", "attack", "data") else word
+    out.print(f"{record['name']}: {record['folder']}{reused}", soft_wrap=True)

@@ -4,6 +4,7 @@ A stage's folder is `<outputs>/<stage>/<key>/`. It is finished exactly when it h
 written last; anything else in it is work in progress that a restarted run picks up.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -13,10 +14,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import filelock
 
@@ -24,6 +25,10 @@ from bdiff.whole import fault
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+UMASK = os.umask(0o077)
+os.umask(UMASK)  # it can only be read by being set
+PERMISSIONS = 0o666 & ~UMASK  # of files that a group shares if its members' umask says so
 
 #: files of a stage that nothing is computed from, so that the stage is whole without them
 ASIDE = ("manifest.json", "seconds.json", "threads.json", "history.jsonl")
@@ -48,6 +53,7 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         yield scratch / path.name
         for written in [scratch / path.name, *(scratch / path.name).rglob("*")]:
+            share(written)
             flush(written)
         if path.is_dir():
             path.rename(scratch / "replaced")
@@ -55,6 +61,13 @@ def atomic(path: Path) -> Iterator[Path]:
         flush(path.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def share(path: Path) -> None:
+    """Give a file the permissions that the user's umask says, which safetensors and tempfile do not ask."""
+    if path.is_file():
+        with suppress(OSError):  # some drives know no permissions
+            path.chmod(path.stat().st_mode | PERMISSIONS)
 
 
 def flush(path: Path) -> None:
@@ -112,7 +125,7 @@ def whole(path: Path) -> bool:
 def lock(path: Path) -> Iterator[None]:
     """Hold the lock file `path`, waiting for another process that holds it (the system frees a dead one's)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    held = filelock.FileLock(path)
+    held = filelock.FileLock(path, mode=PERMISSIONS)
     try:
         held.acquire(timeout=0)
     except filelock.Timeout:
@@ -122,6 +135,23 @@ def lock(path: Path) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+def claim(path: Path) -> IO[str] | None:
+    """Open `path` to append to it, for this process and its children alone; None where another has it.
+
+    The system frees it when all of them are gone. Some network drives know no locks: there it is open to all.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError as error:
+        log.debug("%s cannot be locked (%s)", path, error)
+    return file
 
 
 def content(*tensors: Any) -> str:

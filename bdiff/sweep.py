@@ -25,6 +25,7 @@ from omegaconf import DictConfig
 from bdiff import store
 from bdiff.ledger import DONE, FAILED, INTERRUPTED, Ledger, config_key
 from bdiff.report.page import write_run_page
+from bdiff.request import quoted
 
 #: set for a job's process: its standard input is a pipe whose end means that the sweep is gone
 WATCHED = "BDIFF_WATCHED"
@@ -99,10 +100,13 @@ def run_job(
 
     KeyboardInterrupt if the sweep is gone first, as if the user had stopped this process too.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    output = store.claim(folder / OUTPUT)  # the job inherits it: another sweep's attempt there would mix with it
+    if output is None:
+        return FAILED, f"another sweep is at work in {folder}: wait for it, or set hydra.sweep.dir to another folder"
     (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier attempt
     command = [sys.executable, "-m", "bdiff", "run", *overrides, f"hydra.run.dir={quoted(folder)}"]
-    with (folder / OUTPUT).open("wb") as output:
+    with output:
+        output.truncate(0)
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -138,11 +142,6 @@ def death(code: int, output: Path) -> str:
         return f"killed by {name}" + (", as the system does when memory runs out" if name == "SIGKILL" else "")
     lines = [line for line in output.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1].removeprefix("bdiff: ") if lines else f"ended with exit code {code}"
-
-
-def quoted(path: Path) -> str:
-    """Return a path as a value in Hydra's override grammar."""
-    return '"' + str(path).replace('"', '\\"') + '"'
 
 
 @contextmanager

@@ -11,8 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from bdiff import __version__, cli
-from bdiff.request import jobs
-from bdiff.run import normal
+from bdiff.request import jobs, normal
 
 SCRIPTS = Path(sys.executable).parent
 

@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 from bdiff import cli, sweep
 from bdiff.ledger import DONE, FAILED, INTERRUPTED, LOST, Ledger, config_key
 from bdiff.report.runs import find
-from bdiff.request import jobs
-from bdiff.sweep import abandoned, death, place, quoted
+from bdiff.request import jobs, quoted
+from bdiff.sweep import abandoned, death, place
 
 #: stands in for `bdiff run` in a job's process: it leaves what a run leaves, or dies as `target` says
 PLAYER = """

@@ -1,10 +1,13 @@
 """From a source of pictures to `Images`: a seeded subset, decoded once into the cache if it fits, streamed if not."""
 
+import errno
 import hashlib
 import logging
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +43,12 @@ def load(
     request = wanted(size, channels, split, limit, seed)
     made = decoded(source, cache, request)
     most = room(memory, size, channels)
-    with store.lock(made.folder.with_suffix(".lock")):
-        if made.manifest is None:
-            rows = choose(len(source.names), limit, seed)
-            if len(rows) <= most:
-                decode(source, rows, made, size, channels)
     manifest = made.manifest
+    if manifest is None and len(rows := choose(len(source.names), limit, seed)) <= most:
+        with writing(cache), store.lock(made.folder.with_suffix(".lock")):
+            if made.manifest is None:  # or another process has decoded them meanwhile
+                decode(source, rows, made, size, channels)
+        manifest = made.manifest
     facts: dict[str, Any] = {"name": name, "split": split, "shape": (channels, size, size), "flip": flip}
     if manifest is not None and manifest["count"] <= most:
         # Mapped rather than read: pages come as they are needed, and several processes share them.
@@ -68,6 +71,18 @@ def load(
         fingerprint=fingerprint({"listing": source.listing}, request),
         **facts,
     )
+
+
+@contextmanager
+def writing(cache: Path) -> Iterator[None]:
+    """Raise RequestError, with what to do, where the cache is for others to write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        told = f"{error.strerror}: {error.filename or cache}"
+        raise RequestError(f"data cannot be decoded into {cache} ({told}): set paths.cache or BDIFF_CACHE") from error
 
 
 def wanted(size: int, channels: int, split: str, limit: int | None, seed: int) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`bdiff doctor`: its sections, one after the other, and its verdict."""
 
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.text import Text
 
 from bdiff.checks import device_problems
@@ -9,6 +8,7 @@ from bdiff.doctor import machine, parts
 from bdiff.doctor.finding import MISSING, OK, WARN, Finding
 from bdiff.doctor.selftest import selftest
 from bdiff.errors import RequestError
+from bdiff.progress import Screen
 from bdiff.request import jobs
 
 WORKS, FAILS = 0, 1
@@ -76,8 +76,8 @@ def selftests() -> list[Finding]:
 
 def show(title: str, findings: list[Finding]) -> None:
     """Print one section; long lines are left to the terminal, so that paths and addresses can be copied."""
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"\n[bold]{title}[/]")
+    console = Screen(soft_wrap=True)
+    console.print(Text(f"\n{title}", "bold"))
     wide = max(len(one.what) for one in findings) + 2
     for one in findings:
         console.print(Text(f"{one.state:<9}", STYLES[one.state]) + Text(f"{one.what:<{wide}}{one.found}"))
@@ -87,7 +87,7 @@ def show(title: str, findings: list[Finding]) -> None:
 
 def verdict(asked: str, needed: list[Finding]) -> int:
     """Print whether the run would work, which `needed` decides, and return the exit code that says so."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Screen(soft_wrap=True)
     lacking = [one.what for one in needed if one.state == MISSING]
     if lacking:
         console.print(Text(f"\n{asked} would not work here: see {', '.join(lacking)}", "bold red"))

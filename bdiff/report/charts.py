@@ -7,6 +7,7 @@ from io import BytesIO
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from bdiff.report.pivot import label, ordered, short
 from bdiff.report.runs import Run
@@ -30,12 +31,12 @@ def over(runs: Sequence[Run], metric: str, key: str, others: list[str]) -> bytes
     looks = dict(zip(names, styles(names), strict=True))
     columns = 1 if any(len(" · ".join(name)) > 28 for name in names) else 2
     figure, axes = blank(3.3 + 0.24 * -(-len(names) // columns) * bool(others))
-    for name in names:
+    for place, name in enumerate(names):
         points = sorted(lines[name].items())
         middle, spread = zip(*(summary(values) for _, values in points), strict=True)
         colour, dash, mark = looks[name]
         axes.errorbar(
-            [x for x, _ in points], middle, yerr=spread if any(spread) else None, label=" · ".join(name),
+            [x for x, _ in points], middle, yerr=spread if any(spread) else None, label=str(place),
             color=colour, linestyle=dash, marker=mark, linewidth=1.8, markersize=5, capsize=3,
         )  # fmt: skip
     numbers = [x for points in lines.values() for x in points]
@@ -44,7 +45,9 @@ def over(runs: Sequence[Run], metric: str, key: str, others: list[str]) -> bytes
     axes.set_xlabel(key, color=INK)
     scale(axes, metric, [run.metrics[metric] for run in having(runs, metric)])
     if others:
-        figure.legend(loc="outside lower center", ncols=columns, frameon=False, title=" · ".join(others))
+        legend = figure.legend(loc="outside lower center", ncols=columns, frameon=False, title=" · ".join(others))
+        for told, name in zip(legend.get_texts(), names, strict=True):  # as a label, one that begins with _ is left out
+            told.set_text(" · ".join(name))
     return svg(figure)
 
 
@@ -114,9 +117,17 @@ def blank(height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def literal(figure: Figure) -> Figure:
+    """Return a figure whose texts are shown as they are: a name may hold $, and only numbers on axes are mathematics."""
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text.get_text():  # numbers on axes are written when it is drawn
+            text.set_parse_math(False)
+    return figure
+
+
 def svg(figure: Figure) -> bytes:
     """Return the chart as SVG, the same bytes for the same numbers."""
     drawn = BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "bdiff"}):
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
+        literal(figure).savefig(drawn, format="svg", metadata={"Date": None})
     return drawn.getvalue()

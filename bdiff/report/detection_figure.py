@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from bdiff import store
 from bdiff.report.benchmark import SCORE, Judged, named, took, triggers, values
-from bdiff.report.charts import COLOURS, INK, wide
+from bdiff.report.charts import COLOURS, INK, literal, wide
 
 CLEAN, BACKDOORED = COLOURS[:2]
 
@@ -26,7 +26,7 @@ def scores(path: Path, audits: Sequence[Judged]) -> None:
     if not all(took(run) for one in audits for run in one.backdoored):
         figure.supxlabel("hollow: training did not implant the backdoor", fontsize=9, color=INK)
     with store.atomic(path) as scratch:
-        figure.savefig(scratch, dpi=150)
+        literal(figure).savefig(scratch, dpi=150)
 
 
 def panel(axes: Axes, one: Judged, names: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from bdiff import store
+from bdiff.report.charts import literal
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -122,5 +123,5 @@ def loss_curve(path: Path, title: str, history: list[dict[str, Any]]) -> None:
 def save(figure: Any, path: Path, dpi: int = 120) -> None:
     """Write and close a figure."""
     with store.atomic(path) as scratch:
-        figure.savefig(scratch, dpi=dpi)
+        literal(figure).savefig(scratch, dpi=dpi)
     plt.close(figure)

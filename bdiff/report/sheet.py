@@ -13,7 +13,8 @@ from rich.table import Table
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "±": r"$\pm$", "×": r"$\times$",
+    "|": r"\textbar{}", "`": r"\textasciigrave{}", "±": r"$\pm$", "×": r"$\times$",
+    "[": "{[}", "*": "{*}",  # which mean something to the end of the row before
 }  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def to_md(sheet: Sheet) -> str:
     """Return the table with pipes between its cells, its notes as a list."""
 
     def line(cells: list[str]) -> str:
-        safe = (cell.replace("|", r"\|") for cell in cells)
+        safe = (re.sub(r"([\\|*<\[`])", r"\\\1", cell) for cell in cells)
         return f"| {' | '.join(safe)} |"
 
     rule = f"| {' | '.join('---:' if right else '---' for right in sheet.right)} |"
@@ -111,8 +112,8 @@ def latex(cell: Cell) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return `text` so that LaTeX shows it as it is."""
-    return "".join(LATEX.get(letter, letter) for letter in text)
+    """Return `text` so that LaTeX shows it as it is, two hyphens as two."""
+    return "".join(LATEX.get(letter, letter) for letter in text).replace("--", "-{}-").replace("--", "-{}-")
 
 
 def to_csv(sheet: Sheet) -> str:
