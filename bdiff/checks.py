@@ -28,6 +28,8 @@ REMOVAL = "bdiff.defense.removal.Removal"
 SMALL_CNN = "bdiff.classifier.small_cnn.SmallCNN"
 #: what torchrun sets; with a part of it processes wait for each other for ever
 TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+#: what MPI's launchers set, which Accelerate would follow
+MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 SHIELDS = (PURIFICATION, CERTIFICATION)
 
 
@@ -233,13 +235,18 @@ def device_problems(config: DictConfig) -> list[str]:
 def process_problems(config: DictConfig) -> list[str]:
     """Return what is wrong with the processes that the environment speaks of: torchrun's, or left over from it."""
     names = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
-    wrong = [name for name in names if not os.environ.get(name, "0").isdigit()]
+    wrong = [name for name in (*names, "MASTER_PORT") if not os.environ.get(name, "0").isdigit()]
     if wrong:
         return [f"{wrong[0]}={os.environ[wrong[0]]} in the environment is no number: torchrun sets it, or unset it"]
+    others = [name for name in MPI if os.environ.get(name, "1") != "1" and "WORLD_SIZE" not in os.environ]
+    if others:
+        return [f"{others[0]} is in the environment, and bdiff knows no MPI: use torchrun, or unset {others[0]}"]
     given, missing = ([name for name in TORCHRUN if (name in os.environ) is there] for there in (True, False))
     if missing and (left := [name for name in names if name in given]):
         return [f"{left[0]} is in the environment without {', '.join(missing)}: use torchrun, or unset {left[0]}"]
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    if rank >= world:
+        return [f"RANK={rank} in the environment is none of WORLD_SIZE={world} processes: use torchrun, or unset both"]
     sizes = {f"{place}train.batch_size": OmegaConf.select(config, f"{place}train.batch_size") for place in RECIPES}
     apart = {f"{name}.train.batch_size" for name in ("classifier", "surrogate") if not shares_batches(config, name)}
     return [

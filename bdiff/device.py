@@ -26,7 +26,8 @@ def open_device(name: str) -> Accelerator:
         if not torch.cuda.is_available():
             raise RunError(f"runtime.device={name}, but torch finds no CUDA device here: use cpu or auto")
         torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
-    os.environ.pop("ACCELERATE_TORCH_DEVICE", None)  # of an earlier call
+    for left in [name for name in os.environ if name.startswith("ACCELERATE_")]:  # of an earlier call, or of a user's
+        del os.environ[left]  # other programs, whose precision and plugins are not asked for here
     if ":" in name:
         os.environ["ACCELERATE_TORCH_DEVICE"] = name
         torch.cuda.set_device(name)

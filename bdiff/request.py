@@ -24,6 +24,12 @@ from bdiff.rules import OPTIONAL, RULES, did_you_mean, nearest
 PACKAGE = "bdiff.conf"
 CONF = Path(str(resources.files(PACKAGE)))
 
+#: options of Hydra's that a request goes without, and why
+REFUSED = {
+    "hydra.job.chdir": "paths would mean other folders than the ones typed: leave it out",
+    "hydra.mode": "a sweep is bdiff run -m, and one run is bdiff run: leave it out",
+}
+
 #: what an override's value consists of, between commas, brackets and quotes
 PIECE = re.compile(r"""\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|(?:\\.|[^,\[\](){}"'\\])+""")
 
@@ -97,6 +103,8 @@ def override_problems(override: Override, groups: dict[str, list[str]], multirun
     sweep = override.is_sweep_override()
     if sweep and not override.is_discrete_sweep():
         return [f"{override.input_line} is an endless sweep: list the values, as in {key}=1,2,3"]
+    if told := REFUSED.get(key):
+        return [f"{override.input_line}: {told}"]
     if override.is_delete():
         needed = key in groups or key in RULES or key in OPTIONAL
         return [f"{override.input_line} takes out what a run needs: give {key}=<value> instead"] if needed else []

@@ -118,7 +118,7 @@ def blank(height: float) -> tuple[Figure, Axes]:
 
 
 def literal(figure: Figure) -> Figure:
-    """Return a figure whose texts are shown as they are: a name may hold $, and only numbers on axes are mathematics."""
+    """Return a figure whose texts are shown as they are: names hold $, and only numbers on axes are mathematics."""
     for text in figure.findobj(Text):
         if isinstance(text, Text) and text.get_text():  # numbers on axes are written when it is drawn
             text.set_parse_math(False)

@@ -1,0 +1,193 @@
+"""Where a run is started and into what: folders in use, homes, caches of others, what the environment was left with."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+from runs import carry_out
+
+from bdiff import cli, store
+from bdiff.data import load
+from bdiff.errors import RequestError
+from bdiff.ledger import Ledger
+from bdiff.request import jobs, normal, quoted
+
+TINY = [
+    "data.limit=64", "train.steps=2", "train.batch_size=8", "train.warmup=1", "sample.count=4", "sample.batch_size=4",
+    "sample.steps=2", "classifier.train.steps=2", "train.precision=fp32", "model.unet.block_out_channels=[8,8,8]",
+    "runtime.progress=1000",
+]  # fmt: skip
+
+
+def script(*words: str, shell: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """What `bdiff` prints and how it ends, with a piece of shell behind it."""
+    line = f'"{sys.executable}" -m bdiff "$@" {shell}'
+    return subprocess.run(["bash", "-o", "pipefail", "-c", line, "bdiff", *words],
+                          env=os.environ | environment, capture_output=True, text=True, timeout=120)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("typed", "ours"),
+    [
+        ("data.path=~/a,~/b", 'data.path="/home/me/a","/home/me/b"'),
+        ("data.path='~/a,b'", 'data.path="/home/me/a,b"'),
+        (r"data.path=~/a\,b", 'data.path="/home/me/a,b"'),
+        ("data.path=choice(~/a,/b)", 'data.path=choice("/home/me/a",/b)'),
+        ("+more=[~/a,'b~']", "+more=[\"/home/me/a\",'b~']"),
+        ("data.path=/a/~/b", "data.path=/a/~/b"),
+        ("data.path=~nobody-of-that-name/a", "data.path=~nobody-of-that-name/a"),
+    ],
+)
+def test_a_home_is_expanded_wherever_a_value_begins(typed, ours, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert normal(typed) == ours == normal(ours)
+
+
+@pytest.mark.parametrize("path", ["/a b", '/a"b', "/a\\", '/a\\"b', "/a,b=[c]"])
+def test_a_quoted_path_is_read_as_it_is(path):
+    (config,) = jobs([f"paths.outputs={quoted(path)}"], multirun=False)
+    assert config.paths.outputs == path
+
+
+@pytest.mark.parametrize("key", ["trigger.path", "target.path"])
+def test_pictures_below_the_home_are_found(key, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.new("L", (16, 16), 200).save(tmp_path / "a.png")
+    (config,) = jobs([f"{key.partition('.')[0]}=image", f"{key}='~/a.png'"], multirun=False)
+    assert OmegaConf.select(config, key) == f"{tmp_path}/a.png"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["data.path='~nobody-of-that-name/a'"], "no such home directory"),
+        (["paths.outputs=${oc.env:ELSEWHERE}"], "would make a folder called ~"),
+        (["hydra.job.chdir=true"], "paths would mean other folders"),
+        (["hydra.mode=MULTIRUN"], "bdiff run -m"),
+    ],
+)
+def test_what_would_go_elsewhere_is_refused(words, told, monkeypatch):
+    monkeypatch.setenv("ELSEWHERE", "~/x")
+    with pytest.raises(RequestError, match=told):
+        jobs(words, multirun=False)
+
+
+def test_without_a_home_a_cache_is_asked_for(monkeypatch):
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    monkeypatch.delenv("BDIFF_CACHE", raising=False)
+    with pytest.raises(RequestError, match="set HOME or BDIFF_CACHE"):
+        jobs([], multirun=False)
+    monkeypatch.setenv("BDIFF_CACHE", "/scratch")
+    assert jobs([], multirun=False)
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_PORT": "1"}, "RANK=2 in the environment is none of WORLD_SIZE=2"),
+        ({"RANK": "0", "WORLD_SIZE": "0", "MASTER_PORT": "1"}, "RANK=0 in the environment is none of WORLD_SIZE=0"),
+        ({"RANK": "0", "WORLD_SIZE": "1", "MASTER_PORT": "x"}, "MASTER_PORT=x in the environment is no number"),
+    ],
+)
+def test_a_torchrun_that_cannot_be_is_told(environment, told, monkeypatch):
+    for name, value in ({"LOCAL_RANK": "0", "MASTER_ADDR": "localhost"} | environment).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RequestError, match=told):
+        jobs([], multirun=False)
+
+
+def test_processes_of_mpi_are_told(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(RequestError, match="bdiff knows no MPI"):
+        jobs([], multirun=False)
+
+
+def test_a_run_folder_is_one_runs_at_a_time(home, capsys):
+    held = store.claim(home / "busy" / "run.log")
+    code, record = carry_out(home, "busy", *TINY)
+    assert (code, record) == (2, {}) and "another run is at work" in capsys.readouterr().err
+    assert held is not None
+    held.close()
+    assert carry_out(home, "busy", *TINY)[0] == 0
+
+
+def test_another_request_leaves_nothing_of_the_first_in_a_folder(home):
+    assert carry_out(home, "shared", *TINY)[0] == 0
+    first = (home / "shared" / "run.log").read_text()
+    assert carry_out(home, "shared", *TINY)[0] == 0  # the same request goes on
+    assert (home / "shared" / "run.log").read_text().startswith(first)
+    (home / "shared" / "figures" / "triggers.png").write_bytes(b"of a defense")
+    assert carry_out(home, "shared", *TINY, "runtime.log_every=1")[0] == 0
+    assert not (home / "shared" / "run.log").read_text().startswith(first)
+    assert not (home / "shared" / "figures" / "triggers.png").exists()
+
+
+def test_data_that_are_decoded_are_read_without_a_write(home, monkeypatch, capsys):
+    assert carry_out(home, "before", *TINY)[0] == 0
+
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    lock = store.lock
+    monkeypatch.setattr(load.store, "lock", lambda path: refused(path) if "cache" in str(path) else lock(path))
+    assert carry_out(home, "after", *TINY)[0] == 0
+    code, _ = carry_out(home, "more", *TINY, "data.limit=65")
+    assert code == 2 and "set paths.cache or BDIFF_CACHE" in capsys.readouterr().err
+
+
+def test_files_have_the_permissions_of_the_umask(tmp_path):
+    code = (
+        "import os; os.umask(0o002)\nfrom pathlib import Path\nimport torch\nfrom bdiff import store\n"
+        "from safetensors.torch import save_file\n"
+        "with store.atomic(Path('a.safetensors')) as scratch: save_file({'a': torch.zeros(1)}, scratch)\n"
+        "with store.lock(Path('a.lock')): print(oct(Path('a.lock').stat().st_mode))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+    assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o664
+
+
+def test_a_notebooks_backend_is_no_matter():
+    backend = "module://a_package_that_is_missing.backend_inline"
+    code = "import sys; sys.argv = ['bdiff', '-V']\nfrom bdiff.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code += "from bdiff.report import figures\nprint(figures.plt.get_backend())"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"MPLBACKEND": backend},
+                          capture_output=True, text=True, timeout=60)  # fmt: skip
+    assert done.stdout.lower().endswith("agg\n"), done.stderr
+
+
+def test_a_ledger_lost_on_the_way_is_a_failure_and_no_wrong_request(monkeypatch, tmp_path):
+    monkeypatch.setattr("bdiff.sweep.run_job", lambda *rest: ("done", None))
+
+    def full(*rest: object) -> None:
+        raise RequestError("the ledger cannot be used (database or disk is full)")
+
+    monkeypatch.setattr(Ledger, "end", full)
+    words = ["run", "-m", "seed=0,1", f"paths.outputs={tmp_path}", f"hydra.sweep.dir={tmp_path}/s"]
+    assert cli.command(words) == 1
+    monkeypatch.setattr(Ledger, "start", full)  # now nothing is started
+    assert cli.command([*words, "train.steps=3"]) == 2
+
+
+@pytest.mark.parametrize("words", [["--help"], ["table", "--help"], ["run", "--cfg", "job"]])
+def test_a_closed_pipe_ends_quietly(words):
+    done = script(*words, shell="| true; exit ${PIPESTATUS[0]}")
+    assert done.returncode in (0, 141) and done.stderr == ""
+
+
+def test_a_full_disk_behind_the_output_is_a_failure():
+    done = script("--help", shell="> /dev/full")
+    assert done.returncode == 1 and "No space left" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_no_output_at_all_is_fine():
+    assert script("--help", shell=">&- 2>&-").returncode == 0
+
+
+def test_a_name_that_the_terminal_cannot_write_is_shown_all_the_same():
+    done = script("run", "--cfg", "job", 'name="é"', PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "\\xe9" in done.stdout
