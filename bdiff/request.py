@@ -24,9 +24,9 @@ from bdiff.rules import OPTIONAL, RULES, did_you_mean, nearest
 PACKAGE = "bdiff.conf"
 CONF = Path(str(resources.files(PACKAGE)))
 
-#: options of Hydra's that a request goes without, and why
+#: options of Hydra's that a request, or a sweep, goes without, and why
 REFUSED = {
-    "hydra.job.chdir": "paths would mean other folders than the ones typed: leave it out",
+    "hydra.job.chdir": "each job of a sweep would take paths for others than the ones typed: leave it out",
     "hydra.mode": "a sweep is bdiff run -m, and one run is bdiff run: leave it out",
 }
 
@@ -103,7 +103,7 @@ def override_problems(override: Override, groups: dict[str, list[str]], multirun
     sweep = override.is_sweep_override()
     if sweep and not override.is_discrete_sweep():
         return [f"{override.input_line} is an endless sweep: list the values, as in {key}=1,2,3"]
-    if told := REFUSED.get(key):
+    if (told := REFUSED.get(key)) and (multirun or key != "hydra.job.chdir"):
         return [f"{override.input_line}: {told}"]
     if override.is_delete():
         needed = key in groups or key in RULES or key in OPTIONAL

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import filelock
 from hydra.conf import HydraConf
@@ -56,16 +56,29 @@ def carry_out(config: DictConfig) -> None:
     if stopped or ledger.done(key):
         return
     overrides, jobs_at_once = list(hydra.overrides.task), int(hydra.launcher.get("n_jobs", 1))
-    with place(config, jobs_at_once, gone) as environment:
+    with place(config, jobs_at_once, gone) as environment, alone(folder, gone) as output:
+        if ledger.done(key):  # by the sweep that was there first
+            return
         number = ledger.start(key, sweep, folder, overrides)
         try:
-            status, error = run_job(overrides, folder, environment, gone)
+            status, error = run_job(overrides, folder, environment, gone, output)
         except KeyboardInterrupt:
             ledger.end(number, INTERRUPTED)
             if gone():
                 os._exit(INTERRUPTED_CODE)  # or joblib's worker would go on with the sweep's next job
             raise
         ledger.end(number, status, error)
+
+
+@contextmanager
+def alone(folder: Path, gone: Callable[[], bool]) -> Iterator[IO[str]]:
+    """Yield the file for what a job in `folder` prints, as soon as no other sweep is at work there."""
+    while (output := store.claim(folder / OUTPUT)) is None:
+        if gone():
+            raise KeyboardInterrupt
+        time.sleep(0.5)
+    with output:
+        yield output
 
 
 def unmake(folder: Path, hydra: HydraConf) -> None:
@@ -95,35 +108,32 @@ def run_job(
     folder: Path,
     environment: dict[str, str],
     gone: Callable[[], bool],  # whether the sweep is
+    output: IO[str],  # which takes what the job prints
 ) -> tuple[str, str | None]:
     """Run `bdiff run` with `overrides` into `folder`; returns how it ended, and a failure's one line.
 
     KeyboardInterrupt if the sweep is gone first, as if the user had stopped this process too.
     """
-    output = store.claim(folder / OUTPUT)  # the job inherits it: another sweep's attempt there would mix with it
-    if output is None:
-        return FAILED, f"another sweep is at work in {folder}: wait for it, or set hydra.sweep.dir to another folder"
     (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier attempt
     command = [sys.executable, "-m", "bdiff", "run", *overrides, f"hydra.run.dir={quoted(folder)}"]
-    with output:
-        output.truncate(0)
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=os.environ | environment | {WATCHED: "1"},
-            start_new_session=True,  # Ctrl-C reaches the sweep alone, which then ends the job, once
-        )
-        assert process.stdin is not None
-        try:
-            while (code := process.poll()) is None:
-                if gone():
-                    raise KeyboardInterrupt
-                time.sleep(0.2)
-        finally:  # also when this process is interrupted: the end of its input ends the job
-            process.stdin.close()
-            process.wait()
+    output.truncate(0)  # of an earlier attempt
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=os.environ | environment | {WATCHED: "1"},
+        start_new_session=True,  # Ctrl-C reaches the sweep alone, which then ends the job, once
+    )
+    assert process.stdin is not None
+    try:
+        while (code := process.poll()) is None:
+            if gone():
+                raise KeyboardInterrupt
+            time.sleep(0.2)
+    finally:  # also when this process is interrupted: the end of its input ends the job
+        process.stdin.close()
+        process.wait()
     record = store.recall(folder / "metrics.json", dict[str, Any]())
     status = record.get("status")
     if status in (DONE, FAILED, INTERRUPTED):

@@ -94,7 +94,7 @@ def test_the_authors_sizes_are_sides(shape):
 def test_a_sweep_in_the_authors_spellings_starts_a_job_for_each(monkeypatch, tmp_path):
     started = []
 
-    def run_job(overrides, folder, environment, gone):
+    def run_job(overrides, folder, environment, gone, output):
         started.append([word for word in overrides if word.startswith(("trigger", "target"))])
         return "failed", "only played"
 

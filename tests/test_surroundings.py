@@ -67,7 +67,6 @@ def test_pictures_below_the_home_are_found(key, monkeypatch, tmp_path):
     [
         (["data.path='~nobody-of-that-name/a'"], "no such home directory"),
         (["paths.outputs=${oc.env:ELSEWHERE}"], "would make a folder called ~"),
-        (["hydra.job.chdir=true"], "paths would mean other folders"),
         (["hydra.mode=MULTIRUN"], "bdiff run -m"),
     ],
 )
@@ -75,6 +74,11 @@ def test_what_would_go_elsewhere_is_refused(words, told, monkeypatch):
     monkeypatch.setenv("ELSEWHERE", "~/x")
     with pytest.raises(RequestError, match=told):
         jobs(words, multirun=False)
+
+
+def test_a_sweep_stays_where_it_was_started():
+    with pytest.raises(RequestError, match="each job of a sweep would take paths for others"):
+        jobs(["hydra.job.chdir=true"], multirun=True)
 
 
 def test_without_a_home_a_cache_is_asked_for(monkeypatch):

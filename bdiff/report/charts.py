@@ -31,12 +31,14 @@ def over(runs: Sequence[Run], metric: str, key: str, others: list[str]) -> bytes
     looks = dict(zip(names, styles(names), strict=True))
     columns = 1 if any(len(" · ".join(name)) > 28 for name in names) else 2
     figure, axes = blank(3.3 + 0.24 * -(-len(names) // columns) * bool(others))
-    for place, name in enumerate(names):
+    for name in names:
+        told = " · ".join(name)
+        told = f" {told}" if told.startswith("_") else told  # a legend leaves out what begins with _
         points = sorted(lines[name].items())
         middle, spread = zip(*(summary(values) for _, values in points), strict=True)
         colour, dash, mark = looks[name]
         axes.errorbar(
-            [x for x, _ in points], middle, yerr=spread if any(spread) else None, label=str(place),
+            [x for x, _ in points], middle, yerr=spread if any(spread) else None, label=told,
             color=colour, linestyle=dash, marker=mark, linewidth=1.8, markersize=5, capsize=3,
         )  # fmt: skip
     numbers = [x for points in lines.values() for x in points]
@@ -45,9 +47,7 @@ def over(runs: Sequence[Run], metric: str, key: str, others: list[str]) -> bytes
     axes.set_xlabel(key, color=INK)
     scale(axes, metric, [run.metrics[metric] for run in having(runs, metric)])
     if others:
-        legend = figure.legend(loc="outside lower center", ncols=columns, frameon=False, title=" · ".join(others))
-        for told, name in zip(legend.get_texts(), names, strict=True):  # as a label, one that begins with _ is left out
-            told.set_text(" · ".join(name))
+        figure.legend(loc="outside lower center", ncols=columns, frameon=False, title=" · ".join(others))
     return svg(figure)
 
 

@@ -64,4 +64,4 @@ def test_a_legend_leaves_no_name_out(tmp_path):
         for x in (1, 2)
     ]
     drawn = over(runs, "suspect/asr", "x", ["name"]).decode()
-    assert "<!-- _a -->" in drawn and "<!-- b -->" in drawn
+    assert "<!--  _a -->" in drawn and "<!-- b -->" in drawn
