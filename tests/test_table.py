@@ -130,7 +130,7 @@ def test_an_experiments_rows_are_listed_whether_run_or_not(ask, tmp_path):
 def test_metrics_of_an_experiment_can_be_chosen_before_it_is_run(ask):
     code, out, _ = ask("clipping", "--metrics", "mse", "--format", "md")
     assert code == 0 and "| row | mse ours | mse published | source | comparable |" in out
-    assert "| stop_sign_14-shift-p90-on | not run | 0.083 | [1] | not run |" in out
+    assert r"| stop_sign_14-shift-p90-on | not run | 0.083 | \[1] | not run |" in out
 
 
 def test_the_runs_of_an_experiment_as_any_others(ask, outputs):
@@ -146,7 +146,6 @@ def test_rows_of_an_experiment_in_the_order_of_their_numbers():
 
 
 def test_help_names_the_options(capsys):
-    with pytest.raises(SystemExit) as left:
-        cli.command(["table", "--help"])
+    code = cli.command(["table", "--help"])
     out = capsys.readouterr().out
-    assert left.value.code == 0 and all(word in out for word in ("--rows", "--cols", "--metrics", "--out", "examples"))
+    assert code == 0 and all(word in out for word in ("--rows", "--cols", "--metrics", "--out", "examples"))
