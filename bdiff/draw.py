@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from bdiff.pictures import has_exact_background, upright
+from bdiff.pictures import PictureError, has_exact_background, upright
 
 Picture = np.ndarray
 Point = tuple[float, float]
@@ -116,7 +116,7 @@ def reason_of(error: Exception) -> str:
     """Return why a picture cannot be had: it is not there, it is none, or what `upright` says of it."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
-    return str(error) if type(error) is ValueError and str(error).startswith("it") else "it is no readable picture"
+    return str(error) if isinstance(error, PictureError) else "it is no readable picture"
 
 
 def to_channels(picture: Picture, channels: int) -> np.ndarray:

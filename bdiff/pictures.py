@@ -9,21 +9,25 @@ KNOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK",
 LEVEL = {"L;2": 85, "L;4": 17}
 
 
+class PictureError(ValueError):
+    """A picture that cannot be read rightly, and what to do: words to follow a file's name and a colon."""
+
+
 def upright(picture: Image.Image) -> Image.Image:
     """Return a picture as its file means it to be seen, in mode L, RGB or, where parts of it are transparent, RGBA.
 
     Turned as its EXIF data say, 16 bits a pixel scaled to 8, palettes and CMYK as colours, of several frames the first;
-    profiles of colours are not applied, as in torchvision. Raises ValueError, in a line, for what
+    profiles of colours are not applied, as in torchvision. Raises PictureError, in a line, for what
     cannot be read rightly.
     """
     if picture.mode == "CMYK" and picture.format == "JPEG" and "adobe" not in picture.info:
-        raise ValueError("it is CMYK without Adobe's mark, and may be inverted: save it as RGB")
+        raise PictureError("it is CMYK without Adobe's mark, and may be inverted: save it as RGB")
     key = transparent_value(picture)
     picture = ImageOps.exif_transpose(picture)
     if picture.mode in DEEP:
         return grey(np.asarray(picture), key)
     if picture.mode not in KNOWN:
-        raise ValueError(f"it is of mode {picture.mode}, whose values have no known range: save it as 8-bit RGB")
+        raise PictureError(f"it is of mode {picture.mode}, whose values have no known range: save it as 8-bit RGB")
     if key is not None:
         picture.info["transparency"] = key
     if picture.has_transparency_data:
@@ -37,14 +41,14 @@ def transparent_value(picture: Image.Image) -> int | tuple[int, ...] | bytes | N
     raw = tiles[0].args if tiles else None
     key = picture.info.get("transparency")
     if key is not None and raw == "RGB;16B":
-        raise ValueError("it has one transparent colour of 16 bits a channel: save it with an alpha channel")
+        raise PictureError("it has one transparent colour of 16 bits a channel: save it with an alpha channel")
     return key * LEVEL[raw] if isinstance(key, int) and isinstance(raw, str) and raw in LEVEL else key
 
 
 def grey(values: np.ndarray, key: int | tuple[int, ...] | bytes | None) -> Image.Image:
     """Return grey of 16 bits (H,W) as 8 bits, in mode L, or RGBA where one value `key` is transparent."""
     if values.min() < 0 or values.max() > 0xFFFF:
-        raise ValueError(f"it has grey values from {values.min()} to {values.max()}, and 16 bits end at 65535")
+        raise PictureError(f"it has grey values from {values.min()} to {values.max()}, and 16 bits end at 65535")
     picture = Image.fromarray(np.round(values / 257).astype(np.uint8))
     if key is not None:
         picture.putalpha(Image.fromarray((values != key).astype(np.uint8) * 255))

@@ -53,7 +53,7 @@ class Files(Source):
         if drawn := annotations(names):
             raise RequestError(
                 f"{self.path} holds pictures and annotations of them, in {drawn}: give the pictures' own folder as "
-                f"data.path, or rename {drawn} if it is a class"
+                f"data.path, or move {drawn} elsewhere, or rename it if it is a class"
             )
         return Layout(names, self._noted())
 

@@ -3,14 +3,14 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import takewhile
 
 #: words for splits, in any case; of several held-out ones the first that has the training's classes
 TRAIN = ("train", "training", "trn")
 HELD_OUT = ("test", "testing", "tst", "val", "valid", "validation", "dev", "eval", "holdout")
-#: what may follow such a word: training_set, val2017, test-images
-SPLIT = re.compile(rf"({'|'.join(TRAIN + HELD_OUT)})(?:[-_ ]?(?:set|data|images?|imgs?|split|\d+))?")
+#: such a word in a folder's name, with what may follow it: training_set, val2017, seg_test
+SPLIT = re.compile(rf"(?<![a-z])({'|'.join(TRAIN + HELD_OUT)})(?:[-_ ]?(?:set|data|images?|imgs?|split|\d+))?(?![a-z])")
 CELEBA_MASKS = "CelebAMask-HQ-mask-anno"  # masks of parts of faces, beside CelebA-HQ-img
 #: folders of pictures that are drawn over others
 ANNOTATIONS = re.compile(r"masks|annotations?|ground_?truths?|labels|segmentations?|segmentation(class|object)|trimaps")
@@ -33,10 +33,13 @@ def common(places: Iterable[Folders]) -> int:
     return sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*places, strict=False)))
 
 
-def split_word(folder: str) -> str | None:
-    """Return the word for a split that a folder is called by, or None."""
-    found = SPLIT.fullmatch(folder.lower())
-    return found[1] if found else None
+@lru_cache(maxsize=4096)
+def split_name(folder: str) -> tuple[str, str]:
+    """Return the word for a split in a folder's name, and the rest of the name, which its other splits share; or ""."""
+    name = folder.lower()
+    if not (found := SPLIT.search(name)):
+        return "", ""
+    return found[1], f"{name[: found.start()]} {name[found.end() :]}".strip(" -_")
 
 
 def annotations(names: list[str]) -> str | None:
@@ -58,25 +61,34 @@ class Layout:
         return sorted({folders_of(name) for name in self.pictures})
 
     @cached_property
-    def depth(self) -> int | None:
-        """How deep the folders that are splits lie; None where there are none.
+    def splits(self) -> tuple[int, set[str]] | None:
+        """How deep the folders that are splits lie, and the rests of their names; None where there are none.
 
         Other folders may stand beside them (and belong to no split) only where no folder branches off above.
         """
         fork = common(self.folders)
         for depth in range(max(map(len, self.folders))):
-            words = {split_word(folders[depth]) if len(folders) > depth else None for folders in self.folders}
-            if words & set(TRAIN) and words & set(HELD_OUT) and (depth == fork or None not in words):
-                return depth
+            named = {split_name(folders[depth]) if len(folders) > depth else ("", "") for folders in self.folders}
+            rests = {rest for word, rest in named if word in TRAIN}
+            rests &= {rest for word, rest in named if word in HELD_OUT}
+            if rests and (depth == fork or all(word and rest in rests for word, rest in named)):
+                return depth, rests
         return None
 
     def split_of(self, folders: Folders) -> str | None:
         """Return the word of the split that `folders` belong to."""
-        return split_word(folders[self.depth]) if self.depth is not None and len(folders) > self.depth else None
+        if self.splits is None or len(folders) <= self.splits[0]:
+            return None
+        word, rest = split_name(folders[self.splits[0]])
+        return word if word and rest in self.splits[1] else None
 
     def without_split(self, folders: Folders) -> Folders:
-        """Return `folders` but for the one that is a split."""
-        return folders if self.depth is None else folders[: self.depth] + folders[self.depth + 1 :]
+        """Return `folders` but for the one that is a split; of several, cat_train and dog_train, the rest remains."""
+        if self.splits is None or self.split_of(folders) is None:
+            return folders
+        depth, rests = self.splits
+        rest = (split_name(folders[depth])[1],) if len(rests) > 1 else ()
+        return folders[:depth] + rest + folders[depth + 1 :]
 
     @cached_property
     def above(self) -> int:
@@ -121,7 +133,7 @@ class Layout:
 
     def names(self, split: str) -> list[str]:
         """Return the pictures of `split`: train, test or all; all where there are no splits."""
-        if split == "all" or self.depth is None:
+        if split == "all" or self.splits is None:
             return self.pictures
         wanted = self.train if split == "train" else self.held_out
         return [name for name in self.pictures if self.split_of(folders_of(name)) == wanted]

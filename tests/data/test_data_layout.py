@@ -42,6 +42,9 @@ def classes(source):
         (["images/train/1.png"], ["images/validation/2.png"]),
         (["cat/train/1.png", "dog/train/3.png"], ["cat/test/2.png", "dog/test/4.png"]),
         (["train/a/1.png"], ["test/a/1.png"]),
+        (["seg_train/seg_train/a/1.png"], ["seg_test/seg_test/a/1.png"]),
+        (["DIV2K_train_HR/1.png"], ["DIV2K_valid_HR/2.png"]),
+        (["cat_train/1.png", "dog_train/2.png"], ["cat_test/3.png", "dog_test/4.png"]),
     ],
 )
 @pytest.mark.parametrize("zipped", [False, True])
@@ -68,6 +71,8 @@ def test_words_for_splits_that_are_none(names, tmp_path):
 def test_classes_lie_above_splits_too(tmp_path):
     root = tree(tmp_path, "cat/train/1.png", "cat/test/2.png", "dog/train/3.png", "dog/test/4.png")
     assert classes(Folder(root, "train")) == {"cat/train/1.png": "cat", "dog/train/3.png": "dog"}
+    root = tree(tmp_path / "one", "cat_train/1.png", "cat_test/2.png", "dog_train/3.png", "dog_test/4.png")
+    assert classes(Folder(root, "test")) == {"cat_test/2.png": "cat", "dog_test/4.png": "dog"}
 
 
 def test_a_split_that_lacks_a_class_numbers_them_as_training_does(tmp_path):
