@@ -116,7 +116,7 @@ def reason_of(error: Exception) -> str:
     """Return why a picture cannot be had: it is not there, it is none, or what `upright` says of it."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
-    return str(error) if isinstance(error, PictureError) else "it is no readable picture"
+    return str(error) if isinstance(error, PictureError) else f"it is no readable picture ({', '.join(FORMATS)})"
 
 
 def to_channels(picture: Picture, channels: int) -> np.ndarray:

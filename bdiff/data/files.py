@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bdiff.data.layout import CELEBA_MASKS, Layout, annotations, is_hidden
+from bdiff.data.layout import CELEBA_MASKS, Layout, annotations, folders_of, is_hidden, parts_of
 from bdiff.data.sources import Source, close_before_fork, one_line, open_picture, sha256, stamp
 from bdiff.errors import RequestError
 
@@ -59,7 +59,7 @@ class Files(Source):
 
     def _no_pictures(self) -> str:
         """Return that there are no pictures, and what is there instead."""
-        if any(PurePosixPath(name).name == "data.mdb" for name in self.entries):
+        if any(parts_of(name)[-1:] == ["data.mdb"] for name in self.entries):
             return f"{self.path} holds an LMDB and no pictures: unpack it, and give the folder of data.mdb as data.path"
         instead = f" (but {self.left_out})" if self.left_out else ""
         return f"{self.path} holds no pictures{instead}: data.path takes a folder or zip of {', '.join(SUFFIXES)} files"
@@ -86,7 +86,7 @@ class Files(Source):
 
     def _named(self, file: str) -> list[str]:
         """Return the outermost files called `file`; of several splits each may have its own."""
-        found = sorted(name for name in self.entries if PurePosixPath(name).name == file and not is_hidden(name))
+        found = sorted(name for name in self.entries if parts_of(name)[-1:] == [file] and not is_hidden(name))
         top = min((name.count("/") for name in found), default=0)
         return [name for name in found if name.count("/") == top]
 
@@ -130,19 +130,19 @@ class Files(Source):
 
 def is_picture(name: str) -> bool:
     """Tell pictures from other files, from the hidden copies that some systems put into archives, and from masks."""
-    return name.lower().endswith(SUFFIXES) and not is_hidden(name) and CELEBA_MASKS not in name.split("/")[:-1]
+    return name.lower().endswith(SUFFIXES) and not is_hidden(name) and CELEBA_MASKS not in folders_of(name)
 
 
 def is_index(name: str) -> bool:
     """Return whether a file says of pictures which classes they have."""
-    return PurePosixPath(name).name in (INDEX, CLASSES)
+    return parts_of(name)[-1:] in ([INDEX], [CLASSES])
 
 
 def kind_of(name: str) -> str:
     """Return what a file that is left out is counted as: by its folder or suffix; "" where nobody misses it."""
     if name.endswith("/") or is_hidden(name):
         return ""
-    if CELEBA_MASKS in name.split("/"):
+    if CELEBA_MASKS in folders_of(name):
         return f"in {CELEBA_MASKS}"
     return PurePosixPath(name).suffix.lower() or "without a suffix"
 

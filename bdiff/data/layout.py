@@ -18,14 +18,19 @@ ANNOTATIONS = re.compile(r"masks|annotations?|ground_?truths?|labels|segmentatio
 Folders = tuple[str, ...]
 
 
+def parts_of(name: str) -> list[str]:
+    """Return a file's folders, the outermost first, and its own name; zips from Windows may have backslashes."""
+    return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+
+
 def is_hidden(name: str) -> bool:
     """Return whether a file or a folder above it is one that systems hide."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts_of(name))
 
 
 def folders_of(name: str) -> Folders:
     """Return the folders that a file lies in, the outermost first."""
-    return tuple(name.split("/")[:-1])
+    return tuple(parts_of(name)[:-1])
 
 
 def common(places: Iterable[Folders]) -> int:
@@ -44,7 +49,8 @@ def split_name(folder: str) -> tuple[str, str]:
 
 def annotations(names: list[str]) -> str | None:
     """Return a folder that holds annotations, where other pictures lie beside it."""
-    found = {name: [part for part in folders_of(name) if ANNOTATIONS.fullmatch(part.lower())] for name in names}
+    every = {folders_of(name) for name in names}
+    found = {folders: [part for part in folders if ANNOTATIONS.fullmatch(part.lower())] for folders in every}
     drawn = sorted({parts[0] for parts in found.values() if parts})
     return drawn[0] if drawn and not all(found.values()) else None
 

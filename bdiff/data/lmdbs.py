@@ -1,6 +1,8 @@
 """LMDBs of encoded pictures, as LSUN is published."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -21,6 +23,7 @@ ABOUT = (b"length", b"__len__", b"__keys__", b"num-samples", b"num_samples", b"d
 #: how the files of pictures begin: JPEG, PNG, WebP and BMP
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM")
 SMALL = 1024  # bytes: LMDB keeps such a value in the page of its key, where it costs nothing to look at it
+AGAIN = "copy or download it again"
 PROBED = 100  # entries of which one must be a picture for the others to be listed
 
 
@@ -75,7 +78,7 @@ class Lmdb(Source):
     def probe(self) -> None:
         if self._environment().stat()["entries"] == 0:
             raise RequestError(f"{self.path} holds no pictures: its data.mdb is empty")
-        with self._environment().begin(buffers=True) as transaction:
+        with whole(self.path), self._environment().begin(buffers=True) as transaction:
             values = (value for key, value in transaction.cursor() if is_picture(bytes(key), value))
             if not any(bytes(value[:12]).startswith(MAGIC) for value in islice(values, PROBED)):
                 raise RequestError(
@@ -84,7 +87,7 @@ class Lmdb(Source):
 
     def _keys(self) -> list[bytes]:
         """Return the pictures' keys, in order. Raises RequestError for keys that cannot be kept."""
-        with self._environment().begin(buffers=True) as transaction:
+        with whole(self.path), self._environment().begin(buffers=True) as transaction:
             keys = [bytes(key) for key, value in transaction.cursor() if is_picture(bytes(key), value)]
         if any(key.endswith(b"\0") for key in keys) and len({len(key) for key in keys}) > 1:
             raise RequestError(
@@ -101,18 +104,24 @@ def is_picture(key: bytes, value: memoryview) -> bool:
     return key not in ABOUT and (len(value) > SMALL or bytes(value[:12]).startswith(MAGIC))
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Raise RequestError where LMDB finds that what is at `path` is damaged."""
+    try:
+        yield
+    except (lmdb.Error, OSError) as error:
+        raise RequestError(f"{path} is not a whole LMDB ({one_line(error)}): {AGAIN}") from error
+
+
 @lru_cache(maxsize=4)
 def _environment(path: Path) -> lmdb.Environment:
     """Return the LMDB in the folder `path`, opened once per process (LMDB forbids a second time)."""
-    mend = "copy or download it again"
-    try:
+    with whole(path):
         environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False)
-    except (lmdb.Error, OSError) as error:
-        raise RequestError(f"{path} is not a whole LMDB ({one_line(error)}): {mend}") from error
     # Pages missing from the file would be read through the memory map, and end the process with SIGBUS.
     if (path / "data.mdb").stat().st_size < (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]:
         environment.close()
-        raise RequestError(f"{path} is not a whole LMDB (data.mdb is truncated): {mend}")
+        raise RequestError(f"{path} is not a whole LMDB (data.mdb is truncated): {AGAIN}")
     return environment
 
 

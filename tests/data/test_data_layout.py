@@ -81,6 +81,14 @@ def test_a_split_that_lacks_a_class_numbers_them_as_training_does(tmp_path):
     assert labels.tolist() == [1] and names == ("a", "b")
 
 
+def test_zips_made_elsewhere_keep_their_classes(tmp_path):
+    names = ["./set/train\\a\\1.png", "set//train/b/2.png", "./set/val/b/3.png"]
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, PICTURE)
+    assert classes(Zip(tmp_path / "s.zip", "train")) == {names[0]: "a", names[1]: "b"}
+
+
 def tiny_imagenet(root):
     """Tiny-ImageNet as it is published: classes above images/, val flat with its annotations, test without."""
     tree(root, "train/n02/images/n02_0.JPEG", "train/n01/images/n01_0.JPEG", "train/n03/images/n03_0.JPEG")
@@ -235,6 +243,21 @@ def test_keys_that_end_in_zero_bytes_give_their_own_pictures(get, tmp_path):
     images = get("images", path=path, size=8)
     order = sorted(range(300), key=lambda number: struct.pack("<I", number))
     assert np.array_equal(images.take(torch.arange(300)), pixels[order].transpose(0, 3, 1, 2))
+
+
+def test_a_damaged_page_of_an_lmdb_is_told(tmp_path):
+    """The tree's pages, flipped one by one; pages of pictures are for the decoder to complain of."""
+    path = database(tmp_path / "l", **{f"{number:03}": PICTURE for number in range(200)})
+    whole, told = (path / "data.mdb").read_bytes(), 0
+    for page in range(2, len(whole) // 4096):
+        place = tmp_path / f"l{page}"
+        write(place / "data.mdb", whole[: page * 4096 + 10] + b"\xff\xff" + whole[page * 4096 + 12 :])
+        try:
+            assert len(Lmdb(place, tmp_path / "cache").names) == 200
+        except RequestError as error:
+            assert "is not a whole LMDB" in str(error)
+            told += 1
+    assert told
 
 
 @pytest.mark.parametrize("value", [b"raw pixels", bytes(5000)])
