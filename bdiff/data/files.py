@@ -22,6 +22,7 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp")
 UNLABELLED = "unlabelled"
 INDEX = "dataset.json"  # edm's: {"labels": [[name, class number], ...]}, or null where there are no labels
 CLASSES = "val_annotations.txt"  # Tiny-ImageNet's, beside images/: a name, a class and a box a line, between tabs
+WINDOWS = 0  # where a zip's member was made, as zip files tell it
 MOST_CLASSES = 100_000  # that a dataset.json may number: ImageNet-21k has 21,841
 
 
@@ -61,7 +62,7 @@ class Files(Source):
         """Return that there are no pictures, and what is there instead."""
         if any(parts_of(name)[-1:] == ["data.mdb"] for name in self.entries):
             return f"{self.path} holds an LMDB and no pictures: unpack it, and give the folder of data.mdb as data.path"
-        instead = f" (but {self.left_out})" if self.left_out else ""
+        instead = f" (but {self._others})" if self._others else ""
         return f"{self.path} holds no pictures{instead}: data.path takes a folder or zip of {', '.join(SUFFIXES)} files"
 
     @cached_property
@@ -70,6 +71,12 @@ class Files(Source):
 
     @property
     def left_out(self) -> str:
+        beside = self.layout.beside if self.split != "all" else 0
+        return ", ".join(filter(None, [f"{beside} pictures in no split" if beside else "", self._others]))
+
+    @cached_property
+    def _others(self) -> str:
+        """The files that are no pictures, counted by kind."""
         kinds = Counter(kind_of(name) for name in self.entries if not (is_picture(name) or is_index(name)))
         del kinds[""]
         return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
@@ -199,17 +206,27 @@ class Zip(Files):
 
     @cached_property
     def entries(self) -> dict[str, tuple[int, ...]]:
-        found: dict[str, tuple[int, ...]] = {entry.filename: (entry.file_size,) for entry in self._archive().infolist()}
+        found: dict[str, tuple[int, ...]] = {name: (entry.file_size,) for name, entry in self._members.items()}
         for name in found:
             if name.startswith("/") or ".." in name.split("/"):
                 raise RequestError(f"{self.path} has a member {name!r}, outside of its folder: take it out of the zip")
         return found
 
     def read(self, name: str) -> bytes:
-        return self._archive().read(name)
+        return self._archive().read(self._members[name].filename)
+
+    @cached_property
+    def _members(self) -> dict[str, zipfile.ZipInfo]:
+        """The members by name; in a zip made by Windows backslashes part folders, elsewhere they belong to names."""
+        return {name_of(member): member for member in self._archive().infolist()}
 
     def _archive(self) -> zipfile.ZipFile:
         return _archive(self.path, self.identity["mtime_ns"])
+
+
+def name_of(member: zipfile.ZipInfo) -> str:
+    """Return the name of a zip's member with forward slashes."""
+    return member.filename.replace("\\", "/") if member.create_system == WINDOWS else member.filename
 
 
 @lru_cache(maxsize=4)

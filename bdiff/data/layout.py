@@ -19,8 +19,8 @@ Folders = tuple[str, ...]
 
 
 def parts_of(name: str) -> list[str]:
-    """Return a file's folders, the outermost first, and its own name; zips from Windows may have backslashes."""
-    return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    """Return a file's folders, the outermost first, and its own name."""
+    return [part for part in name.split("/") if part not in ("", ".")]
 
 
 def is_hidden(name: str) -> bool:
@@ -120,6 +120,11 @@ class Layout:
             if word := self.split_of(folders_of(name)):
                 found.setdefault(word, set()).add(self.class_of(name))
         return found
+
+    @property
+    def beside(self) -> int:
+        """How many pictures belong to no split, where there are splits."""
+        return sum(self.split_of(folders_of(name)) is None for name in self.pictures) if self.splits else 0
 
     @cached_property
     def train(self) -> str | None:

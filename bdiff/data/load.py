@@ -40,7 +40,7 @@ def load(
     request = wanted(size, channels, split, limit, seed)
     made = decoded(source, cache, request)
     if source.left_out:
-        log.info("%s: left out of %s, as no pictures: %s", name, source, source.left_out)
+        log.info("%s: left out of %s: %s", name, source, source.left_out)
     most = room(memory, size, channels)
     with store.lock(made.folder.with_suffix(".lock")):
         if made.manifest is None:

@@ -52,6 +52,7 @@ def test_what_is_held_out_is_not_trained_on(train, test, zipped, tmp_path):
     root = tree(tmp_path / "s", *train, *test)
     path, kind = (zip_folder(root, tmp_path / "s.zip"), Zip) if zipped else (root, Folder)
     assert kind(path, "train").names == sorted(train)
+    assert kind(path, "train").open(0).size == (8, 8)
     assert kind(path, "test").names == sorted(test)
     assert kind(path, "all").names == sorted(train + test)
 
@@ -85,7 +86,10 @@ def test_zips_made_elsewhere_keep_their_classes(tmp_path):
     names = ["./set/train\\a\\1.png", "set//train/b/2.png", "./set/val/b/3.png"]
     with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
         for name in names:
-            archive.writestr(name, PICTURE)
+            member = zipfile.ZipInfo(name)
+            member.create_system = 0  # Windows
+            archive.writestr(member, PICTURE)
+    names[0] = names[0].replace("\\", "/")
     assert classes(Zip(tmp_path / "s.zip", "train")) == {names[0]: "a", names[1]: "b"}
 
 
@@ -177,7 +181,12 @@ def test_what_is_left_out_is_counted_and_told(zipped, get, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         assert len(get("images", path=path)) == 2
     (told,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
-    assert set(told.partition("pictures: ")[2].split(", ")) == {"2 .tif", "1 .gif", "1 without a suffix"}
+    assert set(told.rpartition(": ")[2].split(", ")) == {"2 .tif", "1 .gif", "1 without a suffix"}
+
+
+def test_pictures_in_no_split_are_counted(tmp_path):
+    root = tree(tmp_path, "train/1.png", "val/2.png", "extra/3.png", "extra/4.png")
+    assert [Folder(root, split).left_out for split in ("train", "all")] == ["2 pictures in no split", ""]
 
 
 def test_formats_that_are_not_read_are_named_where_there_are_no_others(tmp_path):
