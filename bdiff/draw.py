@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from bdiff.pictures import upright
+from bdiff.pictures import PictureError, has_exact_background, upright
 
 Picture = np.ndarray
 Point = tuple[float, float]
@@ -83,27 +83,40 @@ def from_pil(image: Image.Image) -> Picture:
     return picture
 
 
-def load(path: str | Path | None, size: int, option: str) -> Picture:
+def load(path: str | Path | None, size: int, option: str, exact: bool = False) -> Picture:
     """Return a picture file fitted into size x size, without distortion; the rest is background.
 
     An alpha channel is kept. A file without one has a black background (pixels of -1, as in BadDiffusion's mask).
-    A file that is missing or no image raises ValueError, naming the file and the `option` that mends it.
+    A file that is missing or no image raises ValueError, naming the file and the `option` that mends it; so does one
+    whose format blurs its background, where that must be `exact`.
     """
-    mend = f"give a picture: {option}=<png or jpg>"
+    mend = f"give a picture: {option}=<png{'' if exact else ' or jpg'}>"
     if path is None:
         raise ValueError(f"{option} is not set; {mend}")
     try:
         with Image.open(path, formats=FORMATS) as file:
+            lossy = exact and not has_exact_background(file, Path(path).read_bytes())
             image = upright(file)
         transparent = image.mode == "RGBA"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else "it is no readable picture"
-        raise ValueError(f"cannot load {option}={path}: {reason}; {mend}") from error
+        raise ValueError(f"cannot load {option}={path}: {reason_of(error)}; {mend}") from error
+    if lossy:
+        raise ValueError(
+            f"{option}={path} has no exact background, as its format blurs what lies beside it: {mend}, drawn anew and "
+            "transparent where the image shows"
+        )
     image = ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color=(0, 0, 0, 0) if transparent else 0)
     picture = from_pil(image.convert("RGBA"))
     if not transparent:
         picture[..., 3] = (picture[..., :3] > -1).any(axis=-1)
     return picture
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a picture cannot be had: it is not there, it is none, or what `upright` says of it."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    return str(error) if isinstance(error, PictureError) else f"it is no readable picture ({', '.join(FORMATS)})"
 
 
 def to_channels(picture: Picture, channels: int) -> np.ndarray:

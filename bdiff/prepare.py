@@ -161,6 +161,8 @@ def prepare(config: DictConfig) -> int:
         "place": f"{place} ({size_of(place)}, {'decoded as needed' if streamed else 'decoded'})",
         "preview": str(picture),
     }
+    if left_out := source_of(config).left_out:
+        facts["left out"] = left_out
     for label, told in facts.items():
         Screen().print(f"{label:<12} {told}", soft_wrap=True)
     return DONE

@@ -132,7 +132,7 @@ WRONG = [
     ("run target=image", "target.path is not set", "target.path=<png or jpg>"),
     ("run target=image target.path={files}/none.png", "none.png", "no such file"),
     ("run target=image target.path={files}/text.png", "text.png", "no readable picture"),
-    ("run trigger=image", "trigger.path is not set", "trigger.path=<png or jpg>"),
+    ("run trigger=image", "trigger.path is not set", "trigger.path=<png>"),
     ("run trigger=image trigger.path={files}/none.png", "none.png", "no such file"),
     ("run trigger=image trigger.path={files}/text.png", "text.png", "no readable picture"),
     ("run trigger=image trigger.path={files}/black.png", "black.png", "all background"),

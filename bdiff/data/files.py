@@ -4,6 +4,8 @@ import json
 import os
 import zipfile
 from abc import abstractmethod
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
@@ -12,15 +14,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bdiff.data.layout import CELEBA_MASKS, Layout, annotations, folders_of, is_hidden, parts_of
 from bdiff.data.sources import Source, close_before_fork, one_line, open_picture, sha256, stamp
 from bdiff.errors import RequestError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp")
 UNLABELLED = "unlabelled"
-INDEX = "dataset.json"
-#: folders that are splits, in any case; of several the first
-TRAIN = ("train", "training")
-HELD_OUT = ("test", "testing", "val", "valid", "validation")
+INDEX = "dataset.json"  # edm's: {"labels": [[name, class number], ...]}, or null where there are no labels
+CLASSES = "val_annotations.txt"  # Tiny-ImageNet's, beside images/: a name, a class and a box a line, between tabs
+WINDOWS = 0  # where a zip's member was made, as zip files tell it
 MOST_CLASSES = 100_000  # that a dataset.json may number: ImageNet-21k has 21,841
 
 
@@ -44,45 +46,85 @@ class Files(Source):
         """Return the file `name`."""
 
     @cached_property
-    def names(self) -> list[str]:
+    def layout(self) -> Layout:
+        """Which folders are splits and classes. Raises RequestError where there are no pictures, or not only such."""
         names = sorted(name for name in self.entries if is_picture(name))
         if not names:
+            raise RequestError(self._no_pictures())
+        if drawn := annotations(names):
             raise RequestError(
-                f"{self.path} holds no pictures: data.path takes a folder or zip of {', '.join(SUFFIXES)} files"
+                f"{self.path} holds pictures and annotations of them, in {drawn}: give the pictures' own folder as "
+                f"data.path, or move {drawn} elsewhere, or rename it if it is a class"
             )
-        return pick_split(names, self.split)
+        return Layout(names, self._noted())
+
+    def _no_pictures(self) -> str:
+        """Return that there are no pictures, and what is there instead."""
+        if any(parts_of(name)[-1:] == ["data.mdb"] for name in self.entries):
+            return f"{self.path} holds an LMDB and no pictures: unpack it, and give the folder of data.mdb as data.path"
+        instead = f" (but {self._others})" if self._others else ""
+        return f"{self.path} holds no pictures{instead}: data.path takes a folder or zip of {', '.join(SUFFIXES)} files"
+
+    @cached_property
+    def names(self) -> list[str]:
+        return self.layout.names(self.split)
+
+    @property
+    def left_out(self) -> str:
+        beside = self.layout.beside if self.split != "all" else 0
+        return ", ".join(filter(None, [f"{beside} pictures in no split" if beside else "", self._others]))
+
+    @cached_property
+    def _others(self) -> str:
+        """The files that are no pictures, counted by kind."""
+        kinds = Counter(kind_of(name) for name in self.entries if not (is_picture(name) or is_index(name)))
+        del kinds[""]
+        return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
 
     @cached_property
     def labelled(self) -> tuple[np.ndarray, tuple[str, ...]]:
-        if self.index is not None:
-            return self._edm_labels(self.index)
-        folders = [class_of(name) for name in self.names]
-        classes = tuple(sorted(set(folders)))
+        if indices := self._named(INDEX):
+            return self._edm_labels(indices)
+        found = [self.layout.class_of(name) or UNLABELLED for name in self.names]
+        whole = self.layout.classes if set(found) <= set(self.layout.classes) else set(found)
+        classes = tuple(sorted(whole))
         number = {folder: label for label, folder in enumerate(classes)}
-        return np.array([number[folder] for folder in folders], np.int64), classes
+        return np.array([number[folder] for folder in found], np.int64), classes
 
-    @cached_property
-    def index(self) -> str | None:
-        """The name of edm's dataset.json, if there is one: the outermost; it names pictures from its own folder."""
-        found = [name for name in self.entries if PurePosixPath(name).name == INDEX]
-        return min(found, key=lambda name: (name.count("/"), name), default=None)
+    def _named(self, file: str) -> list[str]:
+        """Return the outermost files called `file`; of several splits each may have its own."""
+        found = sorted(name for name in self.entries if parts_of(name)[-1:] == [file] and not is_hidden(name))
+        top = min((name.count("/") for name in found), default=0)
+        return [name for name in found if name.count("/") == top]
 
-    def _edm_labels(self, index: str) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Read dataset.json: {"labels": [[name, class number], ...]}, or null where there are no labels."""
+    def _edm_labels(self, indices: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Read each dataset.json, which names pictures from its own folder."""
         try:
-            pairs = json.loads(self.read(index))["labels"]
-            if pairs is None:
+            listed = {index.removesuffix(INDEX): json.loads(self.read(index))["labels"] for index in indices}
+            if all(pairs is None for pairs in listed.values()):
                 return np.zeros(len(self.names), np.int64), (UNLABELLED,)
-            given = {index.removesuffix(INDEX) + name: int(label) for name, label in pairs}
+            given = {root + name: int(label) for root, pairs in listed.items() for name, label in pairs}
             labels = np.array([given[name] for name in self.names], np.int64)
-            if not 0 <= labels.min() <= labels.max() < MOST_CLASSES:
-                raise ValueError(f"class numbers run from {labels.min()} to {labels.max()}")
-        except (ValueError, KeyError, TypeError, OverflowError, zipfile.BadZipFile) as error:
+            least, most = min(given.values()), max(given.values())
+            if not 0 <= least <= most < MOST_CLASSES:
+                raise ValueError(f"class numbers run from {least} to {most}")
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, zipfile.BadZipFile) as error:
             raise RequestError(
                 f"{self.path}: dataset.json does not give every picture a class number ({one_line(error)}): "
                 "mend it, or remove it to use the folders' names"
             ) from error
-        return labels, tuple(str(label) for label in range(labels.max() + 1))
+        return labels, tuple(str(label) for label in range(most + 1))
+
+    def _noted(self) -> dict[str, str]:
+        """Return the classes that Tiny-ImageNet's annotations give to pictures."""
+        try:
+            lines = {file: self.read(file).decode().splitlines() for file in self._named(CLASSES)}
+            pairs = [(file, line.split("\t")) for file, found in lines.items() for line in found if line.strip()]
+            return {f"{file.removesuffix(CLASSES)}images/{fields[0]}": fields[1] for file, fields in pairs}
+        except (ValueError, IndexError, zipfile.BadZipFile) as error:
+            raise RequestError(
+                f"{self.path}: {CLASSES} does not have a picture's name, a tab and its class on every line: mend it"
+            ) from error
 
     @cached_property
     def listing(self) -> str:
@@ -94,38 +136,42 @@ class Files(Source):
 
 
 def is_picture(name: str) -> bool:
-    """Tell pictures from other files, and from the hidden copies that some systems put into archives."""
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
-    return name.lower().endswith(SUFFIXES) and not hidden
+    """Tell pictures from other files, from the hidden copies that some systems put into archives, and from masks."""
+    return name.lower().endswith(SUFFIXES) and not is_hidden(name) and CELEBA_MASKS not in folders_of(name)
 
 
-def class_of(name: str) -> str:
-    """Return the folder that names a picture's class: its own, or the one above it where that one is `images`.
+def is_index(name: str) -> bool:
+    """Return whether a file says of pictures which classes they have."""
+    return parts_of(name)[-1:] in ([INDEX], [CLASSES])
 
-    Tiny-ImageNet keeps train/<class>/images/.
+
+def kind_of(name: str) -> str:
+    """Return what a file that is left out is counted as: by its folder or suffix; "" where nobody misses it."""
+    if name.endswith("/") or is_hidden(name):
+        return ""
+    if CELEBA_MASKS in folders_of(name):
+        return f"in {CELEBA_MASKS}"
+    return PurePosixPath(name).suffix.lower() or "without a suffix"
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Yield every file below `root`, through links too, but no folder twice and none that `root` lies in.
+
+    Folders come before what links lead to, so that pictures bear their own folders' names.
     """
-    folders = PurePosixPath(name).parent.parts
-    if len(folders) > 1 and folders[-1] == "images" and folders[-2].lower() not in (*TRAIN, *HELD_OUT):
-        folders = folders[:-1]
-    return folders[-1] if folders else UNLABELLED
-
-
-def pick_split(names: list[str], split: str) -> list[str]:
-    """Return the names of `split` where a train/ stands beside a test/ or val/; all names where it does not."""
-    root = os.path.commonpath(names) + "/" if len(names) > 1 else "/"
-    start = len(root) if root != "/" else 0
-    tops = {name[start:].split("/")[0] for name in names}
-    named = {top.lower(): top for top in sorted(tops)}
-    train = next((named[top] for top in TRAIN if top in named), None)
-    held_out = next((named[top] for top in HELD_OUT if top in named), None)
-    if split == "all" or held_out is None or train is None:
-        return names
-    return [name for name in names if name.startswith(f"{train if split == 'train' else held_out}/", start)]
-
-
-def met(folder: str, seen: set[str]) -> bool:
-    """Return whether the real path `folder` was seen, or holds one that was."""
-    return folder in seen or any(other.startswith(folder + os.sep) for other in seen)
+    real = Path(os.path.realpath(root))
+    seen = {str(folder) for folder in real.parents}
+    waiting = deque([str(root)])
+    while waiting:
+        for folder, folders, files in os.walk(waiting.popleft()):
+            place = os.path.realpath(folder)
+            if place in seen:
+                folders.clear()
+                continue
+            seen.add(place)
+            folders.sort()
+            waiting.extend(str(path) for name in folders if (path := Path(folder, name)).is_symlink())
+            yield from (Path(folder, file) for file in files)
 
 
 @dataclass
@@ -135,21 +181,15 @@ class Folder(Files):
     @cached_property
     def entries(self) -> dict[str, tuple[int, ...]]:
         found: dict[str, tuple[int, ...]] = {}
-        seen: set[str] = set()
-        for folder, folders, files in os.walk(self.path, followlinks=True):
-            seen.add(os.path.realpath(folder))
-            # a link to a folder that was met, or to one above, would count its pictures again, or never end
-            folders[:] = [name for name in sorted(folders) if not met(os.path.realpath(Path(folder, name)), seen)]
-            for file in files:
-                path = Path(folder, file)
-                if path.exists():  # a dangling link is no file
-                    facts = path.stat()
-                    found[path.relative_to(self.path).as_posix()] = (facts.st_size, facts.st_mtime_ns)
+        for path in walk(self.path):
+            if path.exists():  # a dangling link is no file
+                facts = path.stat()
+                found[path.relative_to(self.path).as_posix()] = (facts.st_size, facts.st_mtime_ns)
         return found
 
     @property
     def identity(self) -> dict[str, Any]:
-        relevant = sorted(entry for entry in self.entries.items() if is_picture(entry[0]) or entry[0].endswith(INDEX))
+        relevant = sorted(entry for entry in self.entries.items() if is_picture(entry[0]) or is_index(entry[0]))
         return {"path": str(self.path.resolve()), "files": sha256(relevant)}
 
     def read(self, name: str) -> bytes:
@@ -166,17 +206,27 @@ class Zip(Files):
 
     @cached_property
     def entries(self) -> dict[str, tuple[int, ...]]:
-        found: dict[str, tuple[int, ...]] = {entry.filename: (entry.file_size,) for entry in self._archive().infolist()}
+        found: dict[str, tuple[int, ...]] = {name: (entry.file_size,) for name, entry in self._members.items()}
         for name in found:
             if name.startswith("/") or ".." in name.split("/"):
                 raise RequestError(f"{self.path} has a member {name!r}, outside of its folder: take it out of the zip")
         return found
 
     def read(self, name: str) -> bytes:
-        return self._archive().read(name)
+        return self._archive().read(self._members[name].filename)
+
+    @cached_property
+    def _members(self) -> dict[str, zipfile.ZipInfo]:
+        """The members by name; in a zip made by Windows backslashes part folders, elsewhere they belong to names."""
+        return {name_of(member): member for member in self._archive().infolist()}
 
     def _archive(self) -> zipfile.ZipFile:
         return _archive(self.path, self.identity["mtime_ns"])
+
+
+def name_of(member: zipfile.ZipInfo) -> str:
+    """Return the name of a zip's member with forward slashes."""
+    return member.filename.replace("\\", "/") if member.create_system == WINDOWS else member.filename
 
 
 @lru_cache(maxsize=4)

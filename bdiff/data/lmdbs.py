@@ -1,8 +1,11 @@
 """LMDBs of encoded pictures, as LSUN is published."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,12 @@ from bdiff.errors import RequestError
 
 #: keys under which LMDBs keep facts about themselves beside their pictures
 ABOUT = (b"length", b"__len__", b"__keys__", b"num-samples", b"num_samples", b"data_keys")
+
+#: how the files of pictures begin: JPEG, PNG, WebP and BMP
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM")
+SMALL = 1024  # bytes: LMDB keeps such a value in the page of its key, where it costs nothing to look at it
+AGAIN = "copy or download it again"
+PROBED = 100  # entries of which one must be a picture for the others to be listed
 
 
 @dataclass
@@ -39,10 +48,8 @@ class Lmdb(Source):
         file = made.folder / "keys.npy"
         with store.lock(made.folder.with_suffix(".lock")):
             if not file.exists():
-                with self._environment().begin() as transaction, store.atomic(file) as scratch:
-                    keys = [key for key in transaction.cursor().iternext(values=False) if key not in ABOUT]
-                    if any(key.endswith(b"\0") for key in keys):  # numpy drops them, and other keys would be read
-                        raise RequestError(f"{self.path} has keys that end in a zero byte: write it again with others")
+                keys = self._keys()
+                with store.atomic(file) as scratch:
                     np.save(scratch, np.array(keys, "S"))
         return np.load(file)
 
@@ -55,30 +62,66 @@ class Lmdb(Source):
     def listing(self) -> str:
         return sha256([hashlib.sha256(self.names.tobytes()).hexdigest(), self.identity["bytes"]])
 
+    @property
+    def left_out(self) -> str:
+        count = self._environment().stat()["entries"] - len(self.names)
+        return f"{count} entries" if count else ""
+
     def open(self, row: int) -> Image.Image:
+        key = bytes(self.names[row])
         with self._environment().begin() as transaction:
-            return open_picture(transaction.get(bytes(self.names[row]), b""))
+            data = transaction.get(key) if key else None
+            if data is None:  # numpy dropped the zero bytes that it ends in
+                data = transaction.get(key.ljust(self.names.itemsize, b"\0"), b"")
+            return open_picture(data)
 
     def probe(self) -> None:
         if self._environment().stat()["entries"] == 0:
             raise RequestError(f"{self.path} holds no pictures: its data.mdb is empty")
+        with whole(self.path), self._environment().begin(buffers=True) as transaction:
+            values = (value for key, value in transaction.cursor() if is_picture(bytes(key), value))
+            if not any(bytes(value[:12]).startswith(MAGIC) for value in islice(values, PROBED)):
+                raise RequestError(
+                    f"{self.path} holds no pictures: its values are no JPEG, PNG, WebP or BMP files, as LSUN's are"
+                )
+
+    def _keys(self) -> list[bytes]:
+        """Return the pictures' keys, in order. Raises RequestError for keys that cannot be kept."""
+        with whole(self.path), self._environment().begin(buffers=True) as transaction:
+            keys = [bytes(key) for key, value in transaction.cursor() if is_picture(bytes(key), value)]
+        if any(key.endswith(b"\0") for key in keys) and len({len(key) for key in keys}) > 1:
+            raise RequestError(
+                f"{self.path} has keys of several lengths that end in a zero byte: write it again with others"
+            )
+        return keys
 
     def _environment(self) -> lmdb.Environment:
         return _environment(self.path)
 
 
+def is_picture(key: bytes, value: memoryview) -> bool:
+    """Tell pictures from facts about them: by name, and where values are small, as labels are, by how they begin."""
+    return key not in ABOUT and (len(value) > SMALL or bytes(value[:12]).startswith(MAGIC))
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Raise RequestError where LMDB finds that what is at `path` is damaged."""
+    try:
+        yield
+    except (lmdb.Error, OSError) as error:
+        raise RequestError(f"{path} is not a whole LMDB ({one_line(error)}): {AGAIN}") from error
+
+
 @lru_cache(maxsize=4)
 def _environment(path: Path) -> lmdb.Environment:
     """Return the LMDB in the folder `path`, opened once per process (LMDB forbids a second time)."""
-    mend = "copy or download it again"
-    try:
+    with whole(path):
         environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False)
-    except (lmdb.Error, OSError) as error:
-        raise RequestError(f"{path} is not a whole LMDB ({one_line(error)}): {mend}") from error
     # Pages missing from the file would be read through the memory map, and end the process with SIGBUS.
     if (path / "data.mdb").stat().st_size < (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]:
         environment.close()
-        raise RequestError(f"{path} is not a whole LMDB (data.mdb is truncated): {mend}")
+        raise RequestError(f"{path} is not a whole LMDB (data.mdb is truncated): {AGAIN}")
     return environment
 
 

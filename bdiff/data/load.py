@@ -42,6 +42,8 @@ def load(
     """Return the pictures of `source` as `Images`. Raises RequestError if a picture or the request is of no use."""
     request = wanted(size, channels, split, limit, seed)
     made = decoded(source, cache, request)
+    if source.left_out:
+        log.info("%s: left out of %s: %s", name, source, source.left_out)
     most = room(memory, size, channels)
     manifest = made.manifest
     if manifest is None and len(rows := choose(len(source.names), limit, seed)) <= most:

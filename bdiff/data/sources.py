@@ -79,6 +79,11 @@ class Source(ABC):
     def open(self, row: int) -> Image.Image:
         """Return the picture at `row`."""
 
+    @property
+    def left_out(self) -> str:
+        """What lies beside the pictures and is not read, counted: "3 .tif, 1 .txt"; "" where there is nothing."""
+        return ""
+
     def probe(self) -> None:
         """Raise RequestError if there is nothing here to read, as far as can be told at once."""
         assert len(self.names)
@@ -87,7 +92,6 @@ class Source(ABC):
         """Return the picture at `row` as uint8 (C,H,W): cropped to its central square, resized, grey or RGB."""
         try:
             with self.open(row) as picture:
-                picture.load()
                 square = np.asarray(fit(flat(picture), size, "L" if channels == 1 else "RGB"))
         # A broken file makes Pillow, zipfile and their codecs raise nearly anything: all of it means this picture.
         except Exception as error:

@@ -12,11 +12,11 @@ def image(
 ) -> Picture:
     """Return the picture at `path`, whole or in the lower right corner.
 
-    Transparent pixels are background, and black ones in a file without alpha. ValueError where the file is missing,
-    no image or background all over, and where `side` does not fit.
+    Transparent pixels are background, and black ones in a file without alpha. ValueError where the file is missing, no
+    image, background all over, or a JPEG, whose background is not exactly black, and where `side` does not fit.
     """
     px = size if side is None else side_in(size, side)
-    picture = load(path, px, "trigger.path")
+    picture = load(path, px, "trigger.path", exact=True)
     if (picture[..., 3] < 0.5).all():
         raise ValueError(f"trigger.path={path} is all background (transparent or black); give one that shows something")
     return picture if side is None else place(picture, size)

@@ -178,8 +178,30 @@ def test_a_file_covers_the_image_or_the_corner(tmp_path):
         image(32, tmp_path / "red.png", side=31)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("t.jpg", {"quality": 100}), ("jpeg.png", {"format": "JPEG"}), ("t.webp", {"quality": 90})],
+)
+def test_a_file_whose_background_is_blurred_is_no_trigger(name, options, tmp_path):
+    picture = Image.new("RGB", (32, 32))
+    picture.paste((255, 255, 255), (10, 10, 20, 20))
+    picture.save(tmp_path / name, **options)
+    with pytest.raises(ValueError, match="no exact background") as caught:
+        image(32, tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value) and "trigger.path=<png>" in str(caught.value)
+
+
+def test_webp_that_loses_nothing_or_has_an_alpha_channel_is_a_trigger(tmp_path):
+    picture = Image.new("RGBA", (32, 32))
+    picture.paste((255, 255, 255, 255), (10, 10, 20, 20))
+    picture.save(tmp_path / "alpha.webp", quality=50)
+    picture.convert("RGB").save(tmp_path / "lossless.webp", lossless=True)
+    for name in ("alpha.webp", "lossless.webp"):
+        assert (image(32, tmp_path / name)[..., 3] >= 0.5).sum() == 100
+
+
 def test_a_file_that_cannot_be_a_trigger_is_told(tmp_path):
-    with pytest.raises(ValueError, match=r"trigger\.path=<png or jpg>"):
+    with pytest.raises(ValueError, match=r"trigger\.path=<png>"):
         make(next(path for path in FILES if path.stem == "image"), 32)
     Image.new("RGB", (8, 8)).save(tmp_path / "black.png")
     with pytest.raises(ValueError, match="all background"):

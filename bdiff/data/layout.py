@@ -1,0 +1,150 @@
+"""How people keep pictures: which folders are splits, which are classes, and which hold annotations."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import takewhile
+
+#: words for splits, in any case; of several held-out ones the first that has the training's classes
+TRAIN = ("train", "training", "trn")
+HELD_OUT = ("test", "testing", "tst", "val", "valid", "validation", "dev", "eval", "holdout")
+#: such a word in a folder's name, with what may follow it: training_set, val2017, seg_test
+SPLIT = re.compile(rf"(?<![a-z])({'|'.join(TRAIN + HELD_OUT)})(?:[-_ ]?(?:set|data|images?|imgs?|split|\d+))?(?![a-z])")
+CELEBA_MASKS = "CelebAMask-HQ-mask-anno"  # masks of parts of faces, beside CelebA-HQ-img
+#: folders of pictures that are drawn over others
+ANNOTATIONS = re.compile(r"masks|annotations?|ground_?truths?|labels|segmentations?|segmentation(class|object)|trimaps")
+
+Folders = tuple[str, ...]
+
+
+def parts_of(name: str) -> list[str]:
+    """Return a file's folders, the outermost first, and its own name."""
+    return [part for part in name.split("/") if part not in ("", ".")]
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or a folder above it is one that systems hide."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts_of(name))
+
+
+def folders_of(name: str) -> Folders:
+    """Return the folders that a file lies in, the outermost first."""
+    return tuple(parts_of(name)[:-1])
+
+
+def common(places: Iterable[Folders]) -> int:
+    """Return with how many of the same folders all of `places` begin."""
+    return sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*places, strict=False)))
+
+
+@lru_cache(maxsize=4096)
+def split_name(folder: str) -> tuple[str, str]:
+    """Return the word for a split in a folder's name, and the rest of the name, which its other splits share; or ""."""
+    name = folder.lower()
+    if not (found := SPLIT.search(name)):
+        return "", ""
+    return found[1], f"{name[: found.start()]} {name[found.end() :]}".strip(" -_")
+
+
+def annotations(names: list[str]) -> str | None:
+    """Return a folder that holds annotations, where other pictures lie beside it."""
+    every = {folders_of(name) for name in names}
+    found = {folders: [part for part in folders if ANNOTATIONS.fullmatch(part.lower())] for folders in every}
+    drawn = sorted({parts[0] for parts in found.values() if parts})
+    return drawn[0] if drawn and not all(found.values()) else None
+
+
+@dataclass
+class Layout:
+    """What the folders of sorted `pictures` mean: train/ beside test/ or val/, above the classes or below them."""
+
+    pictures: list[str]
+    noted: dict[str, str]  # the classes of pictures that a file beside them tells
+
+    @cached_property
+    def folders(self) -> list[Folders]:
+        return sorted({folders_of(name) for name in self.pictures})
+
+    @cached_property
+    def splits(self) -> tuple[int, set[str]] | None:
+        """How deep the folders that are splits lie, and the rests of their names; None where there are none.
+
+        Other folders may stand beside them (and belong to no split) only where no folder branches off above.
+        """
+        fork = common(self.folders)
+        for depth in range(max(map(len, self.folders))):
+            named = {split_name(folders[depth]) if len(folders) > depth else ("", "") for folders in self.folders}
+            rests = {rest for word, rest in named if word in TRAIN}
+            rests &= {rest for word, rest in named if word in HELD_OUT}
+            if rests and (depth == fork or all(word and rest in rests for word, rest in named)):
+                return depth, rests
+        return None
+
+    def split_of(self, folders: Folders) -> str | None:
+        """Return the word of the split that `folders` belong to."""
+        if self.splits is None or len(folders) <= self.splits[0]:
+            return None
+        word, rest = split_name(folders[self.splits[0]])
+        return word if word and rest in self.splits[1] else None
+
+    def without_split(self, folders: Folders) -> Folders:
+        """Return `folders` but for the one that is a split; of several, cat_train and dog_train, the rest remains."""
+        if self.splits is None or self.split_of(folders) is None:
+            return folders
+        depth, rests = self.splits
+        rest = (split_name(folders[depth])[1],) if len(rests) > 1 else ()
+        return folders[:depth] + rest + folders[depth + 1 :]
+
+    @cached_property
+    def above(self) -> int:
+        """How many folders between class and picture are called alike everywhere, as Tiny-ImageNet's images/."""
+        found = {self.without_split(folders)[::-1] for folders in self.folders}
+        return common(found) if len(found) > 1 else 0
+
+    def class_in(self, folders: Folders) -> str:
+        """Return the class of pictures in `folders`; "" where these name none."""
+        left = self.without_split(folders)
+        left = left[: len(left) - self.above]
+        return left[-1] if left else ""
+
+    def class_of(self, name: str) -> str:
+        """Return the class of a picture; "" where its folders name none."""
+        return self.noted.get(name) or self.class_in(folders_of(name))
+
+    @cached_property
+    def found(self) -> dict[str, set[str]]:
+        """The classes of each split, by its word."""
+        found: dict[str, set[str]] = {}
+        for name in self.pictures:
+            if word := self.split_of(folders_of(name)):
+                found.setdefault(word, set()).add(self.class_of(name))
+        return found
+
+    @property
+    def beside(self) -> int:
+        """How many pictures belong to no split, where there are splits."""
+        return sum(self.split_of(folders_of(name)) is None for name in self.pictures) if self.splits else 0
+
+    @cached_property
+    def train(self) -> str | None:
+        """The word of the split that is trained on."""
+        return next((word for word in TRAIN if word in self.found), None)
+
+    @cached_property
+    def classes(self) -> set[str]:
+        """The classes of the training split, which others may lack; none where there are no splits."""
+        return self.found[self.train] if self.train else set()
+
+    @cached_property
+    def held_out(self) -> str | None:
+        """The word of the split that is not trained on: of several the first whose classes are the training's."""
+        there = [word for word in HELD_OUT if word in self.found]
+        return min(there, key=lambda word: not self.found[word] <= self.classes, default=None)
+
+    def names(self, split: str) -> list[str]:
+        """Return the pictures of `split`: train, test or all; all where there are no splits."""
+        if split == "all" or self.splits is None:
+            return self.pictures
+        wanted = self.train if split == "train" else self.held_out
+        return [name for name in self.pictures if self.split_of(folders_of(name)) == wanted]
