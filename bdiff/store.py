@@ -98,7 +98,7 @@ def read_json(path: Path) -> Any:
 
 def recall(path: Path, default: T) -> T:
     """Return what `write_json` wrote; `default` where nothing is there, or, with a warning, nothing of its type."""
-    if not path.exists():
+    if not path.is_file():
         return default
     try:
         found = read_json(path)

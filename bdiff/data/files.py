@@ -72,7 +72,15 @@ class Files(Source):
     @property
     def left_out(self) -> str:
         beside = self.layout.beside if self.split != "all" else 0
-        return ", ".join(filter(None, [f"{beside} pictures in no split" if beside else "", self._others]))
+        counts = {"pictures in no split": beside, "links that lead nowhere or pipes": len(self.unopened)}
+        return ", ".join(
+            [*(f"{count} {what}" for what, count in counts.items() if count), *filter(None, [self._others])]
+        )
+
+    @property
+    def unopened(self) -> list[str]:
+        """The pictures' names under which no file can be opened."""
+        return []
 
     @cached_property
     def _others(self) -> str:
@@ -174,18 +182,26 @@ def walk(root: Path) -> Iterator[Path]:
             yield from (Path(folder, file) for file in files)
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a file can be read at `path`: not through a link that leads nowhere, nor from a pipe, for ever."""
+    try:
+        return path.is_file()
+    except OSError:  # a link to itself, before Python 3.13
+        return False
+
+
 @dataclass
 class Folder(Files):
     """A folder of pictures, with all that is below it."""
 
     @cached_property
     def entries(self) -> dict[str, tuple[int, ...]]:
-        found: dict[str, tuple[int, ...]] = {}
-        for path in walk(self.path):
-            if path.exists():  # a dangling link is no file
-                facts = path.stat()
-                found[path.relative_to(self.path).as_posix()] = (facts.st_size, facts.st_mtime_ns)
-        return found
+        files = ((path, path.stat()) for path in walk(self.path) if is_file(path))
+        return {path.relative_to(self.path).as_posix(): (facts.st_size, facts.st_mtime_ns) for path, facts in files}
+
+    @cached_property
+    def unopened(self) -> list[str]:
+        return [path.name for path in walk(self.path) if is_picture(path.name) and not is_file(path)]
 
     @property
     def identity(self) -> dict[str, Any]:

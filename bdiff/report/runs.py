@@ -1,6 +1,7 @@
 """Run folders, read back: what tables and pages are made of."""
 
 import logging
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 
 #: in a sweep's folder: the run folders of its jobs, relative to it
 JOBS = "jobs.json"
+#: in a run's folder
+FILES = ("config.yaml", "metrics.json")
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,15 @@ def find(paths: Iterable[Path]) -> list[Run]:
         for path in sorted([*root.rglob("metrics.json"), *root.rglob(JOBS)]):
             jobs = store.recall(path, list[str]()) if path.name == JOBS else ["."]
             found |= dict.fromkeys((path.parent / job).resolve() for job in jobs)
-    whole = [folder for folder in found if (folder / "config.yaml").exists() and (folder / "metrics.json").exists()]
+    whole = [folder for folder in found if all(os.path.lexists(folder / name) for name in FILES)]
     return [run for folder in whole if (run := readable(folder))]
 
 
 def readable(folder: Path) -> Run | None:
     """Return the run in `folder`; None, with a warning, where its files are damaged."""
     try:
+        if pipes := [name for name in FILES if not (folder / name).is_file()]:
+            raise ValueError(f"{pipes[0]} is no file")
         run = read(folder)
         if not (isinstance(run.config, dict) and isinstance(run.record, dict) and "status" in run.record):
             raise ValueError("config.yaml or metrics.json holds something else")
