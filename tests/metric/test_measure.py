@@ -40,7 +40,7 @@ def samples(home: Path, record: dict, name: str, half: str) -> np.ndarray:
 
 
 def test_numbers_over_the_classifier_never_bear_the_plain_name(everything):
-    over = {"fid", "kid", "precision", "recall", "inception_score"}
+    over = {"fid", "kid", "precision", "recall"}  # 12 samples are too few for an Inception score
     base = {"mse", "ssim", "psnr", "asr", "asr_se", "secret_psnr", "secret_ssim", "sample_psnr"}
     wanted = {f"suspect/{name}" for name in base} | {f"suspect/{name}_classifier" for name in over}
     assert everything["metrics"].keys() == wanted
