@@ -49,6 +49,11 @@ def open_share(value: Any) -> str | None:
     return None if 0 < value < 1 else "must lie between 0 and 1"
 
 
+def under_one(value: Any) -> str | None:
+    """A rule: a number from 0, and under 1."""
+    return None if 0 <= value < 1 else "must be at least 0 and below 1"
+
+
 def some_of(*names: str) -> Callable[[Any], str | None]:
     """Return a rule: a list of some of `names`."""
 
@@ -171,7 +176,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "defense.stop": one_of("never", "radii"),
     "defense.strip.blends": at_least(0),
     "defense.strip.false_positive_rate": open_share,
-    "defense.strip.weight": share,
+    "defense.strip.weight": under_one,  # 1 leaves nothing of the input
     "defense.t": at_least(1),
     "defense.threshold": threshold,
     "defense.timesteps": shares,
