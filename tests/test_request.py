@@ -284,9 +284,9 @@ WRONG_DEFENSES = [
     ("defense=certification defense.stop=never defense.n=9", "can only abstain", "set n to 10 or more"),
     ("defense=certification defense.n=100", "certified accuracy at 0.5 is 0 for any model", "raise n"),
     ("defense=certification defense.radii=[0,1.0]", "certified accuracy at 1.0 is 0 for any model", "raise n"),
-    ("defense=elijah defense.threshold=0.1", "defense.threshold=0.1 flags no model: scores are -1 to 0"),
+    ("defense=elijah defense.threshold=0.1", "defense.threshold=0.1 flags no model: choose within its scores, -1 to 0"),
     ("defense=purediffusion defense.threshold=-1", "defense.threshold=-1 flags every model"),
-    ("defense=terd defense.threshold=0", "defense.threshold=0 flags every model: scores are 0 to inf"),
+    ("defense=terd defense.threshold=0", "defense.threshold=0 flags every model: choose within its scores, 0 to inf"),
     ("defense=elijah defense.samples=1 defense.trim=0", "defense.samples=1 is too few", "set 2 or more"),
     ("defense=purediffusion defense.shift=0 defense.spread=0", "shift, spread and consistency come to no loss"),
     (
@@ -295,6 +295,15 @@ WRONG_DEFENSES = [
         "amplify.inversion.shift, spread and consistency come to no loss",
     ),
     ("defense=purification defense.strip.weight=1", "defense.strip.weight=1 must be at least 0 and below 1"),
+    (
+        "defense=anp defense.share=0 defense.train.epochs=0",
+        "defense.share=0 must",
+        "defense.train.epochs=0 must be above",
+    ),
+    (
+        "defense=terd defense.repair=true defense.removal.train.steps=0",
+        "defense.removal.train.steps=0 must be above 0",
+    ),
     ("defense=clipping sample.clip=true", "sample.clip=true clips already"),
     ("trigger=noise trigger.seed=-1", "trigger.seed=-1 must be at least 0"),
     ("attack=diff2 attack.mode=turn attack.case=all", "mode=turn is not known", "case=all is not known", "both"),

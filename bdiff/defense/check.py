@@ -58,13 +58,13 @@ def threshold_problems(defense: dict[str, Any]) -> list[str]:
     Minus a mean squared distance on [0,1] is -1 to 0, and a divergence, TERD's score, is never below 0.
     """
     threshold = defense.get("threshold")
-    if type(threshold) not in (int, float):
+    if not isinstance(threshold, int | float):
         return []
-    least, most = (0, inf) if "refine_steps" in defense else (-1, 0)
+    least, most = (0.0, inf) if "refine_steps" in defense else (-1.0, 0.0)
     if least < threshold <= most:
         return []
     whom = "no model" if threshold > most else "every model"
-    return [f"defense.threshold={threshold} flags {whom}: scores are {least} to {most}, null sets none"]
+    return [f"defense.threshold={threshold} flags {whom}: choose within its scores, {least:g} to {most:g}, or null"]
 
 
 def certificate_problems(defense: dict[str, Any]) -> list[str]:

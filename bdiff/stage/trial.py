@@ -94,7 +94,7 @@ def test_rows(run: Experiment) -> tuple[Images, Tensor, str]:
     data have one class.
     """
     images = run.images
-    if len(images.classes) < 2:
+    if images.of_one_class:
         raise RequestError(f"data {images.name} has one class, so there is nothing to classify: choose other data")
     if images.split == "train" and (others := test_split(run)) is not None:
         return others, torch.arange(len(others)), f"{others.name} test"
