@@ -151,6 +151,8 @@ def sampler_problems(config: DictConfig) -> list[str]:
     for option, asked in clips.items():
         if asked and "clip_sample" not in config.sampler.scheduler:
             problems.append(f"{option} works with sampler=ddpm and sampler=ddim only")
+    if all(clips.values()):
+        problems.append("sample.clip=true clips already, and defense=clipping would change no sample: use one of them")
     scheduler: Any = OmegaConf.to_container(config.sampler.scheduler, resolve=True)
     schedule: Any = OmegaConf.to_container(config.schedule, resolve=True)
     if told := step_problem(scheduler, config.sample.steps, schedule):
@@ -169,11 +171,7 @@ def defense_problems(config: DictConfig) -> list[str]:
     found = {place: OmegaConf.select(config, place) for place in ("defense", "amplify.inversion")}
     methods: Any = {place: OmegaConf.to_container(part, resolve=True) for place, part in found.items() if part}
     drawn = min(config.sample.count, config.sample.get("triggered", config.sample.count))
-    problems = bdiff.defense.check.sample_problems(methods["defense"], drawn)
-    problems += bdiff.defense.check.certificate_problems(methods["defense"])
-    for place, method in methods.items():
-        problems += bdiff.defense.check.schedule_problems(method, place, config.schedule.num_train_timesteps)
-    return problems
+    return bdiff.defense.check.problems(methods, drawn, config.schedule.num_train_timesteps)
 
 
 def metric_problems(config: DictConfig) -> list[str]:

@@ -157,7 +157,12 @@ class Experiment:
             self.reference_images = reference_images(self.images, split, lambda split: self.load(split=split))
         self.unflagged = resolve_threshold(config, self.images.name)
         self.seconds["data"] = round(time.monotonic() - began, 3)
-        if self.needs_classifier and len(self.images.classes) < 2:
+        if (against := self.reference_images) is not None and len(against) < 2 and self.published is None:
+            raise RequestError(
+                f"{against.name} {against.split} has one image, which has no covariance: use metric/fid=none, or set "
+                "metric.fid.protocol to one whose reference is another split"
+            )
+        if self.needs_classifier and self.images.of_one_class:
             raise RequestError(
                 f"data {self.images.name} has one class, so it trains no classifier: use metric/fid=inception or none"
             )
@@ -177,7 +182,7 @@ class Experiment:
             self.attack.to(self.device)
         except ValueError as error:
             raise RequestError(str(error)) from error
-        if self.attack.needs_surrogate and len(self.images.classes) < 2:
+        if self.attack.needs_surrogate and self.images.of_one_class:
             raise RequestError(f"data {self.images.name} has one class, so there is no classifier to attack")
         if self.attack.learn and config.model.pretrained is None and config.pretrain.train is None:
             raise RequestError(

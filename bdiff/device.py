@@ -3,23 +3,24 @@
 import contextlib
 import os
 from contextlib import AbstractContextManager
-from datetime import timedelta
 from typing import Any
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from bdiff.errors import RunError
+from bdiff.peers import meet
 
 
 def open_device(name: str) -> Accelerator:
     """Return Accelerate's handle on `name` (auto, cpu, cuda or cuda:N) and on the processes that share the run.
 
     Precision is ours (`autocast`), not Accelerate's, so that one process can run stages in different ones. Raises
-    RunError if the device cannot be had: Accelerate would take another one, without a word.
+    RunError if the device cannot be had, since Accelerate would take another one without a word, or if the other
+    processes do not come.
     """
     cpu = name == "cpu" or (name == "auto" and not torch.cuda.is_available())
     if not cpu:
@@ -33,9 +34,8 @@ def open_device(name: str) -> Accelerator:
         torch.cuda.set_device(name)
     if (opened := opened_before()) is not None and not fits(opened, name, cpu):
         AcceleratorState._reset_state(reset_partial_state=True)  # one a process, which keeps the first device
-    # Some stages are the first process's alone, and a lock may be another run's for hours: the others must wait.
-    patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
-    found = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patience])
+    meet("gloo" if cpu else "nccl")
+    found = Accelerator(cpu=cpu, mixed_precision="no")
     if not fits(found.device, name, cpu):
         raise RunError(f"runtime.device={name} was asked for, and Accelerate gives {found.device}")
     return found

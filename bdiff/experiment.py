@@ -15,6 +15,7 @@ from bdiff.context import Experiment, plain, resolve_precisions
 from bdiff.data.base import to_float, to_uint8
 from bdiff.device import open_device
 from bdiff.errors import RequestError, RunError
+from bdiff.model.checkpoint import weights_digest
 from bdiff.provenance import device_name
 from bdiff.sample import shards
 from bdiff.stage.amplify import amplify
@@ -31,10 +32,11 @@ from bdiff.tracker.none import NoTracker
 from bdiff.train import read_history
 
 
-def unharmed(run: Experiment, start: Start) -> Clean:
+def unharmed(run: Experiment, suspect: Stage, start: Start) -> Clean:
     """Return what the clean model makes of the suspect's noise: the model it started from, or its twin."""
     model, words = clean_model(run, start)
-    return Clean(draw_samples(run, model, "clean_sample"), words)
+    digests = {weights_digest(str(one.folder / "model")) for one in (model, suspect)}
+    return Clean(draw_samples(run, model, "clean_sample"), words, same=len(digests) == 1)
 
 
 def resolve(config: DictConfig) -> None:
@@ -61,7 +63,7 @@ def carried_out(run: Experiment, folder: Path) -> dict[str, Any]:
     start = beginning(run)
     model = train(run, start)
     samples = draw_samples(run, model)
-    measured = measure(run, samples, unharmed(run, start) if "sample_psnr" in config.metric.also else None)
+    measured = measure(run, samples, unharmed(run, model, start) if "sample_psnr" in config.metric.also else None)
     if run.accelerator.is_main_process:
         pictures(run, model, samples, folder, measured["metrics"])
     answer = Answer()

@@ -49,6 +49,16 @@ def open_share(value: Any) -> str | None:
     return None if 0 < value < 1 else "must lie between 0 and 1"
 
 
+def some_share(value: Any) -> str | None:
+    """A rule: a number above 0, to 1."""
+    return None if 0 < value <= 1 else "must be above 0, and at most 1"
+
+
+def under_one(value: Any) -> str | None:
+    """A rule: a number from 0, and under 1."""
+    return None if 0 <= value < 1 else "must be at least 0 and below 1"
+
+
 def some_of(*names: str) -> Callable[[Any], str | None]:
     """Return a rule: a list of some of `names`."""
 
@@ -163,7 +173,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "defense.restarts": at_least(1),
     "defense.samples": at_least(1),
     "defense.seed": at_least(0),
-    "defense.share": share,
+    "defense.share": some_share,
     "defense.shift": at_least(0),
     "defense.sigma": above_zero,
     "defense.spread": at_least(0),
@@ -171,7 +181,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "defense.stop": one_of("never", "radii"),
     "defense.strip.blends": at_least(0),
     "defense.strip.false_positive_rate": open_share,
-    "defense.strip.weight": share,
+    "defense.strip.weight": under_one,  # 1 leaves nothing of the input
     "defense.t": at_least(1),
     "defense.threshold": threshold,
     "defense.timesteps": shares,
@@ -223,6 +233,9 @@ RULES |= {f"amplify.inversion.{name}": RULES[f"defense.{name}"] for name in INVE
 #: a classifier, the model that training starts from and repairs are trained by recipes of the same kind
 RECIPES = ("", "classifier.", "surrogate.", "pretrain.", "defense.", "defense.removal.")
 RULES |= {place + key: rule for place in RECIPES for key, rule in RULES.items() if key.startswith("train.")}
+#: a repair that trains nothing leaves the suspect as it is
+REPAIRS = ("defense.train.steps", "defense.train.epochs", "defense.removal.train.steps", "defense.removal.train.epochs")
+RULES |= dict.fromkeys(REPAIRS, above_zero)
 
 #: keys that may be null, and their type otherwise
 OPTIONAL: dict[str, type] = {

@@ -1,5 +1,10 @@
 """Where a run is computed: what was asked for, or an error."""
 
+import socket
+import subprocess
+import sys
+from datetime import timedelta
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -8,6 +13,7 @@ from accelerate.state import AcceleratorState, PartialState
 from bdiff import device
 from bdiff.device import fits, open_device
 from bdiff.errors import RunError
+from bdiff.peers import meet
 
 
 @pytest.fixture(autouse=True)
@@ -52,3 +58,26 @@ def test_another_device_than_before_starts_accelerate_anew(monkeypatch):
 )  # fmt: skip
 def test_whether_a_device_is_the_one_that_was_asked_for(found, name, fit):
     assert fits(torch.device(found), name, cpu=name == "cpu") == fit
+
+
+@pytest.mark.parametrize(("rank", "why"), [("0", "1/2 clients joined"), ("1", "timed out")])
+def test_processes_that_never_come_are_waited_for_with_a_line_and_not_for_ever(rank, why, monkeypatch, caplog):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    names = {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RunError, match=f"127.0.0.1:{port}, which did not come .*{why}.*unset WORLD_SIZE") as caught:
+        meet("gloo", within=timedelta(seconds=1), quiet=0.1)
+    assert "\n" not in str(caught.value)
+    assert f"RANK={rank} of WORLD_SIZE=2 processes waits for the others at 127.0.0.1:{port}" in caplog.text
+
+
+def test_processes_meet_and_one_alone_waits_for_nobody():
+    code = "from bdiff.device import open_device; print(open_device('cpu').num_processes)"
+    one = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert one.stdout == "1\n"
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
+    two = subprocess.run([*line, sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert two.stdout.split() == ["2", "2"]

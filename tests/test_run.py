@@ -192,6 +192,37 @@ def test_data_with_one_class_cannot_be_measured_by_a_classifier(home, tmp_path, 
     assert "train" not in record.get("keys", {})
 
 
+def test_a_limit_that_leaves_one_class_is_no_data_for_a_classifier(home, tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    for place in range(9):
+        Image.new("L", (16, 16), 9 * place).save(tmp_path / "a" / f"{place}.png")
+    Image.new("L", (16, 16), 200).save(tmp_path / "b" / "0.png")
+    code, record = run(home, "one-class-left", f"data.path={tmp_path}", "data.limit=2")
+    assert code == 2 and "one class" in record["error"] and "train" not in record.get("keys", {})
+    code, record = run(home, "both-left", f"data.path={tmp_path}", "data.limit=null", "classifier.hold_out=0.999")
+    assert code == 0
+
+
+def test_a_reference_of_one_image_is_refused_before_training(home, tmp_path):
+    Image.new("L", (16, 16), 9).save(tmp_path / "a.png")
+    code, record = run(home, "one-image", f"data.path={tmp_path}", "data.limit=null")
+    assert code == 2 and "has one image, which has no covariance" in record["error"]
+    assert "train" not in record.get("keys", {})
+
+
+def test_a_streamed_picture_that_cannot_be_read_ends_training_with_its_name(home, tmp_path, capsys):
+    for place in range(9):
+        Image.effect_noise((16, 16), 99).save(tmp_path / f"{place}.png")
+    (tmp_path / "7.png").write_bytes((tmp_path / "7.png").read_bytes()[:150])
+    words = [f"data.path={tmp_path}", "data.limit=null", "runtime.memory=0", "runtime.workers=2", "metric/fid=none"]
+    assert run(home, "streamed", *words)[0] == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        line.startswith(f"bdiff: failed: {tmp_path}: picture 7.png cannot be read") and "replace or remove it" in line
+    )
+
+
 def test_wandb_failing_does_not_fail_the_run(home, monkeypatch):
     import wandb
 

@@ -29,6 +29,11 @@ class Images(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def of_one_class(self) -> bool:
+        """Whether there is nothing to tell apart: data.limit may leave one class of many."""
+        return len(self.labels.unique()) < 2
+
     @abstractmethod
     def take(self, rows: Tensor) -> Tensor:
         """Return the images at `rows` (B,) as uint8 (B,C,H,W), on the device where the pixels live."""

@@ -1,7 +1,7 @@
 """What can be told of a defense's settings before torch is imported."""
 
 from collections.abc import Sequence
-from math import floor, log
+from math import floor, inf, log
 from statistics import NormalDist
 from typing import Any
 
@@ -9,6 +9,16 @@ from typing import Any
 LAWS = ("ancestral", "ode")
 #: share of alpha of a certification's last look at the votes, where it can stop earlier
 LAST = 0.9
+
+
+def problems(methods: dict[str, dict[str, Any]], count: int, length: int) -> list[str]:
+    """Return what is wrong with the settings of methods, by their keys, for `count` samples and `length` timesteps.
+
+    One of the keys is defense.
+    """
+    defense = methods["defense"]
+    told = sample_problems(defense, count) + certificate_problems(defense) + threshold_problems(defense)
+    return told + [line for place, method in methods.items() for line in schedule_problems(method, place, length)]
 
 
 def timesteps(shares: Sequence[float], length: int) -> list[int]:
@@ -20,7 +30,10 @@ def timesteps(shares: Sequence[float], length: int) -> list[int]:
 
 
 def schedule_problems(method: dict[str, Any], place: str, length: int) -> list[str]:
-    """Return which settings of the method at the key `place` do not fit a schedule of `length` timesteps."""
+    """Return which settings of the method at the key `place` do not fit a schedule of `length` timesteps.
+
+    Among them a chain's losses that all come to zero, under which no trigger would leave its start.
+    """
     told = [
         f"{place}.{name}={method[name]} is more than the schedule's {length} timesteps"
         for name in ("window", "ddim_steps")
@@ -31,7 +44,27 @@ def schedule_problems(method: dict[str, Any], place: str, length: int) -> list[s
             timesteps(method["timesteps"], length)
         except ValueError as problem:
             told.append(f"{place}.{problem}")
+        if not (method["shift"] or method["spread"] or (method["consistency"] and len(method["timesteps"]) > 1)):
+            told.append(
+                f"{place}.shift, spread and consistency come to no loss, so that the trigger stays at its start: set "
+                "one above 0 (consistency takes two timesteps)"
+            )
     return told
+
+
+def threshold_problems(defense: dict[str, Any]) -> list[str]:
+    """Return that an audit's threshold flags every model, or none, whatever its score.
+
+    Minus a mean squared distance on [0,1] is -1 to 0, and a divergence, TERD's score, is never below 0.
+    """
+    threshold = defense.get("threshold")
+    if not isinstance(threshold, int | float):
+        return []
+    least, most = (0.0, inf) if "refine_steps" in defense else (-1.0, 0.0)
+    if least < threshold <= most:
+        return []
+    whom = "no model" if threshold > most else "every model"
+    return [f"defense.threshold={threshold} flags {whom}: choose within its scores, {least:g} to {most:g}, or null"]
 
 
 def certificate_problems(defense: dict[str, Any]) -> list[str]:
@@ -65,6 +98,7 @@ def sample_problems(defense: dict[str, Any], count: int) -> list[str]:
         told.append(
             f"defense.samples={samples} is more than the {count} that are drawn: raise sample.count or triggered"
         )
-    if samples <= 2 * trim:
-        told.append(f"defense.samples={samples} is too few to trim {trim} at both ends: set {2 * trim + 1} or more")
+    least = max(2, 2 * trim + 1)  # one sample is at no distance from itself
+    if samples < least:
+        told.append(f"defense.samples={samples} is too few to trim {trim} at both ends: set {least} or more")
     return told

@@ -9,15 +9,18 @@ SUBSETS, SUBSET = 100, 1000  # how many, and the images in each: the paper's
 
 
 def kid(real: Tensor, fake: Tensor) -> Measured:
-    """Return `kid` of activations (N,D) and (M,D), N and M at least 2, as a mean over random subsets.
+    """Return `kid` of activations (N,D) and (M,D) as a mean over random subsets; absent where N or M is 1.
 
     The subsets are the same each time. It is the unbiased squared MMD of the kernel (x.y / D + 1)^3, and may come out
-    slightly negative.
+    slightly negative. Where every subset is all of the images, so that each gives the same, there is no `std`.
     """
     size = min(SUBSET, len(real), len(fake))
+    if size < 2:
+        return Measured({}, {"absent": "an unbiased estimate takes 2 images of either side"})
     found = kid_features_to_metric(
         fake.double(), real.double(), kid_subsets=SUBSETS, kid_subset_size=size, verbose=False
     )
     marks = [] if size == SUBSET else [f"subsets of {size} images, of which there are no {SUBSET}"]
-    facts = {"std": found[KEY_METRIC_KID_STD], "subsets": SUBSETS, "subset_size": size, "marks": marks}
+    spread = {} if size == len(real) == len(fake) else {"std": found[KEY_METRIC_KID_STD]}
+    facts = {**spread, "subsets": SUBSETS, "subset_size": size, "marks": marks}
     return Measured({"kid": found[KEY_METRIC_KID_MEAN]}, facts)

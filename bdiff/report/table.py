@@ -21,9 +21,14 @@ def columns(metrics: Iterable[str]) -> list[str]:
 
 
 def with_error(metric: str, metrics: Mapping[str, float]) -> str:
-    """Return a metric as a table shows it, with its standard error where there is one."""
+    """Return a metric as a table shows it, with its standard error where there is one.
+
+    That is 0 where all samples are hits, or none is, which says nothing of how sure a share of so many is.
+    """
     text, error = shown(metric, metrics[metric]), metrics.get(metric + ERROR)
-    return text if error is None else f"{text} (se {error:.3f})"
+    if error is None:
+        return text
+    return f"{text} (se {error:.3f})" if error else f"{text} (se unknown: all alike)"
 
 
 def shown(metric: str, value: float) -> str:

@@ -26,7 +26,7 @@ from bdiff.stage.measure import measure, triggered
 from bdiff.stage.sample import draw_samples, kinds, shifted
 from bdiff.stage.shield import shielded
 from bdiff.stage.suspect import AROUND, method, suspect_of
-from bdiff.stage.train import Start, clean_model
+from bdiff.stage.train import Start, clean_model, unshown
 from bdiff.store import Stage
 from bdiff.train import Loss, Recipe, fit, read_history
 
@@ -100,6 +100,7 @@ def audited(run: Experiment, model: Stage, audit: Audit) -> Answer:
         "threshold": audit.threshold,
         **({"not flagged": run.unflagged} if run.unflagged else {}),
         "precision": config.precision,
+        "marks": unshown(run),
         **({} if known else {"absent": "no true trigger of samples to hold the inverted one against"}),
     }
     answer = Answer(

@@ -23,6 +23,7 @@ from bdiff.progress import progress
 from bdiff.sample import shards
 from bdiff.stage.reference import KEPT, Reference, feature_extractor, metered, reference, reference_activations
 from bdiff.stage.sample import count_of
+from bdiff.stage.train import unshown
 from bdiff.store import Stage
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Clean(NamedTuple):
 
     samples: Stage
     model: str
+    same: bool  # whether it has the suspect's weights
 
 
 class Distance(NamedTuple):
@@ -67,8 +69,7 @@ def measure(run: Experiment, samples: Stage, clean: Clean | None = None, who: st
             else:
                 found["fid"] = Measured({}, {"absent": "metric/fid=none"})
             if clean:
-                values, facts = sample_psnr(unconcerned(samples), unconcerned(clean.samples))
-                found["sample_psnr"] = Measured(values, {**facts, "clean_model": clean.model})
+                found["sample_psnr"] = against_clean(samples, clean)
             run.finish(
                 stage,
                 metrics={name: value for one in found.values() for name, value in one.values.items()},
@@ -133,7 +134,8 @@ def against_target(run: Experiment, samples: Stage, threshold: float) -> dict[st
     total = -(-count_of(config, "triggered") // config.sample.batch_size)
     with progress("measure", total, unit="batches", every=config.runtime.progress) as meter:
         hits = compare(metered(triggered(run, samples), meter), run.target, threshold)
-    how = {"threshold": threshold, "on": "per-image MSE on [0,1]", "count": count_of(config, "triggered")}
+    how: dict[str, Any] = {"threshold": threshold, "on": "per-image MSE on [0,1]"}
+    how |= {"count": count_of(config, "triggered"), "marks": unshown(run)}
     found = {"asr": Measured(hits, how)}
     if "psnr" not in hits:
         found["psnr"] = Measured({}, {"absent": "the MSE is zero"})
@@ -142,6 +144,14 @@ def against_target(run: Experiment, samples: Stage, threshold: float) -> dict[st
     if "secret" in config.metric.also:
         found["secret"] = secret(triggered(run, samples), run.target)
     return found
+
+
+def against_clean(samples: Stage, clean: Clean) -> Measured:
+    """Return how near the suspect's un-triggered samples are to the clean model's, unless that is the suspect."""
+    if clean.same:
+        return Measured({}, {"absent": f"{clean.model} has the suspect's weights, and draws the same images"})
+    values, facts = sample_psnr(unconcerned(samples), unconcerned(clean.samples))
+    return Measured(values, {**facts, "clean_model": clean.model})
 
 
 def over_features(run: Experiment, samples: Stage, distance: Distance) -> dict[str, Measured]:

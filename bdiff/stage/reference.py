@@ -117,9 +117,12 @@ def unseen(config: DictConfig) -> str:
 
 
 def held_out(config: DictConfig, count: int) -> tuple[Tensor, Tensor]:
-    """Return which of `count` images conf/classifier holds out from its training, (k,) int64, and all others."""
+    """Return which of `count` images conf/classifier holds out from its training, (k,) int64, and all others.
+
+    One at least of either, where there are two.
+    """
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(config.seed, "hold out")))
-    kept, used = order.tensor_split([max(1, round(config.hold_out * count))])
+    kept, used = order.tensor_split([max(1, min(round(config.hold_out * count), count - 1))])
     return kept, used
 
 

@@ -1,9 +1,11 @@
 """The training stage: the suspect, clean models beside it, and what a training starts from."""
 
 import logging
+import math
 import shutil
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +19,7 @@ from bdiff.seeds import seed_of
 from bdiff.stage.reference import train_classifier
 from bdiff.stage.trigger import learn_trigger
 from bdiff.store import Stage
-from bdiff.train import Recipe, denoising_loss, fit, read_history
+from bdiff.train import Recipe, denoising_loss, fit, read_history, row_stream
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,26 @@ def train(run: Experiment, start: Start) -> Stage:
         parts["surrogate"] = facts["key"]
     if run.attack.learn:
         learn_trigger(run, start.folder, start.identity, parts["surrogate"])
+    if run.accelerator.is_main_process:
+        for doubt in unshown(run):
+            log.warning("train: %s", doubt)
     return train_denoiser(run, "train", run.attack, parts, run.config.train, start)
+
+
+def unshown(run: Experiment) -> list[str]:
+    """Return, as the only line, that training is too short to show the suspect a row that the attack has poisoned."""
+    config = run.config
+    if run.attack.poison_rate == 0:
+        return []
+    index, poisoned = run.attack.plan(len(run.images), seed_of(config.seed, "poison"))
+    recipe = Recipe(**plain(config.train))
+    steps = recipe.total(len(index))
+    epoch = math.ceil(len(index) / recipe.batch_size)  # in which all rows are shown
+    shown = islice(row_stream(len(index), recipe.batch_size, seed_of(config.seed, "train")), min(steps, epoch))
+    if any(poisoned[rows].any() for rows in shown):
+        return []
+    told = f"training steps, {steps}, show no poisoned row"
+    return [f"{told}: a backdoor can only be that of the model it started from"]
 
 
 def clean(run: Experiment, name: str, recipe: DictConfig, start: Start) -> Stage:

@@ -27,6 +27,7 @@ from bdiff.progress import Meter, progress
 from bdiff.seeds import generator, seed_of
 from bdiff.stage.reference import held_out, train_classifier, unseen
 from bdiff.stage.suspect import method, suspect_of
+from bdiff.stage.train import unshown
 from bdiff.store import Stage
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def test_rows(run: Experiment) -> tuple[Images, Tensor, str]:
     data have one class.
     """
     images = run.images
-    if len(images.classes) < 2:
+    if images.of_one_class:
         raise RequestError(f"data {images.name} has one class, so there is nothing to classify: choose other data")
     if images.split == "train" and (others := test_split(run)) is not None:
         return others, torch.arange(len(others)), f"{others.name} test"
@@ -182,7 +183,7 @@ def facts(run: Experiment, on: Trial) -> dict[str, Any]:
     """Return what the protocol says of any shield."""
     config = run.config.defense
     about = {"images": len(on.labels), "of": on.source, "seed": config.seed, "precision": config.precision}
-    return about | {"classifier": on.facts}
+    return about | {"classifier": on.facts, "marks": unshown(run)}
 
 
 def row_stage(run: Experiment, on: Trial, what: str, models: list[Stage], **settings: Any) -> Stage:

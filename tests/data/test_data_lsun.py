@@ -58,7 +58,7 @@ def test_pictures_in_a_folder_do_as_well(get, animals):
     assert get("lsun_bedroom", path=animals).shape == (3, 256, 256)
 
 
-@pytest.mark.parametrize("keep", [0, 100, 20000])
+@pytest.mark.parametrize("keep", [0, 100, 8192, 20000])
 def test_a_truncated_lmdb_is_refused(keep, get, lsun):
     file = lsun / "bedroom_train_lmdb" / "data.mdb"
     file.write_bytes(file.read_bytes()[:keep])

@@ -67,7 +67,15 @@ def test_too_few_images_have_no_manifold_and_no_splits():
         {},
         {"absent": "3 images have no 3 neighbours each"},
     )
-    assert inception_score(activations(0, 9)) == ({}, {"absent": "9 images do not fill 10 splits"})
+    assert inception_score(activations(0, 19)) == ({}, {"absent": "19 images do not fill 10 splits with 2 each"})
+    assert inception_score(activations(0, 20)).values["inception_score"] > 1
+    for few in (kid(activations(0, 1), activations(1, 30)), kid(activations(0, 30), activations(1, 1))):
+        assert few == ({}, {"absent": "an unbiased estimate takes 2 images of either side"})
+
+
+def test_a_spread_over_subsets_is_told_only_where_they_differ():
+    assert "std" not in kid(activations(0, 40), activations(1, 40)).protocol
+    assert kid(activations(0, 40), activations(1, 41)).protocol["std"] > 0
 
 
 def test_the_inception_score_of_sure_and_unsure_logits():

@@ -40,7 +40,7 @@ def samples(home: Path, record: dict, name: str, half: str) -> np.ndarray:
 
 
 def test_numbers_over_the_classifier_never_bear_the_plain_name(everything):
-    over = {"fid", "kid", "precision", "recall", "inception_score"}
+    over = {"fid", "kid", "precision", "recall"}  # 12 samples are too few for an Inception score
     base = {"mse", "ssim", "psnr", "asr", "asr_se", "secret_psnr", "secret_ssim", "sample_psnr"}
     wanted = {f"suspect/{name}" for name in base} | {f"suspect/{name}_classifier" for name in over}
     assert everything["metrics"].keys() == wanted
@@ -68,7 +68,21 @@ def test_sample_psnr_is_against_the_twin_that_was_not_attacked(everything, home)
     assert everything["metrics"]["suspect/sample_psnr"] == pytest.approx(wanted)
     unattacked = run(home, "unattacked", "attack=none", "metric.also=[sample_psnr]")
     assert unattacked["keys"]["train"] == unattacked["keys"]["clean"] == everything["keys"]["clean"]
-    assert unattacked["metrics"]["suspect/sample_psnr"] == pytest.approx(58.92, abs=0.01)
+    same = "the same training without the attack has the suspect's weights, and draws the same images"
+    assert unattacked["protocol"]["sample_psnr"] == {"absent": same}
+    assert "suspect/sample_psnr" not in unattacked["metrics"]
+
+
+def test_a_training_that_shows_no_poisoned_row_is_marked_and_its_clean_twin_is_itself(home, capfd):
+    record = run(home, "untrained", "train.steps=0", "metric.also=[sample_psnr]", "metric/fid=none")
+    told = "training steps, 0, show no poisoned row: a backdoor can only be that of the model it started from"
+    assert record["protocol"]["asr"]["marks"] == [told]
+    assert f"train: {told}" in capfd.readouterr().err
+    assert record["keys"]["train"] != record["keys"]["clean"]
+    assert "has the suspect's weights" in record["protocol"]["sample_psnr"]["absent"]
+    few = run(home, "unlucky", "train.steps=1", "train.batch_size=2", "attack.poison_rate=0.02", "metric/fid=none")
+    assert few["protocol"]["asr"]["marks"] == [told.replace(", 0,", ", 1,")]
+    assert run(home, "shown", "metric/fid=none")["protocol"]["asr"]["marks"] == []
 
 
 def test_sample_psnr_is_against_the_model_that_training_started_from(everything, home):

@@ -23,8 +23,8 @@ def test_a_clean_model_has_no_say_in_the_threshold_that_it_meets():
     clean = [0, 1, 0, 1, 8]  # 8 meets 0.5 + 3 * sqrt(1 / 3) = 2.23; with itself it would meet 2 + 3 * 3.39
     found = detection(clean, [])
     assert found.threshold == pytest.approx(2 + 3 * 11.5**0.5)
-    assert found.tnr == found.accuracy == pytest.approx(4 / 5)
-    assert found.tpr is None and found.auroc is None
+    assert found.tnr == pytest.approx(4 / 5)
+    assert found.tpr is None and found.auroc is None and found.accuracy is None
 
 
 def test_fewer_than_three_clean_models_make_no_threshold():

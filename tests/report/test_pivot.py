@@ -12,6 +12,7 @@ from bdiff.errors import RequestError
 from bdiff.report.pivot import in_order, ordered, origins, pivot
 from bdiff.report.runs import find
 from bdiff.report.sheet import Cell, Sheet, to_csv, to_latex, to_md, to_rich
+from bdiff.report.table import with_error
 
 #: asr over the seeds 0, 1, 2 by trigger and poison rate; squared deviations worked out below
 ASR = {
@@ -236,5 +237,6 @@ def test_an_asr_stands_with_its_standard_error_and_over_seeds_with_their_deviati
     write_run(tmp_path / "a", {"asr": 0.5, "asr_se": 0.0442}, {"name": "n", "seed": 0})
     sheet = pivot(find([tmp_path]), None, [], in_order(find([tmp_path])[0].metrics))
     assert (sheet.heads[1:], sheet.rows[0][1].text) == (["asr"], "0.500 (se 0.044)")
+    assert with_error("asr", {"asr": 1.0, "asr_se": 0.0}) == "1.000 (se unknown: all alike)"
     write_run(tmp_path / "b", {"asr": 0.7, "asr_se": 0.04}, {"name": "n", "seed": 1})
     assert pivot(find([tmp_path]), None, [], ["suspect/asr"]).rows[0][1].text == "0.600 ± 0.141 (n=2)"

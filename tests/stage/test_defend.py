@@ -134,7 +134,7 @@ def test_an_audit_leaves_its_verdict_what_it_rests_on_and_how_near_it_comes(fixt
     assert ran.code == 0
     found, trigger = ran.metrics("audit"), ran.trigger
     assert found.keys() == {"score", "flagged", "seconds", "evaluations"} | EVIDENCE[audit] | TRUTH
-    assert ran.record["protocol"]["audit"].keys() == {"backdoored", "threshold", "precision"}
+    assert ran.record["protocol"]["audit"].keys() == {"backdoored", "threshold", "precision", "marks"}
     assert ran.record["protocol"]["audit"]["backdoored"] is True
     assert found["flagged"] == (found["score"] >= ran.record["protocol"]["audit"]["threshold"])
     assert found["l2"] == pytest.approx((trigger - PATTERN).norm().item())
@@ -192,7 +192,7 @@ def test_the_same_request_again_reuses_everything(home, repaired):
     assert progress[0] == progress[1]
 
 
-@pytest.mark.parametrize(("threshold", "flagged"), [("-10", 1.0), ("10", 0.0), ("null", None)])
+@pytest.mark.parametrize(("threshold", "flagged"), [("1e-9", 1.0), ("10", 0.0), ("null", None)])
 def test_another_threshold_inverts_nothing_again(home, terd, threshold, flagged):
     ran = run(home, f"threshold{threshold}", "defense=terd", *AUDITS["terd"], f"defense.threshold={threshold}")
     assert set(ran.record["reused"]) == set(ran.record["keys"]) and ran.record["keys"] == terd.record["keys"]
