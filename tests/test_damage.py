@@ -1,5 +1,6 @@
 """A run over damaged files of earlier runs: what is damaged is made again, to the same numbers, or told by name."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -66,6 +67,32 @@ def test_a_table_leaves_damaged_runs_out_and_says_so(whole, tmp_path):
     for name in ("half", "zeros", "config"):
         assert f"{tmp_path / name} is left out" in done.stderr
     assert f"{tmp_path / 'jobs.json'} is damaged" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"metrics": {"suspect/asr": "lots"}}, "suspect/asr in metrics.json is 'lots', not a finite number"),
+        ({"metrics": {"suspect/mse": None}}, "suspect/mse in metrics.json is None"),
+        ({"metrics": {"suspect/mse": [0.5]}}, "suspect/mse in metrics.json is [0.5]"),
+        ({"metrics": {"suspect/mse": float("nan")}}, "suspect/mse in metrics.json is nan"),
+        ({"metrics": {"suspect/asr": 7.5}}, "suspect/asr in metrics.json is 7.5, outside of 0 to 1"),
+        ({"metrics": []}, "metrics in metrics.json is damaged"),
+        ({"choices": None}, "choices in metrics.json is damaged"),
+        (None, "config.yaml holds no config"),
+    ],
+)
+def test_a_table_leaves_a_run_out_whose_numbers_cannot_be(changed, told, whole, tmp_path):
+    home, record = whole
+    for name in ("good", "bad"):
+        shutil.copytree(home / "first", tmp_path / name)
+    if changed is None:
+        (tmp_path / "bad" / "config.yaml").write_bytes(b"")
+    else:
+        (tmp_path / "bad" / "metrics.json").write_text(json.dumps(record | changed))
+    words = [sys.executable, "-m", "bdiff", "table", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"COLUMNS": "300"})
+    assert done.returncode == 0 and f"{tmp_path / 'bad'} is left out: {told}" in done.stderr and "1 run" in done.stdout
 
 
 @pytest.mark.parametrize("content", [b"no database", bytes(4096)])

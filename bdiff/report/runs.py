@@ -1,6 +1,7 @@
 """Run folders, read back: what tables and pages are made of."""
 
 import logging
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 JOBS = "jobs.json"
 #: in a run's folder
 FILES = ("config.yaml", "metrics.json")
+#: metrics that are fractions
+FRACTIONS = ("asr", "false_trigger", "ssim", "precision", "recall")
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,25 @@ def readable(folder: Path) -> Run | None:
         if pipes := [name for name in FILES if not (folder / name).is_file()]:
             raise ValueError(f"{pipes[0]} is no file")
         run = read(folder)
-        if not (isinstance(run.config, dict) and isinstance(run.record, dict) and "status" in run.record):
-            raise ValueError("config.yaml or metrics.json holds something else")
+        check(run)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         log.warning("%s is left out: %s", folder, " ".join(str(error).split()))
         return None
     return run
+
+
+def check(run: Run) -> None:
+    """Raise ValueError where a run's files hold something else than runs leave there."""
+    if not (isinstance(run.config, dict) and run.config):
+        raise ValueError("config.yaml holds no config")
+    kinds = {"choices": dict, "metrics": dict, "overrides": list}
+    if not (isinstance(run.record, dict) and "status" in run.record):
+        raise ValueError("metrics.json holds no record of a run")
+    if wrong := [name for name, kind in kinds.items() if not isinstance(run.record.get(name, kind()), kind)]:
+        raise ValueError(f"{wrong[0]} in metrics.json is damaged")
+    for name, value in run.metrics.items():
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"{name} in metrics.json is {value!r}, not a finite number")
+        least, most = (0, 1) if name.rpartition("/")[2] in FRACTIONS else (-math.inf, math.inf)
+        if not least <= value <= most:
+            raise ValueError(f"{name} in metrics.json is {value!r}, outside of {least} to {most}")

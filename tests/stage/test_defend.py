@@ -30,9 +30,9 @@ TINY = [
     "model.unet.block_out_channels=[8,8,8]", "defense.removal.train.steps=3", "defense.removal.train.batch_size=8",
 ]  # fmt: skip
 AUDITS = {
-    "purediffusion": ["defense.steps=3", "defense.batch=4", "defense.probes=0"],
-    "terd": ["defense.steps=3", "defense.refine_steps=1", "defense.batch=2", "defense.ddim_steps=2"],
-    "elijah": ["defense.steps=3", "defense.batch=4"],
+    "purediffusion": ["defense.steps=3", "defense.batch=4", "defense.probes=0", "defense.threshold=-0.074"],
+    "terd": ["defense.steps=3", "defense.refine_steps=1", "defense.batch=2", "defense.ddim_steps=2", "defense.threshold=0.03"],
+    "elijah": ["defense.steps=3", "defense.batch=4", "defense.threshold=-0.048"],
 }
 PATTERN = torch.from_numpy(to_channels(box(16, 14), 1))
 
@@ -295,6 +295,10 @@ def test_the_input_checks_rates_are_those_of_two_gaussians():
         (["schedule.beta_end=0.09"], "beta_end=0.1 (here 0.09)"),
         (["schedule.num_train_timesteps=50"], "num_train_timesteps=100 (here 50)"),
         (["data=digits_faint"], "data=digits (here digits_faint)"),
+        (["schedule.beta_schedule=scaled_linear"], "beta_schedule=linear (here scaled_linear)"),
+        (["schedule.beta_start=0.002"], "beta_start=0.001 (here 0.002)"),
+        (["data.channels=3"], "channels=1 (here 3)"),
+        (["defense.steps=99"], "defense.steps=100 (here 99)"),
     ],
 )  # fmt: skip
 def test_a_calibrated_threshold_holds_for_what_it_was_calibrated_on_alone(home, overrides, told):
@@ -306,9 +310,9 @@ def test_a_calibrated_threshold_holds_for_what_it_was_calibrated_on_alone(home, 
 
 
 def test_a_threshold_that_does_not_hold_here_flags_nothing_and_the_protocol_says_why(home):
-    ran = run(home, "elsewhere", "defense=elijah", *AUDITS["elijah"], "schedule.beta_end=0.09")
+    ran = run(home, "elsewhere", "defense=elijah", *AUDITS["elijah"], "defense.threshold=auto", "schedule.beta_end=0.09")
     assert "flagged" not in ran.metrics("audit")
-    assert "calibrated on beta_end=0.1 (here 0.09)" in ran.record["protocol"]["audit"]["not flagged"]
+    assert "calibrated on beta_end=0.1 (here 0.09), defense.steps=100 (here 3)" in ran.record["protocol"]["audit"]["not flagged"]
 
 
 def test_a_poison_rate_that_comes_to_no_image_is_refused(home):
