@@ -68,19 +68,19 @@ def resolve_precisions(config: DictConfig, device: torch.device) -> None:
 
 
 def resolve_threshold(config: DictConfig, data: str) -> str | None:
-    """Set an audit's threshold that is auto to the calibrated one, or to null where that holds for something else alone.
+    """Set an audit's threshold that is auto to the calibrated one, or to null where that holds for other settings alone.
 
     Returns why it is null then.
     """
     if OmegaConf.select(config, "defense.threshold") != "auto":
         return None
     calibration = plain(config.defense.calibration)
-    threshold, settings = calibration.pop("threshold"), calibration.pop("settings")
+    threshold = calibration.pop("threshold")
+    calibration |= {f"defense.{name}": value for name, value in calibration.pop("settings").items()}
     here = plain(config.data) | plain(config.schedule)
+    here |= {f"defense.{name}": value for name, value in plain(config.defense).items()}
     here["data"] = data if config.data.path is None else str(config.data.path)
-    audit = plain(config.defense)
     other = [f"{name}={value} (here {here[name]})" for name, value in calibration.items() if here[name] != value]
-    other += [f"defense.{name}={value} (here {audit[name]})" for name, value in settings.items() if audit[name] != value]
     config.defense.threshold = None if other else threshold
     return f"the threshold {threshold} is calibrated on {', '.join(other)}: set defense.threshold" if other else None
 

@@ -31,9 +31,10 @@ TINY = [
 ]  # fmt: skip
 AUDITS = {
     "purediffusion": ["defense.steps=3", "defense.batch=4", "defense.probes=0", "defense.threshold=-0.074"],
-    "terd": ["defense.steps=3", "defense.refine_steps=1", "defense.batch=2", "defense.ddim_steps=2", "defense.threshold=0.03"],
+    "terd": ["defense.steps=3", "defense.refine_steps=1", "defense.batch=2", "defense.ddim_steps=2",
+             "defense.threshold=0.03"],
     "elijah": ["defense.steps=3", "defense.batch=4", "defense.threshold=-0.048"],
-}
+}  # fmt: skip
 PATTERN = torch.from_numpy(to_channels(box(16, 14), 1))
 
 #: what is measured of samples that the target is known of, and of an inverted trigger if there is a true one
@@ -310,9 +311,11 @@ def test_a_calibrated_threshold_holds_for_what_it_was_calibrated_on_alone(home, 
 
 
 def test_a_threshold_that_does_not_hold_here_flags_nothing_and_the_protocol_says_why(home):
-    ran = run(home, "elsewhere", "defense=elijah", *AUDITS["elijah"], "defense.threshold=auto", "schedule.beta_end=0.09")
+    elsewhere = ["defense.threshold=auto", "schedule.beta_end=0.09"]
+    ran = run(home, "elsewhere", "defense=elijah", *AUDITS["elijah"], *elsewhere)
     assert "flagged" not in ran.metrics("audit")
-    assert "calibrated on beta_end=0.1 (here 0.09), defense.steps=100 (here 3)" in ran.record["protocol"]["audit"]["not flagged"]
+    why = ran.record["protocol"]["audit"]["not flagged"]
+    assert "calibrated on beta_end=0.1 (here 0.09), defense.steps=100 (here 3)" in why
 
 
 def test_a_poison_rate_that_comes_to_no_image_is_refused(home):
