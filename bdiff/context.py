@@ -68,7 +68,7 @@ def resolve_precisions(config: DictConfig, device: torch.device) -> None:
 
 
 def resolve_threshold(config: DictConfig, data: str) -> str | None:
-    """Set an audit's threshold that is auto to the calibrated one, or to null where that holds for other settings alone.
+    """Set an audit's threshold that is auto to the calibrated one, or to null where that holds for others alone.
 
     Returns why it is null then.
     """
