@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bdiff import schedulers
 from bdiff.whole import fault
 
 LAYOUT = "a diffusers folder holds model_index.json, unet/ and scheduler/"
@@ -15,21 +16,13 @@ WEIGHTS = "diffusion_pytorch_model"
 #: what diffusers takes where a config does not say
 UNET: dict[str, Any] = {"in_channels": 3, "out_channels": 3, "block_out_channels": (224, 448, 672, 896)}
 NOISE: dict[str, Any] = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
-#: by key, the values beside null that noise prediction on plain betas has
-PLAIN_NOISE = {
-    "prediction_type": ("epsilon",),
-    "trained_betas": (),
-    "rescale_betas_zero_snr": (False,),
-    "snr_shift_scale": (1, 1.0),
-}
+#: by key, the values beside null that an unconditional UNet has
 PLAIN_UNET = {
     "_class_name": ("UNet2DModel",),
     "class_embed_type": (),
     "num_class_embeds": (),
     "time_embedding_type": ("positional", "learned"),
 }
-#: schedulers whose noise is no discrete variance-preserving schedule of betas
-OTHER_NOISE = ("ScoreSde", "KarrasVe", "EDM", "FlowMatch", "CMStochastic", "DDPMWuerstchen", "VQDiffusion", "SCM")
 
 
 def problems(pretrained: str | None, unet: dict[str, Any], schedule: dict[str, Any]) -> list[str]:
@@ -120,14 +113,10 @@ def sample_size(given: Any) -> Any:
 
 def kind_misfits(found: dict[str, Any], noise: dict[str, Any]) -> list[str]:
     """Return what of a checkpoint is not plain noise prediction, without labels, under a schedule of betas."""
-    unlike = [
-        f"{key}={config[key]}"
-        for config, plain in ((found, PLAIN_UNET), (noise, PLAIN_NOISE))
-        for key, values in plain.items()
-        if config.get(key) is not None and config[key] not in values
-    ]
-    scheduler = str(noise.get("_class_name", ""))
-    if scheduler.startswith(OTHER_NOISE):
+    found = schedulers.unlike(found, PLAIN_UNET) | schedulers.unlike(noise)
+    unlike = [f"{key}={value}" for key, value in found.items()]
+    scheduler = noise.get("_class_name")
+    if scheduler is not None and scheduler not in schedulers.KNOWN:
         unlike.append(f"the scheduler {scheduler}")
     if not unlike:
         return []
