@@ -117,7 +117,8 @@ def sampler(config: DictConfig, schedule: Schedule, steps: int) -> Any:
         check_start(scheduler, plain(config.scheduler), steps)
     except (TypeError, ValueError, NotImplementedError, ImportError) as error:
         taken = inspect.signature(get_class(config.scheduler._target_)).parameters
-        told = [f"sampler.scheduler.{name} {nearest(name, taken)}" for name in given if name not in taken]
+        new = [name for name in given if name not in taken and isinstance(error, TypeError)]
+        told = [f"sampler.scheduler.{name} {nearest(name, taken)}" for name in new]
         raise RequestError(*(told or [f"sampler.scheduler cannot be made so ({first_line(error)})"])) from error
     options = [name for name in inspect.signature(scheduler.step).parameters if name not in STEP]
     if wrong := [name for name in plain(config.step) if name not in options]:

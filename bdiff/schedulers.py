@@ -1,4 +1,4 @@
-"""Which of diffusers' schedulers, and which settings of theirs, are noise prediction on a schedule of betas. Torch-free.
+"""Which of diffusers' schedulers, and which settings of theirs, are noise prediction on betas. Torch-free.
 
 A sampler undoes what the denoiser was trained on, and a checkpoint is trained further on it: the noise of both is that
 of conf/schedule, and both predict epsilon. diffusers takes other settings without a word.
@@ -48,7 +48,7 @@ def unlike(scheduler: dict[str, Any], plain: dict[str, tuple[Any, ...]] = PLAIN)
 
 
 def problems(scheduler: dict[str, Any], schedule: dict[str, Any]) -> list[str]:
-    """Return which settings of the sampler's scheduler go against the schedule, or what is predicted. Both are configs."""
+    """Return which settings of the sampler's scheduler go against the schedule or the prediction. Both are configs."""
     name = class_of(scheduler)
     if name not in KNOWN:
         known = "conf/sampler names schedulers that do"

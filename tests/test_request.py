@@ -158,7 +158,7 @@ WRONG = [
     ("run sampler.scheduler.variance_type=learned_range", "variance_type=learned_range is not", "or fixed_large"),
     (
         "run sampler.scheduler._target_=diffusers.FlowMatchEulerDiscreteScheduler",
-        "FlowMatchEulerDiscreteScheduler does",
+        "FlowMatchEulerDiscrete",
     ),
     ("run sampler.scheduler._target_=diffusers.EDMEulerScheduler", "EDMEulerScheduler does not sample from betas"),
     ("run sampler=ddim sampler.step.eta=1.5", "sampler.step.eta=1.5 is not a share"),
@@ -370,7 +370,7 @@ RIGHT = [
     "sampler=ddim sampler.step.eta=1 sample.clip=true",
     "sampler=ddim +sampler.step={eta:1}",
     "+sampler.scheduler.prediction_type=epsilon +sampler.scheduler.beta_end=0.1 +sampler.scheduler.trained_betas=null",
-    "schedule.beta_end=0.03 hydra.output_subdir=null hydra.job.env_copy=[A]",
+    "schedule.beta_end=0.03 hydra.output_subdir=null hydra.output_subdir=null",
     "+model.unet.attention_head_dim=8 +note.of.mine=1",
     "data=cifar10 data.size=16 model.pretrained=google/ddpm-cifar10-32",
     "data=cifar10 name=mine seed=${sample.count}",
