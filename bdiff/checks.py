@@ -16,7 +16,9 @@ import bdiff.defense.check
 import bdiff.metric.check
 import bdiff.model.architecture
 import bdiff.model.check
+from bdiff import schedulers
 from bdiff.draw import empty
+from bdiff.keys import leaves
 from bdiff.ledger import PLACES
 from bdiff.make import foreign, make, targets
 from bdiff.report.shields import CERTIFICATION, PURIFICATION
@@ -33,18 +35,6 @@ MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 SHIELDS = (PURIFICATION, CERTIFICATION)
 
 
-def leaves(config: DictConfig, prefix: str = "") -> dict[str, Any]:
-    """Return every key of `config`, dotted, with its unresolved value."""
-    found: dict[str, Any] = {}
-    for name, value in config.items_ex(resolve=False):
-        key = prefix + str(name)
-        if isinstance(value, DictConfig) and not value._is_none() and value:
-            found |= leaves(value, f"{key}.")
-        else:
-            found[key] = value
-    return found
-
-
 def value_problems(config: DictConfig, base: DictConfig) -> list[str]:
     """Return what is wrong with the values of a composed config, one by one and where parts meet.
 
@@ -53,13 +43,18 @@ def value_problems(config: DictConfig, base: DictConfig) -> list[str]:
     if early := target_problems(config) or home_problems(config):  # then nothing is built, not even to be looked at
         return early
     before, now = leaves(base), leaves(config)
-    changed = [key for key in before | now if before.get(key) != now.get(key) and not key.startswith("hydra.")]
+    changed = [key for key in before | now if key_changed(key, before, now) and not key.startswith("hydra.")]
     broken = {key: told for key in changed if (told := value_problem(key, config, base))}
     problems = list(broken.values())
     for keys, check in CHECKS:
         if not any(name.startswith(key) for name in broken for key in keys):
             problems += check(config)
     return problems
+
+
+def key_changed(key: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Return whether the value of `key` is another one, or has become settings of its own."""
+    return key not in now or before.get(key) != now[key]
 
 
 def value_problem(key: str, config: DictConfig, base: DictConfig) -> str | None:
@@ -71,6 +66,8 @@ def value_problem(key: str, config: DictConfig, base: DictConfig) -> str | None:
         return f"{key}: {one_line(error)}"
     if value is None:
         return None if default is None or key in OPTIONAL else f"{key} cannot be null: its default is {default}"
+    if isinstance(value, DictConfig) and not isinstance(default, DictConfig):
+        return f"{key}={value} must be a value, not settings in braces"
     kind = OPTIONAL.get(key, type(default))
     try:
         told = RULES[key](value) if key in RULES else None
@@ -155,15 +152,17 @@ def sampler_problems(config: DictConfig) -> list[str]:
         problems.append("sample.clip=true clips already, and defense=clipping would change no sample: use one of them")
     scheduler: Any = OmegaConf.to_container(config.sampler.scheduler, resolve=True)
     schedule: Any = OmegaConf.to_container(config.schedule, resolve=True)
-    if told := step_problem(scheduler, config.sample.steps, schedule):
-        problems.append(told)
+    if told := schedulers.problems(scheduler, schedule):
+        return problems + told
+    if line := step_problem(scheduler, config.sample.steps, schedule):
+        problems.append(line)
     return problems
 
 
 def schedule_problems(config: DictConfig) -> list[str]:
-    """Return that the noise of the schedule falls."""
-    start, end = config.schedule.beta_start, config.schedule.beta_end
-    return [] if start <= end else [f"schedule.beta_start={start} is above schedule.beta_end={end}"]
+    """Return what is wrong with the noise of the schedule."""
+    schedule: Any = OmegaConf.to_container(config.schedule, resolve=True)
+    return schedulers.noise_problems(schedule)
 
 
 def defense_problems(config: DictConfig) -> list[str]:

@@ -1,5 +1,6 @@
 """What the stages of an experiment share: the parts built from its config, the device, keys and locks."""
 
+import inspect
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from bdiff import provenance, store, threads
@@ -23,7 +25,10 @@ from bdiff.metric.fid.images import reference_images
 from bdiff.metric.fid.protocol import PRESETS
 from bdiff.metric.names import OVER_FEATURES
 from bdiff.model import checkpoint
+from bdiff.pickles import first_line
+from bdiff.rules import nearest
 from bdiff.schedule import Schedule
+from bdiff.schedulers import start_marks
 from bdiff.steps import class_of, first_timestep
 from bdiff.store import Stage
 from bdiff.target.base import to_target
@@ -39,6 +44,8 @@ log = logging.getLogger(__name__)
 
 #: where recipes of training stand, beside the suspect's and its classifier's
 RECIPES = ("surrogate", "pretrain", "defense", "defense.removal")
+#: what the sampling loop gives a scheduler's step() itself
+STEP = ("model_output", "timestep", "sample", "generator", "variance_noise", "noise", "return_dict")
 #: the features that have to be trained before they can be used
 CLASSIFIER_FID = "bdiff.metric.fid.classifier.ClassifierFeatures"
 
@@ -97,6 +104,27 @@ def check_start(scheduler: Any, config: dict[str, Any], steps: int) -> None:
         raise RequestError(f"sample.steps={steps}: {class_of(config)} goes from t={t[0]:g} to {t[-1]:g}: use another")
 
 
+def sampler(config: DictConfig, schedule: Schedule, steps: int) -> Any:
+    """Return the scheduler of conf/sampler's `config` over `schedule`, set to what it draws samples with.
+
+    Raises RequestError where it cannot be made so, takes other steps, or its step() has no such options.
+    """
+    given = without(config.scheduler, "_target_")
+    try:
+        scheduler = make(config.scheduler, **schedule.config)
+        check_start(scheduler, plain(config.scheduler), steps)
+    except (TypeError, ValueError, NotImplementedError, ImportError) as error:
+        taken = inspect.signature(get_class(config.scheduler._target_)).parameters
+        new = [name for name in given if name not in taken and isinstance(error, TypeError)]
+        told = [f"sampler.scheduler.{name} {nearest(name, taken)}" for name in new]
+        raise RequestError(*(told or [f"sampler.scheduler cannot be made so ({first_line(error)})"])) from error
+    options = [name for name in inspect.signature(scheduler.step).parameters if name not in STEP]
+    if wrong := [name for name in plain(config.step) if name not in options]:
+        has = f"has {', '.join(options) or 'none'}"
+        raise RequestError(f"sampler.step.{wrong[0]} is no option of {type(scheduler).__name__}.step(), which {has}")
+    return scheduler
+
+
 def perceptual(weights: str | None) -> "Lpips":
     """Return LPIPS over the network in the file `weights`. Raises RequestError if it cannot be had."""
     from bdiff.metric.lpips import Lpips  # imported where it is asked for: it takes long
@@ -125,8 +153,9 @@ class Experiment:
         self.clock: store.Clock  # of the stage that is being built
         resolve_precisions(config, self.device)  # before any key is made of them
         self.schedule: Schedule = make(config.schedule)
-        self.scheduler = make(config.sampler.scheduler, **self.schedule.config)
-        check_start(self.scheduler, plain(config.sampler.scheduler), config.sample.steps)
+        for mark in start_marks(plain(config.schedule)):
+            log.warning("schedule: %s", mark)
+        self.scheduler = sampler(config.sampler, self.schedule, config.sample.steps)
         runtime = plain(config.runtime)
         self.loop = Loop(**{name: runtime[name] for name in Loop.__dataclass_fields__})
         self.features: Features | None = None

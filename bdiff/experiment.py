@@ -18,6 +18,7 @@ from bdiff.errors import RequestError, RunError
 from bdiff.model.checkpoint import weights_digest
 from bdiff.provenance import device_name
 from bdiff.sample import shards
+from bdiff.schedulers import start_marks
 from bdiff.stage.amplify import amplify
 from bdiff.stage.answer import Answer
 from bdiff.stage.defend import defend
@@ -98,7 +99,8 @@ def sampler_protocol(config: DictConfig) -> dict[str, Any]:
     scheduler, steps = plain(config.sampler.scheduler), config.sample.steps
     first = first_timestep(scheduler, steps, config.schedule.num_train_timesteps)
     about = {"name": class_of(scheduler), "steps": steps, "first_t": first, "clip": config.sample.clip}
-    return about | plain(config.sampler.step)
+    marks = start_marks(plain(config.schedule))
+    return about | plain(config.sampler.step) | ({"marks": marks} if marks else {})
 
 
 def pictures(run: Experiment, model: Stage, samples: Stage, folder: Path, metrics: dict[str, float]) -> None:

@@ -2,7 +2,6 @@
 
 import difflib
 import re
-from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -17,9 +16,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bdiff.checks import leaves, one_line, value_problems
+from bdiff.checks import one_line, value_problems
 from bdiff.errors import RequestError
-from bdiff.rules import OPTIONAL, RULES, did_you_mean, nearest
+from bdiff.keys import added_problems, children, leaves, settings, unknown
+from bdiff.rules import OPTIONAL, RULES, nearest
 
 PACKAGE = "bdiff.conf"
 CONF = Path(str(resources.files(PACKAGE)))
@@ -29,6 +29,9 @@ REFUSED = {
     "hydra.job.chdir": "each job of a sweep would take paths for others than the ones typed: leave it out",
     "hydra.mode": "a sweep is bdiff run -m, and one run is bdiff run: leave it out",
 }
+
+#: what stands in conf/config.yaml itself
+OURS = ("name", "paths", "sweep")
 
 #: what an override's value consists of, between commas, brackets and quotes
 PIECE = re.compile(r"""\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|(?:\\.|[^,\[\](){}"'\\])+""")
@@ -105,8 +108,11 @@ def override_problems(override: Override, groups: dict[str, list[str]], multirun
         return [f"{override.input_line} is an endless sweep: list the values, as in {key}=1,2,3"]
     if (told := REFUSED.get(key)) and (multirun or key != "hydra.job.chdir"):
         return [f"{override.input_line}: {told}"]
+    emptied = override.value() is None and OmegaConf.select(defaults(()), key) is not None
+    if key.partition(".")[0] == "hydra" and (override.is_delete() or emptied):
+        return [f"{override.input_line} takes out what Hydra needs: leave it out, or give {key} a value"]
     if override.is_delete():
-        needed = key in groups or key in RULES or key in OPTIONAL
+        needed = key in groups or key in RULES or key in OPTIONAL or key.partition(".")[0] in OURS
         return [f"{override.input_line} takes out what a run needs: give {key}=<value> instead"] if needed else []
     problems = []
     if key in groups:
@@ -134,7 +140,7 @@ def one_job(overrides: list[Override], groups: dict[str, list[str]]) -> tuple[Di
             usable += [] if told else [override.input_line or ""]
         config = compose("config", usable, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
-        return config, problems + value_problems(config, base)
+        return config, problems + added_problems(config, base) + value_problems(config, base)
     except (HydraException, OmegaConfBaseException) as error:
         return None, [*problems, one_line(error)]
 
@@ -174,7 +180,7 @@ def key_problems(override: Override, base: DictConfig, groups: dict[str, list[st
     there = leaves(base)
     if key in there or (override.is_delete() and any(name.startswith(f"{key}.") for name in there)):
         return []
-    known = {name for name in there if not name.startswith("hydra.") and "_target_" not in name} | set(groups)
+    known = settings(base) | set(groups)
     if (group := key.replace(".", "/")) in groups:
         return [f"{key} is a group: write {group}= (choose from {', '.join(groups[group])})"]
     if inner := children(known, key):
@@ -183,18 +189,7 @@ def key_problems(override: Override, base: DictConfig, groups: dict[str, list[st
         if others := [option for option in groups[group] if key in keys_of(group, option)]:
             chosen = base.hydra.runtime.choices[group]
             return [f"{key} is not known with {group}={chosen}: it belongs to {group}={' or '.join(others)}"]
-    parent = key.rpartition(".")[0]
-    while parent and not children(known, parent):
-        parent = parent.rpartition(".")[0]
-    names = ", ".join(sorted(children(known, parent)))
-    return [f"{key} is not known{did_you_mean(key, known)} ({parent or 'a request'} has {names})"]
-
-
-def children(known: Iterable[str], parent: str) -> set[str]:
-    """Return the names right below `parent`, the empty one for the top, in the dotted keys `known`."""
-    start = f"{parent}." if parent else ""
-    below = {name.removeprefix(start).partition(".")[0] for name in known if name.startswith(start)}
-    return {name for name in below if "/" not in name}
+    return [unknown(key, known)]
 
 
 def keys_of(group: str, option: str) -> set[str]:

@@ -7,8 +7,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bdiff.checks import leaves, one_line, value_problem, value_problems
+from bdiff.checks import one_line, value_problem, value_problems
 from bdiff.errors import RequestError
+from bdiff.keys import leaves
 from bdiff.report.runs import read
 from bdiff.request import jobs, normal
 from bdiff.rules import did_you_mean

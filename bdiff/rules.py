@@ -204,6 +204,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "sample.batch_size": at_least(1),
     "sample.steps": at_least(1),
     "sample.precision": one_of("auto", "bf16", "fp32"),
+    "sampler.step.eta": share,
     "sampler.steps": at_least(1),
     "schedule.beta_end": open_share,
     "schedule.beta_schedule": one_of("linear", "scaled_linear", "squaredcos_cap_v2"),

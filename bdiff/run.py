@@ -14,7 +14,7 @@ from typing import Any
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bdiff import store
@@ -48,6 +48,9 @@ def run(words: list[str]) -> int:
     options = [word for word in words if word not in args.overrides]
     asks = args.cfg or args.info or args.shell_completion or args.hydra_help or args.help
     configs = [] if args.shell_completion else jobs(overrides, args.multirun)
+    package = args.package and args.package.partition("@")[0]
+    if args.cfg and package and configs and OmegaConf.select(configs[0], package) is None:
+        raise RequestError(f"--package {args.package} is no part of the config: see bdiff run --cfg {args.cfg}")
     if asks:
         compose_and(lambda config: None, options, overrides)
         return DONE

@@ -11,9 +11,9 @@ from hydra import compose, initialize_config_module
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from bdiff.checks import leaves
 from bdiff.defense.base import Audit, Guard, Repair, Shield
 from bdiff.defense.purediffusion import PureDiffusion
+from bdiff.keys import leaves
 from bdiff.make import make
 from bdiff.request import PACKAGE, jobs
 from bdiff.rules import MIXED, OPTIONAL, RULES, type_problem

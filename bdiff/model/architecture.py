@@ -2,12 +2,24 @@
 
 from typing import Any
 
+from bdiff.rules import nearest
+
+#: what a UNet2DModel takes, without what makes it ask for labels
+KNOWN = (
+    *("sample_size", "in_channels", "out_channels", "center_input_sample", "time_embedding_type", "time_embedding_dim"),
+    *("freq_shift", "flip_sin_to_cos", "down_block_types", "mid_block_type", "up_block_types", "block_out_channels"),
+    *("layers_per_block", "mid_block_scale_factor", "downsample_padding", "downsample_type", "upsample_type"),
+    *("dropout", "act_fn", "attention_head_dim", "norm_num_groups", "attn_norm_num_groups", "norm_eps"),
+    *("resnet_time_scale_shift", "add_attention", "num_train_timesteps"),
+)
 #: one of each for every resolution
 PER_BLOCK = ("down_block_types", "up_block_types")
 
 
 def problems(unet: dict[str, Any]) -> list[str]:
     """Return what of the settings of a diffusers UNet2DModel contradicts itself."""
+    if new := [name for name in unet if name not in KNOWN and name != "_target_"]:
+        return [f"model.unet.{name} {nearest(name, KNOWN)}" for name in new]
     channels = unet["block_out_channels"]
     if not channels or not all(type(width) is int and width > 0 for width in channels):
         return [f"model.unet.block_out_channels={channels} must be whole numbers from 1 up, one for each resolution"]

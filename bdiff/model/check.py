@@ -1,9 +1,12 @@
 """What can be said of a checkpoint before torch is imported."""
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bdiff import schedulers
 from bdiff.whole import fault
 
 LAYOUT = "a diffusers folder holds model_index.json, unet/ and scheduler/"
@@ -15,21 +18,13 @@ WEIGHTS = "diffusion_pytorch_model"
 #: what diffusers takes where a config does not say
 UNET: dict[str, Any] = {"in_channels": 3, "out_channels": 3, "block_out_channels": (224, 448, 672, 896)}
 NOISE: dict[str, Any] = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
-#: by key, the values beside null that noise prediction on plain betas has
-PLAIN_NOISE = {
-    "prediction_type": ("epsilon",),
-    "trained_betas": (),
-    "rescale_betas_zero_snr": (False,),
-    "snr_shift_scale": (1, 1.0),
-}
+#: by key, the values beside null that an unconditional UNet has
 PLAIN_UNET = {
     "_class_name": ("UNet2DModel",),
     "class_embed_type": (),
     "num_class_embeds": (),
     "time_embedding_type": ("positional", "learned"),
 }
-#: schedulers whose noise is no discrete variance-preserving schedule of betas
-OTHER_NOISE = ("ScoreSde", "KarrasVe", "EDM", "FlowMatch", "CMStochastic", "DDPMWuerstchen", "VQDiffusion", "SCM")
 
 
 def problems(pretrained: str | None, unet: dict[str, Any], schedule: dict[str, Any]) -> list[str]:
@@ -79,20 +74,50 @@ def misfits(
     name: str, found: dict[str, Any], noise: dict[str, Any], unet: dict[str, Any], schedule: dict[str, Any]
 ) -> list[str]:
     """Return how a checkpoint's UNet config and scheduler config differ from what the request needs."""
+    if wrong := [*damage("UNet's", UNET_TYPES, found), *damage("scheduler's", NOISE_TYPES, noise)]:
+        return [f"model.pretrained={name}: {line}" for line in wrong]
     return [
         f"model.pretrained={name} {line}"
         for line in (*shape_misfits(found, unet), *kind_misfits(found, noise), *noise_misfits(noise, schedule))
     ]
 
 
+def damage(whose: str, types: dict[str, Callable[[Any], bool]], config: dict[str, Any]) -> list[str]:
+    """Return that values of a config are of no kind that diffusers writes."""
+    wrong = [f"{key}={config[key]!r}" for key, fits in types.items() if key in config and not fits(config[key])]
+    return [f"the {whose} config.json is damaged ({', '.join(wrong)}): get it anew"] if wrong else []
+
+
+def whole(value: Any) -> bool:
+    """Return whether a value of a config is a whole number from 1 up."""
+    return type(value) is int and value >= 1
+
+
+def size_like(value: Any) -> bool:
+    """Return whether a value of a config is a sample_size: left open, a number or two."""
+    return value is None or whole(value) or (isinstance(value, list) and len(value) == 2 and all(map(whole, value)))
+
+
+def number(value: Any) -> bool:
+    """Return whether a value of a config is a finite number."""
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+#: what must be of one kind for the rest to be said of it
+UNET_TYPES: dict[str, Callable[[Any], bool]] = {"in_channels": whole, "out_channels": whole, "sample_size": size_like}
+NOISE_TYPES: dict[str, Callable[[Any], bool]] = {
+    "num_train_timesteps": whole,
+    "beta_start": number,
+    "beta_end": number,
+}
+
+
 def shape_misfits(found: dict[str, Any], unet: dict[str, Any]) -> list[str]:
     """Return how the images that a UNet is for differ from the data."""
     theirs, told = UNET | found, []
     if (channels := theirs["in_channels"]) != unet["in_channels"]:
-        told.append(
-            f"has in_channels={channels} and the data {unet['in_channels']}: "
-            f"set data.channels={channels} or choose another checkpoint"
-        )
+        mend = f"set data.channels={channels} or " if channels in (1, 3) else ""
+        told.append(f"has in_channels={channels} and the data {unet['in_channels']}: {mend}choose another checkpoint")
     size = sample_size(theirs.get("sample_size"))
     if size is None:  # made for any size that its halvings leave whole
         halvings = len(theirs["block_out_channels"]) - 1
@@ -120,14 +145,10 @@ def sample_size(given: Any) -> Any:
 
 def kind_misfits(found: dict[str, Any], noise: dict[str, Any]) -> list[str]:
     """Return what of a checkpoint is not plain noise prediction, without labels, under a schedule of betas."""
-    unlike = [
-        f"{key}={config[key]}"
-        for config, plain in ((found, PLAIN_UNET), (noise, PLAIN_NOISE))
-        for key, values in plain.items()
-        if config.get(key) is not None and config[key] not in values
-    ]
-    scheduler = str(noise.get("_class_name", ""))
-    if scheduler.startswith(OTHER_NOISE):
+    found = schedulers.unlike(found, PLAIN_UNET) | schedulers.unlike(noise)
+    unlike = [f"{key}={value}" for key, value in found.items()]
+    scheduler = noise.get("_class_name")
+    if scheduler is not None and scheduler not in schedulers.KNOWN:
         unlike.append(f"the scheduler {scheduler}")
     if not unlike:
         return []

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.utils import logging as quiet
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -97,6 +98,8 @@ def load(folder: Path) -> UNet2DModel:
     if path is None:
         raise RequestError(f"the checkpoint {folder} holds no weights of a UNet")
     place = home(folder)
+    quiet.set_verbosity(logging.CRITICAL)  # what it says of a checkpoint is said here, in a line
+    quiet.disable_progress_bar()
     try:
         with ExitStack() as stack:
             if (plain := unwrapped(path)) is not None:
@@ -109,6 +112,8 @@ def load(folder: Path) -> UNet2DModel:
     if missing := sorted(about["missing_keys"]):
         named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise RequestError(f"the checkpoint {folder} is incomplete: {len(missing)} weights are missing ({named})")
+    if not all(weight.isfinite().all() for weight in unet.state_dict().values()):
+        raise RequestError(f"the checkpoint {folder} is of no use: its weights are not finite: choose another")
     return unet.float()
 
 

@@ -184,3 +184,19 @@ def test_a_run_is_told_before_anything_is_made(tmp_path, capsys):
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("bdiff: "))
     assert "weights are missing" in line
     assert not (tmp_path / "out" / "train").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value, tmp_path):
+    unet = toys.unet()
+    with torch.no_grad():
+        unet.conv_in.bias[0] = value
+    with pytest.raises(RequestError, match="its weights are not finite"):
+        built(folder(tmp_path, unet))
+
+
+def test_diffusers_says_nothing_beside_our_line(tmp_path, capfd):
+    save_file({"conv_in.bias": torch.zeros(8)}, folder(tmp_path) / "unet" / f"{NAME}.safetensors")
+    with pytest.raises(RequestError, match="weights are missing"):
+        built(tmp_path)
+    assert "newly initialized" not in capfd.readouterr().err

@@ -13,7 +13,15 @@ UNET = {"in_channels": 3, "out_channels": 3, "sample_size": 32, "layers_per_bloc
 NOISE = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
 UNET_KEYS = {*UNET, "num_class_embeds", "class_embed_type", "time_embedding_type", "block_out_channels"}
 NOISE_KEYS = {*NOISE, "prediction_type", "trained_betas", "rescale_betas_zero_snr", "thresholding", "timestep_spacing"}
-NOISE_KEYS |= {"snr_shift_scale", "_class_name", "clip_sample", "set_alpha_to_one", "variance_type"}
+NOISE_KEYS |= {
+    "use_flow_sigmas",
+    "flow_shift",
+    "snr_shift_scale",
+    "_class_name",
+    "clip_sample",
+    "set_alpha_to_one",
+    "variance_type",
+}
 
 
 def write(path: Path, text: str) -> None:
@@ -89,6 +97,12 @@ def test_one_line_for_each_misfit_with_its_mend(changed, said, tmp_path):
         ({"time_embedding_type": "fourier"}, "time_embedding_type=fourier"),
         ({"_class_name": "ScoreSdeVeScheduler"}, "the scheduler ScoreSdeVeScheduler"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "the scheduler FlowMatchEulerDiscreteScheduler"),
+        ({"_class_name": "CosineDPMSolverMultistepScheduler"}, "the scheduler CosineDPMSolverMultistepScheduler"),
+        ({"_class_name": "UnCLIPScheduler"}, "the scheduler UnCLIPScheduler"),
+        ({"_class_name": "ConsistencyDecoderScheduler"}, "the scheduler ConsistencyDecoderScheduler"),
+        ({"_class_name": "AmusedScheduler"}, "the scheduler AmusedScheduler"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas=True"),
+        ({"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas=True"),
     ],
 )
 def test_what_is_no_unconditional_prediction_of_noise_is_refused_by_name(changed, said, tmp_path):
@@ -108,6 +122,7 @@ def test_a_unet_of_another_class_is_refused_by_name(tmp_path):
         {"prediction_type": "epsilon", "trained_betas": None, "rescale_betas_zero_snr": False},
         {"prediction_type": None, "num_class_embeds": None, "class_embed_type": None, "snr_shift_scale": 1.0},
         {"thresholding": True, "timestep_spacing": "trailing", "clip_sample": True, "set_alpha_to_one": False},
+        {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": False, "flow_shift": 1.0},
         {"_class_name": "DDIMScheduler", "time_embedding_type": "positional", "variance_type": "fixed_large"},
     ],
 )
@@ -128,6 +143,11 @@ def test_a_size_that_fits_is_taken_however_it_is_written(size, tmp_path):
     ("changed", "said"),
     [
         ({"sample_size": [64, 64]}, "has sample_size=64 and the data 32: set data.size=64 or"),
+        ({"in_channels": 4, "out_channels": 4}, "has in_channels=4 and the data 3: choose another checkpoint"),
+        ({"sample_size": 0}, "config.json is damaged (sample_size=0): get it anew"),
+        ({"sample_size": "32"}, "config.json is damaged (sample_size='32'): get it anew"),
+        ({"num_train_timesteps": "1000"}, "config.json is damaged (num_train_timesteps='1000'): get it anew"),
+        ({"beta_end": float("nan")}, "config.json is damaged (beta_end=nan): get it anew"),
         ({"sample_size": [32, 64]}, "is for images of 32x64 px, and they are square here"),
         ({"sample_size": None, "block_out_channels": [8] * 7}, "set data.size to a multiple of 64"),
     ],
