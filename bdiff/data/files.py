@@ -53,10 +53,16 @@ class Files(Source):
             raise RequestError(self._no_pictures())
         if drawn := annotations(names):
             raise RequestError(
-                f"{self.path} holds pictures and annotations of them, in {drawn}: give the pictures' own folder as "
-                f"data.path, or move {drawn} elsewhere, or rename it if it is a class"
+                f"{self.path} holds pictures and annotations or copies of them, in {drawn}: give the pictures' own "
+                f"folder as data.path, or move {drawn} elsewhere, or rename it if it is a class"
             )
-        return Layout(names, self._noted())
+        layout = Layout(names, self._noted())
+        if pair := layout.doubtful:
+            raise RequestError(
+                f"{self.path}: {pair[0]!r} and {pair[1]!r} are called as splits, but lie or are named differently: "
+                "arrange all pictures as train/<class> and test/<class>, or rename the two if they are classes"
+            )
+        return layout
 
     def _no_pictures(self) -> str:
         """Return that there are no pictures, and what is there instead."""
@@ -94,8 +100,10 @@ class Files(Source):
         if indices := self._named(INDEX):
             return self._edm_labels(indices)
         found = [self.layout.class_of(name) or UNLABELLED for name in self.names]
-        whole = self.layout.classes if set(found) <= set(self.layout.classes) else set(found)
-        classes = tuple(sorted(whole))
+        trained = {folder or UNLABELLED for folder in self.layout.classes}
+        if not trained & set(found):
+            trained = set()
+        classes = (*sorted(trained), *sorted(set(found) - trained))  # so every split numbers training's alike
         number = {folder: label for label, folder in enumerate(classes)}
         return np.array([number[folder] for folder in found], np.int64), classes
 
