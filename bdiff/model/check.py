@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bdiff.places import is_file, no_file, odd_files
 from bdiff.whole import fault
 
 LAYOUT = "a diffusers folder holds model_index.json, unet/ and scheduler/"
@@ -46,7 +47,7 @@ def problems(pretrained: str | None, unet: dict[str, Any], schedule: dict[str, A
         if pretrained.count("/") == 1 and not pretrained.startswith((".", "/", "~")):
             return []
         return [f"{name} does not exist: give a diffusers folder or a hub id (owner/name)"]
-    if not config_path(folder).is_file():
+    if not is_file(config_path(folder)):
         return [f"{name} holds no UNet config.json: {LAYOUT}"]
     try:
         found, noise = read(config_path(folder)), read(scheduler_path(folder))
@@ -56,7 +57,9 @@ def problems(pretrained: str | None, unet: dict[str, Any], schedule: dict[str, A
 
 
 def weights_problems(name: str, folder: Path) -> list[str]:
-    """Return that a folder's weights are cut off, from their headers alone."""
+    """Return that a folder's weights are cut off, from their headers alone, or that what lies there cannot be read."""
+    if odd := odd_files(folder):
+        return [f"model.pretrained={name}: {odd[0]} {no_file(odd[0])}: take it away"]
     path = weights_path(folder)
     why = fault(path) if path else None
     return [f"model.pretrained={name}: {path} is damaged or incomplete ({why}): get it anew"] if why else []
@@ -66,6 +69,8 @@ def read(path: Path) -> dict[str, Any]:
     """Return a diffusers config, empty where there is none. Raises OSError or ValueError, naming the file."""
     if not path.exists():
         return {}
+    if why := no_file(path):
+        raise ValueError(f"{path} {why}")
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
