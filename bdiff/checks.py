@@ -19,8 +19,8 @@ import bdiff.model.check
 from bdiff import schedulers
 from bdiff.draw import empty
 from bdiff.keys import leaves
-from bdiff.ledger import PLACES
 from bdiff.make import foreign, make, targets
+from bdiff.places import folder_problems, home_problems, no_file, shown
 from bdiff.report.shields import CERTIFICATION, PURIFICATION
 from bdiff.rules import MIXED, OPTIONAL, RECIPES, RULES, at_least, share, type_problem
 from bdiff.steps import step_problem
@@ -40,7 +40,9 @@ def value_problems(config: DictConfig, base: DictConfig) -> list[str]:
 
     `base` is the same config before values were changed: its values say what type each should have.
     """
-    if early := target_problems(config) or home_problems(config):  # then nothing is built, not even to be looked at
+    if early := target_problems(config) or home_problems(
+        config, leaves(config)
+    ):  # then nothing is built, not even to be looked at
         return early
     before, now = leaves(base), leaves(config)
     changed = [key for key in before | now if key_changed(key, before, now) and not key.startswith("hydra.")]
@@ -74,27 +76,7 @@ def value_problem(key: str, config: DictConfig, base: DictConfig) -> str | None:
     except TypeError:  # it cannot even be compared; its type says why
         told = None
     told = told or (None if key in MIXED else type_problem(value, kind))
-    return f"{key}={value} {told}" if told else None
-
-
-def home_problems(config: DictConfig) -> list[str]:
-    """Return which folders and files lie in a home that is not there, or behind a ~ that came too late."""
-    hydra = {f"hydra.{key}.dir": OmegaConf.select(config, f"hydra.{key}.dir") for key in ("run", "sweep")}
-    own = {key: value for key, value in leaves(config).items() if key.rpartition(".")[2] in PLACES}
-    kept = {f"paths.{key}": OmegaConf.select(config, f"paths.{key}") for key in ("outputs", "cache")}
-    problems = []
-    for key, value in (own | kept | hydra).items():
-        if not str(value).startswith("~"):
-            continue
-        try:
-            Path(str(value)).expanduser()
-        except RuntimeError:
-            way_out = "set HOME or BDIFF_CACHE" if key == "paths.cache" else "write the path out"
-            problems.append(f"{key}={value}: there is no such home directory here: {way_out}")
-        else:
-            if key not in own and key != "paths.cache":  # only at the front of an option's own value it is expanded
-                problems.append(f"{key}={value} would make a folder called ~: write the path out")
-    return problems
+    return f"{key}={shown(value)} {told}" if told else None
 
 
 def path_problems(config: DictConfig) -> list[str]:
@@ -183,9 +165,7 @@ def classifier_problems(config: DictConfig) -> list[str]:
     """Return which files of classifiers' weights are not there."""
     keys = [f"{name}.{key}" for name in ("classifier", "surrogate") for key in ("weights", "model.path")]
     given = {key: OmegaConf.select(config, key) for key in keys}
-    return [
-        f"{key}={path} does not exist" for key, path in given.items() if path and not Path(path).expanduser().is_file()
-    ]
+    return [f"{key}={path} {why}" for key, path in given.items() if path and (why := no_file(Path(path).expanduser()))]
 
 
 def image_problems(config: DictConfig) -> list[str]:
@@ -276,6 +256,7 @@ def target_problems(config: DictConfig) -> list[str]:
 
 #: checks of what parts of a request make together, each left out when one of the keys it reads is wrong by itself
 CHECKS: list[tuple[tuple[str, ...], Callable[[DictConfig], list[str]]]] = [
+    (("name", "paths.", "hydra."), folder_problems),
     (("data.path",), path_problems),
     (("data.size", "data.channels", "trigger.", "target."), picture_problems),
     (("data.size", "data.channels", "model.", "schedule."), model_problems),

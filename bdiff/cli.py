@@ -12,6 +12,7 @@ from typing import Any
 
 from bdiff import __version__
 from bdiff.errors import RequestError, RunError
+from bdiff.places import is_here
 
 DONE, FAILED, WRONG, INTERRUPTED, CLOSED = 0, 1, 2, 130, 141
 PATIENCE = 60  # seconds that a job has to end in order once its sweep is gone
@@ -92,6 +93,8 @@ def command(words: list[str]) -> int:
         case ["--version" | "-V"]:
             print(f"bdiff {__version__}")
             return DONE
+        case _ if not is_here():
+            return complain(["the current folder is gone: cd to another"])
         case ["-sc" | "--shell-completion", *_]:  # what the installed completion calls
             from bdiff.run import run
 

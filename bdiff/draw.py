@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from bdiff.pictures import PictureError, has_exact_background, upright
+from bdiff.places import no_file
 
 Picture = np.ndarray
 Point = tuple[float, float]
@@ -93,6 +94,8 @@ def load(path: str | Path | None, size: int, option: str, exact: bool = False) -
     mend = f"give a picture: {option}=<png{'' if exact else ' or jpg'}>"
     if path is None:
         raise ValueError(f"{option} is not set; {mend}")
+    if why := no_file(Path(path)):
+        raise ValueError(f"cannot load {option}={path}: it {why}; {mend}")
     try:
         with Image.open(path, formats=FORMATS) as file:
             lossy = exact and not has_exact_background(file, Path(path).read_bytes())
@@ -113,9 +116,7 @@ def load(path: str | Path | None, size: int, option: str, exact: bool = False) -
 
 
 def reason_of(error: Exception) -> str:
-    """Return why a picture cannot be had: it is not there, it is none, or what `upright` says of it."""
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
+    """Return why a file is no picture that can be had, or what `upright` says of it."""
     return str(error) if isinstance(error, PictureError) else f"it is no readable picture ({', '.join(FORMATS)})"
 
 

@@ -18,13 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from bdiff import store
 from bdiff.errors import RequestError
+from bdiff.places import PLACES
 from bdiff.versions import VERSION
 
 #: what a job's numbers do not depend on; `published` stays, for a row of an experiment is a job of its own
 ASIDE = ("hydra", "name", "paths", "runtime", "sweep", "tracker")
-
-#: the last parts of keys that name files or folders, whose content numbers depend on
-PLACES = ("path", "pretrained", "weights", "lpips_weights", "reference")
 
 RUNNING, DONE, FAILED, INTERRUPTED, LOST = "running", "done", "failed", "interrupted", "lost"
 

@@ -1,7 +1,12 @@
 """Picture files of any kind as 8-bit grey or colours, with or without alpha: data, triggers and targets alike."""
 
+import warnings
+
 import numpy as np
 from PIL import Image, ImageOps
+
+# of pictures' odd metadata, over several lines for each; what cannot be read is an error
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # grey of 16 bits; Pillow's own conversion clips it at 255
 KNOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")

@@ -108,8 +108,7 @@ def override_problems(override: Override, groups: dict[str, list[str]], multirun
         return [f"{override.input_line} is an endless sweep: list the values, as in {key}=1,2,3"]
     if (told := REFUSED.get(key)) and (multirun or key != "hydra.job.chdir"):
         return [f"{override.input_line}: {told}"]
-    emptied = override.value() is None and OmegaConf.select(defaults(()), key) is not None
-    if key.partition(".")[0] == "hydra" and (override.is_delete() or emptied):
+    if key.partition(".")[0] == "hydra" and (override.is_delete() or (override.value() is None and given(key))):
         return [f"{override.input_line} takes out what Hydra needs: leave it out, or give {key} a value"]
     if override.is_delete():
         needed = key in groups or key in RULES or key in OPTIONAL or key.partition(".")[0] in OURS
@@ -150,6 +149,13 @@ def same_folder(option: str, options: list[str]) -> list[str]:
     folders = {one.partition("/")[0] for one in options if "/" in one}
     (folder,) = difflib.get_close_matches(option.partition("/")[0], folders, n=1) or [""]
     return [one for one in options if one.startswith(f"{folder}/")] or options
+
+
+def given(key: str) -> bool:
+    """Return whether a key of Hydra's has a value by default, which may be one that only a run can resolve."""
+    parent, _, name = key.rpartition(".")
+    holder = OmegaConf.select(defaults(()), parent)
+    return isinstance(holder, DictConfig) and holder._get_node(name) is not None and not holder._is_none()
 
 
 @cache

@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bdiff.checks import one_line, value_problem, value_problems
 from bdiff.errors import RequestError
 from bdiff.keys import leaves
+from bdiff.places import is_file
 from bdiff.report.runs import read
 from bdiff.request import jobs, normal
 from bdiff.rules import did_you_mean
@@ -28,7 +29,7 @@ def rerun(words: list[str]) -> int:
     problems = value_problems(config, OmegaConf.create({}))
     if problems:
         raise RequestError(*problems)
-    record = read(source).record if (source / "metrics.json").exists() else {}
+    record = read(source).record if is_file(source / "metrics.json") else {}
     day, clock = time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")
     folder = Path(config.paths.outputs) / "runs" / day / f"{clock}-{time.time_ns() // 1000 % 10**6:06d}-{config.name}"
     from bdiff.job import job
@@ -40,7 +41,7 @@ def rerun(words: list[str]) -> int:
 def saved(folder: Path) -> DictConfig:
     """Return the config of a run folder. RequestError if there is none, or it is none of this version's."""
     path = folder / "config.yaml"
-    if not path.is_file():
+    if not is_file(path):
         raise RequestError(f"{folder} is no run folder: it has no config.yaml")
     try:
         config: Any = OmegaConf.load(path)

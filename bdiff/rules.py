@@ -36,7 +36,9 @@ def one_of(*names: str) -> Callable[[Any], str | None]:
 
 def a_name(value: Any) -> str | None:
     """A rule: the name of a run, which its folder bears."""
-    return None if str(value) not in ("", ".", "..") and not set(str(value)) & {"/", "\\", "\0"} else "is no file name"
+    text = str(value)
+    wrong = text in ("", ".", "..") or re.search(r"[/\\\0]", text) or len(text.encode(errors="replace")) > 200
+    return "is no file name of at most 200 bytes" if wrong else None
 
 
 def share(value: Any) -> str | None:

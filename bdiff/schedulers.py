@@ -52,7 +52,7 @@ def problems(scheduler: dict[str, Any], schedule: dict[str, Any]) -> list[str]:
     name = class_of(scheduler)
     if name not in KNOWN:
         known = "conf/sampler names schedulers that do"
-        return [f"sampler.scheduler._target_: {name} does not sample from betas by predicted noise: {known}"]
+        return [f"sampler.scheduler: {name} does not sample from betas by predicted noise: {known}"]
     told = [
         f"sampler.scheduler.{key}={scheduler[key]} is the schedule's to say: leave it out, or set schedule.{key}"
         for key in SCHEDULE

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bdiff.errors import RequestError, RunError
+from bdiff.errors import RequestError
 from bdiff.report.runs import find
 from bdiff.report.shields import shielded
 from bdiff.report.shields import shields as sheets_of
@@ -27,7 +27,7 @@ def parser() -> Parser:
 
 
 def shields(words: list[str]) -> None:
-    """Carry out `bdiff shields`. Raises RequestError for wrong words and RunError where no run with a shield is done.
+    """Carry out `bdiff shields`. Raises RequestError for wrong words, and where no run with a shield is done.
 
     Purified and certified runs have a table each.
     """
@@ -37,7 +37,7 @@ def shields(words: list[str]) -> None:
     runs = shielded(find(args.folders))
     if not any(run.done for run in runs):
         more = f" ({len(runs)} did not come to their end)" if runs else ""
-        raise RunError(f"no run with a shield is done below {', '.join(map(str, args.folders))}{more}: "
+        raise RequestError(f"no run with a shield is done below {', '.join(map(str, args.folders))}{more}: "
                        "bdiff run defense=purification and defense=certification make them")  # fmt: skip
     known_keys(runs, args.rows or [])
     sheets = sheets_of(runs, args.rows)

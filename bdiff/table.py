@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from omegaconf import OmegaConf
 
 from bdiff import store
-from bdiff.errors import RequestError, RunError
+from bdiff.errors import RequestError
 from bdiff.report.pivot import in_order, ordered, pivot
 from bdiff.report.published import Row, beside
 from bdiff.report.runs import Run, find, flat
@@ -78,7 +78,7 @@ def parser() -> Parser:
 
 
 def table(words: list[str]) -> None:
-    """Carry out `bdiff table`. Raises RequestError for wrong words and RunError where there are no runs."""
+    """Carry out `bdiff table`. Raises RequestError for wrong words or where there are no runs."""
     args = parser().parse_args(words)
     options = group_options()["experiment"]
     named = {word: rows_of(word, options) for word in args.what}
@@ -96,7 +96,7 @@ def table(words: list[str]) -> None:
     plain = args.rows is not None or args.cols is not None
     if not runs and (plain or not rows):
         of = f" of {', '.join(word for word in named if named[word])}" if rows else ""
-        raise RunError(f"no runs{of} found: no metrics.json with a config.yaml beside it below "
+        raise RequestError(f"no runs{of} found: no metrics.json with a config.yaml beside it below "
                        f"{', '.join(map(str, places))}")  # fmt: skip
     if rows and not plain:
         sheet = published_sheet(rows, runs, args.metrics)

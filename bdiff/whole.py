@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bdiff.pickles import first_line
+from bdiff.places import no_file
 
 
 class Entry(NamedTuple):
@@ -41,6 +42,8 @@ def fault(path: Path, deep: bool = False) -> str | None:
 
     With `deep` the checksums of a zip (.pt, .npz) are compared as well, which torch itself never does.
     """
+    if why := no_file(path):
+        return f"it {why}"
     try:
         match path.suffix:
             case ".safetensors":

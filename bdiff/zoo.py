@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bdiff.errors import RequestError, RunError
+from bdiff.errors import RequestError
 from bdiff.report.benchmark import Judged, benchmark, judged, unfinished
 from bdiff.report.runs import find
 from bdiff.table import Parser, deliver
@@ -35,7 +35,7 @@ def parser() -> Parser:
 
 
 def zoo(words: list[str]) -> None:
-    """Carry out `bdiff zoo`. Raises RequestError for wrong words and RunError where no audited run is done."""
+    """Carry out `bdiff zoo`. Raises RequestError for wrong words, and where no audited run is done."""
     args = parser().parse_args(words)
     if wrong := [f"{folder} is no folder" for folder in args.folders if not folder.is_dir()]:
         raise RequestError(*wrong)
@@ -43,7 +43,7 @@ def zoo(words: list[str]) -> None:
     audits, broken = judged(runs), unfinished(runs)
     if not audits:
         more = f" ({len(broken)} with a defense did not come to their end)" if broken else ""
-        raise RunError(f"no audited run is done below {', '.join(map(str, args.folders))}{more}: "
+        raise RequestError(f"no audited run is done below {', '.join(map(str, args.folders))}{more}: "
                        "bdiff run defense=... makes them")  # fmt: skip
     deliver([benchmark(audits, broken)], args.format, args.out)
     if args.figure:

@@ -72,7 +72,8 @@ def main() -> int:
                 if one.get(key) != other.get(key):
                     print(f"{name}: {key} was {one.get(key)}, is {other.get(key)}")
         else:
-            print(f"{name}: was {one if isinstance(one, str) else 'done'}, is {other if isinstance(other, str) else 'done'}")
+            was, now = (found if isinstance(found, str) else "done" for found in (one, other))
+            print(f"{name}: was {was}, is {now}")
     print(f"{len(found)} runs, {different} differ")
     return 1 if different else 0
 

@@ -158,7 +158,7 @@ def test_all_defaults_keep_the_rules_of_a_request_and_no_rule_is_for_nothing():
     words = ["tracker=wandb", "metric/fid=inception", "target=image", "pretrain=digits", "amplify=purediffusion"]
     words += ["classifier=timm", "classifier@surrogate=timm"]
     choices = [[f"defense={name}", "trigger=image"] for name in options("defense")]
-    choices += [["trigger=noise"], ["attack=diff2"]]
+    choices += [["trigger=noise"], ["attack=diff2"], ["sampler=ddim"]]
     met = set().union(*(keeps_the_rules(*words, *choice) for choice in choices))
     assert {*RULES, *OPTIONAL, *MIXED} <= met
 

@@ -96,7 +96,7 @@ def test_wrong_words_are_told_in_a_line(line, told, ask):
 )
 def test_no_runs_with_a_shield(folders, told, ask):
     code, out, err = ask(*folders)
-    assert (code, out) == (1, "") and f"no run with a shield is done {told}" in err
+    assert (code, out) == (2, "") and f"no run with a shield is done {told}" in err
 
 
 def test_help_comes_without_torch():

@@ -106,7 +106,7 @@ def test_wrong_words_are_told_in_a_line(line, told, ask, outputs):
 def test_no_runs(words, ask, tmp_path):
     (tmp_path / "empty").mkdir()
     code, out, err = ask(*words)
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert "no runs" in err and (words[0] if words else "outputs") in err
 
 

@@ -224,7 +224,7 @@ def test_a_figure_where_a_folder_is_leaves_the_folder(place, capsys):
 
 
 def test_no_audited_runs(place, capsys):
-    assert cli.command(["zoo", "zoo/plain", "zoo/terd-noise-0"]) == 1
+    assert cli.command(["zoo", "zoo/plain", "zoo/terd-noise-0"]) == 2
     told = capsys.readouterr().err
     assert "no audited run is done below zoo/plain, zoo/terd-noise-0 (1 with a defense did not" in told
 

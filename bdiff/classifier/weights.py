@@ -10,6 +10,7 @@ from torch import nn
 from bdiff.errors import RequestError
 from bdiff.model.wrapped import peeled, words
 from bdiff.pickles import refusal
+from bdiff.places import no_file
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +21,8 @@ def load_weights(model: nn.Module, given: str, key: str) -> None:
     Raises RequestError, which names the config's `key`, where the file is missing, damaged or of another network.
     """
     path = Path(given).expanduser()
-    if not path.is_file():
-        raise RequestError(f"{key}={given} does not exist")
+    if why := no_file(path):
+        raise RequestError(f"{key}={given} {why}")
     try:
         if path.suffix == ".safetensors":
             tensors = load_file(path)

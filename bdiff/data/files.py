@@ -17,6 +17,7 @@ from PIL import Image
 from bdiff.data.layout import CELEBA_MASKS, Layout, annotations, folders_of, is_hidden, parts_of
 from bdiff.data.sources import Source, close_before_fork, one_line, open_picture, sha256, stamp
 from bdiff.errors import RequestError
+from bdiff.places import is_file
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp")
 UNLABELLED = "unlabelled"
@@ -53,10 +54,16 @@ class Files(Source):
             raise RequestError(self._no_pictures())
         if drawn := annotations(names):
             raise RequestError(
-                f"{self.path} holds pictures and annotations of them, in {drawn}: give the pictures' own folder as "
-                f"data.path, or move {drawn} elsewhere, or rename it if it is a class"
+                f"{self.path} holds pictures and annotations or copies of them, in {drawn}: give the pictures' own "
+                f"folder as data.path, or move {drawn} elsewhere, or rename it if it is a class"
             )
-        return Layout(names, self._noted())
+        layout = Layout(names, self._noted())
+        if pair := layout.doubtful:
+            raise RequestError(
+                f"{self.path}: {pair[0]!r} and {pair[1]!r} are called as splits, but lie or are named differently: "
+                "arrange all pictures as train/<class> and test/<class>, or rename the two if they are classes"
+            )
+        return layout
 
     def _no_pictures(self) -> str:
         """Return that there are no pictures, and what is there instead."""
@@ -79,13 +86,13 @@ class Files(Source):
 
     @property
     def unopened(self) -> list[str]:
-        """The pictures' names under which no file can be opened."""
+        """The names, of pictures and of what says their classes, under which no file can be opened."""
         return []
 
     @cached_property
     def _others(self) -> str:
         """The files that are no pictures, counted by kind."""
-        kinds = Counter(kind_of(name) for name in self.entries if not (is_picture(name) or is_index(name)))
+        kinds = Counter(kind_of(name) for name in self.entries if not is_wanted(name))
         del kinds[""]
         return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
 
@@ -94,8 +101,10 @@ class Files(Source):
         if indices := self._named(INDEX):
             return self._edm_labels(indices)
         found = [self.layout.class_of(name) or UNLABELLED for name in self.names]
-        whole = self.layout.classes if set(found) <= set(self.layout.classes) else set(found)
-        classes = tuple(sorted(whole))
+        trained = {folder or UNLABELLED for folder in self.layout.classes}
+        if not trained & set(found):
+            trained = set()
+        classes = (*sorted(trained), *sorted(set(found) - trained))  # so every split numbers training's alike
         number = {folder: label for label, folder in enumerate(classes)}
         return np.array([number[folder] for folder in found], np.int64), classes
 
@@ -153,6 +162,11 @@ def is_index(name: str) -> bool:
     return parts_of(name)[-1:] in ([INDEX], [CLASSES])
 
 
+def is_wanted(name: str) -> bool:
+    """Return whether a file is read."""
+    return is_picture(name) or is_index(name)
+
+
 def kind_of(name: str) -> str:
     """Return what a file that is left out is counted as: by its folder or suffix; "" where nobody misses it."""
     if name.endswith("/") or is_hidden(name):
@@ -182,14 +196,6 @@ def walk(root: Path) -> Iterator[Path]:
             yield from (Path(folder, file) for file in files)
 
 
-def is_file(path: Path) -> bool:
-    """Return whether a file can be read at `path`: not through a link that leads nowhere, nor from a pipe, for ever."""
-    try:
-        return path.is_file()
-    except OSError:  # a link to itself, before Python 3.13
-        return False
-
-
 @dataclass
 class Folder(Files):
     """A folder of pictures, with all that is below it."""
@@ -201,11 +207,11 @@ class Folder(Files):
 
     @cached_property
     def unopened(self) -> list[str]:
-        return [path.name for path in walk(self.path) if is_picture(path.name) and not is_file(path)]
+        return [path.name for path in walk(self.path) if is_wanted(path.name) and not is_file(path)]
 
     @property
     def identity(self) -> dict[str, Any]:
-        relevant = sorted(entry for entry in self.entries.items() if is_picture(entry[0]) or is_index(entry[0]))
+        relevant = sorted(entry for entry in self.entries.items() if is_wanted(entry[0]))
         return {"path": str(self.path.resolve()), "files": sha256(relevant)}
 
     def read(self, name: str) -> bytes:

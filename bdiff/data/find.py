@@ -7,6 +7,7 @@ from bdiff.data.files import Folder, Zip
 from bdiff.data.lmdbs import Lmdb
 from bdiff.data.sources import Source
 from bdiff.errors import RequestError
+from bdiff.places import is_file, no_file
 
 LSUN_SPLIT = {"train": "train", "test": "val"}
 
@@ -31,8 +32,8 @@ class Home:
 def existing(path: str | Path) -> Path:
     """Return `path` with ~ expanded; RequestError if nothing is there."""
     found = Path(path).expanduser()
-    if not found.exists():
-        raise RequestError(f"data.path={path} does not exist: looked at {found.absolute()}")
+    if not found.is_dir() and (why := no_file(found)):
+        raise RequestError(f"data.path={path} {why}: looked at {found.absolute()}")
     return found
 
 
@@ -48,7 +49,7 @@ def find(
         if path.suffix.lower() != ".zip":
             raise RequestError(f"data.path={path} is neither a folder nor a zip of pictures: unpack it, or zip it")
         return Zip(path, split)
-    if (path / "data.mdb").exists():
+    if is_file(path / "data.mdb"):
         return Lmdb(path, cache)
     if lmdbs := list_lmdbs(path):
         wanted = f"{category}_{LSUN_SPLIT.get(split, '*')}_lmdb"
@@ -62,7 +63,7 @@ def find(
 
 def list_lmdbs(folder: Path) -> list[Path]:
     """Return the LMDBs that lie in `folder`."""
-    return sorted(file.parent for file in folder.glob("*/data.mdb"))
+    return sorted(file.parent for file in folder.glob("*/data.mdb") if is_file(file))
 
 
 def local(

@@ -7,13 +7,25 @@ from functools import cached_property, lru_cache
 from itertools import takewhile
 
 #: words for splits, in any case; of several held-out ones the first that has the training's classes
-TRAIN = ("train", "training", "trn")
+TRAIN = ("train", "training", "trn", "trainval")
 HELD_OUT = ("test", "testing", "tst", "val", "valid", "validation", "dev", "eval", "holdout")
-#: such a word in a folder's name, with what may follow it: training_set, val2017, seg_test
-SPLIT = re.compile(rf"(?<![a-z])({'|'.join(TRAIN + HELD_OUT)})(?:[-_ ]?(?:set|data|images?|imgs?|split|\d+))?(?![a-z])")
+BOTH = r"train[-_ +]?val(?:id(?:ation)?)?"
+#: such a word in a folder's name, with what may follow it: training_set, val2017, seg_test, train_aug, tests
+SPLIT = re.compile(
+    rf"(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))(?i:(?:({BOTH})|({'|'.join(TRAIN + HELD_OUT)}))s?"
+    r"(?:[-_ ]?(?:set|data|images?|imgs?|split|aug(?:mented|mentation)?|\d+))?)(?:(?![A-Za-z])|(?<=[a-z])(?=[A-Z]))"
+)
 CELEBA_MASKS = "CelebAMask-HQ-mask-anno"  # masks of parts of faces, beside CelebA-HQ-img
-#: folders of pictures that are drawn over others
-ANNOTATIONS = re.compile(r"masks|annotations?|ground_?truths?|labels|segmentations?|segmentation(class|object)|trimaps")
+#: folders of pictures that are drawn over others, or made from them, wherever they lie
+ANNOTATIONS = re.compile(
+    r"masks|annotations?|ground_?truths?|labels|segmentations?|segmentation(class|object)|trimaps|thumbnails?"
+)
+#: folders that are so beside one of images; alone they may be classes
+BESIDE_IMAGES = re.compile(
+    r"gt|gts|mask|labels?|annots?|seg|depths?|depth_?maps?|disparit(y|ies)|normals|thumbs?|heatmaps?"
+)
+IMAGES = re.compile(r"images?|imgs?|jpegimages|pictures?|photos|rgb|colou?rs?|inputs?|frames|.*[-_ ]im(age|g)s?")
+THUMBS = re.compile(r"thumbs?|previews?")  # are so below a folder of pictures, too
 
 Folders = tuple[str, ...]
 
@@ -41,16 +53,32 @@ def common(places: Iterable[Folders]) -> int:
 @lru_cache(maxsize=4096)
 def split_name(folder: str) -> tuple[str, str]:
     """Return the word for a split in a folder's name, and the rest of the name, which its other splits share; or ""."""
-    name = folder.lower()
-    if not (found := SPLIT.search(name)):
+    if not (found := SPLIT.search(folder)):
         return "", ""
-    return found[1], f"{name[: found.start()]} {name[found.end() :]}".strip(" -_")
+    word = "trainval" if found[1] else found[2].lower()
+    return word, f"{folder[: found.start()]} {folder[found.end() :]}".strip(" -_")
 
 
 def annotations(names: list[str]) -> str | None:
-    """Return a folder that holds annotations, where other pictures lie beside it."""
+    """Return a folder of pictures drawn over others, or made from them, where other pictures lie beside it."""
     every = {folders_of(name) for name in names}
-    found = {folders: [part for part in folders if ANNOTATIONS.fullmatch(part.lower())] for folders in every}
+    below: dict[Folders, set[str]] = {}
+    for folders in every:
+        for depth, part in enumerate(folders):
+            below.setdefault(folders[:depth], set()).add(part)
+    with_images = {place for place, parts in below.items() if any(IMAGES.fullmatch(part.lower()) for part in parts)}
+
+    def is_drawn(place: Folders, part: str) -> bool:
+        word, rest = split_name(part)
+        name = (rest or part).lower()
+        pictures_beside = place in with_images or (rest != "" and (word, "") in map(split_name, below[place]))
+        return bool(
+            ANNOTATIONS.fullmatch(name)
+            or (BESIDE_IMAGES.fullmatch(name) and pictures_beside)
+            or (THUMBS.fullmatch(name) and place and place in every)
+        )
+
+    found = {folders: [part for at, part in enumerate(folders) if is_drawn(folders[:at], part)] for folders in every}
     drawn = sorted({parts[0] for parts in found.values() if parts})
     return drawn[0] if drawn and not all(found.values()) else None
 
@@ -79,6 +107,25 @@ class Layout:
             rests &= {rest for word, rest in named if word in HELD_OUT}
             if rests and (depth == fork or all(word and rest in rests for word, rest in named)):
                 return depth, rests
+        return None
+
+    @cached_property
+    def doubtful(self) -> tuple[str, str] | None:
+        """A folder called as a training split and one as its counterpart, where there are no splits; else None.
+
+        A test tube and a train station beside other classes have nothing to do with each other.
+        """
+        if self.splits is not None:
+            return None
+        fork = common(self.folders)
+        names = {part: split_name(part) for folders in self.folders for part in folders[fork:]}
+        train, held_out = ([part for part in sorted(names) if names[part][0] in words] for words in (TRAIN, HELD_OUT))
+        others = [part for part in names if not names[part][0]]
+        for one in train:
+            for other in held_out:
+                rests = {names[one][1].lower(), names[other][1].lower()}
+                if "" in rests or len(rests) == 1 or not others:
+                    return one, other
         return None
 
     def split_of(self, folders: Folders) -> str | None:

@@ -7,6 +7,7 @@ since all they hold is paths and listings; open files are kept outside of them, 
 import hashlib
 import io
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ from bdiff.pictures import flat
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message as one line, or its type's name where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return an error's message as one line, without objects' places in memory; its type's name where it has none."""
+    text = re.sub(r" <[^<>]* at 0x[0-9a-fA-F]+>", "", str(error))
+    return " ".join(text.split()) or type(error).__name__
 
 
 def sha256(parts: Iterable[Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from bdiff.errors import RequestError
 from bdiff.metric.fid import moments
 from bdiff.metric.names import LPIPS_SIZE, OVER_FEATURES
+from bdiff.places import no_file
 
 
 def problems(metric: dict[str, Any], size: int) -> list[str]:
@@ -16,9 +17,9 @@ def problems(metric: dict[str, Any], size: int) -> list[str]:
         ("metric.lpips_weights", metric["lpips_weights"], "give torchvision's AlexNet, or go without lpips"),
     ]
     told = [
-        f"{key}={path} does not exist: {mend}"
+        f"{key}={path} {why}: {mend}"
         for key, path, mend in files
-        if path is not None and not Path(path).expanduser().is_file()
+        if path is not None and (why := no_file(Path(path).expanduser()))
     ]
     try:
         if fid.get("reference") is not None:

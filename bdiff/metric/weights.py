@@ -9,6 +9,7 @@ import torch
 
 from bdiff.errors import RequestError
 from bdiff.pickles import refusal
+from bdiff.places import no_file
 
 
 def find(
@@ -21,8 +22,8 @@ def find(
     """Return the file. Raises RequestError where it cannot be had."""
     if given is not None:
         path = Path(given).expanduser()
-        if not path.is_file():
-            raise RequestError(f"{key}={given} does not exist", ways_out)
+        if why := no_file(path):
+            raise RequestError(f"{key}={given} {why}", ways_out)
         return path
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not path.exists():

@@ -2,13 +2,17 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bdiff import schedulers
+from bdiff.places import is_file, no_file, odd_files
 from bdiff.whole import fault
 
+#: in the name of a file that holds a part of the weights
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 LAYOUT = "a diffusers folder holds model_index.json, unet/ and scheduler/"
 #: where a folder keeps its UNet, the first that is there: training scripts leave the averaged weights beside the
 #: others, google's older repositories have it at the top
@@ -25,67 +29,6 @@ PLAIN_UNET = {
     "num_class_embeds": (),
     "time_embedding_type": ("positional", "learned"),
 }
-
-
-def problems(pretrained: str | None, unet: dict[str, Any], schedule: dict[str, Any]) -> list[str]:
-    """Return why `pretrained`, if it is a local folder, cannot be trained further as the request's model.
-
-    A hub id such as google/ddpm-cifar10-32 is looked at when it has been fetched, by `checkpoint.load`.
-    """
-    if pretrained is None:
-        return []
-    folder = Path(pretrained).expanduser()
-    name = f"model.pretrained={pretrained}"
-    if not folder.exists():
-        # A hub id is owner/name; whatever looks like a path is meant as one.
-        if pretrained.count("/") == 1 and not pretrained.startswith((".", "/", "~")):
-            return []
-        return [f"{name} does not exist: give a diffusers folder or a hub id (owner/name)"]
-    if not config_path(folder).is_file():
-        return [f"{name} holds no UNet config.json: {LAYOUT}"]
-    try:
-        found, noise = read(config_path(folder)), read(scheduler_path(folder))
-    except (OSError, ValueError) as error:
-        return [f"{name} cannot be read ({error}): {LAYOUT}"]
-    return misfits(pretrained, found, noise, unet, schedule) + weights_problems(pretrained, folder)
-
-
-def weights_problems(name: str, folder: Path) -> list[str]:
-    """Return that a folder's weights are cut off, from their headers alone."""
-    path = weights_path(folder)
-    why = fault(path) if path else None
-    return [f"model.pretrained={name}: {path} is damaged or incomplete ({why}): get it anew"] if why else []
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Return a diffusers config, empty where there is none. Raises OSError or ValueError, naming the file."""
-    if not path.exists():
-        return {}
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON, {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds no settings")
-    return config
-
-
-def misfits(
-    name: str, found: dict[str, Any], noise: dict[str, Any], unet: dict[str, Any], schedule: dict[str, Any]
-) -> list[str]:
-    """Return how a checkpoint's UNet config and scheduler config differ from what the request needs."""
-    if wrong := [*damage("UNet's", UNET_TYPES, found), *damage("scheduler's", NOISE_TYPES, noise)]:
-        return [f"model.pretrained={name}: {line}" for line in wrong]
-    return [
-        f"model.pretrained={name} {line}"
-        for line in (*shape_misfits(found, unet), *kind_misfits(found, noise), *noise_misfits(noise, schedule))
-    ]
-
-
-def damage(whose: str, types: dict[str, Callable[[Any], bool]], config: dict[str, Any]) -> list[str]:
-    """Return that values of a config are of no kind that diffusers writes."""
-    wrong = [f"{key}={config[key]!r}" for key, fits in types.items() if key in config and not fits(config[key])]
-    return [f"the {whose} config.json is damaged ({', '.join(wrong)}): get it anew"] if wrong else []
 
 
 def whole(value: Any) -> bool:
@@ -141,6 +84,89 @@ def shape_misfits(found: dict[str, Any], unet: dict[str, Any]) -> list[str]:
 def sample_size(given: Any) -> Any:
     """Return a config's sample_size as a number where it is a square pair, else as it is."""
     return given[0] if isinstance(given, list) and len(given) == 2 and given[0] == given[1] else given
+
+
+def problems(pretrained: str | None, unet: dict[str, Any], schedule: dict[str, Any]) -> list[str]:
+    """Return why `pretrained`, if it is a local folder, cannot be trained further as the request's model.
+
+    A hub id such as google/ddpm-cifar10-32 is looked at when it has been fetched, by `checkpoint.load`.
+    """
+    if pretrained is None:
+        return []
+    folder = Path(pretrained).expanduser()
+    name = f"model.pretrained={pretrained}"
+    if not folder.exists():
+        # A hub id is owner/name; whatever looks like a path is meant as one.
+        if pretrained.count("/") == 1 and not pretrained.startswith((".", "/", "~")):
+            return []
+        return [f"{name} does not exist: give a diffusers folder or a hub id (owner/name)"]
+    if not is_file(config_path(folder)):
+        return [f"{name} {unlike_a_folder(folder)}"]
+    try:
+        found, noise = read(config_path(folder)), read(scheduler_path(folder))
+    except (OSError, ValueError) as error:
+        return [f"{name} cannot be read ({error}): {LAYOUT}"]
+    return misfits(pretrained, found, noise, unet, schedule) + weights_problems(pretrained, folder)
+
+
+def unlike_a_folder(folder: Path) -> str:
+    """Return why something that has no UNet's config.json is no checkpoint, with what may be meant instead."""
+    if not folder.is_dir():
+        return f"is a file: give the folder that it belongs to ({LAYOUT})"
+    inside = sorted(path.name for path in folder.glob("*/") if is_file(config_path(path)))
+    meant = f"give one of its folders, as in {folder / inside[-1]}" if inside else LAYOUT
+    return f"holds no UNet config.json: {meant}"
+
+
+def weights_problems(name: str, folder: Path) -> list[str]:
+    """Return that a folder's weights are missing or cut off, from their headers alone, or that they cannot be read."""
+    if odd := odd_files(folder):
+        return [f"model.pretrained={name}: {odd[0]} {no_file(odd[0])}: take it away"]
+    path, place = weights_path(folder), home(folder)
+    if path is None:
+        others = sorted(
+            file.name for file in place.iterdir() if file.suffix in (".safetensors", ".bin", ".pt", ".ckpt")
+        )
+        instead = f", only {', '.join(others[:3])}: rename the UNet's weights" if others else ": get it anew"
+        return [f"model.pretrained={name} holds no {WEIGHTS}.safetensors in {place.name}{instead}"]
+    if SHARD.search(path.name) and not (path.suffix == ".safetensors" and [*place.glob("*.safetensors.index*.json")]):
+        told = f"{path.name} is one of several parts, which are read as safetensors with their index alone"
+        return [f"model.pretrained={name}: {told}: save it again by save_pretrained"]
+    why = fault(path)
+    return [f"model.pretrained={name}: {path} is damaged or incomplete ({why}): get it anew"] if why else []
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return a diffusers config, empty where there is none. Raises OSError or ValueError, naming the file."""
+    if not path.exists():
+        return {}
+    if why := no_file(path):
+        raise ValueError(f"{path} {why}")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON, {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no settings")
+    return config
+
+
+def misfits(
+    name: str, found: dict[str, Any], noise: dict[str, Any], unet: dict[str, Any], schedule: dict[str, Any]
+) -> list[str]:
+    """Return how a checkpoint's UNet config and scheduler config differ from what the request needs."""
+    if wrong := [*damage("UNet's", UNET_TYPES, found), *damage("scheduler's", NOISE_TYPES, noise)]:
+        return [f"model.pretrained={name}: {line}" for line in wrong]
+    return [
+        f"model.pretrained={name} {line}"
+        for line in (*shape_misfits(found, unet), *kind_misfits(found, noise), *noise_misfits(noise, schedule))
+    ]
+
+
+def damage(whose: str, types: dict[str, Callable[[Any], bool]], config: dict[str, Any]) -> list[str]:
+    """Return that values of a config are of no kind that diffusers writes."""
+    wrong = [f"{key}={config[key]!r}" for key, fits in types.items() if key in config and not fits(config[key])]
+    return [f"the {whose} config.json is damaged ({', '.join(wrong)}): get it anew"] if wrong else []
 
 
 def kind_misfits(found: dict[str, Any], noise: dict[str, Any]) -> list[str]:

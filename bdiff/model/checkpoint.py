@@ -17,6 +17,7 @@ from torch import Tensor
 from bdiff import store
 from bdiff.errors import RequestError
 from bdiff.model.check import (
+    SHARD,
     WEIGHTS,
     config_path,
     home,
@@ -111,7 +112,12 @@ def load(folder: Path) -> UNet2DModel:
         raise RequestError(f"the checkpoint {folder} {refusal(error) or reason}") from error
     if missing := sorted(about["missing_keys"]):
         named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise RequestError(f"the checkpoint {folder} is incomplete: {len(missing)} weights are missing ({named})")
+        parts = ", or lie in several files under other names: save it again by save_pretrained" * bool(
+            SHARD.search(path.name)
+        )
+        raise RequestError(
+            f"the checkpoint {folder} is incomplete: {len(missing)} weights are missing ({named}){parts}"
+        )
     if not all(weight.isfinite().all() for weight in unet.state_dict().values()):
         raise RequestError(f"the checkpoint {folder} is of no use: its weights are not finite: choose another")
     return unet.float()

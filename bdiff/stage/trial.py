@@ -90,16 +90,30 @@ def examine(run: Experiment) -> None:
 def test_rows(run: Experiment) -> tuple[Images, Tensor, str]:
     """Return a dataset, which of its rows (n,) a shield may be tried on, and what these are, in words.
 
-    The test split, where training left one aside, else what the classifier did not see. Raises RequestError if the
-    data have one class.
+    The test split, where training left one aside, but for classes that training lacks; else what the classifier did
+    not see. Raises RequestError if the data have one class.
     """
     images = run.images
     if images.of_one_class:
         raise RequestError(f"data {images.name} has one class, so there is nothing to classify: choose other data")
     if images.split == "train" and (others := test_split(run)) is not None:
-        return others, torch.arange(len(others)), f"{others.name} test"
+        known, rows = as_trained(others, images.classes)
+        lacking = [others.classes[label] for label in others.labels[known.labels < 0].unique()]
+        if lacking:
+            named = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+            without = f"{len(others) - len(rows)} images of classes that training lacks ({named})"
+            log.warning("%s test: left out %s", others.name, without)
+        if len(rows):
+            return known, rows, f"{others.name} test" + (f" without {without}" if lacking else "")
     kept, _ = held_out(run.config.classifier, len(images))
     return images, kept, f"{images.name} {images.split}, which the denoisers saw: {unseen(run.config.classifier)}"
+
+
+def as_trained(others: Images, classes: tuple[str, ...]) -> tuple[Images, Tensor]:
+    """Return `others` labelled by training's `classes`, -1 for any other, and which rows (n,) have one of these."""
+    number = {name: label for label, name in enumerate(classes)}
+    labels = torch.tensor([number.get(name, -1) for name in others.classes])[others.labels]
+    return replace(others, labels=labels, classes=classes), (labels >= 0).nonzero().flatten()
 
 
 def test_split(run: Experiment) -> Images | None:

@@ -45,6 +45,14 @@ def classes(source):
         (["seg_train/seg_train/a/1.png"], ["seg_test/seg_test/a/1.png"]),
         (["DIV2K_train_HR/1.png"], ["DIV2K_valid_HR/2.png"]),
         (["cat_train/1.png", "dog_train/2.png"], ["cat_test/3.png", "dog_test/4.png"]),
+        (["trainA/1.png", "trainB/2.png"], ["testA/3.png", "testB/4.png"]),
+        (["trainImages/1.png"], ["valImages/2.png"]),
+        (["TRAINING/a/1.png"], ["TESTING/a/2.png"]),
+        (["trainval/a/1.png", "trainval/b/2.png"], ["test/a/3.png"]),
+        (["train_val/a/1.png"], ["test/a/3.png"]),
+        (["train/a/1.png"], ["tests/a/2.png"]),
+        (["train_aug/a/1.png"], ["test/a/2.png"]),
+        (["train/a/1.png", "train_aug/a/1.png"], ["test/a/2.png"]),
     ],
 )
 @pytest.mark.parametrize("zipped", [False, True])
@@ -61,12 +69,33 @@ def test_what_is_held_out_is_not_trained_on(train, test, zipped, tmp_path):
     "names",
     [
         ["train/1.png", "plane/2.png"],  # a train, and not training
-        ["test tube/1.png", "train station/2.png"],
-        ["a/1.png", "b/train/2.png", "b/test/3.png"],
+        ["plane/0.png", "test tube/1.png", "train station/2.png"],
+        ["contest/1.png", "restrain/2.png"],
     ],
 )
 def test_words_for_splits_that_are_none(names, tmp_path):
     assert Folder(tree(tmp_path, *names), "train").names == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["a/train/1.png", "a/test/2.png", "b/3.png"], "'train' and 'test'"),
+        (["train_extra/a/1.png", "test/a/2.png"], "'train_extra' and 'test'"),
+        (["train_HR/1.png", "test_LR/2.png"], "'train_HR' and 'test_LR'"),
+        (["Cat_train/1.png", "cat_test/2.png"], "'Cat_train' and 'cat_test'"),
+        (["train/1.png", "images/test/2.png"], "'train' and 'test'"),
+    ],
+)
+def test_what_may_be_a_split_or_a_class_is_refused(names, told, tmp_path):
+    (line,) = problems(str(tree(tmp_path, *names)))
+    assert f"{told} are called as splits" in line and "rename the two" in line
+
+
+def test_domains_are_the_classes_of_each_split(tmp_path):
+    root = tree(tmp_path, "trainA/1.png", "trainB/2.png", "testA/3.png", "testB/4.png")
+    assert classes(Folder(root, "train")) == {"trainA/1.png": "A", "trainB/2.png": "B"}
+    assert classes(Folder(root, "test")) == {"testA/3.png": "A", "testB/4.png": "B"}
 
 
 def test_classes_lie_above_splits_too(tmp_path):
@@ -80,6 +109,21 @@ def test_a_split_that_lacks_a_class_numbers_them_as_training_does(tmp_path):
     root = tree(tmp_path, "train/a/1.png", "train/b/2.png", "val/b/3.png")
     labels, names = Folder(root, "test").labelled
     assert labels.tolist() == [1] and names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "wanted"),
+    [
+        (("cat", "dog"), ("ape", "cat", "dog"), ("cat", "dog", "ape")),
+        (("Cat", "Dog"), ("cat", "Dog"), ("Cat", "Dog", "cat")),
+        (("a", ""), ("a",), ("a", "unlabelled")),
+    ],
+)
+def test_classes_that_training_lacks_are_numbered_last(train, test, wanted, tmp_path):
+    tree(tmp_path, *(f"train/{name}/1.png" for name in train), *(f"test/{name}/1.png" for name in test))
+    assert Folder(tmp_path, "train").labelled[1] == wanted[: len(train)]
+    labels, names = Folder(tmp_path, "test").labelled
+    assert names == wanted and {names[label] for label in labels} == set(test)
 
 
 def test_zips_made_elsewhere_keep_their_classes(tmp_path):
@@ -166,6 +210,29 @@ def test_annotations_beside_pictures_are_refused(drawn, tmp_path):
     (line,) = problems(str(root))
     assert f"in {drawn.partition('/')[0]}: give the pictures' own folder as data.path" in line
     assert problems(str(root / drawn)) == problems(str(root / "images")) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "drawn"),
+    [
+        (["train/images/1.png", "train/gt/1.png"], "gt"),
+        (["rgb/1.png", "depth/1.png"], "depth"),
+        (["Images/1.png", "thumbs/1.png"], "thumbs"),
+        (["a/1.png", "a/thumbs/1.png", "b/2.png"], "thumbs"),
+        (["a/1.png", "b/1.png", "thumbnails/1.png"], "thumbnails"),
+        (["train/1.png", "train_masks/1.png"], "train_masks"),
+        (["train_images/1.png", "train_gt/1.png"], "train_gt"),
+        (["train/1.png", "train_gt/1.png", "test/2.png", "test_gt/2.png"], "test_gt"),
+    ],
+)
+def test_what_is_drawn_or_made_from_pictures_is_refused_beside_them(names, drawn, tmp_path):
+    (line,) = problems(str(tree(tmp_path, *names)))
+    assert f"in {drawn}: give the pictures' own folder" in line
+
+
+@pytest.mark.parametrize("names", [("depth", "width"), ("gt", "suv"), ("fists", "thumbs"), ("photo", "sketch")])
+def test_words_for_what_is_drawn_may_be_classes(names, tmp_path):
+    assert Folder(tree(tmp_path, *(f"{name}/1.png" for name in names)), "all").labelled[1] == names
 
 
 def test_people_with_and_without_a_mask_are_classes(tmp_path):

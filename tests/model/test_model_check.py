@@ -201,10 +201,32 @@ def test_what_is_not_there(pretrained, tmp_path, monkeypatch):
 
 
 def test_what_is_no_checkpoint(tmp_path):
-    write(tmp_path / "file", "")
-    (tmp_path / "empty").mkdir()
-    for path in (tmp_path / "file", tmp_path / "empty"):
-        assert told(path) == [f"model.pretrained={path} holds no UNet config.json: {LAYOUT}"]
+    path = tmp_path / "file.safetensors"
+    write(path, "")
+    assert told(path) == [f"model.pretrained={path} is a file: give the folder that it belongs to ({LAYOUT})"]
+    path = tmp_path / "empty"
+    path.mkdir()
+    assert told(path) == [f"model.pretrained={path} holds no UNet config.json: {LAYOUT}"]
+    checkpoint(path / "checkpoint-500")
+    meant = path / "checkpoint-500"
+    assert told(path) == [f"model.pretrained={path} holds no UNet config.json: give one of its folders, as in {meant}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("model.safetensors", "holds no diffusion_pytorch_model.safetensors in unet, only model.safetensors: rename"),
+        ("diffusion_pytorch_model-00001-of-00002.bin", "is one of several parts, which are read as safetensors"),
+        ("diffusion_pytorch_model-00001-of-00002.safetensors", "with their index alone: save it again"),
+    ],
+)
+def test_weights_under_names_that_are_not_read(name, said, tmp_path):
+    home = checkpoint(tmp_path) / "unet"
+    for path in [*home.glob("*.safetensors"), *home.glob("*.bin")]:
+        path.unlink()
+    write(home / name, "")
+    (line,) = told(tmp_path)
+    assert said in line and len(line.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["unet/config.json", "scheduler/scheduler_config.json"])

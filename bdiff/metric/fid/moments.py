@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bdiff.errors import RequestError
+from bdiff.places import no_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +31,10 @@ def read(path: str | Path, dimensions: int | None = None) -> Moments:
 
     Raises RequestError if it is no such file, or one of features of other than `dimensions`, if those are given.
     """
+    if why := no_file(Path(path).expanduser()):
+        raise RequestError(f"metric.fid.reference={path} {why}")
     try:
         found = load(Path(path).expanduser())
-    except FileNotFoundError as error:
-        raise RequestError(f"metric.fid.reference={path} does not exist") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise RequestError(f"metric.fid.reference={path} cannot be used: {error}") from error
     if dimensions is not None and len(found.mu) != dimensions:
