@@ -170,7 +170,7 @@ def test_a_size_in_other_words_is_written_down_as_a_number(size, tmp_path):
 def test_no_weights_at_all(tmp_path):
     home = folder(tmp_path) / "unet"
     (home / f"{NAME}.safetensors").unlink()
-    with pytest.raises(RequestError, match="holds no weights of a UNet"):
+    with pytest.raises(RequestError, match="holds no diffusion_pytorch_model"):
         built(tmp_path)
 
 

@@ -36,6 +36,7 @@ def checkpoint(folder: Path, nested: bool = True, **changed) -> Path:
         content = config | {key: value for key, value in changed.items() if key in own}
         kind = "UNet2DModel" if config is UNET else "DDPMScheduler"
         write(folder / (name if nested else Path(name).name), json.dumps({"_class_name": kind, **content}))
+    write(folder / ("unet" if nested else ".") / "diffusion_pytorch_model.bin", "")  # which only loading looks into
     return folder
 
 
@@ -181,6 +182,7 @@ def test_what_is_taken_for_granted_is_told(tmp_path):
     (tmp_path / "scheduler" / "scheduler_config.json").unlink()
     (tmp_path / "unet").rename(tmp_path / "unet_ema")
     write(tmp_path / "unet" / "config.json", json.dumps(UNET | {"in_channels": 1}))
+    (tmp_path / "unet_ema" / "diffusion_pytorch_model.bin").unlink()
     write(tmp_path / "unet_ema" / "diffusion_pytorch_model.fp16.safetensors", "")
     lines = notes("it", tmp_path)
     words = ["weights in unet_ema/ are taken", "trained with the config's schedule", "which is taken as float32"]
