@@ -68,7 +68,7 @@ def value_problem(key: str, config: DictConfig, base: DictConfig) -> str | None:
         return f"{key}: {one_line(error)}"
     if value is None:
         return None if default is None or key in OPTIONAL else f"{key} cannot be null: its default is {default}"
-    if isinstance(value, DictConfig) and not isinstance(default, DictConfig):
+    if isinstance(value, DictConfig) and value and not isinstance(default, DictConfig):
         return f"{key}={value} must be a value, not settings in braces"
     kind = OPTIONAL.get(key, type(default))
     try:

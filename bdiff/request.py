@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bdiff.checks import one_line, value_problems
@@ -155,7 +155,8 @@ def given(key: str) -> bool:
     """Return whether a key of Hydra's has a value by default, which may be one that only a run can resolve."""
     parent, _, name = key.rpartition(".")
     holder = OmegaConf.select(defaults(()), parent)
-    return isinstance(holder, DictConfig) and holder._get_node(name) is not None and not holder._is_none()
+    node = holder._get_node(name) if isinstance(holder, DictConfig) else None
+    return isinstance(node, Node) and node._value() is not None
 
 
 @cache
