@@ -40,11 +40,11 @@ def value_problems(config: DictConfig, base: DictConfig) -> list[str]:
 
     `base` is the same config before values were changed: its values say what type each should have.
     """
+    before, now = leaves(base), leaves(config)
     if early := target_problems(config) or home_problems(
-        config, leaves(config)
+        config, now
     ):  # then nothing is built, not even to be looked at
         return early
-    before, now = leaves(base), leaves(config)
     changed = [key for key in before | now if key_changed(key, before, now) and not key.startswith("hydra.")]
     broken = {key: told for key in changed if (told := value_problem(key, config, base))}
     problems = list(broken.values())

@@ -116,9 +116,8 @@ def threshold(value: Any) -> str | None:
 
 def threads(value: Any) -> str | None:
     """A rule: auto, or a number of threads."""
-    return (
-        None if value == "auto" or (type(value) is int and value >= 1) else "must be auto or a whole number from 1 up"
-    )
+    fits = value == "auto" or (type(value) is int and value >= 1)
+    return None if fits else "must be auto or a whole number from 1 up"
 
 
 #: what a value must be like, beside having the type of the default it replaces; null values are not looked at

@@ -155,7 +155,8 @@ def misfits(
     name: str, found: dict[str, Any], noise: dict[str, Any], unet: dict[str, Any], schedule: dict[str, Any]
 ) -> list[str]:
     """Return how a checkpoint's UNet config and scheduler config differ from what the request needs."""
-    if wrong := [*damage("UNet's", UNET_TYPES, found), *damage("scheduler's", NOISE_TYPES, noise)]:
+    wrong = damage("UNet's config.json", UNET_TYPES, found) + damage("scheduler's config", NOISE_TYPES, noise)
+    if wrong:
         return [f"model.pretrained={name}: {line}" for line in wrong]
     return [
         f"model.pretrained={name} {line}"
@@ -163,10 +164,10 @@ def misfits(
     ]
 
 
-def damage(whose: str, types: dict[str, Callable[[Any], bool]], config: dict[str, Any]) -> list[str]:
+def damage(what: str, types: dict[str, Callable[[Any], bool]], config: dict[str, Any]) -> list[str]:
     """Return that values of a config are of no kind that diffusers writes."""
     wrong = [f"{key}={config[key]!r}" for key, fits in types.items() if key in config and not fits(config[key])]
-    return [f"the {whose} config.json is damaged ({', '.join(wrong)}): get it anew"] if wrong else []
+    return [f"the {what} is damaged ({', '.join(wrong)}): get it anew"] if wrong else []
 
 
 def kind_misfits(found: dict[str, Any], noise: dict[str, Any]) -> list[str]:

@@ -112,12 +112,10 @@ def load(folder: Path) -> UNet2DModel:
         raise RequestError(f"the checkpoint {folder} {refusal(error) or reason}") from error
     if missing := sorted(about["missing_keys"]):
         named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        parts = ", or lie in several files under other names: save it again by save_pretrained" * bool(
-            SHARD.search(path.name)
-        )
-        raise RequestError(
-            f"the checkpoint {folder} is incomplete: {len(missing)} weights are missing ({named}){parts}"
-        )
+        told = f"the checkpoint {folder} is incomplete: {len(missing)} weights are missing ({named})"
+        if SHARD.search(path.name):
+            told += ", or lie in several files under other names: save it again by save_pretrained"
+        raise RequestError(told)
     if not all(weight.isfinite().all() for weight in unet.state_dict().values()):
         raise RequestError(f"the checkpoint {folder} is of no use: its weights are not finite: choose another")
     return unet.float()

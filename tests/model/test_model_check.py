@@ -147,8 +147,11 @@ def test_a_size_that_fits_is_taken_however_it_is_written(size, tmp_path):
         ({"in_channels": 4, "out_channels": 4}, "has in_channels=4 and the data 3: choose another checkpoint"),
         ({"sample_size": 0}, "config.json is damaged (sample_size=0): get it anew"),
         ({"sample_size": "32"}, "config.json is damaged (sample_size='32'): get it anew"),
-        ({"num_train_timesteps": "1000"}, "config.json is damaged (num_train_timesteps='1000'): get it anew"),
-        ({"beta_end": float("nan")}, "config.json is damaged (beta_end=nan): get it anew"),
+        (
+            {"num_train_timesteps": "1000"},
+            "the scheduler's config is damaged (num_train_timesteps='1000'): get it anew",
+        ),
+        ({"beta_end": float("nan")}, "the scheduler's config is damaged (beta_end=nan): get it anew"),
         ({"sample_size": [32, 64]}, "is for images of 32x64 px, and they are square here"),
         ({"sample_size": None, "block_out_channels": [8] * 7}, "set data.size to a multiple of 64"),
     ],
