@@ -26,9 +26,9 @@ from bdiff.metric.fid.protocol import PRESETS
 from bdiff.metric.names import OVER_FEATURES
 from bdiff.model import checkpoint
 from bdiff.pickles import first_line
-from bdiff.rules import nearest
 from bdiff.schedule import Schedule
 from bdiff.schedulers import start_marks
+from bdiff.spelling import nearest
 from bdiff.steps import class_of, first_timestep
 from bdiff.store import Stage
 from bdiff.target.base import to_target

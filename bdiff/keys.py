@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from bdiff.rules import did_you_mean
+from bdiff.spelling import did_you_mean
 
 #: where keys may be added: what a scheduler, its step and a UNet take is for diffusers to say, and notes are notes
 FREE = ("hydra.", "published.", "sampler.scheduler.", "sampler.step.", "model.unet.")

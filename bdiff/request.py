@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from bdiff.checks import one_line, value_problems
 from bdiff.errors import RequestError
 from bdiff.keys import added_problems, children, leaves, settings, unknown
-from bdiff.rules import OPTIONAL, RULES, nearest
+from bdiff.rules import OPTIONAL, RULES
+from bdiff.spelling import nearest
 
 PACKAGE = "bdiff.conf"
 CONF = Path(str(resources.files(PACKAGE)))

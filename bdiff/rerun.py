@@ -13,8 +13,8 @@ from bdiff.keys import leaves
 from bdiff.places import is_file
 from bdiff.report.runs import read
 from bdiff.request import jobs, normal
-from bdiff.rules import did_you_mean
 from bdiff.run import closing
+from bdiff.spelling import did_you_mean
 
 USAGE = "write bdiff rerun <run folder> [key=value ...]"
 

@@ -1,9 +1,8 @@
 """What each value of a request must be like, beside having the type of the default it replaces."""
 
-import difflib
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +11,7 @@ from omegaconf import DictConfig, ListConfig
 from bdiff.defense.check import LAWS
 from bdiff.metric.fid.protocol import PRESETS
 from bdiff.metric.names import ALSO
+from bdiff.spelling import nearest
 
 
 def at_least(least: float) -> Callable[[Any], str | None]:
@@ -278,18 +278,6 @@ TYPE_NAMES: dict[type, str] = {
     ListConfig: "a list, as in [1,2]",
     DictConfig: "a group, as in {name:value}",
 }
-
-
-def nearest(word: str, known: Iterable[Any]) -> str:
-    """Return "is not known" with the nearest spelling, if one is near, and what could have been said instead."""
-    names = sorted(map(str, known))
-    return f"is not known{did_you_mean(word, names)} (choose from {', '.join(names)})"
-
-
-def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """Return the question after the nearest of `names`, if one is near."""
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def type_problem(value: Any, kind: type) -> str | None:

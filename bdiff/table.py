@@ -17,7 +17,7 @@ from bdiff.report.published import Row, beside
 from bdiff.report.runs import Run, find, flat
 from bdiff.report.sheet import Sheet, to_csv, to_latex, to_md, to_rich
 from bdiff.request import CONF, group_options, jobs
-from bdiff.rules import did_you_mean, nearest
+from bdiff.spelling import did_you_mean, nearest
 
 FORMATS: dict[str, Callable[[Sheet], str]] = {"rich": to_rich, "md": to_md, "latex": to_latex, "csv": to_csv}
 
