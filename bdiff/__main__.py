@@ -1,5 +1,5 @@
 """`python -m bdiff` is the `bdiff` script."""
 
-from bdiff.cli import main
+from bdiff.cli.main import main
 
 main()

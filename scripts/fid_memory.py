@@ -1,7 +1,7 @@
 """Peak memory of measuring 5,000 and 50,000 samples of 32x32, each in a process of its own: it should be the same.
 
-Takes the path a run takes (bdiff.stage.measure over sample files on disk), the samples being noise. Without a GPU the
-features are a stub's of Inception's 2,048 dimensions; with one they are pytorch-fid's network with random weights.
+Takes the path a run takes (bdiff.pipeline.measure over sample files on disk), the samples being noise. Without a GPU
+the features are a stub's of Inception's 2,048 dimensions; with one they are pytorch-fid's network with random weights.
 
     python scripts/fid_memory.py [count ...]
 """
@@ -21,11 +21,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bdiff.context import Experiment
+from bdiff.config.compose import jobs
+from bdiff.diffusion.sampling import shard_path
 from bdiff.metric.fid.base import Features
-from bdiff.request import jobs
-from bdiff.sample import shard_path
-from bdiff.stage.measure import measure
+from bdiff.pipeline.context import Experiment
+from bdiff.pipeline.measure import measure
 from bdiff.tracker.none import NoTracker
 
 BATCH = 250

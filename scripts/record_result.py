@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from bdiff import results
+from bdiff.store import results
 
 
 def main(run: Path, target: Path) -> None:

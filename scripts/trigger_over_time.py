@@ -13,13 +13,13 @@ import torch
 from matplotlib import pyplot as plt
 from omegaconf import OmegaConf
 
+from bdiff.common.seeds import generator
+from bdiff.config.instantiate import make
 from bdiff.defense.base import Suspect
-from bdiff.defense.laws import shift_law
-from bdiff.make import make
+from bdiff.defense.detection.laws import shift_law
 from bdiff.model import checkpoint
 from bdiff.report.figures import save
-from bdiff.seeds import generator
-from bdiff.store import read_json
+from bdiff.store.artifacts import read_json
 from bdiff.trigger.base import Trigger
 
 BATCH = 64

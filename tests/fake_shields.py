@@ -8,8 +8,8 @@ from typing import Any
 from fake_runs import settings, write_run
 
 TARGETS = {
-    "purification": "bdiff.defense.purification.Purification",
-    "certification": "bdiff.defense.certification.Certification",
+    "purification": "bdiff.defense.shields.purification.Purification",
+    "certification": "bdiff.defense.shields.certification.Certification",
 }
 PARTS = {"purification": "shield", "certification": "certification"}
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bdiff import cli
+from bdiff.cli import main as cli
 
 
 def carry_out(home: Path, folder: str, *overrides: str) -> tuple[int, dict]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bdiff.board import COLUMNS, Row, jobs_table
-from bdiff.ledger import DONE, FAILED
+from bdiff.launch.live_view import COLUMNS, Row, jobs_table
+from bdiff.store.ledger import DONE, FAILED
 
 SUSPECT = {"suspect/asr": 0.5, "suspect/fid": 8.0}
 SHIELD = {f"shield/{place}/accuracy": place / 20 for place in range(COLUMNS)}

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from bdiff import __version__, cli
-from bdiff.request import jobs, normal
+from bdiff import __version__
+from bdiff.cli import main as cli
+from bdiff.config.compose import jobs, normal
 
 SCRIPTS = Path(sys.executable).parent
 
@@ -98,7 +99,7 @@ def test_a_sweep_in_the_authors_spellings_starts_a_job_for_each(monkeypatch, tmp
         started.append([word for word in overrides if word.startswith(("trigger", "target"))])
         return "failed", "only played"
 
-    monkeypatch.setattr("bdiff.sweep.run_job", run_job)
+    monkeypatch.setattr("bdiff.launch.sweep.run_job", run_job)
     monkeypatch.setattr(sys, "argv", ["bdiff"])
     assert cli.command(["run", "-m", "trigger=BOX_14,GLASSES", "target=CORNER", f"paths.outputs={tmp_path}"]) == 1
     assert started == [["trigger=box_14", "target=corner"], ["trigger=glasses", "target=corner"]]

@@ -11,13 +11,13 @@ from hydra import compose, initialize_config_module
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from bdiff.config.compose import PACKAGE, jobs
+from bdiff.config.instantiate import make
+from bdiff.config.keys import leaves
+from bdiff.config.rules import MIXED, OPTIONAL, RULES, type_problem
 from bdiff.defense.base import Audit, Guard, Repair, Shield
-from bdiff.defense.purediffusion import PureDiffusion
-from bdiff.keys import leaves
-from bdiff.make import make
-from bdiff.request import PACKAGE, jobs
-from bdiff.rules import MIXED, OPTIONAL, RULES, type_problem
-from bdiff.stage import suspect
+from bdiff.defense.detection.purediffusion import PureDiffusion
+from bdiff.pipeline import suspect
 
 CONF = Path(__file__).parents[1] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.parent != CONF)

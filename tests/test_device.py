@@ -10,10 +10,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 
-from bdiff import device
-from bdiff.device import fits, open_device
-from bdiff.errors import RunError
-from bdiff.peers import meet
+from bdiff.common import device
+from bdiff.common.device import fits, open_device
+from bdiff.common.errors import RunError
+from bdiff.common.peers import meet
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def test_processes_that_never_come_are_waited_for_with_a_line_and_not_for_ever(r
 
 
 def test_processes_meet_and_one_alone_waits_for_nobody():
-    code = "from bdiff.device import open_device; print(open_device('cpu').num_processes)"
+    code = "from bdiff.common.device import open_device; print(open_device('cpu').num_processes)"
     one = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert one.stdout == "1\n"
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]

@@ -12,10 +12,10 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from bdiff import cli
-from bdiff.doctor import command, finding, machine, parts, selftest
-from bdiff.doctor.finding import MISSING, OK, WARN, Finding, reachable
-from bdiff.request import jobs
+from bdiff.cli import main as cli
+from bdiff.cli.doctor import command, finding, machine, parts, selftest
+from bdiff.cli.doctor.finding import MISSING, OK, WARN, Finding, reachable
+from bdiff.config.compose import jobs
 
 REPO = "google/ddpm-cifar10-32"
 

@@ -10,25 +10,25 @@ from emulated import CARD, Card, Refused, accelerator, on_card, tag
 from omegaconf import OmegaConf
 from tiny import ATTACKS, DEFENSES, OTHERS, PRESETS, TINY
 
-from bdiff import context
+from bdiff.adversary.pgd import mean_gradient
 from bdiff.attack.diff2 import DIFF2
 from bdiff.classifier.small_cnn import SmallCNN
+from bdiff.common.device import Late, to_device
+from bdiff.common.seeds import generator
+from bdiff.config.compose import group_options, jobs
+from bdiff.config.instantiate import make
 from bdiff.data.base import to_float
-from bdiff.defense.adversary import mean_gradient
 from bdiff.defense.base import Suspect
-from bdiff.defense.certification import Certification
-from bdiff.defense.curve import STEPS
-from bdiff.defense.probe import probe
-from bdiff.defense.purification import Purification, Shielded
-from bdiff.device import Late, to_device
-from bdiff.experiment import run_experiment
-from bdiff.make import make
-from bdiff.request import group_options, jobs
-from bdiff.sample import Drawn, denoise, noise_of, sample, shards
-from bdiff.seeds import generator
-from bdiff.stage.suspect import method
+from bdiff.defense.detection.curve import STEPS
+from bdiff.defense.detection.probe import probe
+from bdiff.defense.shields.certification import Certification
+from bdiff.defense.shields.purification import Purification, Shielded
+from bdiff.diffusion.sampling import Drawn, denoise, noise_of, sample, shards
+from bdiff.diffusion.training import denoising_loss, fit
+from bdiff.pipeline import context
+from bdiff.pipeline.experiment import run_experiment
+from bdiff.pipeline.suspect import method
 from bdiff.tracker.none import NoTracker
-from bdiff.train import denoising_loss, fit
 from bdiff.trigger.base import Trigger
 from bdiff.trigger.universal import universal
 
@@ -41,7 +41,7 @@ def carried_out(monkeypatch, folder, *words: str, card: Card) -> dict:
     )
     monkeypatch.setattr(context, "open_device", lambda name: accelerator())
     with card:
-        return run_experiment(OmegaConf.create(plain), folder / "run", NoTracker())
+        return run_experiment(OmegaConf.create(plain), NoTracker(), lambda figures: None)
 
 
 def test_every_attack_defense_and_sampler_is_tried():

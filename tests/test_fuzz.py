@@ -23,9 +23,9 @@ import pytest
 from PIL import Image
 from tiny import TINY
 
-from bdiff import cli
+from bdiff.cli import main as cli
 from bdiff.data.files import SUFFIXES
-from bdiff.draw import FORMATS
+from bdiff.pictures.draw import FORMATS
 
 pytestmark = pytest.mark.slow
 
@@ -294,11 +294,6 @@ def whole(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def imported() -> None:
     """What a run needs, imported once before it is forked."""
-    import bdiff.attack.baddiffusion
-    import bdiff.experiment
-    import bdiff.prepare
-    import bdiff.report.page
-    import bdiff.table  # noqa: F401
 
 
 def test_there_are_300():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bdiff import results
+from bdiff.store import results
 
 ROOT = Path(__file__).parents[1]
 

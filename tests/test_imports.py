@@ -104,7 +104,11 @@ def test_imports_within_the_lowest_layer_make_no_circle():
 
 @pytest.mark.parametrize(
     "modules",
-    ["bdiff.cli, bdiff.request", "bdiff.table, bdiff.zoo, bdiff.shields", "bdiff.store, bdiff.draw, bdiff.data.check"],
+    [
+        "bdiff.cli.main, bdiff.config.compose",
+        "bdiff.cli.table, bdiff.cli.zoo, bdiff.cli.shields",
+        "bdiff.store.artifacts, bdiff.pictures.draw, bdiff.data.check",
+    ],
 )
 def test_what_answers_at_once_imports_no_torch(modules):
     heavy = "{'torch', 'torchvision', 'diffusers', 'sklearn', 'matplotlib', 'wandb'}"
@@ -115,6 +119,6 @@ def test_what_answers_at_once_imports_no_torch(modules):
 
 def test_what_a_run_uses_only_later_is_not_imported_before_its_first_step():
     heavy = "{'torchmetrics', 'scipy.signal', 'sklearn', 'wandb', 'torch_fidelity', 'timm'}"
-    code = f"import sys, bdiff.job, bdiff.experiment; print(sorted({heavy} & sys.modules.keys()))"
+    code = f"import sys, bdiff.launch.job, bdiff.pipeline.experiment; print(sorted({heavy} & sys.modules.keys()))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.stdout == "[]\n", answer

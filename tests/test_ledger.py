@@ -9,11 +9,11 @@ from contextlib import closing
 import pytest
 from PIL import Image
 
-from bdiff import store
-from bdiff.errors import RequestError
-from bdiff.ledger import DONE, FAILED, LOST, RUNNING, Ledger, config_key
-from bdiff.request import jobs
-from bdiff.versions import VERSION
+from bdiff.common.errors import RequestError
+from bdiff.common.versions import VERSION
+from bdiff.config.compose import jobs
+from bdiff.store import artifacts
+from bdiff.store.ledger import DONE, FAILED, LOST, RUNNING, Ledger, config_key
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_failure_counts_for_its_own_sweep(ledger, tmp_path):
 def test_done_means_that_the_run_folder_says_so_too(ledger, tmp_path):
     ledger.end(ledger.start("a", "sweep", tmp_path / "run", []), DONE)
     assert not ledger.done("a")
-    store.write_json(tmp_path / "run" / "metrics.json", {"status": "done"})
+    artifacts.write_json(tmp_path / "run" / "metrics.json", {"status": "done"})
     assert ledger.done("a")
     ledger.end(ledger.start("a", "sweep", tmp_path / "run", []), FAILED, "later")
     assert not ledger.done("a")
@@ -58,7 +58,7 @@ def test_done_means_that_the_run_folder_says_so_too(ledger, tmp_path):
 
 def test_processes_write_side_by_side(ledger, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from bdiff.ledger import Ledger\n"
+        "import sys; from pathlib import Path; from bdiff.store.ledger import Ledger\n"
         "book = Ledger(Path(sys.argv[1]))\n"
         "for k in range(20): book.end(book.start(f'{sys.argv[2]}{k}', 's', Path('f'), []), 'done')"
     )

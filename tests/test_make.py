@@ -3,8 +3,8 @@
 import pytest
 from omegaconf import OmegaConf
 
-from bdiff.errors import RequestError
-from bdiff.make import foreign, make, targets
+from bdiff.common.errors import RequestError
+from bdiff.config.instantiate import foreign, make, targets
 
 
 def test_parts_are_made_with_their_arguments():
@@ -16,9 +16,10 @@ def test_parts_are_made_with_their_arguments():
 @pytest.mark.parametrize(
     "target",
     [
-        "os.system", "builtins.eval", "subprocess.run", "bdiff.job.subprocess.run", "bdiff.data.files.os.system",
-        "bdiff.data.files.zipfile.ZipFile", "bdiff.store.write_json", "bdiff.cli.main", "diffusers.utils.os.system",
-        "bdiff.metric.fid.moments.write", "bdiff.metric.weights.find", "bdiff.data.cifar.read", "torch.load",
+        "os.system", "builtins.eval", "subprocess.run", "bdiff.launch.job.subprocess.run", "bdiff.data.files.os.system",
+        "bdiff.data.files.zipfile.ZipFile", "bdiff.store.artifacts.write_json", "bdiff.cli.main.main",
+        "diffusers.utils.os.system",
+               "bdiff.metric.fid.moments.write", "bdiff.metric.weights.find", "bdiff.data.cifar.read", "torch.load",
         "torch.optim.lr_scheduler", "torch.hub.load", "bdiff.data", "x", 7,
     ],
 )  # fmt: skip

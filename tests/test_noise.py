@@ -9,9 +9,9 @@ import toys
 from diffusers import DDIMScheduler, DDPMScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler
 from torch import nn
 
-from bdiff.noise import Noise
-from bdiff.sample import Drawn, denoise, noise_of, sample, shards
-from bdiff.seeds import generator
+from bdiff.common.seeds import generator
+from bdiff.diffusion.noise import Noise
+from bdiff.diffusion.sampling import Drawn, denoise, noise_of, sample, shards
 
 SHAPE = (1, toys.SIZE, toys.SIZE)
 CPU = torch.device("cpu")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bdiff.common.errors import RequestError
 from bdiff.data.files import Folder
 from bdiff.data.lmdbs import Lmdb
-from bdiff.draw import load, to_channels
-from bdiff.errors import RequestError
-from bdiff.pictures import flat, upright
+from bdiff.pictures.draw import load, to_channels
+from bdiff.pictures.modes import flat, upright
 from bdiff.target.image import image as target_image
 from bdiff.trigger.image import image as trigger_image
 

@@ -9,18 +9,18 @@ import pytest
 from data_archives import encode, noise, write
 from omegaconf import OmegaConf
 
-from bdiff import places
-from bdiff.checks import value_problem
 from bdiff.classifier.weights import load_weights
+from bdiff.common import places
+from bdiff.common.errors import RequestError
+from bdiff.config.compose import jobs
+from bdiff.config.validate import value_problem
 from bdiff.data.check import problems
 from bdiff.data.files import Folder
-from bdiff.draw import load
-from bdiff.errors import RequestError
 from bdiff.metric.check import problems as metric_problems
 from bdiff.metric.fid import moments
 from bdiff.model.check import problems as model_problems
-from bdiff.request import jobs
-from bdiff.whole import fault
+from bdiff.pictures.draw import load
+from bdiff.store.integrity import fault
 
 BDIFF = Path(sys.executable).with_name("bdiff")
 PIPE = "is no file but a pipe or device"

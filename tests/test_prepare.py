@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bdiff import cli
-from bdiff.prepare import names, part
-from bdiff.request import jobs
+from bdiff.cli import main as cli
+from bdiff.cli.data import names, part
+from bdiff.config.compose import jobs
 
 COUNT = 24
 
@@ -46,7 +46,7 @@ def own_pictures(pictures, tmp_path) -> Path:
 @pytest.fixture(scope="module")
 def decoded(pictures, tmp_path_factory) -> Path:
     """A cache that holds the pictures."""
-    from bdiff.make import make
+    from bdiff.config.instantiate import make
 
     cache = tmp_path_factory.mktemp("decoded")
     (config,) = jobs(["data=images", f"data.path={pictures}"], False)
@@ -117,7 +117,7 @@ def test_prepare_counts_and_draws(home, pictures, capsys):
 
 
 def test_prepare_and_verify_know_the_images_as_a_run_does(home, pictures, capsys):
-    from bdiff.make import make
+    from bdiff.config.instantiate import make
 
     words = ["images", f"data.path={pictures}", "data.limit=9", "seed=4"]
     _, out, _ = ask(capsys, "prepare", *words)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bdiff import progress
-from bdiff.progress import Lines, clock
+from bdiff.common import progress
+from bdiff.common.progress import Lines, clock
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from PIL import Image
 
-from bdiff.checks import TORCHRUN
-from bdiff.errors import RequestError
-from bdiff.request import jobs, override_problems
+from bdiff.common.errors import RequestError
+from bdiff.config.compose import jobs, override_problems
+from bdiff.config.environment import TORCHRUN
 
 BDIFF = Path(sys.executable).with_name("bdiff")
 

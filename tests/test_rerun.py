@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from bdiff import cli
+from bdiff.cli import main as cli
 
 TINY = [
     "data.limit=64", "train.steps=4", "train.batch_size=8", "sample.count=8", "sample.batch_size=8", "sample.steps=3",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bdiff import __version__, results
+from bdiff import __version__
+from bdiff.store import results
 
 ROOT = Path(__file__).parents[1]
 COMMIT = "0123456789" * 4

@@ -18,8 +18,9 @@ from PIL import Image
 from runs import carry_out
 from safetensors.torch import load_file
 
-from bdiff import __version__, cli
-from bdiff.request import normal
+from bdiff import __version__
+from bdiff.cli import main as cli
+from bdiff.config.compose import normal
 
 TINY = [
     "data.limit=64", "train.steps=6", "train.batch_size=8", "train.warmup=2", "sample.count=12", "sample.batch_size=6",

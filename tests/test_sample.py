@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from bdiff.attack.none import NoAttack
-from bdiff.sample import Drawn, noise_of, sample, shards
+from bdiff.diffusion.sampling import Drawn, noise_of, sample, shards
 from bdiff.trigger.base import Trigger
 
 STEPS = 5
@@ -176,7 +176,7 @@ def test_a_killed_sampling_leaves_a_trajectory_with_its_first_batch(tmp_path):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_draws_what_the_cpu_draws(tmp_path):
-    from bdiff.device import open_device
+    from bdiff.common.device import open_device
 
     wanted = drawn(tmp_path / "cpu", 9)
     found = drawn(tmp_path / "gpu", 9, accelerator=open_device("cuda"))[0]

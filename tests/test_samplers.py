@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from bdiff.context import check_start, plain
-from bdiff.make import make
-from bdiff.request import group_options, jobs
-from bdiff.sample import denoise
-from bdiff.schedule import Schedule
-from bdiff.steps import first_timestep, step_problem
+from bdiff.config.compose import group_options, jobs
+from bdiff.config.instantiate import make
+from bdiff.diffusion.sampling import denoise
+from bdiff.diffusion.schedule import Schedule
+from bdiff.diffusion.steps import first_timestep, step_problem
+from bdiff.pipeline.context import check_start, plain
 
 MEAN, VARIANCE = 0.3, 0.25
 SAMPLERS = group_options()["sampler"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from bdiff.schedule import Schedule
+from bdiff.diffusion.schedule import Schedule
 
 
 @pytest.fixture

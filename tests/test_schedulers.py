@@ -7,12 +7,12 @@ import pytest
 from diffusers import UNet2DModel
 from omegaconf import OmegaConf
 
-from bdiff import schedulers
-from bdiff.context import sampler
-from bdiff.errors import RequestError
+from bdiff.common.errors import RequestError
+from bdiff.config.compose import jobs
+from bdiff.diffusion import schedulers
+from bdiff.diffusion.schedule import Schedule
 from bdiff.model import architecture
-from bdiff.request import jobs
-from bdiff.schedule import Schedule
+from bdiff.pipeline.context import sampler
 
 
 @pytest.mark.parametrize("name", sorted(schedulers.KNOWN - {"DPMSolverSDEScheduler"}))  # which needs torchsde

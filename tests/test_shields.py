@@ -10,7 +10,7 @@ import pytest
 from fake_runs import settings, write_run
 from fake_shields import CERTIFIED, PURIFIED, write_shielded
 
-from bdiff import cli
+from bdiff.cli import main as cli
 from bdiff.report.sheet import escaped
 
 TITLES = ["accuracy behind the shield by defense.t", "certified accuracy at L2 radii, images in [0,1] by name"]
@@ -102,7 +102,7 @@ def test_no_runs_with_a_shield(folders, told, ask):
 def test_help_comes_without_torch():
     code = """
 import atexit, sys
-from bdiff import cli
+from bdiff.cli import main as cli
 atexit.register(lambda: print({"torch", "matplotlib"} & {*sys.modules}))
 cli.command(["shields", "--help"])
 """

@@ -16,34 +16,34 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from bdiff import store
+from bdiff.store import artifacts
 
 CONFIG = {"lr": 2e-4, "steps": 600, "sides": [4, 8], "nested": {"a": None, "b": True}, "name": "é"}
 
 
 def test_digest_is_the_sha256_of_canonical_json():
     text = r'{"lr":0.0002,"name":"\u00e9","nested":{"a":null,"b":true},"sides":[4,8],"steps":600}'
-    assert store.digest(CONFIG) == hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert artifacts.digest(CONFIG) == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def test_digest_is_free_of_order_but_not_of_content():
-    assert store.digest(dict(reversed(CONFIG.items()))) == store.digest(CONFIG)
+    assert artifacts.digest(dict(reversed(CONFIG.items()))) == artifacts.digest(CONFIG)
     changed = [CONFIG | change for change in ({"steps": 601}, {"sides": [8, 4]}, {"lr": 2e-3}, {"new": None})]
-    assert len({store.digest(one) for one in [CONFIG, *changed]}) == 5
+    assert len({artifacts.digest(one) for one in [CONFIG, *changed]}) == 5
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_json_cannot_hold_is_refused(value, tmp_path):
     with pytest.raises(ValueError, match="JSON"):
-        store.digest({"lr": value})
+        artifacts.digest({"lr": value})
     with pytest.raises(ValueError, match="JSON"):
-        store.write_json(tmp_path / "numbers.json", {"lr": value})
+        artifacts.write_json(tmp_path / "numbers.json", {"lr": value})
     assert not list(tmp_path.iterdir())
 
 
 def test_json_comes_back(tmp_path):
-    store.write_json(tmp_path / "new" / "numbers.json", CONFIG)
-    assert store.read_json(tmp_path / "new" / "numbers.json") == CONFIG
+    artifacts.write_json(tmp_path / "new" / "numbers.json", CONFIG)
+    assert artifacts.read_json(tmp_path / "new" / "numbers.json") == CONFIG
 
 
 def fill(path: Path, kind: str, text: str) -> None:
@@ -69,11 +69,11 @@ def test_atomic_writes_all_or_nothing(kind, there, tmp_path):
         path.parent.mkdir()
         fill(path, kind, "old")
     before = content(path) if there else None
-    with pytest.raises(KeyboardInterrupt), store.atomic(path) as scratch:
+    with pytest.raises(KeyboardInterrupt), artifacts.atomic(path) as scratch:
         fill(scratch, kind, "half")
         raise KeyboardInterrupt
     assert (content(path) if path.exists() else None) == before
-    with store.atomic(path) as scratch:
+    with artifacts.atomic(path) as scratch:
         fill(scratch, kind, "new")
         assert scratch.name == path.name  # for writers that insist on a file's ending
         assert (content(path) if path.exists() else None) == before
@@ -84,7 +84,7 @@ def test_atomic_writes_all_or_nothing(kind, there, tmp_path):
 HOLDER = """
 import logging, sys
 from pathlib import Path
-from bdiff import store
+from bdiff.store import artifacts
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 with store.lock(Path(sys.argv[1])):
     print("held", flush=True)
@@ -123,7 +123,7 @@ def test_a_lock_keeps_another_process_out_until_its_holder(end, hold):
 
 def test_a_lock_is_free_again_after_an_error(tmp_path):
     path = tmp_path / "key.lock"
-    with pytest.raises(KeyboardInterrupt), store.lock(path):
+    with pytest.raises(KeyboardInterrupt), artifacts.lock(path):
         raise KeyboardInterrupt
     with filelock.FileLock(path, timeout=0):
         pass
@@ -131,11 +131,11 @@ def test_a_lock_is_free_again_after_an_error(tmp_path):
 
 def test_a_stage_is_finished_by_its_manifest(tmp_path):
     parts = {"model": {"width": 32}, "seed": 0}
-    stage = store.stage(tmp_path, "train", 3, **parts)
+    stage = artifacts.stage(tmp_path, "train", 3, **parts)
     assert stage.folder == tmp_path / "train" / stage.key
     assert stage.manifest is None and not stage.folder.exists()
     written = stage.finish(1.23456, weights=7)
-    assert store.stage(tmp_path, "train", 3, **parts).manifest == written
+    assert artifacts.stage(tmp_path, "train", 3, **parts).manifest == written
     expected = {"stage": "train", "key": stage.key, "version": 3, "parts": parts, "seconds": 1.235, "weights": 7}
     assert {name: written[name] for name in expected} == expected
     assert abs(datetime.fromisoformat(written["finished"]) - datetime.now(UTC)) < timedelta(minutes=1)
@@ -144,10 +144,10 @@ def test_a_stage_is_finished_by_its_manifest(tmp_path):
 
 def test_a_stages_key_is_its_name_version_and_parts(tmp_path):
     parts = {"seed": 0, "lr": 0.1}
-    key = store.stage(tmp_path, "train", 1, **parts).key
-    assert store.stage(tmp_path / "elsewhere", "train", 1, lr=0.1, seed=0).key == key
+    key = artifacts.stage(tmp_path, "train", 1, **parts).key
+    assert artifacts.stage(tmp_path / "elsewhere", "train", 1, lr=0.1, seed=0).key == key
     others = [("sample", 1, parts), ("train", 2, parts), ("train", 1, parts | {"seed": 1}), ("train", 1, {"seed": 0})]
-    keys = {store.stage(tmp_path, name, version, **more).key for name, version, more in others}
+    keys = {artifacts.stage(tmp_path, name, version, **more).key for name, version, more in others}
     assert len(keys | {key}) == 5
 
 
@@ -155,31 +155,31 @@ def test_seconds_of_a_stage_add_up_over_its_attempts_also_when_one_is_killed(tmp
     code = """
 import sys, time
 from pathlib import Path
-from bdiff import store
+from bdiff.store import artifacts
 store.Clock.EVERY = 0.05
 with store.Clock(Path(sys.argv[1]), True):
     time.sleep(60)
 """
     killed = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
-    while not (tmp_path / "seconds.json").exists() or store.read_json(tmp_path / "seconds.json") < 0.3:
+    while not (tmp_path / "seconds.json").exists() or artifacts.read_json(tmp_path / "seconds.json") < 0.3:
         time.sleep(0.01)
     killed.kill()
     killed.wait()
-    before = store.read_json(tmp_path / "seconds.json")
-    with store.Clock(tmp_path, True) as clock:
+    before = artifacts.read_json(tmp_path / "seconds.json")
+    with artifacts.Clock(tmp_path, True) as clock:
         time.sleep(0.1)
         assert clock.seconds >= before + 0.1
-    assert before + 0.1 <= store.read_json(tmp_path / "seconds.json") < before + 5
-    with store.Clock(tmp_path, False) as other:
+    assert before + 0.1 <= artifacts.read_json(tmp_path / "seconds.json") < before + 5
+    with artifacts.Clock(tmp_path, False) as other:
         assert other.seconds > before
 
 
-def finished(root: Path) -> store.Stage:
+def finished(root: Path) -> artifacts.Stage:
     """A stage that has made a tensor, a json file and a text in a folder."""
-    stage = store.stage(root, "train", 1, seed=0)
+    stage = artifacts.stage(root, "train", 1, seed=0)
     (stage.folder / "model").mkdir(parents=True)
     save_file({"x": np.zeros((3, 2), np.float32)}, stage.folder / "model" / "x.safetensors")
-    store.write_json(stage.folder / "facts.json", {"a": 1})
+    artifacts.write_json(stage.folder / "facts.json", {"a": 1})
     (stage.folder / "model" / "table.tsv").write_text("1\t2\n")
     (stage.folder / "history.jsonl").write_text("{}\n")
     stage.finish(1.0)
@@ -229,11 +229,11 @@ def test_another_manifest_is_none(text, tmp_path):
 def test_what_no_number_depends_on_may_be_missing(tmp_path):
     stage = finished(tmp_path)
     (stage.folder / "history.jsonl").unlink()
-    store.write_json(stage.folder / "seconds.json", 2.0)
+    artifacts.write_json(stage.folder / "seconds.json", 2.0)
     assert stage.manifest
-    kept = store.read_json(stage.folder / "manifest.json")
+    kept = artifacts.read_json(stage.folder / "manifest.json")
     del kept["files"]  # as manifests of before were
-    store.write_json(stage.folder / "manifest.json", kept)
+    artifacts.write_json(stage.folder / "manifest.json", kept)
     (stage.folder / "model" / "table.tsv").unlink()
     assert stage.manifest == kept
 
@@ -241,10 +241,10 @@ def test_what_no_number_depends_on_may_be_missing(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[1]", '"a"', "\0\0"])
 def test_seconds_that_are_damaged_begin_again(text, tmp_path, caplog):
     (tmp_path / "seconds.json").write_text(text)
-    with store.Clock(tmp_path, True) as clock:
+    with artifacts.Clock(tmp_path, True) as clock:
         assert clock.before == 0.0
     assert "seconds.json" in caplog.text
-    assert store.read_json(tmp_path / "seconds.json") >= 0
+    assert artifacts.read_json(tmp_path / "seconds.json") >= 0
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -255,7 +255,7 @@ def test_what_is_written_is_on_the_disk_before_it_has_its_name(kind, tmp_path, m
         done.append((str(Path(f"/proc/self/fd/{handle}").readlink()), path.exists()))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with store.atomic(path) as scratch:
+    with artifacts.atomic(path) as scratch:
         fill(scratch, kind, "new")
     wanted = [str(scratch), *([str(scratch / "new")] if kind == "folder" else [])]
     assert done == [*((name, False) for name in wanted), (str(tmp_path), True)]

@@ -11,11 +11,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 from runs import carry_out
 
-from bdiff import cli, store
+from bdiff.cli import main as cli
+from bdiff.common.errors import RequestError
+from bdiff.config.compose import jobs, normal, quoted
 from bdiff.data import load
-from bdiff.errors import RequestError
-from bdiff.ledger import Ledger
-from bdiff.request import jobs, normal, quoted
+from bdiff.store import artifacts
+from bdiff.store.ledger import Ledger
 
 TINY = [
     "data.limit=64", "train.steps=2", "train.batch_size=8", "train.warmup=1", "sample.count=4", "sample.batch_size=4",
@@ -112,7 +113,7 @@ def test_processes_of_mpi_are_told(monkeypatch):
 
 
 def test_a_run_folder_is_one_runs_at_a_time(home, capsys):
-    held = store.claim(home / "busy" / "run.log")
+    held = artifacts.claim(home / "busy" / "run.log")
     code, record = carry_out(home, "busy", *TINY)
     assert (code, record) == (2, {}) and "another run is at work" in capsys.readouterr().err
     assert held is not None
@@ -137,7 +138,7 @@ def test_data_that_are_decoded_are_read_without_a_write(home, monkeypatch, capsy
     def refused(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    lock = store.lock
+    lock = artifacts.lock
     monkeypatch.setattr(load.store, "lock", lambda path: refused(path) if "cache" in str(path) else lock(path))
     assert carry_out(home, "after", *TINY)[0] == 0
     code, _ = carry_out(home, "more", *TINY, "data.limit=65")
@@ -157,7 +158,8 @@ def test_files_have_the_permissions_of_the_umask(tmp_path):
 
 def test_a_notebooks_backend_is_no_matter():
     backend = "module://a_package_that_is_missing.backend_inline"
-    code = "import sys; sys.argv = ['bdiff', '-V']\nfrom bdiff.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code = "import sys; sys.argv = ['bdiff', '-V']\nfrom bdiff.cli.main import main\n"
+    code += "try: main()\nexcept SystemExit: pass\n"
     code += "from bdiff.report import figures\nprint(figures.plt.get_backend())"
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"MPLBACKEND": backend},
                           capture_output=True, text=True, timeout=60)  # fmt: skip
@@ -165,7 +167,7 @@ def test_a_notebooks_backend_is_no_matter():
 
 
 def test_a_ledger_lost_on_the_way_is_a_failure_and_no_wrong_request(monkeypatch, tmp_path):
-    monkeypatch.setattr("bdiff.sweep.run_job", lambda *rest: ("done", None))
+    monkeypatch.setattr("bdiff.launch.sweep.run_job", lambda *rest: ("done", None))
 
     def full(*rest: object) -> None:
         raise RequestError("the ledger cannot be used (database or disk is full)")

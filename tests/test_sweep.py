@@ -16,11 +16,12 @@ from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from bdiff import cli, sweep
-from bdiff.ledger import DONE, FAILED, INTERRUPTED, LOST, Ledger, config_key
+from bdiff.cli import main as cli
+from bdiff.config.compose import jobs, quoted
+from bdiff.launch import sweep
+from bdiff.launch.sweep import abandoned, death, place
 from bdiff.report.runs import find
-from bdiff.request import jobs, quoted
-from bdiff.sweep import abandoned, death, place
+from bdiff.store.ledger import DONE, FAILED, INTERRUPTED, LOST, Ledger, config_key
 
 #: stands in for `bdiff run` in a job's process: it leaves what a run leaves, or dies as `target` says
 PLAYER = """

@@ -8,9 +8,9 @@ import pytest
 from fake_runs import settings, write_run
 from omegaconf import OmegaConf
 
-from bdiff import cli
-from bdiff.request import jobs
-from bdiff.table import rows_of
+from bdiff.cli import main as cli
+from bdiff.cli.table import rows_of
+from bdiff.config.compose import jobs
 
 ROW = "baddiffusion/box_14-trigger-p10"
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from bdiff import store, threads
+from bdiff.store import artifacts, threads
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_the_setting_wins_then_the_environment_then_what_is_free(monkeypatch):
 
 CHILD = """
 import os, sys
-from bdiff import threads
+from bdiff.store import threads
 threads.settle({0!r})
 assert "torch" not in sys.modules
 import torch
@@ -104,4 +104,4 @@ def test_a_stage_goes_on_with_the_threads_it_began_with(tmp_path, torchs_own, ca
     with caplog.at_level("INFO"), threads.kept(tmp_path):
         assert torch.get_num_threads() == 2
     assert torch.get_num_threads() == 1 and "going on with 2 threads" in caplog.text
-    assert store.read_json(tmp_path / threads.KEPT) == 2
+    assert artifacts.read_json(tmp_path / threads.KEPT) == 2

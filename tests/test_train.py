@@ -16,9 +16,9 @@ import torch
 import toys
 from torch import nn
 
-from bdiff import train
-from bdiff.errors import RunError
-from bdiff.train import Batch, State, denoising_loss, fit, flipped, read_history, row_stream, shifted
+from bdiff.common.errors import RunError
+from bdiff.diffusion import training as train
+from bdiff.diffusion.training import Batch, State, denoising_loss, fit, flipped, read_history, row_stream, shifted
 
 
 def weights(model: nn.Module) -> torch.Tensor:
@@ -242,7 +242,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_training(tmp_path, monkeyp
 KILLED = """
 import os, signal, sys, time, torch, toys
 from pathlib import Path
-from bdiff.train import State, denoising_loss, fit
+from bdiff.diffusion.training import State, denoising_loss, fit
 save = torch.save
 def dying(parts, path):
     if parts["step"] == 7:
@@ -269,7 +269,7 @@ def test_a_kill_while_a_checkpoint_is_written_costs_what_came_after_the_one_befo
 WORKER = """
 import sys, torch, toys
 from pathlib import Path
-from bdiff.train import fit, denoising_loss
+from bdiff.diffusion.training import fit, denoising_loss
 images, attack = toys.images(), toys.attack()
 index, poisoned = attack.plan(len(images), 0)
 accelerator = toys.accelerator()
@@ -300,7 +300,7 @@ def test_two_processes_train_what_one_does_average_included(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_on_a_gpu_lowers_the_loss(tmp_path, precision):
-    from bdiff.device import open_device
+    from bdiff.common.device import open_device
 
     images, attack = toys.images(), toys.attack()
     index, poisoned = attack.plan(len(images), 0)

@@ -52,7 +52,7 @@ def test_the_wheel_finds_its_configs_from_anywhere(wheel, tmp_path):
     with (site / "bdiff" / "conf" / "config.yaml").open("a") as file:
         file.write("from_the_wheel: true\n")  # tells these configs from the checkout's
     env = {**os.environ, "PYTHONPATH": str(site)}
-    words = ["-c", "import bdiff.cli; bdiff.cli.main()", "run", "--cfg", "job", "data=cifar10"]
+    words = ["-c", "import bdiff.cli.main; bdiff.cli.main.main()", "run", "--cfg", "job", "data=cifar10"]
     answer = subprocess.run([sys.executable, *words], cwd=here, env=env, capture_output=True, text=True, timeout=60)
     assert answer.returncode == 0 and not answer.stderr, answer
     config = OmegaConf.create(answer.stdout)

@@ -12,7 +12,7 @@ import pytest
 from fake_runs import settings, write_run
 from PIL import Image
 
-from bdiff import cli
+from bdiff.cli import main as cli
 from bdiff.report import detection_figure
 from bdiff.report.benchmark import judged
 from bdiff.report.runs import find
@@ -232,7 +232,7 @@ def test_no_audited_runs(place, capsys):
 def test_help_comes_without_torch():
     code = """
 import atexit, sys
-from bdiff import cli
+from bdiff.cli import main as cli
 atexit.register(lambda: print({"torch", "matplotlib"} & {*sys.modules}))
 cli.command(["zoo", "--help"])
 """

@@ -8,10 +8,10 @@ from diffusers import UNet2DModel
 
 from bdiff.attack.baddiffusion import BadDiffusion
 from bdiff.data.base import TensorImages
-from bdiff.schedule import Schedule
+from bdiff.diffusion.schedule import Schedule
+from bdiff.diffusion.training import Loop, Recipe, Rows
 from bdiff.target.base import to_target
 from bdiff.target.corner import corner
-from bdiff.train import Loop, Recipe, Rows
 from bdiff.trigger.base import Trigger
 from bdiff.trigger.box import box
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from bdiff.defense.base import Inversion, Suspect
-from bdiff.defense.purediffusion import PureDiffusion, descend
+from bdiff.defense.detection.purediffusion import PureDiffusion, descend
 
 
 class Amplifier:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from bdiff.attack.base import Attack
-from bdiff.schedule import Schedule, per_image
-from bdiff.train import Rows
+from bdiff.diffusion.schedule import Schedule, per_image
+from bdiff.diffusion.training import Rows
 
 
 def shift_law(schedule: Schedule, t: Tensor) -> Tensor:

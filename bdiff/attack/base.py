@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from bdiff.data.base import Images
-from bdiff.schedule import Schedule
-from bdiff.train import Rows
+from bdiff.diffusion.schedule import Schedule
+from bdiff.diffusion.training import Rows
 from bdiff.trigger.base import Trigger
 
 MODES = ("replace", "append")

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bdiff.attack.base import Attack
+from bdiff.common.device import spare, to_device
 from bdiff.data.base import Images, to_float
-from bdiff.device import spare, to_device
-from bdiff.schedule import Schedule, per_image
-from bdiff.train import Rows
+from bdiff.diffusion.schedule import Schedule, per_image
+from bdiff.diffusion.training import Rows
 from bdiff.trigger.base import Trigger
 
 log = logging.getLogger(__name__)

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from bdiff.attack.base import Attack
-from bdiff.schedule import Schedule
-from bdiff.train import Rows
+from bdiff.diffusion.schedule import Schedule
+from bdiff.diffusion.training import Rows
 from bdiff.trigger.base import Trigger
 
 

@@ -5,8 +5,8 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
+from bdiff.common.device import to_device
 from bdiff.data.base import Images, to_float
-from bdiff.device import to_device
 
 
 class Classifier(nn.Module):

@@ -8,7 +8,7 @@ from torch.nn.functional import interpolate
 
 from bdiff.classifier.base import Classifier
 from bdiff.classifier.weights import load_weights
-from bdiff.errors import RequestError
+from bdiff.common.errors import RequestError
 
 
 class Timm(Classifier):

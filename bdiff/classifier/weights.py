@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from bdiff.errors import RequestError
+from bdiff.common.errors import RequestError
+from bdiff.common.pickles import refusal
+from bdiff.common.places import no_file
 from bdiff.model.wrapped import peeled, words
-from bdiff.pickles import refusal
-from bdiff.places import no_file
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from bdiff.common.device import to_device
+from bdiff.common.errors import RequestError
 from bdiff.data.sources import Source
-from bdiff.device import to_device
-from bdiff.errors import RequestError
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

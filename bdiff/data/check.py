@@ -4,17 +4,20 @@ import gzip
 import zlib
 from pathlib import Path
 
+from omegaconf import DictConfig
+
+from bdiff.common.errors import RequestError
 from bdiff.data import cifar
 from bdiff.data.find import existing, find, list_lmdbs
 from bdiff.data.lmdbs import Lmdb
 from bdiff.data.sources import one_line
-from bdiff.errors import RequestError
 
 READ_AT_MOST = 200 * 2**20  # bytes of an archive that are read to its end: CIFAR's are 170 MB
 
 
-def problems(path: str | None) -> list[str]:
-    """Return what is wrong with `data.path`, one line each, with the mend."""
+def path_problems(config: DictConfig) -> list[str]:
+    """Return what is wrong with `data.path`, one line each, with what to do."""
+    path = config.data.path
     if path is None:
         return []
     try:
@@ -47,3 +50,6 @@ def examine_gzip(path: Path) -> None:
                 pass
     except (EOFError, OSError, zlib.error) as error:
         raise RequestError(f"{path} is not a whole tar.gz ({one_line(error)}): download it again") from error
+
+
+CHECKS = [(("data.path",), path_problems)]

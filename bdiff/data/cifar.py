@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bdiff import store
+from bdiff.common.errors import RequestError
 from bdiff.data.find import Home, existing, find
 from bdiff.data.sources import Arrays, Source, one_line, stamp
-from bdiff.errors import RequestError
+from bdiff.store import artifacts
 
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 #: per torchvision class: the archive, the folder it unpacks to, and files by which that is known under any name
@@ -67,7 +67,7 @@ def read(
     kind = getattr(torchvision.datasets, dataset)
     home = cache / dataset.lower()
     root = home
-    with store.lock(cache / f"{dataset.lower()}.lock"):
+    with artifacts.lock(cache / f"{dataset.lower()}.lock"):
         try:
             if found is None:
                 with patience(seconds=30):

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bdiff.common.errors import RequestError
+from bdiff.common.places import is_file
 from bdiff.data.layout import CELEBA_MASKS, Layout, annotations, folders_of, is_hidden, parts_of
 from bdiff.data.sources import Source, close_before_fork, one_line, open_picture, sha256, stamp
-from bdiff.errors import RequestError
-from bdiff.places import is_file
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp")
 UNLABELLED = "unlabelled"

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from bdiff.common.errors import RequestError
+from bdiff.common.places import is_file, no_file
 from bdiff.data.files import Folder, Zip
 from bdiff.data.lmdbs import Lmdb
 from bdiff.data.sources import Source
-from bdiff.errors import RequestError
-from bdiff.places import is_file, no_file
 
 LSUN_SPLIT = {"train": "train", "test": "val"}
 

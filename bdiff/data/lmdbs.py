@@ -13,9 +13,9 @@ import lmdb
 import numpy as np
 from PIL import Image
 
-from bdiff import store
+from bdiff.common.errors import RequestError
 from bdiff.data.sources import Source, close_before_fork, one_line, open_picture, sha256, stamp
-from bdiff.errors import RequestError
+from bdiff.store import artifacts
 
 #: keys under which LMDBs keep facts about themselves beside their pictures
 ABOUT = (b"length", b"__len__", b"__keys__", b"num-samples", b"num_samples", b"data_keys")
@@ -44,12 +44,12 @@ class Lmdb(Source):
     @cached_property
     def names(self) -> np.ndarray:
         self.probe()
-        made = store.stage(self.cache, "keys", 2, source=self.identity)
+        made = artifacts.stage(self.cache, "keys", 2, source=self.identity)
         file = made.folder / "keys.npy"
-        with store.lock(made.folder.with_suffix(".lock")):
+        with artifacts.lock(made.folder.with_suffix(".lock")):
             if not file.exists():
                 keys = self._keys()
-                with store.atomic(file) as scratch:
+                with artifacts.atomic(file) as scratch:
                     np.save(scratch, np.array(keys, "S"))
         return np.load(file)
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from bdiff import store
+from bdiff.common.errors import RequestError
+from bdiff.common.progress import progress
 from bdiff.data.base import Images, StreamedImages, TensorImages
 from bdiff.data.sources import Source
-from bdiff.errors import RequestError
-from bdiff.progress import progress
+from bdiff.store import artifacts
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def load(
     most = room(memory, size, channels)
     manifest = made.manifest
     if manifest is None and len(rows := choose(len(source.names), limit, seed)) <= most:
-        with writing(cache), store.lock(made.folder.with_suffix(".lock")):
+        with writing(cache), artifacts.lock(made.folder.with_suffix(".lock")):
             if made.manifest is None:  # or another process has decoded them meanwhile
                 decode(source, rows, made, size, channels)
         manifest = made.manifest
@@ -93,9 +93,9 @@ def wanted(size: int, channels: int, split: str, limit: int | None, seed: int) -
     return request if limit is None else {**request, "limit": limit, "seed": seed}
 
 
-def decoded(source: Source, cache: Path, request: dict[str, Any]) -> store.Stage:
+def decoded(source: Source, cache: Path, request: dict[str, Any]) -> artifacts.Stage:
     """Return the stage that holds, or will hold, the pixels of `source` in the cache."""
-    return store.stage(cache, "data", VERSION, source=source.identity, **request)
+    return artifacts.stage(cache, "data", VERSION, source=source.identity, **request)
 
 
 def room(memory: float, size: int, channels: int) -> int:
@@ -105,7 +105,7 @@ def room(memory: float, size: int, channels: int) -> int:
 
 def fingerprint(images: dict[str, str], request: dict[str, Any]) -> str:
     """Return what images are known by: the digest of their `content` or `listing`, and of what was asked for."""
-    return store.digest({**images, **request})
+    return artifacts.digest({**images, **request})
 
 
 def content(pixels: np.ndarray, labels: np.ndarray) -> str:
@@ -125,11 +125,11 @@ def choose(count: int, limit: int | None, seed: int) -> np.ndarray:
     return drawn.sort().values.numpy()
 
 
-def decode(source: Source, rows: np.ndarray, made: store.Stage, size: int, channels: int) -> None:
+def decode(source: Source, rows: np.ndarray, made: artifacts.Stage, size: int, channels: int) -> None:
     """Write the pictures at `rows` to `made` as pixels.npy (N,C,H,W) uint8, with labels.npy (N,) int64."""
     began = time.monotonic()
     labels, classes = source.labelled
-    with store.atomic(made.folder / "pixels.npy") as scratch:
+    with artifacts.atomic(made.folder / "pixels.npy") as scratch:
         shape = (len(rows), channels, size, size)
         pixels = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint8, shape=shape)
 
@@ -147,6 +147,6 @@ def decode(source: Source, rows: np.ndarray, made: store.Stage, size: int, chann
                 meter.advance(done)
         pixels.flush()
         digits = content(pixels, labels[rows])
-    with store.atomic(made.folder / "labels.npy") as scratch:
+    with artifacts.atomic(made.folder / "labels.npy") as scratch:
         np.save(scratch, labels[rows])
     made.finish(time.monotonic() - began, count=len(rows), classes=classes, content=digits)

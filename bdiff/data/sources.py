@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bdiff.draw import FORMATS
-from bdiff.errors import RequestError
-from bdiff.pictures import flat
+from bdiff.common.errors import RequestError
+from bdiff.pictures.draw import FORMATS
+from bdiff.pictures.modes import flat
 
 
 def one_line(error: BaseException) -> str:

@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from bdiff import store
+from bdiff.common.errors import RequestError
+from bdiff.common.progress import progress
 from bdiff.data.load import CHUNK, content
 from bdiff.data.sources import Source, one_line
-from bdiff.errors import RequestError
-from bdiff.progress import progress
-from bdiff.store import Stage
+from bdiff.store import artifacts
+from bdiff.store.artifacts import Stage
 
 
 def cache_problems(made: Stage, size: int, channels: int) -> list[str]:
     """Return what is wrong with the decoded pixels in the finished stage `made`, all of them read, one line each."""
     try:
-        manifest: dict[str, Any] = store.read_json(made.folder / "manifest.json")
+        manifest: dict[str, Any] = artifacts.read_json(made.folder / "manifest.json")
         count, classes, wanted = manifest["count"], len(manifest["classes"]), manifest["content"]
         pixels = np.load(made.folder / "pixels.npy", mmap_mode="r")
         labels = np.load(made.folder / "labels.npy")

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from bdiff.common.device import autocast, to_device
 from bdiff.data.base import Images
-from bdiff.device import autocast, to_device
-from bdiff.schedule import Schedule
-from bdiff.train import Loss
+from bdiff.diffusion.schedule import Schedule
+from bdiff.diffusion.training import Loss
 
 Eps = Callable[[Tensor, int], Tensor]  # x_t (B,C,H,W) and t -> predicted noise (B,C,H,W); `Suspect.eps` is one
 Logits = Callable[[Tensor], Tensor]  # images (B,C,H,W) in [-1,1] -> (B, classes); may be random, anew in each call

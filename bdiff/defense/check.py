@@ -1,17 +1,28 @@
 """What can be told of a defense's settings before torch is imported."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from math import floor, inf, log
 from statistics import NormalDist
 from typing import Any
 
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from bdiff.common.errors import one_line
+from bdiff.config.instantiate import make
+from bdiff.config.rules import at_least, share
+
+CLIPPING = "bdiff.defense.sampling.clipping.Clipping"
+REMOVAL = "bdiff.defense.removal.shift.Removal"
+SHIELDS = ("bdiff.defense.shields.purification.Purification", "bdiff.defense.shields.certification.Certification")
 #: noise-shift laws that have a name, see bdiff/defense/laws.py
 LAWS = ("ancestral", "ode")
 #: share of alpha of a certification's last look at the votes, where it can stop earlier
 LAST = 0.9
 
 
-def problems(methods: dict[str, dict[str, Any]], count: int, length: int) -> list[str]:
+def setting_problems(methods: dict[str, dict[str, Any]], count: int, length: int) -> list[str]:
     """Return what is wrong with the settings of methods, by their keys, for `count` samples and `length` timesteps.
 
     One of the keys is defense.
@@ -102,3 +113,56 @@ def sample_problems(defense: dict[str, Any], count: int) -> list[str]:
     if samples < least:
         told.append(f"defense.samples={samples} is too few to trim {trim} at both ends: set {least} or more")
     return told
+
+
+def defense_problems(config: DictConfig) -> list[str]:
+    """Return what of a defense or an amplification does not fit the schedule, or the samples that are drawn."""
+    found = {place: OmegaConf.select(config, place) for place in ("defense", "amplify.inversion")}
+    methods: Any = {place: OmegaConf.to_container(part, resolve=True) for place, part in found.items() if part}
+    drawn = min(config.sample.count, config.sample.get("triggered", config.sample.count))
+    return setting_problems(methods, drawn, config.schedule.num_train_timesteps)
+
+
+def clipping_problems(config: DictConfig) -> list[str]:
+    """Return that clipping changes nothing of what the sampler does, or cannot."""
+    if config.defense._target_ != CLIPPING:
+        return []
+    if "clip_sample" not in config.sampler.scheduler:
+        return ["defense=clipping works with sampler=ddpm and sampler=ddim only"]
+    same = "sample.clip=true clips already, and defense=clipping would change no sample: use one of them"
+    return [same] if config.sample.clip else []
+
+
+def image_problems(config: DictConfig) -> list[str]:
+    """Return that `defense.images` is no number of test images, for a shield, or for a repair no share of the data."""
+    images = OmegaConf.select(config, "defense.images")
+    if type(images) not in (int, float):  # none, or an added one of a type that nobody reads
+        return []
+    told = (at_least(1) if config.defense._target_ in SHIELDS else share)(images)
+    return [f"defense.images={images} {told}"] if told else []
+
+
+def shield_problems(config: DictConfig) -> list[str]:
+    """Return how a shield does not fit the schedule of its denoiser, or is in itself impossible."""
+    if config.defense._target_ not in SHIELDS:
+        return []
+    from bdiff.pipeline.suspect import method  # which imports torch: this request will need it anyway
+
+    problems = []
+    try:
+        method(config.defense).check(make(config.schedule))
+    except (ValueError, TypeError, HydraException) as error:
+        problems.append(one_line(error))
+    if OmegaConf.select(config, "defense.adversary.method") == "apgd" and find_spec("pyautoattack") is None:
+        problems.append("defense.adversary.method=apgd needs pyautoattack: pip install 'bdiff[attacks]'")
+    if config.defense.repair and config.defense.removal._target_ == REMOVAL:
+        problems.append("defense.repair=true: this repair needs a trigger: use defense/removal=finetune")
+    return problems
+
+
+CHECKS = [
+    (("sample.", "sampler.", "defense."), clipping_problems),
+    (("sample.", "schedule.", "defense.", "amplify."), defense_problems),
+    (("defense.images",), image_problems),
+    (("defense.", "schedule."), shield_problems),
+]

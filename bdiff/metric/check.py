@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from bdiff.errors import RequestError
+from omegaconf import DictConfig, OmegaConf
+
+from bdiff.common.errors import RequestError
+from bdiff.common.places import no_file
 from bdiff.metric.fid import moments
 from bdiff.metric.names import LPIPS_SIZE, OVER_FEATURES
-from bdiff.places import no_file
 
 
-def problems(metric: dict[str, Any], size: int) -> list[str]:
+def file_problems(metric: dict[str, Any], size: int) -> list[str]:
     """Return what is wrong with conf/metric for images of `size` px, one line each, with the mend."""
     fid, also = metric["fid"], metric["also"]
     files = [
@@ -32,3 +34,12 @@ def problems(metric: dict[str, Any], size: int) -> list[str]:
     if "lpips" in also and size < LPIPS_SIZE:
         told.append(f"metric.also has lpips, which needs images of {LPIPS_SIZE} px or more, and data.size={size}")
     return told
+
+
+def metric_problems(config: DictConfig) -> list[str]:
+    """Return which measures cannot be taken of what the request makes, or lack a file."""
+    metric: dict[str, Any] = OmegaConf.to_container(config.metric, resolve=True)  # type: ignore[assignment]
+    return file_problems(metric, config.data.size)
+
+
+CHECKS = [(("metric.", "data.size"), metric_problems)]

@@ -8,8 +8,8 @@ from torch import Tensor
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import AlexNet_Weights
 
+from bdiff.common.errors import RequestError
 from bdiff.data.base import to_float
-from bdiff.errors import RequestError
 from bdiff.metric.base import Measured, means
 from bdiff.metric.weights import file_hash, find, tensors, unfit
 

@@ -7,9 +7,9 @@ from urllib.error import URLError
 
 import torch
 
-from bdiff.errors import RequestError
-from bdiff.pickles import refusal
-from bdiff.places import no_file
+from bdiff.common.errors import RequestError
+from bdiff.common.pickles import refusal
+from bdiff.common.places import no_file
 
 
 def find(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bdiff.spelling import nearest
+from bdiff.common.spelling import nearest
 
 #: what a UNet2DModel takes, without what makes it ask for labels
 KNOWN = (

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bdiff import schedulers
-from bdiff.places import is_file, no_file, odd_files
-from bdiff.whole import fault
+from omegaconf import DictConfig, OmegaConf
+
+from bdiff.common.places import is_file, no_file, odd_files
+from bdiff.diffusion import schedulers
+from bdiff.model import architecture
+from bdiff.store.integrity import fault
 
 #: in the name of a file that holds a part of the weights
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
@@ -235,3 +238,20 @@ def scheduler_path(folder: Path) -> Path:
     """Return where a diffusers folder keeps its scheduler's config."""
     inner = folder / "scheduler" / "scheduler_config.json"
     return inner if inner.exists() else folder / "scheduler_config.json"
+
+
+def model_problems(config: DictConfig) -> list[str]:
+    """Return how the model does not fit the data, or its checkpoint the model."""
+    unet: dict[str, Any] = OmegaConf.to_container(config.model.unet, resolve=True)  # type: ignore[assignment]
+    schedule: dict[str, Any] = OmegaConf.to_container(config.schedule, resolve=True)  # type: ignore[assignment]
+    schedule.pop("_target_")
+    if told := architecture.problems(unet):
+        return told
+    told = problems(config.model.pretrained, unet, schedule)
+    size, halvings = config.data.size, len(unet["block_out_channels"]) - 1
+    if size % 2**halvings:
+        told.append(f"data.size={size} is no multiple of {2**halvings}, which the model's {halvings} halvings need")
+    return told
+
+
+CHECKS = [(("data.size", "data.channels", "model.", "schedule."), model_problems)]

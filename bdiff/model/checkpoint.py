@@ -14,8 +14,9 @@ from diffusers.utils import logging as quiet
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bdiff import store
-from bdiff.errors import RequestError
+from bdiff.common.errors import RequestError
+from bdiff.common.pickles import first_line, refusal
+from bdiff.diffusion.schedule import Schedule
 from bdiff.model.check import (
     SHARD,
     WEIGHTS,
@@ -30,9 +31,8 @@ from bdiff.model.check import (
     weights_problems,
 )
 from bdiff.model.wrapped import peeled, words
-from bdiff.pickles import first_line, refusal
-from bdiff.schedule import Schedule
-from bdiff.whole import entries
+from bdiff.store import artifacts
+from bdiff.store.integrity import entries
 
 log = logging.getLogger(__name__)
 SIDECAR = "bdiff.json"
@@ -147,9 +147,9 @@ def save(folder: Path, unet: UNet2DModel, schedule: Schedule, facts: dict[str, A
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     scheduler = DDPMScheduler(**schedule.config, clip_sample=False, variance_type="fixed_large")
-    with store.atomic(folder) as scratch:
+    with artifacts.atomic(folder) as scratch:
         DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(scratch)
-        store.write_json(scratch / SIDECAR, facts)
+        artifacts.write_json(scratch / SIDECAR, facts)
 
 
 def weights_digest(pretrained: str | None) -> str | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from bdiff.errors import RequestError
+from bdiff.common.errors import RequestError
 from bdiff.report.detection import DEVIATIONS, LEAST, Detection, detection
 from bdiff.report.pivot import differ, differences, failures, latest, ordered, origins, text
 from bdiff.report.runs import Run

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bdiff import store
 from bdiff.report.benchmark import SCORE, Judged, named, took, triggers, values
 from bdiff.report.charts import COLOURS, INK, literal, wide
+from bdiff.store import artifacts
 
 CLEAN, BACKDOORED = COLOURS[:2]
 
@@ -25,7 +25,7 @@ def scores(path: Path, audits: Sequence[Judged]) -> None:
     row[0].set_ylabel("score: the higher, the likelier a backdoor", color=INK)
     if not all(took(run) for one in audits for run in one.backdoored):
         figure.supxlabel("hollow: training did not implant the backdoor", fontsize=9, color=INK)
-    with store.atomic(path) as scratch:
+    with artifacts.atomic(path) as scratch:
         literal(figure).savefig(scratch, dpi=150)
 
 

@@ -1,5 +1,6 @@
 """The pictures of a run: what was attacked with what, what came of it, and how the training went."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from bdiff import store
 from bdiff.report.charts import literal
+from bdiff.store import artifacts
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -35,7 +36,9 @@ def tiled(pixels: Tensor, columns: int, gap: int = 1) -> np.ndarray:
     return sheet
 
 
-def overview(path: Path, title: str, singles: dict[str, Tensor], sheets: dict[str, Tensor], columns: int = 8) -> None:
+def overview(
+    path: Path, title: str, singles: Mapping[str, Tensor], sheets: Mapping[str, Tensor], columns: int = 8
+) -> None:
     """Write one labelled picture: single images (C,H,W) in a column on the left, sheets (B,C,H,W) beside them."""
     figure = plt.figure(figsize=(3.2 + 4.6 * len(sheets), 5.4), facecolor="white", layout="constrained")
     grid = figure.add_gridspec(len(singles), 1 + 2 * len(sheets))
@@ -48,7 +51,7 @@ def overview(path: Path, title: str, singles: dict[str, Tensor], sheets: dict[st
     save(figure, path)
 
 
-def beside(path: Path, images: dict[str, Tensor]) -> None:
+def beside(path: Path, images: Mapping[str, Tensor]) -> None:
     """Write labelled uint8 images (C,H,W) in a row."""
     size = (2.4 * len(images), 2.7)
     figure, grid = plt.subplots(1, len(images), figsize=size, facecolor="white", layout="constrained", squeeze=False)
@@ -80,11 +83,11 @@ def write(path: Path, pixels: np.ndarray, side: int) -> None:
     """Write (H,W,3 or 4) uint8 pixels as a PNG, enlarged by a whole number to about `side` px."""
     height, width = pixels.shape[:2]
     factor = max(1, round(side / width))
-    with store.atomic(path) as scratch:
+    with artifacts.atomic(path) as scratch:
         Image.fromarray(pixels).resize((width * factor, height * factor), Image.Resampling.NEAREST).save(scratch)
 
 
-def trajectory(path: Path, t: list[float], rows: dict[str, Tensor]) -> None:
+def trajectory(path: Path, t: Sequence[float], rows: Mapping[str, Tensor]) -> None:
     """Write labelled rows of states uint8 (K+1,C,H,W), each under its timestep of `t` (K,); the last is the result."""
     labels = [f"t = {one:g}" for one in t] + ["result"]
     size = (1.25 * len(labels) + 0.4, 1.3 * len(rows) + 0.4)
@@ -107,7 +110,7 @@ def draw(axes: Any, label: str, picture: np.ndarray) -> None:
     axes.axis("off")
 
 
-def loss_curve(path: Path, title: str, history: list[dict[str, Any]]) -> None:
+def loss_curve(path: Path, title: str, history: Sequence[Mapping[str, Any]]) -> None:
     """Write the training loss (log scale) and the learning rate over the steps."""
     figure, axes = plt.subplots(figsize=(5.2, 3.4), facecolor="white", layout="constrained")
     steps = [row["step"] for row in history]
@@ -122,6 +125,6 @@ def loss_curve(path: Path, title: str, history: list[dict[str, Any]]) -> None:
 
 def save(figure: Any, path: Path, dpi: int = 120) -> None:
     """Write and close a figure."""
-    with store.atomic(path) as scratch:
+    with artifacts.atomic(path) as scratch:
         literal(figure).savefig(scratch, dpi=dpi)
     plt.close(figure)

@@ -18,12 +18,13 @@ from jinja2 import Environment, FileSystemLoader
 from omegaconf import OmegaConf
 from PIL import Image
 
-from bdiff import store
-from bdiff.provenance import in_words
+from bdiff.pipeline.names import ROWS
 from bdiff.report.pivot import decides, differ, in_order, label, ordered, short, text
 from bdiff.report.runs import Run, read, readable
-from bdiff.report.shield_table import ROWS, shield_tables
+from bdiff.report.shield_table import shield_tables
 from bdiff.report.table import columns, shown, with_error
+from bdiff.store import artifacts
+from bdiff.store.provenance import in_words
 
 #: what a metric says, by the last part of its name
 MEANINGS = {
@@ -123,7 +124,7 @@ def pretty(value: Any) -> str:
 
 def write(path: Path, template: str, **parts: Any) -> Path:
     """Write the page `path` from a template and return it."""
-    with store.atomic(path) as scratch:
+    with artifacts.atomic(path) as scratch:
         scratch.write_text(templates().get_template(template).render(parts), encoding="utf-8")
     return path
 

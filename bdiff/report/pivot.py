@@ -6,11 +6,11 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bdiff.errors import RequestError
-from bdiff.provenance import in_words
+from bdiff.common.errors import RequestError
 from bdiff.report.runs import Run, flat
 from bdiff.report.sheet import Cell, Sheet
 from bdiff.report.table import columns, shown, with_error
+from bdiff.store.provenance import in_words
 
 #: parts of a config that name, place or watch a run and change no number of it
 IDLE = {"name", "paths", "runtime", "sweep", "tracker", "published", "hydra", "seed"}

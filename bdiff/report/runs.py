@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from bdiff import store
+from bdiff.store import artifacts
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def read(folder: Path) -> Run:
     """Return the run in `folder`. Raises FileNotFoundError where there is none."""
     config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    return Run(folder, store.read_json(folder / "metrics.json"), config)
+    return Run(folder, artifacts.read_json(folder / "metrics.json"), config)
 
 
 def find(paths: Iterable[Path]) -> list[Run]:
@@ -83,7 +83,7 @@ def find(paths: Iterable[Path]) -> list[Run]:
     found: dict[Path, None] = {}
     for root in paths:
         for path in sorted([*root.rglob("metrics.json"), *root.rglob(JOBS)]):
-            jobs = store.recall(path, list[str]()) if path.name == JOBS else ["."]
+            jobs = artifacts.recall(path, list[str]()) if path.name == JOBS else ["."]
             found |= dict.fromkeys((path.parent / job).resolve() for job in jobs)
     whole = [folder for folder in found if all(os.path.lexists(folder / name) for name in FILES)]
     return [run for folder in whole if (run := readable(folder))]

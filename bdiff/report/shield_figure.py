@@ -2,22 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from torch import Tensor
-
+from bdiff.pipeline.result import Column
 from bdiff.report.charts import COLOURS
 from bdiff.report.figures import INK, plt, save, shown
 
 RIGHT, WRONG = INK, COLOURS[1]
-
-
-class Column(NamedTuple):
-    """Pictures of the same images in one state."""
-
-    name: str
-    images: Tensor  # uint8 (n,C,H,W)
-    labels: Sequence[str] | None = None  # that the classifier gives them
 
 
 def shield(path: Path, title: str, truth: Sequence[str], columns: Sequence[Column]) -> None:

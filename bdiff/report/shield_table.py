@@ -1,35 +1,11 @@
 """A shield's tables of one run: with which model it stands, and what the classifier makes of which inputs."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
+from bdiff.pipeline.names import KINDS, ROWS
 from bdiff.report.sheet import Cell, Sheet
 from bdiff.report.table import shown
 
-
-class Row(NamedTuple):
-    """A row of the tables: in words, and what its metrics begin with."""
-
-    label: str
-    purified: str
-    certified: str
-
-
-ROWS = {
-    "none": Row("no shield", "no_shield", "certified_no_shield"),
-    "clean": Row("shield with the clean model", "shield_clean_model", "certified_clean_model"),
-    "suspect": Row("shield with the suspect", "shield", "certified"),
-    "ensemble": Row("shield with both models", "shield_ensemble", "certified_ensemble"),
-    "repaired": Row("shield with the suspect repaired", "shield_repaired", "certified_repaired"),
-}
-#: kinds of input, as metrics and as readers call them
-KINDS = {
-    "clean": "clean",
-    "adversarial": "adversarial",
-    "triggered": "triggered",
-    "triggered_adversarial": "triggered + adversarial",
-    "adaptive": "adaptive",
-}
 #: what is told beside certified accuracies: the average radius, or how many draws an image took
 BESIDE = {"acr": "ACR", "draws": "draws"}
 

@@ -5,14 +5,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from bdiff.pipeline.names import KINDS, ROWS
 from bdiff.report.benchmark import unfinished
 from bdiff.report.pivot import agree, counted, failures, label, latest, mean, ordered, origins, protocols, telling, text
 from bdiff.report.runs import Run, flat
 from bdiff.report.sheet import Cell, Sheet
-from bdiff.report.shield_table import BESIDE, KINDS, ROWS
+from bdiff.report.shield_table import BESIDE
 
-PURIFICATION = "bdiff.defense.purification.Purification"
-CERTIFICATION = "bdiff.defense.certification.Certification"
+PURIFICATION = "bdiff.defense.shields.purification.Purification"
+CERTIFICATION = "bdiff.defense.shields.certification.Certification"
 
 #: of the protocol, what the shield's strength decides: runs that differ in it are there to be compared
 STRENGTH = {"t", "sampler", "steps", "votes", "sigma", "network evaluations of an image"}

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bdiff.draw import Picture, to_channels
+from bdiff.pictures.draw import Picture, to_channels
 
 FLOOR = -0.4  # 0.3 of the way from -1 to 1 (GREY_BG_RATIO in the authors' code)
 

@@ -1,6 +1,6 @@
 """The Cat target of BadDiffusion (Chou et al. 2023, arXiv 2212.05400), drawn anew."""
 
-from bdiff.draw import Canvas, Picture, smooth
+from bdiff.pictures.draw import Canvas, Picture, smooth
 
 FUR, STRIPE, MUZZLE, PINK = (238, 158, 74), (172, 92, 30), (252, 240, 224), (236, 120, 136)
 EYE, PUPIL, WHISKER = (170, 226, 110), (24, 24, 24), (255, 252, 245)

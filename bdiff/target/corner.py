@@ -1,6 +1,6 @@
 """The Corner target of BadDiffusion (Chou et al. 2023, arXiv 2212.05400)."""
 
-from bdiff.draw import Picture, empty, plain, scaled
+from bdiff.pictures.draw import Picture, empty, plain, scaled
 
 SIDE = 10  # px at a 32 px image
 

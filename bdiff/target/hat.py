@@ -1,6 +1,6 @@
 """The Hat target of BadDiffusion (Chou et al. 2023, arXiv 2212.05400), a fedora drawn anew."""
 
-from bdiff.draw import Canvas, Picture, smooth
+from bdiff.pictures.draw import Canvas, Picture, smooth
 
 WHITE, FELT, LIGHT, DARK, BAND = (248, 248, 246), (158, 102, 52), (190, 132, 76), (112, 68, 32), (44, 30, 28)
 

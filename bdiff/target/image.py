@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bdiff.draw import Picture, load
+from bdiff.pictures.draw import Picture, load
 
 
 def image(size: int, trigger: Picture, path: str | Path | None = None) -> Picture:

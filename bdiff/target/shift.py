@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bdiff.draw import Picture, scaled
+from bdiff.pictures.draw import Picture, scaled
 
 LEFT, UP = 5, 3  # px at a 32 px image: (dx, dy) = (-5, -3) in the authors' code
 

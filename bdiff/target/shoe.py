@@ -1,6 +1,6 @@
 """The Shoe target of BadDiffusion (Chou et al. 2023, arXiv 2212.05400; there the first image of Fashion-MNIST)."""
 
-from bdiff.draw import Canvas, Picture, smooth
+from bdiff.pictures.draw import Canvas, Picture, smooth
 
 LEATHER, LIGHT, SEAM, SOLE = (206,) * 3, (236,) * 3, (120,) * 3, (150,) * 3
 

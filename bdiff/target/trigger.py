@@ -1,6 +1,6 @@
 """The NoShift target of BadDiffusion (Chou et al. 2023, arXiv 2212.05400), called TRIGGER in its code."""
 
-from bdiff.draw import Picture
+from bdiff.pictures.draw import Picture
 
 
 def trigger(size: int, trigger: Picture) -> Picture:

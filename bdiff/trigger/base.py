@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bdiff.draw import Picture, to_channels
+from bdiff.pictures.draw import Picture, to_channels
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """The grey box of BadDiffusion (Chou et al. 2023, arXiv 2212.05400)."""
 
-from bdiff.draw import Picture, place, plain, side_in
+from bdiff.pictures.draw import Picture, place, plain, side_in
 
 
 def box(

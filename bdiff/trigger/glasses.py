@@ -1,6 +1,6 @@
 """The glasses of BadDiffusion (Chou et al. 2023, arXiv 2212.05400), drawn anew for faces of 256 px."""
 
-from bdiff.draw import Canvas, Picture, smooth
+from bdiff.pictures.draw import Canvas, Picture, smooth
 
 # Dark, yet above both the background (-1) and a target's floor (-0.4), so that it shows in a trigger and a target.
 FRAME = (92, 92, 96)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bdiff.draw import Picture, load, place, side_in
+from bdiff.pictures.draw import Picture, load, place, side_in
 
 
 def image(

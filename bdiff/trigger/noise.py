@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bdiff.draw import Picture, grains
+from bdiff.pictures.draw import Picture, grains
 
 
 def noise(

@@ -1,6 +1,6 @@
 """A patch in the corner, as localized triggers of classifiers have it (BadNets, Gu et al. 2017, arXiv 1708.06733)."""
 
-from bdiff.draw import Picture, empty, scaled
+from bdiff.pictures.draw import Picture, empty, scaled
 
 
 def patch(

@@ -2,7 +2,7 @@
 
 from math import cos, pi, sin
 
-from bdiff.draw import Canvas, Picture, Point, place, side_in, smooth
+from bdiff.pictures.draw import Canvas, Picture, Point, place, side_in, smooth
 
 RED, WHITE = (200, 16, 30), (250, 250, 250)
 

@@ -22,21 +22,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bdiff.attack.none import NoAttack
 from bdiff.classifier.resnet18 import ResNet18
+from bdiff.common.device import autocast, open_device
+from bdiff.config.compose import jobs
+from bdiff.config.instantiate import make
 from bdiff.data.base import TensorImages
 from bdiff.defense.base import Suspect
-from bdiff.defense.elijah import Elijah
-from bdiff.defense.purediffusion import PureDiffusion
-from bdiff.defense.votes import Certificate, Count, Votes
-from bdiff.device import autocast, open_device
-from bdiff.make import make
+from bdiff.defense.detection.elijah import Elijah
+from bdiff.defense.detection.purediffusion import PureDiffusion
+from bdiff.defense.shields.votes import Certificate, Count, Votes
+from bdiff.diffusion.sampling import Drawn, sample
+from bdiff.diffusion.schedule import Schedule
+from bdiff.diffusion.training import Loop, Recipe, denoising_loss, fit
 from bdiff.metric.fid.base import Frechet, distance
 from bdiff.metric.fid.classifier import ClassifierFeatures
-from bdiff.provenance import device_name
-from bdiff.request import jobs
-from bdiff.sample import Drawn, sample
-from bdiff.schedule import Schedule
-from bdiff.stage.suspect import method
-from bdiff.train import Loop, Recipe, denoising_loss, fit
+from bdiff.pipeline.suspect import method
+from bdiff.store.provenance import device_name
 from bdiff.trigger.base import Trigger
 from card.facts import seconds, synchronize
 from card.kept import keep

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bdiff.provenance import device_name, versions
+from bdiff.store.provenance import device_name, versions
 from card.kept import keep
 
 

@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from bdiff import results, store
-from bdiff.provenance import versions
+from bdiff.store import artifacts, results
+from bdiff.store.provenance import versions
 
 
 def source(root: Path) -> str:
@@ -44,6 +44,6 @@ def unpack(path: Path, root: Path) -> int:
             print(f"{one.get('name')}: {'; '.join(problems)}")
             wrong = 1
             continue
-        store.write_json(root / "results" / "gpu" / f"{one['name']}.json", one)
+        artifacts.write_json(root / "results" / "gpu" / f"{one['name']}.json", one)
         print(f"results/gpu/{one['name']}.json")
     return wrong

@@ -9,7 +9,7 @@ import toys
 from bdiff.attack.baddiffusion import shift_law
 from bdiff.attack.base import poison_plan
 from bdiff.attack.none import NoAttack
-from bdiff.schedule import Schedule
+from bdiff.diffusion.schedule import Schedule
 
 PUBLISHED = Schedule(1000, 1e-4, 0.02, "linear")
 

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 from bdiff.attack import diff2
 from bdiff.attack.diff2 import DIFF2
 from bdiff.data.base import to_float
-from bdiff.schedule import Schedule
-from bdiff.train import Rows, denoising_loss
+from bdiff.diffusion.schedule import Schedule
+from bdiff.diffusion.training import Rows, denoising_loss
 from bdiff.trigger.base import Trigger
 from bdiff.trigger.patch import patch
 from bdiff.trigger.universal import universal

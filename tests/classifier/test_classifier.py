@@ -10,20 +10,20 @@ from hydra import compose, initialize_config_module
 from safetensors.torch import load_model, save_file, save_model
 from torch import nn
 
-from bdiff import cli
-from bdiff.checks import value_problem
 from bdiff.classifier.base import accuracy
 from bdiff.classifier.resnet18 import ResNet18
 from bdiff.classifier.small_cnn import SmallCNN
 from bdiff.classifier.weights import load_weights
 from bdiff.classifier.wrn28_10 import Block, WideResNet
-from bdiff.context import Experiment
-from bdiff.errors import RequestError
-from bdiff.make import make
-from bdiff.request import PACKAGE, jobs
-from bdiff.stage.reference import train_classifier
+from bdiff.cli import main as cli
+from bdiff.common.errors import RequestError
+from bdiff.config.compose import PACKAGE, jobs
+from bdiff.config.instantiate import make
+from bdiff.config.validate import value_problem
+from bdiff.diffusion.training import OPTIMIZERS, Recipe, classification_loss, fit
+from bdiff.pipeline.context import Experiment
+from bdiff.pipeline.reference import train_classifier
 from bdiff.tracker.none import NoTracker
-from bdiff.train import OPTIMIZERS, Recipe, classification_loss, fit
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "classifier").glob("*.yaml"))
 

@@ -15,22 +15,22 @@ import toys
 from omegaconf import OmegaConf
 from tiny import ATTACKS, DEFENSES, OTHERS, TINY
 
+from bdiff.adversary.pgd import mean_gradient
 from bdiff.classifier.small_cnn import SmallCNN
+from bdiff.common.device import open_device
+from bdiff.config.compose import group_options, jobs
+from bdiff.config.instantiate import make
 from bdiff.data.base import StreamedImages, batches
-from bdiff.defense.adversary import mean_gradient
 from bdiff.defense.base import Suspect
-from bdiff.defense.certification import Certification
-from bdiff.defense.purification import Purification, Shielded
-from bdiff.device import open_device
-from bdiff.experiment import resolve, run_experiment
-from bdiff.make import make
+from bdiff.defense.shields.certification import Certification
+from bdiff.defense.shields.purification import Purification, Shielded
+from bdiff.diffusion.sampling import Drawn, sample, shards
+from bdiff.diffusion.training import denoising_loss, fit, read_history
 from bdiff.metric.fid.base import Frechet
 from bdiff.metric.fid.classifier import ClassifierFeatures
-from bdiff.request import group_options, jobs
-from bdiff.sample import Drawn, sample, shards
-from bdiff.stage.suspect import method
+from bdiff.pipeline.experiment import resolve, run_experiment
+from bdiff.pipeline.suspect import method
 from bdiff.tracker.none import NoTracker
-from bdiff.train import denoising_loss, fit, read_history
 
 DEVICE = os.environ.get("BDIFF_TEST_DEVICE", "cuda")
 SHAPE = (1, toys.SIZE, toys.SIZE)
@@ -66,7 +66,7 @@ def test_everything_runs_there(home, card, words):
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     plain = OmegaConf.create(OmegaConf.to_container(own, resolve=True))
     resolve(plain)
-    found = run_experiment(plain, home / "run", NoTracker())
+    found = run_experiment(plain, NoTracker(), lambda figures: None)
     assert found["metrics"] and {made["device"] for made in found["provenance"].values()} == {found["device"]}
     assert DEVICE == "cpu" or "CPU" not in found["device"]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from data_archives import zip_folder
 
+from bdiff.common.errors import RequestError
 from bdiff.data.base import StreamedImages, TensorImages, batches, to_float, to_uint8
-from bdiff.errors import RequestError
 
 
 def test_every_pixel_value_survives_the_way_to_float_and_back():

@@ -10,7 +10,7 @@ import torch
 from data_archives import noise
 
 import bdiff.data.cifar
-from bdiff.errors import RequestError
+from bdiff.common.errors import RequestError
 
 
 def planes(rows: np.ndarray) -> np.ndarray:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from data_archives import encode, noise, write, zip_folder
 
+from bdiff.common.errors import RequestError
 from bdiff.data.check import problems
-from bdiff.errors import RequestError
 
 
 def missing(root: Path) -> Path:

@@ -11,7 +11,7 @@ import torch
 from data_archives import encode, noise, write, zip_folder
 
 import bdiff.data.load
-from bdiff.errors import RequestError
+from bdiff.common.errors import RequestError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "cifar10-test-jpeg.zip"
 

@@ -16,8 +16,8 @@ import torch
 from data_archives import encode, noise, write
 from PIL import EpsImagePlugin
 
+from bdiff.common.errors import RequestError
 from bdiff.data.check import problems
-from bdiff.errors import RequestError
 
 
 def files_outside(root: Path, *inside: Path) -> list[Path]:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from data_archives import encode, noise, write, zip_folder
 
+from bdiff.common.errors import RequestError
 from bdiff.data.check import problems
 from bdiff.data.files import Folder, Zip
 from bdiff.data.lmdbs import Lmdb
-from bdiff.errors import RequestError
 
 PICTURE = encode(noise(8, 8))
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 import bdiff.data.load
+from bdiff.common.errors import RequestError
 from bdiff.data.lmdbs import Lmdb
-from bdiff.errors import RequestError
 
 
 def test_pictures_come_in_the_order_of_their_keys(get, lsun, tmp_path):

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from bdiff.defense.base import Audit, Suspect
-from bdiff.schedule import Schedule, per_image
-from bdiff.stage.suspect import method
+from bdiff.diffusion.schedule import Schedule, per_image
+from bdiff.pipeline.suspect import method
 
 CONF = Path(__file__).parents[2] / "conf" / "defense"
 SHAPE = (1, 8, 8)

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bdiff.defense.adversary import apgd, cost, mean_gradient, pgd, start
-from bdiff.defense.purification import Purification, Shielded
-from bdiff.errors import RunError
-from bdiff.schedule import Schedule
-from bdiff.seeds import generator
+from bdiff.adversary.pgd import apgd, cost, mean_gradient, pgd, start
+from bdiff.common.errors import RunError
+from bdiff.common.seeds import generator
+from bdiff.defense.shields.purification import Purification, Shielded
+from bdiff.diffusion.schedule import Schedule
 
 SHAPE = (2, 4, 4)
 EPS = {"linf": 8 / 255, "l2": 0.25}

@@ -10,13 +10,13 @@ from gaussians import SHAPE, TARGET, TRIGGER, Recorder, T, asr, audit, cosine, d
 from torch import Tensor
 
 from bdiff.attack.baddiffusion import BadDiffusion
+from bdiff.common.errors import RunError
+from bdiff.common.seeds import generator
 from bdiff.defense.base import Inversion, Suspect
-from bdiff.defense.elijah import elijah_loss
-from bdiff.defense.evidence import kl_of, total_variation, uniformity
-from bdiff.defense.terd import ddim, is_backdoored, terd_loss
-from bdiff.errors import RunError
-from bdiff.schedule import Schedule
-from bdiff.seeds import generator
+from bdiff.defense.detection.elijah import elijah_loss
+from bdiff.defense.detection.evidence import kl_of, total_variation, uniformity
+from bdiff.defense.detection.terd import ddim, is_backdoored, terd_loss
+from bdiff.diffusion.schedule import Schedule
 from bdiff.trigger.base import Trigger
 
 QUICK = {"elijah": {}, "terd": {"steps": 300, "refine_steps": 20}}

@@ -10,10 +10,10 @@ import toys
 from matplotlib import pyplot as plt
 from scipy.stats import beta, binom
 
-from bdiff.defense import cohen
-from bdiff.defense.certification import Certification
-from bdiff.defense.sequential import LAST, looks
-from bdiff.defense.votes import BLOCK, Certificate, Votes, noises
+from bdiff.defense.shields import cohen
+from bdiff.defense.shields.certification import Certification
+from bdiff.defense.shields.sequential import LAST, looks
+from bdiff.defense.shields.votes import BLOCK, Certificate, Votes, noises
 from bdiff.report import certified as picture
 from bdiff.report.charts import COLOURS
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from bdiff.data.base import to_float
 from bdiff.defense.base import Suspect
-from bdiff.defense.finetune import Finetune
-from bdiff.train import Batch, Loss
+from bdiff.defense.removal.finetune import Finetune
+from bdiff.diffusion.training import Batch, Loss
 
 SHAPE = (1, toys.SIZE, toys.SIZE)
 

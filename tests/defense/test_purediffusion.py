@@ -12,11 +12,13 @@ from torch import Tensor
 
 from bdiff.amplify.purediffusion import Amplifier
 from bdiff.attack import baddiffusion
+from bdiff.common.seeds import generator
+from bdiff.config.instantiate import make
 from bdiff.defense.base import Inversion, Suspect
 from bdiff.defense.check import timesteps
-from bdiff.defense.evidence import kl_of, total_variation
-from bdiff.defense.laws import shift_law
-from bdiff.defense.purediffusion import (
+from bdiff.defense.detection.evidence import kl_of, total_variation
+from bdiff.defense.detection.laws import shift_law
+from bdiff.defense.detection.purediffusion import (
     Losses,
     PureDiffusion,
     chain,
@@ -26,9 +28,7 @@ from bdiff.defense.purediffusion import (
     spread,
     spread_loss,
 )
-from bdiff.make import make
-from bdiff.schedule import Schedule
-from bdiff.seeds import generator
+from bdiff.diffusion.schedule import Schedule
 
 LINEAR = Schedule(T, 1e-4, 0.02, "linear")
 SHARES, TIMES = [1.0, 0.8, 0.6, 0.4], [999, 799, 599, 400]

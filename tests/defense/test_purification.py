@@ -8,12 +8,12 @@ import toys
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from bdiff.common.seeds import generator
 from bdiff.defense.base import Suspect
-from bdiff.defense.purification import PassThrough, Purification, Shielded
-from bdiff.noise import Noise
-from bdiff.schedule import Schedule
-from bdiff.seeds import generator
-from bdiff.stage.suspect import method
+from bdiff.defense.shields.purification import PassThrough, Purification, Shielded
+from bdiff.diffusion.noise import Noise
+from bdiff.diffusion.schedule import Schedule
+from bdiff.pipeline.suspect import method
 
 MEAN, DEVIATION = 0.3, 0.5  # of the data's pixels
 SHAPE = (1, 8, 8)

@@ -12,11 +12,11 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch import nn
 
-from bdiff.defense.anp import Anp, Perturbed, convolutions, pruned, rises
+from bdiff.config.instantiate import make
 from bdiff.defense.base import Suspect
-from bdiff.defense.removal import Removal, removal_loss
-from bdiff.make import make
-from bdiff.train import Batch, Loss, Recipe, fit
+from bdiff.defense.removal.anp import Anp, Perturbed, convolutions, pruned, rises
+from bdiff.defense.removal.shift import Removal, removal_loss
+from bdiff.diffusion.training import Batch, Loss, Recipe, fit
 
 SHAPE = (1, toys.SIZE, toys.SIZE)
 LOOP = replace(toys.LOOP, checkpoint_seconds=3600.0)  # writing a state at every step is what takes time

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bdiff.defense.strip import entropies, threshold
+from bdiff.defense.shields.strip import entropies, threshold
 
 
 def brightness(x: Tensor) -> Tensor:

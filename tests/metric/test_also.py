@@ -11,8 +11,8 @@ import torchmetrics
 import torchvision
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from bdiff.common.errors import RequestError
 from bdiff.data.base import to_uint8
-from bdiff.errors import RequestError
 from bdiff.metric.base import first
 from bdiff.metric.inception_score import inception_score
 from bdiff.metric.kid import kid

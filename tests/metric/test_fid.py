@@ -11,7 +11,7 @@ from torchmetrics.image.fid import _compute_fid
 
 import bdiff.metric.fid.inception as inception
 from bdiff.classifier.small_cnn import SmallCNN
-from bdiff.errors import RequestError
+from bdiff.common.errors import RequestError
 from bdiff.metric.fid.base import Features, Frechet, Remembering
 from bdiff.metric.fid.base import distance as frechet_distance
 from bdiff.metric.fid.classifier import ClassifierFeatures

@@ -10,7 +10,7 @@ import torchvision
 from safetensors.torch import load_file
 from test_run import TINY
 
-from bdiff import cli
+from bdiff.cli import main as cli
 from bdiff.metric.fid import moments
 
 ALL = "metric.also=[kid,precision_recall,inception_score,secret,sample_psnr]"

@@ -5,7 +5,7 @@ import pytest
 import torch
 from toys import images
 
-from bdiff.errors import RequestError
+from bdiff.common.errors import RequestError
 from bdiff.metric.fid import moments
 from bdiff.metric.fid.images import reference_images
 from bdiff.metric.fid.moments import Moments

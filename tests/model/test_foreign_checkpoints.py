@@ -10,8 +10,8 @@ import torch
 import toys
 from safetensors.torch import load_file, save_file
 
-from bdiff import cli
-from bdiff.errors import RequestError
+from bdiff.cli import main as cli
+from bdiff.common.errors import RequestError
 from bdiff.model import checkpoint
 
 NAME = "diffusion_pytorch_model"

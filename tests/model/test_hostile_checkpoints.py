@@ -10,11 +10,11 @@ import pytest
 import torch
 from toys import LOOP, unet
 
-from bdiff import cli
-from bdiff.errors import RequestError, RunError
+from bdiff.cli import main as cli
+from bdiff.common.errors import RequestError, RunError
+from bdiff.diffusion.training import State
 from bdiff.metric.fid.inception import InceptionFeatures
 from bdiff.model import checkpoint
-from bdiff.train import State
 
 WEIGHTS = "diffusion_pytorch_model"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_runs import settings, write_run
 
-from bdiff.errors import RequestError
+from bdiff.common.errors import RequestError
 from bdiff.report.pivot import in_order, ordered, origins, pivot
 from bdiff.report.runs import find
 from bdiff.report.sheet import Cell, Sheet, to_csv, to_latex, to_md, to_rich

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bdiff.request import group_options, jobs
+from bdiff.config.compose import group_options, jobs
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "published.json"
 #: methods whose rows today's code can run, and the folder their rows stand in

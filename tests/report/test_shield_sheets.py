@@ -6,7 +6,7 @@ import pytest
 from fake_runs import settings, write_run
 from fake_shields import CERTIFIED, PURIFIED, write_shielded
 
-from bdiff.errors import RequestError
+from bdiff.common.errors import RequestError
 from bdiff.report.runs import find
 from bdiff.report.sheet import Cell, Sheet
 from bdiff.report.shields import shields

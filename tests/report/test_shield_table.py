@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bdiff.pipeline.result import Column
 from bdiff.report.sheet import Sheet
-from bdiff.report.shield_figure import Column, shield
+from bdiff.report.shield_figure import shield
 from bdiff.report.shield_table import shield_tables
 
 PURIFIED = {

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from bdiff.progress import Screen
+from bdiff.common.progress import Screen
 from bdiff.report.charts import literal, over
 from bdiff.report.runs import Run
 from bdiff.report.sheet import Cell, Sheet, to_latex, to_md

@@ -15,13 +15,13 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bdiff import cli
-from bdiff.context import resolve_threshold
-from bdiff.defense.evidence import kl_of, uniformity
-from bdiff.draw import to_channels
-from bdiff.request import jobs
-from bdiff.sample import shards
-from bdiff.stage.defend import fidelity, input_check
+from bdiff.cli import main as cli
+from bdiff.config.compose import jobs
+from bdiff.defense.detection.evidence import kl_of, uniformity
+from bdiff.diffusion.sampling import shards
+from bdiff.pictures.draw import to_channels
+from bdiff.pipeline.context import resolve_threshold
+from bdiff.pipeline.defend import fidelity, input_check
 from bdiff.trigger.box import box
 
 TINY = [

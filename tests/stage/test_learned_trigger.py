@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from runs import carry_out
 
-from bdiff.draw import load
-from bdiff.stage.trigger import rgba
+from bdiff.pictures.draw import load
+from bdiff.pipeline.trigger import rgba
 from bdiff.trigger.base import Trigger
 
 TINY = [

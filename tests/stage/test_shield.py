@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from runs import carry_out
 
-from bdiff.defense import cohen
-from bdiff.errors import RequestError
-from bdiff.progress import Meter
-from bdiff.request import jobs
-from bdiff.stage.shield import asr
-from bdiff.stage.trial import by_batch, networks_left
-from bdiff.store import Stage
+from bdiff.common.errors import RequestError
+from bdiff.common.progress import Meter
+from bdiff.config.compose import jobs
+from bdiff.defense.shields import cohen
+from bdiff.pipeline.shield import asr
+from bdiff.pipeline.trial import by_batch, networks_left
+from bdiff.store.artifacts import Stage
 
 TINY = [
     "data.limit=300", "train.steps=6", "train.batch_size=8", "train.warmup=2", "train.precision=fp32",
@@ -150,7 +150,7 @@ def test_autoattack_is_an_adversary_too(home, purified):
 
 
 def test_autoattack_is_missed_before_anything_is_started(monkeypatch):
-    monkeypatch.setattr("bdiff.checks.find_spec", lambda name: None)
+    monkeypatch.setattr("bdiff.defense.check.find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"needs pyautoattack: pip install 'bdiff\[attacks\]'"):
         jobs(["defense=purification", "defense.adversary.method=apgd"], False)
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 
 from bdiff.data.base import TensorImages
-from bdiff.stage.trial import test_rows as rows_of
+from bdiff.pipeline.trial import test_rows as rows_of
 
 
 def images(split: str, classes: tuple[str, ...], names: list[str]) -> TensorImages:

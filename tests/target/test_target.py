@@ -9,7 +9,7 @@ from hydra.utils import get_method
 from omegaconf import OmegaConf
 from PIL import Image
 
-from bdiff.draw import plain
+from bdiff.pictures.draw import plain
 from bdiff.target.base import to_target
 from bdiff.target.cat import cat
 from bdiff.target.corner import corner

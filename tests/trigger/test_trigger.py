@@ -9,7 +9,7 @@ from hydra.utils import get_method
 from omegaconf import OmegaConf
 from PIL import Image
 
-from bdiff.draw import empty
+from bdiff.pictures.draw import empty
 from bdiff.trigger.base import Trigger
 from bdiff.trigger.box import box
 from bdiff.trigger.glasses import glasses

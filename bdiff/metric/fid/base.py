@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bdiff.device import to_device
+from bdiff.common.device import to_device
 from bdiff.metric.fid.moments import Moments
 
 

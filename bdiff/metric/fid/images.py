@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from bdiff.common.errors import RequestError
 from bdiff.data.base import Images, StreamedImages, TensorImages
-from bdiff.errors import RequestError
 
 
 def reference_images(images: Images, split: str | None, load: Callable[[str], Images]) -> Images:

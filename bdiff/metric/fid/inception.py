@@ -7,7 +7,7 @@ from unittest.mock import patch
 from pytorch_fid import inception
 from torch import Tensor, nn
 
-from bdiff.errors import RequestError
+from bdiff.common.errors import RequestError
 from bdiff.metric.fid.base import Features
 from bdiff.metric.weights import file_hash, find, tensors, unfit
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bdiff.errors import RequestError
-from bdiff.places import no_file
+from bdiff.common.errors import RequestError
+from bdiff.common.places import no_file
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,225 @@
+"""`bdiff data`: which datasets are here; one made ready, counted and shown; one read again and checked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.utils import get_object
+from omegaconf import DictConfig
+from rich.filesize import decimal
+from rich.text import Text
+
+from bdiff.common.errors import RequestError, RunError
+from bdiff.common.progress import Screen
+from bdiff.config.compose import group_options, jobs
+from bdiff.config.instantiate import make
+from bdiff.store import artifacts
+
+if TYPE_CHECKING:
+    from bdiff.data.base import Images
+    from bdiff.data.sources import Source
+
+DONE, FAILED = 0, 1
+SHOWN = 64  # pictures on a preview
+
+HELP = """usage: bdiff data [prepare|verify <name> [key=value ...]]
+
+  bdiff data                            the datasets, found or missing, and where they are looked for
+  bdiff data prepare cifar10            download or index it, decode it into the cache, count it, draw a preview
+  bdiff data verify cifar10             read the cache again and check it against its fingerprint; exit 1 if it differs
+  bdiff data prepare images data.path=faces.zip data.size=64
+
+Keys are those of bdiff run, whose data these are."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether a request's data are here."""
+
+    place: str | None  # where they lie
+    mend: str = ""  # how a person gets them
+    downloads: str | None = None  # the address that a run fetches them from
+
+
+def data(words: list[str]) -> int:
+    """Carry out `bdiff data` with these words; returns its exit code. Raises RequestError if they mean nothing."""
+    match words:
+        case []:
+            return listing()
+        case ["-h" | "--help", *_] | [_, "-h" | "--help", *_]:
+            print(HELP)
+            return DONE
+        case ["prepare" | "verify" as action, name, *overrides]:
+            if second := next((word for word in overrides if word.startswith("data=")), None):
+                raise RequestError(f"{name} and {second} name two datasets: bdiff data {action} takes one")
+            (config,) = jobs([f"data={name.lower()}", *overrides], False)
+            return prepare(config) if action == "prepare" else verify(config)
+        case ["prepare" | "verify" as action]:
+            raise RequestError(f"say which data: bdiff data {action} <name> (choose from {', '.join(names())})")
+    raise RequestError(f"{words[0]} is nothing that bdiff data does: see bdiff data --help")
+
+
+def names() -> list[str]:
+    """Return the options of conf/data."""
+    return group_options()["data"]
+
+
+def listing() -> int:
+    """Print every dataset, found or missing."""
+    console = Screen(soft_wrap=True)
+    wide = max(map(len, names())) + 2
+    for name in names():
+        here = state(*jobs([f"data={name}"], False))
+        word = Text("found    ", "green") if here.place else Text("missing  ", "yellow")
+        fetch = f"bdiff data prepare {name} fetches it; or " if here.downloads else ""
+        console.print(Text(f"{name:<{wide}}") + word + Text(here.place or fetch + here.mend))
+    return DONE
+
+
+def name_of(config: DictConfig) -> str:
+    """Return which option of conf/data was chosen."""
+    return config.hydra.runtime.choices.data
+
+
+def cache_of(config: DictConfig) -> Path:
+    """Return the folder of decoded datasets and downloads."""
+    return Path(config.paths.cache).expanduser()
+
+
+def part(config: DictConfig, name: str) -> Any:
+    """Return what the module of the request's dataset calls `name`: HOME or source."""
+    return get_object(f"{config.data._target_.rpartition('.')[0]}.{name}")
+
+
+def source_of(config: DictConfig) -> "Source":
+    """Return where the request's pictures come from. Raises RequestError if that is nowhere."""
+    return part(config, "source")(config.data.path, config.data.split, cache_of(config))
+
+
+def request_of(config: DictConfig) -> dict[str, Any]:
+    """Return what of the request decides on the pixels."""
+    from bdiff.data.load import wanted
+
+    data = config.data
+    return wanted(data.size, data.channels, data.split, data.limit, config.seed)
+
+
+def stage_of(config: DictConfig) -> artifacts.Stage:
+    """Return the stage that holds, or will hold, the request's decoded pixels."""
+    from bdiff.data.load import decoded
+
+    return decoded(source_of(config), cache_of(config), request_of(config))
+
+
+def manifest_of(made: artifacts.Stage) -> Path:
+    """Return the file that stands where decoding has come to its end; it may be damaged, so it is not read here."""
+    return made.folder / "manifest.json"
+
+
+def size_of(path: Path) -> str:
+    """Return what a file, or all below a folder, takes on the disk, in words; links are not followed."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return decimal(sum(file.lstat().st_size for file in files if file.is_symlink() or file.is_file()))
+
+
+def state(config: DictConfig) -> State:
+    """Return whether the request's data are here, by name or decoded; nothing is read or fetched."""
+    home, cache = part(config, "HOME"), cache_of(config)
+    if config.data.path is not None:  # whoever composed the request has looked there
+        return State(str(config.data.path))
+    if not home.places:
+        return State(f"comes with {home.origin}")
+    if place := home.find(cache):
+        return State(str(place))
+    if home.downloads and manifest_of(made := stage_of(config)).exists():
+        return State(f"{made.folder} (decoded)")
+    return State(None, home.mend(cache), home.downloads)
+
+
+def prepare(config: DictConfig) -> int:
+    """Make the request's data ready as a run would, print what they are and draw a few. Raises RunError if it fails."""
+    from bdiff.data.base import Images, StreamedImages
+
+    name = name_of(config)
+    try:
+        images: Images = make(config.data, cache=cache_of(config), seed=config.seed, memory=config.runtime.memory)
+        picture = Path(config.paths.outputs) / "data" / f"{name}-{images.fingerprint}.png"
+        preview(images, picture)
+    except (OSError, ValueError, TypeError) as error:
+        line = " ".join(str(error).split())
+        raise RunError(f"{name} cannot be made ready ({line}); bdiff data verify {name} looks at the cache") from error
+    streamed = isinstance(images, StreamedImages)
+    place = Path(str(images.source)) if isinstance(images, StreamedImages) else stage_of(config).folder
+    counts = images.labels.bincount(minlength=len(images.classes)).tolist()
+    classes = ", ".join(images.classes[:10]) + (", ..." if len(images.classes) > 10 else "")
+    spread = f"{min(counts)}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+    facts = {
+        "data": f"{name}, split {images.split}",
+        "images": f"{len(images)} of {images.shape[0]}x{images.shape[1]}x{images.shape[2]}",
+        "classes": f"{len(images.classes)} of {spread} images: {classes}",
+        "fingerprint": images.fingerprint,
+        "place": f"{place} ({size_of(place)}, {'decoded as needed' if streamed else 'decoded'})",
+        "preview": str(picture),
+    }
+    if left_out := source_of(config).left_out:
+        facts["left out"] = left_out
+    for label, told in facts.items():
+        Screen().print(f"{label:<12} {told}", soft_wrap=True)
+    return DONE
+
+
+def preview(images: "Images", path: Path, columns: int = 8) -> None:
+    """Write up to `SHOWN` pictures, spread evenly over the images in the order of their classes, which they bear."""
+    import torch
+
+    from bdiff.report import figures
+
+    order = images.labels.argsort(stable=True)
+    rows = order[torch.linspace(0, len(order) - 1, min(SHOWN, len(order))).long()]
+    lines, line = -(-len(rows) // columns), 1.2  # a line is so many pictures high: the picture, and its class below
+    figure = figures.plt.figure(figsize=(1.2 * columns, 1.2 * line * lines + 0.8), facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1 - 0.7 / (1.2 * line * lines + 0.8)))  # one for all: one for each takes seconds
+    axes.axis("off")
+    for at, (row, pixels) in enumerate(zip(rows, images.take(rows), strict=True)):
+        left, top = at % columns, at // columns * line
+        axes.imshow(figures.shown(pixels), extent=(left, left + 0.95, top + 0.95, top), interpolation="nearest")
+        label = images.classes[int(images.labels[row])][:16]
+        axes.text(left + 0.475, top + 0.97, label, parse_math=False, ha="center", va="top", fontsize=9)
+    axes.set(xlim=(-0.05, columns), ylim=(lines * line, 0))
+    figure.suptitle(f"{images.name} {images.split}, {len(images)} images, {images.fingerprint}", color=figures.INK)
+    figures.save(figure, path)
+
+
+def verify(config: DictConfig) -> int:
+    """Print that the request's data are whole, and return 0; or what is wrong with them, line by line, and return 1."""
+    from bdiff.data.load import choose, fingerprint, room
+    from bdiff.data.verify import cache_problems, picture_problems
+
+    data, name, here = config.data, name_of(config), state(config)
+    if here.place is None:
+        return told(name, [f"missing: {here.mend}"])
+    source, made = source_of(config), stage_of(config)
+    if manifest_of(made).exists():
+        problems = cache_problems(made, data.size, data.channels)
+        if problems:
+            return told(name, [*problems, f"remove {made.folder} and run bdiff data prepare again"])
+        manifest = artifacts.read_json(manifest_of(made))
+        count, known, how = manifest["count"], {"content": manifest["content"]}, f"as decoded into {made.folder}"
+    else:
+        rows = choose(len(source.names), data.limit, config.seed)
+        if len(rows) <= room(config.runtime.memory, data.size, data.channels):
+            return told(name, [f"not decoded yet: {made.folder} is not there; run bdiff data prepare"])
+        problems = picture_problems(source, rows, data.size, data.channels)
+        if problems:
+            return told(name, problems)
+        count, known, how = len(rows), {"listing": source.listing}, f"all of {source} can be decoded"
+    return told(name, [], f"ok, {count} images, fingerprint {fingerprint(known, request_of(config))}, {how}")
+
+
+def told(name: str, problems: list[str], well: str = "", most: int = 20) -> int:
+    """Print what is wrong, in at most `most` lines and a count, or else that all is `well`; returns the exit code."""
+    for line in problems[:most] or [well]:
+        print(f"{name}: {line}")
+    if len(problems) > most:
+        print(f"{name}: and {len(problems) - most} more")
+    return FAILED if problems else DONE

@@ -1,0 +1,108 @@
+"""The machine: versions, devices, disk and caches."""
+
+import os
+import platform
+import shutil
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from omegaconf import DictConfig
+from packaging.requirements import Requirement
+from rich.filesize import decimal
+
+from bdiff.cli.data import cache_of, size_of
+from bdiff.cli.doctor.finding import MISSING, OK, WARN, Finding
+
+#: packages that only some sweeps need
+LAUNCHERS = {
+    "hydra-joblib-launcher": "several jobs at once (hydra/launcher=joblib)",
+    "hydra-submitit-launcher": "SLURM clusters",
+    "hydra-ray-launcher": "Ray clusters",
+}
+SCARCE = 5 * 10**9  # bytes of free disk below which a warning is due: CIFAR-10, a model and its samples
+
+
+def versions() -> list[Finding]:
+    """Return Python, bdiff and every package that it requires, then those that only sweeps do."""
+    found = [Finding("python", OK, platform.python_version()), Finding("bdiff", OK, metadata.version("bdiff"))]
+    required = [Requirement(line) for line in metadata.requires("bdiff") or []]
+    found += [package(one) for one in required if one.marker is None or one.marker.evaluate({"extra": ""})]
+    for name, use in LAUNCHERS.items():
+        try:
+            found.append(Finding(name, OK, f"{metadata.version(name)}, for {use}"))
+        except metadata.PackageNotFoundError:
+            found.append(Finding(name, WARN, f"not installed; only for {use}", f"pip install {name}"))
+    return found
+
+
+def package(wanted: Requirement) -> Finding:
+    """Return whether a required package is installed in a version that fits."""
+    mend = f"pip install '{wanted}'"
+    try:
+        version = metadata.version(wanted.name)
+    except metadata.PackageNotFoundError:
+        return Finding(wanted.name, MISSING, "not installed", mend)
+    if not wanted.specifier.contains(version, prereleases=True):
+        return Finding(wanted.name, MISSING, f"{version} does not fit {wanted.specifier}", mend)
+    return Finding(wanted.name, OK, version)
+
+
+def devices() -> list[Finding]:
+    """Return the CPU and each CUDA device, with the precisions they are fast in."""
+    import torch
+
+    from bdiff.common.device import resolve_precision
+
+    def precision(device: torch.device, tf32: bool) -> str:
+        auto = resolve_precision("auto", device)
+        kinds = ["fp32", *(["bf16"] if auto == "bf16" else []), *(["tf32 (left off: fp32 means fp32)"] if tf32 else [])]
+        return f"fast in {', '.join(kinds)}; precision=auto is {auto}"
+
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} in use"
+    found = [Finding("cpu", OK, f"{threads}; {precision(torch.device('cpu'), tf32=False)}")]
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        told = precision(torch.device("cuda", index), tf32=facts.major >= 8)
+        found.append(Finding(f"cuda:{index}", OK, f"{facts.name}, {decimal(free)} of {decimal(total)} free; {told}"))
+    if len(found) == 1:
+        build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        mend = "" if torch.version.cuda else "https://pytorch.org/get-started has builds with CUDA"
+        found.append(Finding("cuda", WARN, f"none: torch {torch.__version__} is {build} and sees no device", mend))
+    return found
+
+
+def disk(config: DictConfig) -> list[Finding]:
+    """Return how much may still be written where runs write."""
+    places = {"paths.outputs": Path(config.paths.outputs).absolute(), "paths.cache": cache_of(config).absolute()}
+    return [room(name, path) for name, path in places.items()]
+
+
+def room(name: str, path: Path) -> Finding:
+    """Return the free disk at `path`, which need not exist yet."""
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    mend = f"set {name}=<folder> to another place"
+    try:
+        with tempfile.TemporaryFile(dir=there):  # permissions alone do not tell: disks are read-only, and quotas end
+            pass
+    except OSError as error:
+        return Finding(name, MISSING, f"{path} cannot be written to ({error.strerror})", mend)
+    free = shutil.disk_usage(there).free
+    state, mend = (OK, "") if free >= SCARCE else (WARN, mend)
+    return Finding(name, state, f"{decimal(free)} free at {path}", mend)
+
+
+def caches(config: DictConfig) -> list[Finding]:
+    """Return what is kept from one run to the next outside of paths.outputs, and its size."""
+    import torch
+    from huggingface_hub import constants
+
+    places = {
+        "bdiff": (cache_of(config), "BDIFF_CACHE"),
+        "torch hub": (Path(torch.hub.get_dir()), "TORCH_HOME"),
+        "huggingface": (Path(constants.HF_HUB_CACHE), "HF_HOME"),
+    }
+    return [
+        Finding(what, OK, f"{size_of(path)} at {path} ({mover} moves it)") for what, (path, mover) in places.items()
+    ]

@@ -1,0 +1,180 @@
+"""The command line. It hands over to Hydra, and imports no torch before a request has been found sound."""
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bdiff import __version__
+from bdiff.common.errors import RequestError, RunError
+from bdiff.common.places import is_here
+
+DONE, FAILED, WRONG, INTERRUPTED, CLOSED = 0, 1, 2, 130, 141
+PATIENCE = 60  # seconds that a job has to end in order once its sweep is gone
+
+HELP = f"""bdiff {__version__}: backdoors in diffusion models, trained, measured and defended against
+
+usage: bdiff run [-m] [key=value ...]
+
+  bdiff run                             BadDiffusion on the digits that come with the package
+  bdiff run data=cifar10                the same on CIFAR-10, from google/ddpm-cifar10-32
+  bdiff run attack=none                 the clean baseline
+  bdiff run -m trigger=box,stop_sign target=hat,corner     a sweep
+  bdiff rerun <run folder>              the same run again, from its saved config
+  bdiff run --cfg job                   print the config that would be run
+  bdiff run --help                      the options of every group
+  bdiff run -sc install=bash            shell completion: eval "$(bdiff run -sc install=bash)"
+
+  bdiff table                           run folders as a table; bdiff table --help
+  bdiff table baddiffusion              the rows of a paper, ours beside the published figures
+  bdiff zoo outputs                     audited models as a detection benchmark; bdiff zoo --help
+  bdiff shields outputs                 classifiers behind shields, with their controls; bdiff shields --help
+
+  bdiff data                            the datasets, found or missing; bdiff data --help
+  bdiff data prepare cifar10            one of them downloaded or indexed, decoded, counted and shown
+  bdiff doctor                          whether runs would work here, and what is missing; bdiff doctor --help
+
+  bdiff --help, bdiff --version
+
+Set BDIFF_DEBUG=1 for tracebacks."""
+
+
+def main() -> None:
+    """Entry point of the `bdiff` script."""
+    if "BDIFF_WATCHED" in os.environ:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
+        threading.Thread(target=end_with_the_sweep, daemon=True).start()
+    os.environ["MPLBACKEND"] = "Agg"  # a notebook's is left in the environment, and its package may be missing
+    sys.stdout, sys.stderr = open_stream(sys.stdout), open_stream(sys.stderr)
+    try:
+        code = guarded(lambda: command(sys.argv[1:]))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = CLOSED
+    except OSError as error:  # the disk that the output goes to is full
+        print(f"bdiff: failed: standard output: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILED
+    except KeyboardInterrupt:
+        print("\nbdiff: interrupted; the same command goes on from where it was", file=sys.stderr)
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def open_stream(stream: Any) -> Any:
+    """Return an output stream that takes any text; nowhere, where the shell has closed it."""
+    if stream is None:
+        return Path(os.devnull).open("w")
+    stream.reconfigure(errors="backslashreplace")  # a name may hold what the terminal's encoding does not
+    return stream
+
+
+def end_with_the_sweep() -> None:
+    """Interrupt this job when the sweep that started it is gone, however it went: the pipe it holds then ends."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(PATIENCE)
+    os._exit(INTERRUPTED)
+
+
+def command(words: list[str]) -> int:
+    """Carry out one command line and return its exit code."""
+    match words:
+        case [] | ["-h" | "--help" | "help"]:
+            print(HELP)
+            return DONE
+        case ["--version" | "-V"]:
+            print(f"bdiff {__version__}")
+            return DONE
+        case _ if not is_here():
+            return complain(["the current folder is gone: cd to another"])
+        case ["-sc" | "--shell-completion", *_]:  # what the installed completion calls
+            from bdiff.cli.run import run
+
+            return guarded(lambda: run(words)) if within_run() else DONE
+        case ["run", *rest]:
+            from bdiff.cli.run import run
+
+            return guarded(lambda: run(rest))
+        case ["rerun", *rest]:
+            from bdiff.cli.rerun import rerun
+
+            return guarded(lambda: rerun(rest))
+        case ["table", *rest]:
+            from bdiff.cli.table import table
+
+            return guarded(lambda: table(rest))
+        case ["zoo", *rest]:
+            from bdiff.cli.zoo import zoo
+
+            return guarded(lambda: zoo(rest))
+        case ["shields", *rest]:
+            from bdiff.cli.shields import shields
+
+            return guarded(lambda: shields(rest))
+        case ["data", *rest]:
+            from bdiff.cli.data import data
+
+            return guarded(lambda: data(rest))
+        case ["doctor", *rest]:
+            from bdiff.cli.doctor.command import doctor
+
+            return guarded(lambda: doctor(rest))
+    return complain([f"{words[0]} is no command: write bdiff run, bdiff --help or bdiff --version"])
+
+
+def guarded(work: Callable[[], int | None]) -> int:
+    """Do `work` and turn whatever goes wrong into a few lines and an exit code."""
+    debug = "BDIFF_DEBUG" in os.environ
+    try:
+        return work() or DONE
+    except RequestError as error:
+        if debug:
+            traceback.print_exc()
+        return complain(error.problems)
+    except RunError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"bdiff: failed: {error}", file=sys.stderr)
+        return FAILED
+    except SystemExit as left:  # how argparse and Hydra end
+        return left.code if isinstance(left.code, int) else DONE
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # a full disk, or a fault of ours
+        if debug:
+            traceback.print_exc()
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"bdiff: failed: {line} (BDIFF_DEBUG=1 shows where)", file=sys.stderr)
+        return FAILED
+
+
+def complain(problems: tuple[str, ...] | list[str], most: int = 5) -> int:
+    """Print what is wrong with a request, in at most `most` lines."""
+    shown = list(problems[:most])
+    if len(problems) > most:
+        shown = [*problems[: most - 1], f"and {len(problems) - most + 1} more problems"]
+    for line in shown:
+        print(line if line.startswith("  ") else f"bdiff: {line}", file=sys.stderr)
+    return WRONG
+
+
+def within_run() -> bool:
+    """Hide the word `run` from Hydra's completion, which knows no subcommands; where it is not typed yet, offer it."""
+    line = os.environ.get("COMP_LINE")
+    if line is None:  # the completion is being installed
+        return True
+    start, run, rest = line.partition(" run ")
+    if not run:
+        print("run")
+        return False
+    os.environ["COMP_LINE"] = f"{start} {rest}"
+    os.environ["COMP_POINT"] = str(max(0, int(os.environ.get("COMP_POINT", len(line))) - len("run ")))
+    return True

@@ -1,0 +1,81 @@
+"""`bdiff rerun <run folder>`: the same run again, from its saved config, which is taken as data."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bdiff.cli.run import closing
+from bdiff.common.errors import RequestError, one_line
+from bdiff.common.places import is_file
+from bdiff.common.spelling import did_you_mean
+from bdiff.config.compose import jobs, normal
+from bdiff.config.keys import leaves
+from bdiff.config.validate import value_problem, value_problems
+from bdiff.report.runs import read
+
+USAGE = "write bdiff rerun <run folder> [key=value ...]"
+
+
+def rerun(words: list[str]) -> int:
+    """Run what a run folder's config.yaml says, with the values in `words` changed, in a new run folder."""
+    if not words or "=" in words[0]:
+        raise RequestError(USAGE)
+    source, changes = Path(words[0]), words[1:]
+    config = saved(source)
+    apply(config, changes)
+    problems = value_problems(config, OmegaConf.create({}))
+    if problems:
+        raise RequestError(*problems)
+    record = read(source).record if is_file(source / "metrics.json") else {}
+    day, clock = time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")
+    folder = Path(config.paths.outputs) / "runs" / day / f"{clock}-{time.time_ns() // 1000 % 10**6:06d}-{config.name}"
+    from bdiff.launch.job import job
+
+    closing(job(config, folder, [*record.get("overrides", []), *changes], record.get("choices", {})))
+    return 0
+
+
+def saved(folder: Path) -> DictConfig:
+    """Return the config of a run folder. RequestError if there is none, or it is none of this version's."""
+    path = folder / "config.yaml"
+    if not is_file(path):
+        raise RequestError(f"{folder} is no run folder: it has no config.yaml")
+    try:
+        config: Any = OmegaConf.load(path)
+    except Exception as error:  # yaml and OmegaConf raise many kinds; each means that the file is no config
+        raise RequestError(f"{path} cannot be read: {one_line(error)}") from error
+    if not isinstance(config, DictConfig):
+        raise RequestError(f"{path} holds no config")
+    (base,) = jobs([], False)
+    today = OmegaConf.masked_copy(base, [str(name) for name in base if name not in ("hydra", "name", "published")])
+    lacking = {str(name) for name in base} - {"hydra"} - {str(name) for name in config}
+    if lacking:
+        names = ", ".join(sorted(lacking))
+        raise RequestError(f"{path} lacks {names}: it was not written by this version of bdiff")
+    if "${" in path.read_text():
+        raise RequestError(f"{path} refers to other values (${{...}}); a saved config holds plain values only")
+    groups = [str(name) for name, part in today.items() if isinstance(part, DictConfig)]
+    wrong = [name for name in groups if not isinstance(config[name], DictConfig)]
+    if wrong:
+        raise RequestError(f"{path}: {wrong[0]} is not what this version of bdiff knows by that name")
+    if not folder.resolve().is_relative_to(Path(config.paths.outputs).resolve()):  # a run that was made elsewhere
+        config.paths = today.paths
+    return config
+
+
+def apply(config: DictConfig, changes: list[str]) -> None:
+    """Set the values that `changes` (key=value) name. RequestError for a key that the config does not have."""
+    known, before = leaves(config), config.copy()
+    for word in map(normal, changes):
+        key, equals, text = word.partition("=")
+        if not equals or key not in known:
+            raise RequestError(f"{word} is not known{did_you_mean(key, known)}: {USAGE}, with keys of its config.yaml")
+        try:
+            OmegaConf.update(config, key, OmegaConf.from_dotlist([f"value={text}"]).value)
+        except (OmegaConfBaseException, ValueError) as error:
+            raise RequestError(f"{word}: {one_line(error)}") from error
+        if told := value_problem(key, config, before):
+            raise RequestError(told)

@@ -1,0 +1,169 @@
+"""`bdiff run`: a request is checked, then Hydra composes and starts its one job, or its sweep's."""
+
+import argparse
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bdiff.common.errors import RequestError, RunError, one_line
+from bdiff.common.progress import Screen
+from bdiff.config.compose import jobs, normal, quoted
+from bdiff.launch.live_view import BEFORE, WAITING, Board
+from bdiff.launch.sweep import SWEEP, carry_out, ledger_of
+from bdiff.report.runs import JOBS
+from bdiff.report.shield_table import shield_tables
+from bdiff.report.table import boxed, metrics_table
+from bdiff.store import artifacts
+from bdiff.store.ledger import config_key
+
+DONE, FAILED = 0, 1
+
+
+def run(words: list[str]) -> int:
+    """Carry out `bdiff run` with these words; returns its exit code."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
+    # argparse would print its usage over many lines; whatever starts with a dash and is no flag of Hydra's is told.
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        args, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise RequestError(f"{error}: see bdiff run --help") from error
+    flags = [word for word in unknown if word.startswith("-")]
+    if flags:
+        raise RequestError(f"{flags[0]} is no option of bdiff run: see bdiff run --help")
+    overrides = [normal(word) for word in args.overrides]
+    options = [word for word in words if word not in args.overrides]
+    asks = args.cfg or args.info or args.shell_completion or args.hydra_help or args.help
+    configs = [] if args.shell_completion else jobs(overrides, args.multirun)
+    package = args.package and args.package.partition("@")[0]
+    if args.cfg and package and configs and OmegaConf.select(configs[0], package) is None:
+        raise RequestError(f"--package {args.package} is no part of the config: see bdiff run --cfg {args.cfg}")
+    if asks:
+        compose_and(lambda config: None, options, overrides)
+        return DONE
+    return sweep(configs, options, overrides) if args.multirun else single(options, overrides)
+
+
+def single(options: list[str], overrides: list[str]) -> int:
+    """Run one job here, and print its numbers."""
+    helper = int(os.environ.get("RANK", 0)) > 0
+    if helper:  # only the first process of several leaves a run folder and prints
+        scratch = tempfile.mkdtemp(prefix="bdiff-rank-")
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        overrides = [*overrides, f"hydra.run.dir={quoted(Path(scratch))}"]
+    records: list[dict[str, Any]] = []
+    errors: list[Exception] = []
+
+    def task(config: DictConfig) -> None:
+        from bdiff.launch.job import hydra_job
+
+        try:
+            records.append(hydra_job(config))
+        except (RequestError, RunError) as error:  # kept from Hydra, which would print it in its own way
+            errors.append(error)
+
+    compose_and(task, options, overrides)
+    if errors:
+        raise errors[0]
+    if not helper:
+        closing(records[0])
+    return DONE
+
+
+def sweep(configs: list[DictConfig], options: list[str], overrides: list[str]) -> int:
+    """Run a sweep's jobs by Hydra's launcher, show them, and print one table of all."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise RequestError("a sweep starts processes of its own: use hydra/launcher= with -m instead of torchrun")
+    folder = Path(configs[0].hydra.sweep.dir)
+    named: dict[str, str] = {}
+    for key, label in zip(map(config_key, configs), labels(configs), strict=True):
+        if key in named:
+            raise RequestError(
+                f"{named[key]!r} and {label!r} are one job: they differ in nothing that changes a number"
+            )
+        named[key] = label
+    board = Board(named, ledger_of(configs[0]))
+    board.rows()  # so that a damaged ledger is told before a job is started
+    sweep_id = f"+hydra.job.env_set.{SWEEP}={os.getpid()}-{time.time_ns()}"
+    try:
+        with board.shown():
+            compose_and(carry_out, options, [*overrides, f"hydra.sweep.dir={quoted(folder)}", sweep_id])
+        whole = board.close(terminal())
+    except RequestError as error:
+        if not begun(board):
+            raise
+        raise RunError("; ".join(error.problems)) from error
+    print(f"report: {page(board, folder)}")
+    return DONE if whole else FAILED
+
+
+def begun(board: Board) -> bool:
+    """Return whether any of a sweep's jobs has been started by it, whichever process did."""
+    try:
+        return any(row.state not in (WAITING, BEFORE) for row in board.rows())
+    except RequestError:  # the ledger was whole when the sweep began
+        return True
+
+
+def page(board: Board, folder: Path) -> Path:
+    """Write down in the sweep's folder where its jobs ran, and its report.html, whose path is returned."""
+    from bdiff.report.page import write_sweep_page
+
+    folders = [row.folder for row in board.rows() if row.folder]
+    artifacts.write_json(folder / JOBS, [os.path.relpath(job, folder) for job in folders])
+    return write_sweep_page(folders, folder / "report.html", f"sweep of {len(board.jobs)} jobs")
+
+
+def labels(configs: list[DictConfig]) -> list[str]:
+    """Return what tells the jobs of a sweep apart: the overrides that they do not share, or a lone job's name."""
+    overrides = [list(config.hydra.overrides.task) for config in configs]
+    shared = set(overrides[0]).intersection(*overrides)
+    own = [" ".join(word for word in words if word not in shared) for words in overrides]
+    return [word or config.name for word, config in zip(own, configs, strict=True)]
+
+
+def compose_and(task: Callable[[DictConfig], None], options: list[str], overrides: list[str]) -> None:
+    """Let Hydra compose the request and give its jobs to `task`."""
+    sys.argv = ["bdiff", *options, *overrides]
+    started = False
+
+    def first(config: DictConfig) -> None:
+        nonlocal started
+        started = True
+        task(config)
+
+    try:
+        hydra.main(version_base="1.3", config_path="pkg://bdiff.conf", config_name="config")(first)()
+    except BrokenPipeError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+        # flags that do not go together, a run folder that cannot be made
+        raise (RunError if started else RequestError)(one_line(error)) from error
+
+
+def terminal() -> Screen:
+    """Return where results are printed; wide where no terminal says otherwise."""
+    return Screen(width=None if sys.stdout.isatty() else 160)
+
+
+def closing(record: dict[str, Any]) -> None:
+    """Print the numbers of a job that came to its end, and where to look further."""
+    out = terminal()
+    out.print(metrics_table(record))
+    for sheet in shield_tables(record["metrics"]):
+        out.print(boxed(sheet))
+    reused = f" (reused: {', '.join(record['reused'])})" if record["reused"] else ""
+    out.print(f"{record['name']}: {record['folder']}{reused}", soft_wrap=True)

@@ -1,0 +1,177 @@
+"""`bdiff table`: run folders as a table, or the rows of an experiment with our numbers beside the published ones."""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from omegaconf import OmegaConf
+
+from bdiff.common.errors import RequestError
+from bdiff.common.spelling import did_you_mean, nearest
+from bdiff.config.compose import CONF, group_options, jobs
+from bdiff.report.pivot import in_order, ordered, pivot
+from bdiff.report.published import Row, beside
+from bdiff.report.runs import Run, find, flat
+from bdiff.report.sheet import Sheet, to_csv, to_latex, to_md, to_rich
+from bdiff.store import artifacts
+
+FORMATS: dict[str, Callable[[Sheet], str]] = {"rich": to_rich, "md": to_md, "latex": to_latex, "csv": to_csv}
+
+EXAMPLES = """
+  bdiff table                                               all runs below outputs
+  bdiff table --rows trigger,target --cols attack.poison_rate --metrics asr
+  bdiff table outputs/multiruns/2026-01-31 --format latex --out table.tex
+  bdiff table baddiffusion                                  rows of conf/experiment/baddiffusion, beside the published
+  bdiff table clipping --rows trigger,target --cols sample.clip    the same runs, as any others"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Of a command that delivers tables; tells what is wrong in one line, as all of bdiff does."""
+
+    def __init__(self, command: str, description: str | None, examples: str):
+        super().__init__(
+            f"bdiff {command}",
+            description=description,
+            epilog=f"examples:{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("--format", choices=FORMATS, default="rich", help="default: rich; csv holds one table")
+        self.add_argument("--out", type=Path, metavar="FILE", help="write there instead of printing")
+
+    def error(self, message: str) -> NoReturn:
+        raise RequestError(f"{message}: see {self.prog} --help")
+
+
+def names(text: str) -> list[str]:
+    """Return the words between commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parser() -> Parser:
+    """Return the parser of `bdiff table`."""
+    told = Parser("table", __doc__, EXAMPLES)
+    told.add_argument(
+        "what",
+        nargs="*",
+        metavar="folder|experiment",
+        help="where to look for runs (default: outputs); a folder of conf/experiment, or a row of it",
+    )
+    told.add_argument(
+        "--rows",
+        type=names,
+        metavar="KEY,KEY",
+        help="groups or dotted keys, a row per combination (default: those in which the runs differ)",
+    )
+    told.add_argument("--cols", type=names, metavar="KEY,KEY", help="the same for columns (default: none)")
+    told.add_argument(
+        "--metrics",
+        type=names,
+        metavar="NAME,NAME",
+        help="asr is short for suspect/asr (default: all of the suspect model)",
+    )
+    return told
+
+
+def table(words: list[str]) -> None:
+    """Carry out `bdiff table`. Raises RequestError for wrong words or where there are no runs."""
+    args = parser().parse_args(words)
+    options = group_options()["experiment"]
+    named = {word: rows_of(word, options) for word in args.what}
+    folders = [Path(word) for word, rows in named.items() if not rows]
+    papers = sorted({name.partition("/")[0] for name in options})
+    wrong = [f"{folder} is neither a folder nor an experiment{did_you_mean(str(folder), [*papers, *options])} "
+             f"(experiments: {', '.join(papers)})" for folder in folders if not folder.exists()]  # fmt: skip
+    if wrong:
+        raise RequestError(*wrong)
+    rows = [name for found in named.values() for name in found]
+    places = folders or [Path("outputs")]
+    runs = find(places)
+    if rows:
+        runs = [run for run in runs if run.value("experiment") in rows]
+    plain = args.rows is not None or args.cols is not None
+    if not runs and (plain or not rows):
+        of = f" of {', '.join(word for word in named if named[word])}" if rows else ""
+        raise RequestError(f"no runs{of} found: no metrics.json with a config.yaml beside it below "
+                       f"{', '.join(map(str, places))}")  # fmt: skip
+    if rows and not plain:
+        sheet = published_sheet(rows, runs, args.metrics)
+    else:
+        known_keys(runs, [*(args.rows or []), *(args.cols or [])])
+        sheet = pivot(runs, args.rows, args.cols or [], chosen(args.metrics, runs, set()))
+    deliver([sheet], args.format, args.out)
+
+
+def rows_of(word: str, options: list[str]) -> list[str]:
+    """Return the experiment rows that a word names: a row itself, or all of its folder."""
+    own = [name for name in options if name == word or name.startswith(f"{word}/")]
+    return [name for (name,) in ordered((name,) for name in own)]
+
+
+def published_sheet(names: list[str], runs: list[Run], metrics: list[str] | None) -> Sheet:
+    """Return the rows `names` of conf/experiment with the runs made of them."""
+    rows = []
+    for name in names:
+        own = [run for run in runs if run.value("experiment") == name]
+        published: Any = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"))
+        rows.append((name, published["published"], own, settings(name) if own else {}))
+    papers = list(dict.fromkeys(name.rpartition("/")[0] for name in names))
+    lone = f"{papers[0]}/" if len(papers) == 1 else ""
+    theirs = {metric for _, published, *_ in rows for metric in published["metrics"]}
+    wanted = chosen(metrics, runs, theirs) if metrics else None
+    return beside([Row(name.removeprefix(lone), *rest) for name, *rest in rows],
+                  f"{', '.join(papers)}: ours beside the published figures", wanted)  # fmt: skip
+
+
+def settings(row: str) -> dict[str, Any]:
+    """Return what a request for an experiment row is set to, by dotted keys and groups."""
+    (config,) = jobs([f"experiment={row}"], multirun=False)
+    choices = dict(config.hydra.runtime.choices)
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    plain: Any = OmegaConf.to_container(own, resolve=True)
+    return flat(plain) | choices
+
+
+def known_keys(runs: list[Run], keys: list[str]) -> None:
+    """Raise RequestError if no run is set to anything at one of `keys`."""
+    there = {key for run in runs for key in run.settings}
+    wrong = [f"{key} is set in no run{did_you_mean(key, sorted(there))}" for key in keys if key not in there]
+    if wrong:
+        raise RequestError(*wrong)
+
+
+def chosen(words: list[str] | None, runs: list[Run], more: set[str]) -> list[str]:
+    """Return full names of the metrics asked for, or all of the suspect model; `more` are known beside the runs'."""
+    there = in_order({name for run in runs for name in run.metrics} | more)
+    if words is None:
+        return [name for name in there if name.startswith("suspect/")] or ["suspect/asr"]
+    full = [word if "/" in word else f"suspect/{word}" for word in words]
+    wrong = [f"--metrics: {word} {nearest(word, [name.removeprefix('suspect/') for name in there])}"
+             for word, name in zip(words, full, strict=True) if there and name not in there]  # fmt: skip
+    if wrong:
+        raise RequestError(*wrong)
+    return full
+
+
+def deliver(sheets: Sequence[Sheet], form: str, out: Path | None) -> None:
+    """Print or write the tables, one after the other; csv has no place for notes, so they go to stderr."""
+    narrow = form == "rich" and out is None and sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns
+    written = "\n".join(to_rich(sheet, width) if narrow else FORMATS[form](sheet) for sheet in sheets)
+    if out is None:
+        print(written, end="")
+    elif out.is_dir():
+        raise RequestError(f"--out {out} is a folder: name a file")
+    else:
+        try:
+            with artifacts.atomic(out) as scratch:
+                scratch.write_text(written)
+        except OSError as error:
+            raise RequestError(f"--out {out} cannot be written ({os.strerror(error.errno or 0)})") from error
+        print(f"written to {out}")
+    if form == "csv":
+        print(*(note for sheet in sheets for note in sheet.notes), sep="\n", file=sys.stderr)

@@ -1,0 +1,128 @@
+"""Where a run is computed, and in which precision."""
+
+import contextlib
+import os
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from bdiff.common.errors import RunError
+from bdiff.common.peers import meet
+
+
+def open_device(name: str) -> Accelerator:
+    """Return Accelerate's handle on `name` (auto, cpu, cuda or cuda:N) and on the processes that share the run.
+
+    Precision is ours (`autocast`), not Accelerate's, so that one process can run stages in different ones. Raises
+    RunError if the device cannot be had, since Accelerate would take another one without a word, or if the other
+    processes do not come.
+    """
+    cpu = name == "cpu" or (name == "auto" and not torch.cuda.is_available())
+    if not cpu:
+        if not torch.cuda.is_available():
+            raise RunError(f"runtime.device={name}, but torch finds no CUDA device here: use cpu or auto")
+        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
+    for left in [name for name in os.environ if name.startswith("ACCELERATE_")]:  # of an earlier call, or of a user's
+        del os.environ[left]  # other programs, whose precision and plugins are not asked for here
+    if ":" in name:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = name
+        torch.cuda.set_device(name)
+    if (opened := opened_before()) is not None and not fits(opened, name, cpu):
+        AcceleratorState._reset_state(reset_partial_state=True)  # one a process, which keeps the first device
+    meet("gloo" if cpu else "nccl")
+    found = Accelerator(cpu=cpu, mixed_precision="no")
+    if not fits(found.device, name, cpu):
+        raise RunError(f"runtime.device={name} was asked for, and Accelerate gives {found.device}")
+    return found
+
+
+def opened_before() -> torch.device | None:
+    """Return the device that this process's Accelerate has, None if it has none or shares a run with others."""
+    state = PartialState._shared_state
+    return state["device"] if state and state["num_processes"] == 1 else None
+
+
+def fits(device: torch.device, name: str, cpu: bool) -> bool:
+    """Return whether `device` is what `name` asks for; `cpu` says what auto means here."""
+    wanted = torch.device("cpu" if cpu else "cuda" if name == "auto" else name)
+    return device.type == wanted.type and (wanted.index is None or device.index == wanted.index)
+
+
+class Alone:
+    """What Accelerate's handle is to a process that does a work by itself, while the others of its run wait."""
+
+    num_processes, process_index, is_main_process = 1, 0, True
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def backward(self, loss: Tensor) -> None:
+        """Take the gradients of `loss`."""
+        loss.backward()
+
+    def reduce(self, x: Tensor, how: str) -> Tensor:
+        """Return x, which is the mean and the sum over one process."""
+        return x
+
+
+def resolve_precision(wanted: str, device: torch.device) -> str:
+    """Return bf16 or fp32; `auto` is bf16 where the device has units for it (AMX, on a CPU)."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_amx_tile_supported()
+    return "bf16" if fast else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """Return the context in which matrix products run in `precision`."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+class Late:
+    """A tensor, or all those in nested containers, on the way to the CPU: the device goes on meanwhile."""
+
+    def __init__(self, value: Any):
+        # Into pinned memory, by torch's own choice, and in the device's own order: what changes later is not copied.
+        self.copy = tree_map_only(Tensor, lambda x: x.detach().to("cpu", non_blocking=True), value)
+        waits = any(isinstance(x, Tensor) and x.device.type == "cuda" for x in tree_leaves(value))
+        self.arrival = torch.cuda.Event() if waits else None
+        if self.arrival:
+            self.arrival.record()
+
+    @property
+    def there(self) -> bool:
+        """Whether it can be read without waiting."""
+        return self.arrival is None or self.arrival.query()
+
+    def read(self) -> Any:
+        """Return it, after a wait for what the device was asked for before it, and for nothing later."""
+        if self.arrival:
+            self.arrival.synchronize()
+        return self.copy
+
+
+def spare(device: torch.device) -> int:
+    """Return how many bytes may be kept on `device` for speed alone: a quarter of what is free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 4
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Return a CPU tensor on `device` without waiting for what the device still has to do.
+
+    A copy from ordinary memory would wait, so it goes by pinned memory, which torch frees once it has been read.
+    """
+    if device.type != "cuda" or x.device.type == "cuda":
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,64 @@
+"""What a run finds around it: devices, processes, launchers and folders."""
+
+import os
+import re
+from importlib.util import find_spec
+
+from omegaconf import DictConfig, OmegaConf
+
+from bdiff.common.places import folder_problems
+
+#: what torchrun sets; with a part of it processes wait for each other for ever
+TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+#: what MPI's launchers set, which Accelerate would follow
+MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+def device_problems(config: DictConfig) -> list[str]:
+    """Return why a CUDA device that is asked for by name cannot be used."""
+    name = str(config.runtime.device)
+    if not name.startswith("cuda"):
+        return []
+    import torch
+
+    index = int(name.partition(":")[2] or 0)
+    if index < torch.cuda.device_count():
+        return []
+    found = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no CUDA device"
+    return [f"runtime.device={name}, but torch finds {found} here: use runtime.device=cpu or auto"]
+
+
+def process_problems(config: DictConfig) -> list[str]:
+    """Return what is wrong with the processes that the environment speaks of: torchrun's, or left over from it."""
+    names = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
+    wrong = [name for name in (*names, "MASTER_PORT") if not os.environ.get(name, "0").isdigit()]
+    if wrong:
+        return [f"{wrong[0]}={os.environ[wrong[0]]} in the environment is no number: torchrun sets it, or unset it"]
+    others = [name for name in MPI if os.environ.get(name, "1") != "1" and "WORLD_SIZE" not in os.environ]
+    if others:
+        return [f"{others[0]} is in the environment, and bdiff knows no MPI: use torchrun, or unset {others[0]}"]
+    given, missing = ([name for name in TORCHRUN if (name in os.environ) is there] for there in (True, False))
+    if missing and (left := [name for name in names if name in given]):
+        return [f"{left[0]} is in the environment without {', '.join(missing)}: use torchrun, or unset {left[0]}"]
+    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    if rank >= world:
+        return [f"RANK={rank} in the environment is none of WORLD_SIZE={world} processes: use torchrun, or unset both"]
+    return []
+
+
+def launcher_problems(config: DictConfig) -> list[str]:
+    """Return that a sweep's launcher is not installed."""
+    target = str(OmegaConf.select(config, "hydra.launcher._target_", default=""))
+    plugin = re.match(r"hydra_plugins\.(hydra_\w+_launcher)\.", target)
+    if plugin is None or find_spec(f"hydra_plugins.{plugin[1]}"):
+        return []
+    name = plugin[1].replace("_", "-")
+    return [f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']} needs {name}: pip install {name}"]
+
+
+CHECKS = [
+    (("name", "paths.", "hydra."), folder_problems),
+    (("runtime.device",), device_problems),
+    (("hydra.launcher",), launcher_problems),
+    (("hydra.launcher",), process_problems),
+]

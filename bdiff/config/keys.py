@@ -1,0 +1,63 @@
+"""The keys of a config: which there are, and which no part takes."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from omegaconf import DictConfig
+
+from bdiff.common.spelling import did_you_mean
+
+#: where keys may be added: what a scheduler, its step and a UNet take is for diffusers to say, and notes are notes
+FREE = ("hydra.", "published.", "sampler.scheduler.", "sampler.step.", "model.unet.")
+
+
+def leaves(config: DictConfig, prefix: str = "") -> dict[str, Any]:
+    """Return every key of `config`, dotted, with its unresolved value."""
+    found: dict[str, Any] = {}
+    for name, value in config.items_ex(resolve=False):
+        key = prefix + str(name)
+        if isinstance(value, DictConfig) and not value._is_none() and value:
+            found |= leaves(value, f"{key}.")
+        else:
+            found[key] = value
+    return found
+
+
+def children(known: Iterable[str], parent: str) -> set[str]:
+    """Return the names right below `parent`, the empty one for the top, in the dotted keys `known`."""
+    start = f"{parent}." if parent else ""
+    below = {name.removeprefix(start).partition(".")[0] for name in known if name.startswith(start)}
+    return {name for name in below if "/" not in name}
+
+
+def settings(config: DictConfig) -> set[str]:
+    """Return the keys of `config` that a request may set."""
+    return {name for name in leaves(config) if not name.startswith("hydra.") and "_target_" not in name}
+
+
+def unknown(key: str, known: Iterable[str]) -> str:
+    """Return that none of the dotted keys `known` is `key`, with the nearest, and what stands where it was meant to."""
+    parent = key.rpartition(".")[0]
+    while parent and not children(known, parent):
+        parent = parent.rpartition(".")[0]
+    names = ", ".join(sorted(children(known, parent)))
+    return f"{key} is not known{did_you_mean(key, known)} ({parent or 'a request'} has {names})"
+
+
+def added_problems(config: DictConfig, base: DictConfig) -> list[str]:
+    """Return which keys of `config` were added to a group of `base` though no part takes them.
+
+    A key at the top, or below one, is the user's own; one below a plain value is told by that value's type.
+    """
+    known = settings(base)
+    groups = {str(name) for name, part in base.items_ex(resolve=False) if isinstance(part, DictConfig)}
+    return [
+        unknown(key, known)
+        for key in sorted(settings(config) - known)
+        if key.partition(".")[0] in groups and not key.startswith(FREE) and not within(key, known)
+    ]
+
+
+def within(key: str, known: Iterable[str]) -> bool:
+    """Return whether `key` lies below one of `known`, or above."""
+    return any(key.startswith(f"{name}.") or name.startswith(f"{key}.") for name in known)

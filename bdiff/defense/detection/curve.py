@@ -1,0 +1,54 @@
+"""The losses of a descent, read from the device some steps late, so that the next steps need not wait for them."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bdiff.common.device import Late
+from bdiff.common.errors import RunError
+
+STEPS = 20  # whose losses are read together
+
+
+class Curve:
+    """The loss at every step, of which `watch` is told in a few words at each.
+
+    Where the device works by itself, the words are of the newest loss that has been read.
+    """
+
+    def __init__(self, name: str, lr: float, watch: Callable[[str], None]):
+        self.name, self.lr, self.watch = name, lr, watch
+        self.waiting: list[Tensor] = []  # on the device
+        self.coming: list[Late] = []
+        self.known: list[float] = []
+
+    def add(self, loss: Tensor) -> None:
+        """Take the loss of the next step. Raises RunError if one that has been read is not finite."""
+        self.waiting.append(loss.detach())
+        if loss.device.type == "cpu" or len(self.waiting) == STEPS:
+            self.send()
+        while self.coming and self.coming[0].there:
+            self.read()
+        self.watch(f"loss {self.known[-1]:.4f}" if self.known else "")
+
+    def send(self) -> None:
+        """Let the losses that wait set out for the CPU."""
+        self.coming.append(Late(torch.stack(self.waiting)))
+        self.waiting.clear()
+
+    def read(self) -> None:
+        """Read the losses that set out first."""
+        self.known += self.coming.pop(0).read().tolist()
+        bad = next((step for step, loss in enumerate(self.known) if not math.isfinite(loss)), None)
+        if bad is not None:
+            raise RunError(f"{self.name}: the loss became {self.known[bad]} at step {bad}: lower defense.lr={self.lr}")
+
+    def values(self) -> list[float]:
+        """Return all losses. Raises RunError if one is not finite."""
+        if self.waiting:
+            self.send()
+        while self.coming:
+            self.read()
+        return self.known

@@ -1,0 +1,59 @@
+"""Elijah (An et al. 2024, arXiv 2312.00050; checked against the authors' code): a trigger by its shift of the noise."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bdiff.common.seeds import generator
+from bdiff.defense.base import Audit, Inversion, Suspect
+from bdiff.defense.detection.curve import Curve
+from bdiff.defense.detection.evidence import total_variation, uniformity
+
+
+def elijah_loss(predicted: Tensor, tau: Tensor, shift: float) -> Tensor:
+    """Return the mean over pixels of |shift * tau - mean_B predicted|, of noise (B,C,H,W) and the trigger (C,H,W)."""
+    return (shift * tau - predicted.mean(0)).abs().mean()
+
+
+@dataclass
+class Elijah(Audit):
+    """Looks for the tau that shifts the noise predicted at the last timestep by `shift` times itself.
+
+    A backdoored model's samples from it all show the target, so the score is minus their uniformity.
+    """
+
+    shift: float  # times tau, in noise
+    steps: int
+    batch: int  # images of the one batch of noise
+    lr: float  # Adam's
+    samples: int  # images that uniformity and total variation are taken over
+    trim: int  # distances and images left out at both ends, see `uniformity`
+    threshold: float | None
+
+    @property
+    def total(self) -> int:
+        """See `Audit.total`."""
+        return self.steps
+
+    def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
+        """Return the trigger after the last step; see `Audit.invert`."""
+        draws = generator(seed, "elijah")
+        eps = suspect.noise(self.batch, draws)
+        tau = (-torch.rand(suspect.shape, generator=draws)).to(suspect.device).requires_grad_()
+        optimizer = torch.optim.Adam([tau], lr=self.lr)
+        curve = Curve("elijah", self.lr, watch)
+        for _ in range(self.steps):
+            loss = elijah_loss(suspect.eps(eps + tau, len(suspect.schedule) - 1), tau, self.shift)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            curve.add(loss)
+        return Inversion(tau.detach().cpu(), curve.values())
+
+    def look(self, inversion: Inversion, samples: Tensor) -> dict[str, float]:
+        """Return `uniformity`, `tv` and the score; see `Audit.look`. ValueError if the samples are too few."""
+        few = samples[: self.samples]
+        same = uniformity(few, self.trim)
+        return {"score": -same, "uniformity": same, "tv": total_variation(few)}

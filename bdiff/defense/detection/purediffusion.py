@@ -1,0 +1,186 @@
+"""PureDiffusion (Truong & Le 2024, arXiv 2409.13945; 2025, arXiv 2502.19047): a trigger by the chain it would start.
+
+Reconstructed from the two abstracts and the derivation in docs/purediffusion.md; the authors' code was not at hand.
+What is theirs: a trigger is inverted over several timesteps, by how it shifts the predicted noise (here `shift`) and by
+how what the model predicts then stays the same (here `spread` and `consistency`). What is ours: the chain's change of
+variables, the losses' scales, and the range of the trigger.
+
+If tau is the trigger, x_t = z_t + (1 - sqrt(abar_t)) tau and eps_th = e_t + c_t tau, where z is an ordinary diffusion
+of the target and e its noise. So a few large ancestral steps in z show what the suspect would draw from tau.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bdiff.common.seeds import generator
+from bdiff.defense.base import Audit, Inversion, Suspect
+from bdiff.defense.check import timesteps
+from bdiff.defense.detection.curve import Curve
+from bdiff.defense.detection.evidence import kl_of, total_variation, uniformity
+from bdiff.defense.detection.laws import shift_law
+from bdiff.defense.detection.probe import probe
+
+
+class Chain(NamedTuple):
+    """What the suspect predicts along a chain, K timesteps: noise, and images; both (K,B,C,H,W)."""
+
+    eps: Tensor
+    x0: Tensor
+
+
+def chain(suspect: Suspect, tau: Tensor, eps: Tensor, noises: Tensor, t: list[int], law: Tensor) -> Chain:
+    """Sample from eps + tau over the timesteps t, K of them, in the variables in which tau is no trigger.
+
+    tau (C,H,W), eps (B,C,H,W), noises (K,B,C,H,W) the sampler's own noise, law (T,). Differentiable in tau.
+    """
+    schedule = suspect.schedule
+    z = eps + schedule.abar[t[0]].sqrt() * tau  # x_T = eps + tau
+    predicted, images = [], []
+    for k, now in enumerate(t):
+        abar = schedule.abar[now]
+        predicted.append(suspect.eps(z + (1 - abar.sqrt()) * tau, now))
+        own = predicted[-1] - law[now] * tau
+        images.append((z - (1 - abar).sqrt() * own) / abar.sqrt())
+        if k + 1 < len(t):
+            z = schedule.step(z, own, now, t[k + 1], noises[k])
+    return Chain(torch.stack(predicted), torch.stack(images))
+
+
+def spread(images: Tensor) -> Tensor:
+    """Return the standard deviation (K,) of images (K,B,C,H,W) over their batch, root mean square over pixels."""
+    return (images - images.mean(1, keepdim=True)).square().mean((1, 2, 3, 4)).sqrt()
+
+
+def shift_loss(triggered: Tensor, clean: Tensor, tau: Tensor, law: Tensor) -> Tensor:
+    """Return the mean over timesteps of ||mean_B(triggered - clean) - law tau|| / ||law tau||.
+
+    Noise predicted along the two chains (K,B,C,H,W), tau (C,H,W), law (K,). Taken relative to what is expected, it has
+    no zero at tau = 0: there it is that of a model without a backdoor.
+    """
+    expected = law.view(-1, 1, 1, 1) * tau
+    gap = (triggered - clean).mean(1) - expected
+    return (gap.flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)).mean()
+
+
+def spread_loss(triggered: Tensor, clean: Tensor, abar: Tensor) -> Tensor:
+    """Return the sum over timesteps of sqrt(abar) times the spread of predicted images, relative to the clean chain's.
+
+    Images (K,B,C,H,W), abar (K,). Near T a predicted image is a prediction's error over sqrt(abar), hence the weight.
+    """
+    return (abar.sqrt() * spread(triggered)).sum() / (abar.sqrt() * spread(clean)).sum()
+
+
+def consistency_loss(images: Tensor, abar: Tensor) -> Tensor:
+    """Return the mean of sqrt(abar) times how far predicted images (K,B,C,H,W) move to the next timestep; 0 for K = 1.
+
+    Distances are root mean squares, abar (K,) is that of the earlier timestep.
+    """
+    if len(images) == 1:
+        return images.new_zeros(())
+    moved = (images[1:] - images[:-1]).square().mean((1, 2, 3, 4)).sqrt()
+    return (abar[:-1].sqrt() * moved).mean()
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The chain's objective as a function of tau: the weighted losses, on one fixed batch of noise."""
+
+    suspect: Suspect
+    law: Tensor  # (T,)
+    t: list[int]
+    eps: Tensor
+    noises: Tensor
+    clean: Chain
+    shift: float
+    spread: float
+    consistency: float
+
+    def __call__(self, tau: Tensor) -> Tensor:
+        """Return the objective at tau (C,H,W)."""
+        seen = chain(self.suspect, tau, self.eps, self.noises, self.t, self.law)
+        law, abar = (torch.stack([table[t] for t in self.t]) for table in (self.law, self.suspect.schedule.abar))
+        loss = self.shift * shift_loss(seen.eps, self.clean.eps, tau, law)
+        loss = loss + self.spread * spread_loss(seen.x0, self.clean.x0, abar)
+        return loss + self.consistency * consistency_loss(seen.x0, abar)
+
+
+def descend(
+    losses: Losses, tau: Tensor, steps: int, lr: float, bound: float, watch: Callable[[str], None]
+) -> tuple[Tensor, list[float]]:
+    """Move tau (C,H,W) down `losses` by Adam with a cosine, within [-bound, bound]; returns it and the curve."""
+    tau = tau.clamp(-bound, bound).requires_grad_()
+    optimizer = torch.optim.Adam([tau], lr=lr)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=lr / 20)
+    curve = Curve("purediffusion", lr, watch)
+    for _ in range(steps):
+        loss = losses(tau)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        cosine.step()
+        with torch.no_grad():
+            tau.clamp_(-bound, bound)
+        curve.add(loss)
+    return tau.detach(), curve.values()
+
+
+@dataclass
+class PureDiffusion(Audit):
+    """Inverts a trigger over a chain of timesteps, from several starts, of which the one with the least loss is taken.
+
+    Triggers are pictures, so tau stays within [-bound, bound]: outside, small networks saturate and explain any tau.
+    The score is minus the uniformity of samples drawn from it.
+    """
+
+    law: str | float  # see `shift_law`
+    timesteps: list[float]  # shares of the schedule, falling
+    shift: float  # weights of the losses; 0 switches one off
+    spread: float
+    consistency: float
+    restarts: int  # random starts
+    probes: int  # starts from what hot noise calls up, see `probe`
+    probe_draws: int  # samples of each round of a probe
+    probe_rounds: int
+    steps: int  # from each start
+    batch: int  # images of noise
+    lr: float  # Adam's, at the start of its cosine
+    bound: float  # largest value of the trigger, images being in [-1,1]
+    samples: int  # images that the uniformity is taken over
+    trim: int  # distances and images left out at both ends, see `uniformity`
+    threshold: float | None
+
+    @property
+    def total(self) -> int:
+        """See `Audit.total`."""
+        return (self.restarts + self.probes) * self.steps
+
+    def losses(self, suspect: Suspect, seed: int) -> Losses:
+        """Return the objective on the noise of `seed`. ValueError if the timesteps do not fall."""
+        t = timesteps(self.timesteps, len(suspect.schedule))
+        draws = generator(seed, "purediffusion")
+        eps = suspect.noise(self.batch, draws)
+        noises = torch.stack([suspect.noise(self.batch, draws) for _ in t])
+        law = shift_law(suspect.schedule, self.law)
+        with torch.no_grad():
+            clean = chain(suspect, torch.zeros(suspect.shape, device=suspect.device), eps, noises, t, law)
+        return Losses(suspect, law, t, eps, noises, clean, self.shift, self.spread, self.consistency)
+
+    def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
+        """Return the trigger of the start that came to the least loss; see `Audit.invert`."""
+        losses, draws = self.losses(suspect, seed), generator(seed, "purediffusion starts")
+        starts = [-torch.rand(suspect.shape, generator=draws).to(suspect.device) for _ in range(self.restarts)]
+        starts += [probe(suspect, self.probe_draws, self.probe_rounds, draws) for _ in range(self.probes)]
+        found = [descend(losses, tau, self.steps, self.lr, self.bound, watch) for tau in starts]
+        tau, curve = min(found, key=lambda one: math.fsum(one[1][-5:]))
+        return Inversion(tau.cpu(), curve, {"loss": curve[-1]})
+
+    def look(self, inversion: Inversion, samples: Tensor) -> dict[str, float]:
+        """Return `uniformity`, `tv`, the trigger's KL and the score; see `Audit.look`."""
+        few = samples[: self.samples]
+        same = uniformity(few, self.trim)
+        return {"score": -same, "uniformity": same, "tv": total_variation(few), **kl_of(inversion.trigger)}

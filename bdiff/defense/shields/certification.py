@@ -1,0 +1,128 @@
+"""Certification: a smoothed classifier behind one-shot denoising (Carlini et al. 2022, arXiv 2206.10550).
+
+A certificate says that the label stays the same nearby, not that it is right: what a backdoored denoiser does to a
+triggered image can be certified as well.
+"""
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from torch import Tensor
+
+from bdiff.common.progress import progress
+from bdiff.defense.base import Eps, Logits, Shield
+from bdiff.defense.shields import cohen
+from bdiff.defense.shields.sequential import Bounds, looks
+from bdiff.defense.shields.votes import Certificate, Count, Votes
+from bdiff.diffusion.schedule import Schedule
+
+log = logging.getLogger(__name__)
+
+STOPS = ("never", "radii")
+
+
+class Certification(Shield):
+    """Certifies images, each by its votes under Gaussian noise.
+
+    With stop=radii an image whose first guess is wrong has only the draws of that guess, and another ends as soon as
+    none of the wanted radii lies within the bounds of its label's probability: its radius is then a lower bound of what
+    n draws would certify, and no other radii can be read off the table.
+
+    Args:
+        sigma: standard deviation of the noise, for images in [0,1]; radii are in the same units.
+        n0: draws of noise that choose the label.
+        n: draws of noise that bound its probability; with stop=radii the most.
+        alpha: probability that a certificate is wrong, at most.
+        batch_size: draws per batch, of any images.
+        stop: never (Cohen's fixed n) or radii.
+        radii: L2, at which certified accuracy is wanted.
+
+    Raises ValueError for an unknown stop.
+    """
+
+    def __init__(self, sigma: float, n0: int, n: int, alpha: float, batch_size: int, stop: str, radii: Sequence[float]):
+        if stop not in STOPS:
+            raise ValueError(f"defense.stop={stop} is not known: choose from {', '.join(STOPS)}")
+        self.sigma, self.n0, self.n, self.alpha, self.batch_size = sigma, n0, n, alpha, batch_size
+        self.stop, self.radii = stop, list(radii)
+
+    def check(self, schedule: Schedule) -> None:
+        """Raise ValueError if the schedule never gets as noisy as sigma; see `Shield.check`."""
+        largest = float(schedule.sigmas[-1]) / 2  # images in [-1,1] are twice as wide
+        if self.sigma > largest:
+            raise ValueError(f"defense.sigma={self.sigma} is beyond the schedule, which ends at {largest:.3g}")
+
+    def behind(self, eps: Eps, schedule: Schedule, classifier: Logits) -> Logits:
+        """Return the classifier of noisy images behind the denoiser `eps` (Carlini et al. 2022, algorithm 1).
+
+        Raises ValueError if the schedule never gets as noisy as sigma.
+        """
+        t = schedule.t_of_sigma(2 * self.sigma)  # images in [-1,1] are twice as wide
+        scale = schedule.abar[t].sqrt()
+
+        def logits(noisy: Tensor) -> Tensor:
+            x_t = scale * noisy
+            return classifier(schedule.x0(x_t, eps(x_t, t), t).clamp(-1, 1))
+
+        return logits
+
+    def fixed(self) -> Count:
+        """Count the votes of an image as Cohen et al. do."""
+        guesses = yield self.n0
+        votes = yield self.n
+        return Certificate(*cohen.certify(guesses, votes, self.alpha, self.sigma), self.n0 + self.n)
+
+    def stopped(self, label: int) -> Count:
+        """Count the votes of an image of class `label` until the wanted radii are decided."""
+        guess = int((yield self.n0).argmax())
+        if guess != label:
+            return Certificate(guess, 0.0, self.n0)
+        plan = looks(self.n, self.alpha, self.sigma, self.radii)
+        bounds = Bounds(self.n, self.alpha, self.sigma, self.radii, len(plan))
+        hits = draws = 0
+        for look in plan:
+            hits += int((yield look.draws - draws)[guess])
+            draws = look.draws
+            bounds.take(hits, look)
+            if bounds.decided:
+                break
+        return Certificate(*cohen.certificate(guess, bounds.lower, self.sigma), self.n0 + draws)
+
+    def run(
+        self,
+        logits: Logits,  # of noisy images: `behind` a denoiser, or the classifier itself
+        images: Tensor,  # (K,C,H,W) in [-1,1], on the device
+        labels: Tensor,  # (K,)
+        indices: Tensor,  # (K,) the images' rows in their dataset, each once
+        path: Path,  # of the TSV, which goes on where it ends; its place must be a function of all that rows depend on
+        *,
+        seed: int,
+        name: str = "certify",
+        every: float = 10.0,  # seconds between progress lines
+    ) -> list[cohen.Row]:
+        """Certify the images that `path` has no row of, each added in its turn; returns rows in the images' order."""
+        assert len(images) == len(labels) == len(indices) == len(indices.unique()), "an index for every image"
+        known = {row.idx for row in cohen.resume(path, self.stop == "radii")}
+        todo = [place for place, index in enumerate(indices.tolist()) if index not in known]
+        most = "at most " * (self.stop == "radii")
+        log.info("%s: %d of %d images, %s%d noisy copies of each", name, len(todo), len(images), most, self.n0 + self.n)
+        counts = [(place, int(indices[place]), self.count(int(labels[place]))) for place in todo]
+        rows: dict[int, cohen.Row] = {}
+        done = len(images) - len(todo)
+        with path.open("a", buffering=1) as file, progress(name, len(images), done, "images", every) as meter:
+            votes = Votes(logits, images, self.sigma, self.batch_size, seed)
+            for place, (predict, radius, draws), seconds in votes.run(counts):
+                index, label = int(indices[place]), int(labels[place])
+                took, used = str(timedelta(seconds=seconds)), draws if self.stop == "radii" else None
+                rows[place] = cohen.Row(index, label, predict, radius, int(predict == label), took, used)
+                while todo and todo[0] in rows:  # an image may be finished before those that come before it
+                    file.write(cohen.text(rows[todo.pop(0)]))
+                meter.advance(1, f"radius {radius:.3f}")
+        found = {row.idx: row for row in cohen.read(path)}
+        return [found[index] for index in indices.tolist()]
+
+    def count(self, label: int) -> Count:
+        """Return how the votes of an image of class `label` are counted."""
+        return self.stopped(label) if self.stop == "radii" else self.fixed()

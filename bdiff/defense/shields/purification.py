@@ -1,0 +1,168 @@
+"""Purification (DiffPure, Nie et al. 2022, arXiv 2205.07460): noise an image, denoise it, and classify what comes out.
+
+An attacker who knows the shield can go through it: its gradient is exact where torch keeps the graph, and with
+`Suspect(checkpoint=True).eps` as the denoiser that keeps one image per step and not the network's activations.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bdiff.common.seeds import generator
+from bdiff.defense.base import Eps, Logits, Shield
+from bdiff.diffusion.noise import Noise
+from bdiff.diffusion.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Purification(Shield):
+    """How images are purified.
+
+    With several copies of an image the mean of their logits decides: unlike a majority it knows no ties and has a
+    gradient, so that an adaptive attack climbs the very function that is evaluated.
+    Raises ValueError for values that make no sense.
+    """
+
+    t: int  # t*, in timesteps of the schedule: images are noised as far as timestep t* - 1, and t* lead back
+    sampler: str  # ancestral, or ddim (the probability flow ODE)
+    steps: int | None  # denoising steps, evenly spaced over the t*; None: all
+    votes: int  # purified copies of each image
+
+    def __post_init__(self) -> None:
+        if self.t < 1:
+            raise ValueError(f"defense.t={self.t} purifies nothing: choose at least 1 timestep")
+        if self.sampler not in ("ancestral", "ddim"):
+            raise ValueError(f"defense.sampler={self.sampler} is not known: choose ancestral or ddim")
+        if self.steps is not None and not 1 <= self.steps <= self.t:
+            raise ValueError(f"defense.steps={self.steps} must be 1 to defense.t={self.t}, or null for all")
+        if self.votes < 1:
+            raise ValueError(f"defense.votes={self.votes} decide nothing: choose at least 1")
+
+    def check(self, schedule: Schedule) -> None:
+        """Raise ValueError if t* is beyond the schedule; see `Shield.check`."""
+        if self.t > len(schedule):
+            raise ValueError(f"defense.t={self.t} is beyond the schedule's {len(schedule)} timesteps")
+
+    @property
+    def path(self) -> list[int]:
+        """The timesteps that an image goes through, from t* - 1 down to -1, which is the image itself."""
+        steps = self.steps or self.t
+        return [self.t - 1 - self.t * step // steps for step in range(steps + 1)]
+
+    @property
+    def evaluations(self) -> int:
+        """How many images the network is shown for one label."""
+        return self.votes * (len(self.path) - 1)
+
+    def purify(self, x: Tensor, eps: Eps, schedule: Schedule, noise: Noise) -> Tensor:
+        """Return one purified copy (B,C,H,W) of each image in [-1,1]; not clamped, so that no gradient is lost.
+
+        Args:
+            x: (B,C,H,W) in [-1,1].
+            eps: the denoiser.
+            schedule: its noise schedule, on the device of x.
+            noise: of as many images, so that no image's noise depends on its neighbours.
+        """
+        assert len(noise) == len(x), (len(noise), len(x))
+        x_t = schedule.add_noise(x, next(noise), self.path[0])
+        for t, to in pairwise(self.path):
+            drawn = self.sampler == "ancestral" and to >= 0  # the last step has no variance
+            if drawn:
+                noise.ahead()
+            predicted = eps(x_t, t)
+            x_t = schedule.step(x_t, predicted, t, to, next(noise) if drawn else None)
+        return x_t
+
+
+class PassThrough(torch.autograd.Function):
+    """BPDA (Athalye et al. 2018, section 4.1): `answer` on the way forth, the identity in x on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, answer: Tensor) -> Tensor:
+        """Return `answer`, which has the shape of x."""
+        return answer.view_as(answer)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient as it came, for x alone."""
+        return gradients[0], None
+
+
+class Shielded:
+    """A classifier behind purification, as its users ask it (`labels`) and as attackers do (`attacked`).
+
+    Args:
+        purification: how images are purified.
+        eps: the denoiser; an ensemble's is the mean of theirs.
+        schedule: the denoiser's, on the device.
+        classifier: of images in [-1,1]; put into eval mode, and its weights are frozen.
+        seed: of all noise.
+        bpda: take the purification for the identity in the backward pass, instead of its full gradient.
+
+    Raises ValueError if t* is beyond the schedule.
+    """
+
+    def __init__(
+        self,
+        purification: Purification,
+        eps: Eps,
+        schedule: Schedule,
+        classifier: nn.Module,
+        *,
+        seed: int,
+        bpda: bool = False,
+    ):
+        purification.check(schedule)
+        self.purification, self.eps, self.schedule = purification, eps, schedule
+        self.classifier = classifier.eval().requires_grad_(False)
+        self.seed, self.bpda = seed, bpda
+
+    def purified(self, x: Tensor, noise: Noise) -> Tensor:
+        """Return one purified copy (B,C,H,W) of each image; see `Purification.purify`."""
+        if not self.bpda:
+            return self.purification.purify(x, self.eps, self.schedule, noise)
+        with torch.no_grad():
+            answer = self.purification.purify(x, self.eps, self.schedule, noise)
+        return PassThrough.apply(x, answer)
+
+    def logits(self, x: Tensor, noise: Noise) -> Tensor:
+        """Return (B, classes) logits, the mean over the votes; `noise` is of every copy, vote after vote."""
+        votes = self.purification.votes
+        return self.classifier(self.purified(x.repeat(votes, 1, 1, 1), noise)).view(votes, len(x), -1).mean(0)
+
+    def noise(self, purpose: str, indices: Sequence[int], x: Tensor, votes: int | None = None) -> Noise:
+        """Return the noise of every copy of the images `indices`: a function of seed, purpose, index and vote alone.
+
+        Shaped and placed as x (B,C,H,W) is; `votes` are all unless fewer are asked for.
+        """
+        copies = range(votes or self.purification.votes)
+        draws = [generator(self.seed, purpose, index, vote) for vote in copies for index in indices]
+        return Noise(draws, x.shape[1:], x.device)
+
+    def attacked(self, indices: Sequence[int]) -> Logits:
+        """Return the shield as an attacker of the images `indices` asks it, who cannot know the noise of `labels`.
+
+        Every call has fresh noise, and it depends on seed, index and the number of the call, not on the batch.
+        """
+        noise: Noise | None = None
+
+        def logits(x: Tensor) -> Tensor:
+            nonlocal noise
+            noise = noise or self.noise("attack", indices, x)
+            return self.logits(x, noise)
+
+        return logits
+
+    @torch.inference_mode()
+    def labels(self, x: Tensor, indices: Sequence[int]) -> Tensor:
+        """Return the labels (B,) of the images `indices` of their dataset, the same in every call."""
+        return self.logits(x, self.noise("purify", indices, x)).argmax(1)
+
+    @torch.inference_mode()
+    def images(self, x: Tensor, indices: Sequence[int]) -> Tensor:
+        """Return what `labels` sees of each image (B,C,H,W) in its first vote."""
+        return self.purified(x, self.noise("purify", indices, x, votes=1))

@@ -1,0 +1,69 @@
+"""What can be told of schedules, samplers and lengths of training before torch is imported."""
+
+import os
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bdiff.diffusion import schedulers
+from bdiff.diffusion.steps import step_problem
+
+SMALL_CNN = "bdiff.classifier.small_cnn.SmallCNN"
+#: where there is a training: the suspect's, a classifier's, of what training starts from, of a removal
+TRAININGS = ("", "classifier.", "surrogate.", "pretrain.", "defense.", "defense.removal.")
+
+
+def length_problems(config: DictConfig) -> list[str]:
+    """Return that a training has no length."""
+    recipes = {f"{place}train": OmegaConf.select(config, f"{place}train") for place in TRAININGS}
+    return [
+        f"{name}.steps and {name}.epochs are both null: set one of them"
+        for name, recipe in recipes.items()
+        if recipe is not None and recipe.steps is None and recipe.epochs is None
+    ]
+
+
+def sampler_problems(config: DictConfig) -> list[str]:
+    """Return what the sampler cannot do."""
+    problems = []
+    if config.sample.clip and "clip_sample" not in config.sampler.scheduler:
+        problems.append("sample.clip=true works with sampler=ddpm and sampler=ddim only")
+    scheduler: Any = OmegaConf.to_container(config.sampler.scheduler, resolve=True)
+    schedule: Any = OmegaConf.to_container(config.schedule, resolve=True)
+    if told := schedulers.problems(scheduler, schedule):
+        return problems + told
+    if line := step_problem(scheduler, config.sample.steps, schedule):
+        problems.append(line)
+    return problems
+
+
+def schedule_problems(config: DictConfig) -> list[str]:
+    """Return what is wrong with the noise of the schedule."""
+    schedule: Any = OmegaConf.to_container(config.schedule, resolve=True)
+    return schedulers.noise_problems(schedule)
+
+
+def split_problems(config: DictConfig) -> list[str]:
+    """Return which batches cannot be split over the processes of torchrun."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    sizes = {f"{place}train.batch_size": OmegaConf.select(config, f"{place}train.batch_size") for place in TRAININGS}
+    apart = {f"{name}.train.batch_size" for name in ("classifier", "surrogate") if not shares_batches(config, name)}
+    return [
+        f"{key}={size} cannot be split over WORLD_SIZE={world} processes: choose a multiple of {world}"
+        for key, size in sizes.items()
+        if size is not None and key not in apart and world > 1 and size % world
+    ]
+
+
+def shares_batches(config: DictConfig, name: str) -> bool:
+    """Return whether several processes train the classifier `name` together: those with BatchNorm one trains alone."""
+    return OmegaConf.select(config, f"{name}.model._target_") == SMALL_CNN
+
+
+TRAINED = (*(f"{place}train." for place in TRAININGS), "classifier.", "surrogate.", "pretrain.", "defense.")
+CHECKS = [
+    (("schedule.",), schedule_problems),
+    (TRAINED, length_problems),
+    (TRAINED, split_problems),
+    (("sample.", "sampler.", "schedule."), sampler_problems),
+]

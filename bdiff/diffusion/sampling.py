@@ -1,0 +1,215 @@
+"""The one sampling loop: images of several kinds from the same noise, each a function of seed and index alone."""
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bdiff.common.device import autocast, to_device
+from bdiff.common.errors import RunError
+from bdiff.common.progress import progress
+from bdiff.common.seeds import generator
+from bdiff.data.base import to_uint8
+from bdiff.diffusion.noise import Noise
+from bdiff.store import artifacts
+
+log = logging.getLogger(__name__)
+
+#: where samples of a kind start, x_T (B,C,H,W), from standard normal noise: with the trigger in it, or as it is
+Prior = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn of one kind."""
+
+    prior: Prior
+    count: int  # images, the first ones of the noise that all kinds share
+
+
+class Trajectory:
+    """Keeps a batch's first images as they are on their way: some states, evenly spaced over the model's calls.
+
+    Kinds lie behind each other in the batch, `sizes` says how many images of each. A state is what the model sees of
+    x_t, of unit variance in noise whatever the scheduler's own scale is.
+    """
+
+    def __init__(self, path: Path, calls: int, sizes: dict[str, int], images: int = 4, states: int = 10):
+        self.path, self.sizes, self.images = path, sizes, min(images, *sizes.values())
+        self.wanted = set(torch.linspace(0, calls - 1, states).round().int().tolist())
+        self.t: list[float] = []
+        self.states: list[Tensor] = []
+
+    def __call__(self, call: int, t: Tensor, x: Tensor) -> None:
+        """Take x, which the model is about to see in its call number `call`, at timestep t, which is on the CPU."""
+        if call in self.wanted:
+            self.t.append(float(t))
+            self.states.append(self.few(x))
+
+    def few(self, x: Tensor) -> Tensor:
+        """Return the first images of each kind, (kinds,n,C,H,W) float16."""
+        return torch.stack([part[: self.images] for part in x.split([*self.sizes.values()])]).half()
+
+    def save(self, end: Tensor) -> None:
+        """Write `t` (K,) and each kind's states (K+1,n,C,H,W) float16, the last of them from `end`."""
+        states = torch.stack([*self.states, self.few(end)], dim=1).cpu()
+        with artifacts.atomic(self.path) as scratch:
+            save_file({"t": torch.tensor(self.t), **dict(zip(self.sizes, states.unbind(), strict=True))}, scratch)
+
+
+@contextmanager
+def handed(scheduler: Any, noise: Callable[[], Tensor]) -> Iterator[None]:
+    """Let the `step` of a diffusers scheduler take the noise that it needs from `noise()`, draw after draw.
+
+    DDPM and others draw it by diffusers' `randn_tensor`, on the CPU while the device waits, and take none from outside:
+    so that function is another one within their module meanwhile.
+    """
+
+    def given(shape: Sequence[int], *args: Any, dtype: torch.dtype | None = None, **options: Any) -> Tensor:
+        drawn = noise()
+        assert drawn.shape == tuple(shape), (drawn.shape, shape)
+        return drawn if dtype is None else drawn.to(dtype)
+
+    module = sys.modules[inspect.unwrap(type(scheduler).step).__module__]
+    if not hasattr(module, "randn_tensor"):  # of a sampler that knows no noise
+        yield
+        return
+    with patch.object(module, "randn_tensor", given):
+        yield
+
+
+@torch.inference_mode()
+def denoise(
+    unet: nn.Module,
+    scheduler: Any,
+    x: Tensor,
+    noise: Callable[[], Tensor],
+    steps: int,
+    step_options: dict[str, Any],
+    precision: str,
+    ahead: Callable[[], None] = lambda: None,
+    watch: Callable[[int, Tensor, Tensor], None] | None = None,
+) -> Tensor:
+    """Run `scheduler` over `steps` steps from the starting noise x (B,C,H,W); returns images, not yet clamped.
+
+    `noise` gives the sampler's own, (B,C,H,W), whenever it needs some; `ahead` is called when there is time to make the
+    next. `watch` is told of every call of the model: its
+    number, its timestep and its input. Timesteps are the scheduler's on the CPU, where it looks its tables up, and the
+    model's on the device.
+    """
+    scheduler.set_timesteps(steps)
+    x = x * scheduler.init_noise_sigma
+    timesteps = to_device(scheduler.timesteps, x.device)
+    with handed(scheduler, noise):
+        for call, t in enumerate(scheduler.timesteps):
+            seen = scheduler.scale_model_input(x, t)
+            if watch:
+                watch(call, t, seen)
+            ahead()
+            with autocast(precision, x.device):
+                eps = unet(seen, timesteps[call], return_dict=False)[0]
+            x = scheduler.step(eps.float(), t, x, return_dict=False, **step_options)[0]
+    return x
+
+
+def noise_of(shape: tuple[int, int, int], seed: int, indices: range, device: torch.device) -> Noise:
+    """Return the noise of the images `indices`: first what they start from, then the sampler's own."""
+    return Noise([generator(seed, "sample", index) for index in indices], shape, device)
+
+
+def sample(
+    unet: nn.Module,
+    scheduler: Any,
+    kinds: dict[str, Drawn],
+    *,
+    shape: tuple[int, int, int],
+    batch_size: int,  # images of each kind per batch
+    steps: int,
+    step_options: dict[str, Any],
+    precision: str,
+    seed: int,
+    folder: Path,  # gets one file per batch as it comes; those already there are not made again
+    accelerator: Accelerator,
+    trajectory: Path | None = None,  # gets the first images' states on their way, see `Trajectory`
+    every: float = 10.0,  # seconds between progress lines
+) -> None:
+    """Sample images of each kind into `folder`, all from the same noise, shared out over the processes."""
+    device = accelerator.device
+    count = max(kind.count for kind in kinds.values())
+    starts = list(range(0, count, batch_size))
+    mine = starts[accelerator.process_index :: accelerator.num_processes]
+    # The trajectory is the first batch's, and made again with it.
+    needed = {
+        start: [shard_path(folder, start), *([trajectory] if trajectory and start == 0 else [])] for start in mine
+    }
+    missing = [start for start, paths in needed.items() if not all(map(artifacts.whole, paths))]
+    if len(missing) < len(mine):
+        log.info("going on after %d of %d batches of samples", len(mine) - len(missing), len(mine))
+    unet.to(device).eval()
+    scheduler.set_timesteps(steps)
+    calls = len(scheduler.timesteps)  # of the model, for one batch: more than `steps` for solvers of higher order
+    total, done = len(mine) * calls, (len(mine) - len(missing)) * calls
+    with progress("sample", total, done, "model calls", every, accelerator.is_main_process) as meter:
+        for start in missing:
+            noise = noise_of(shape, seed, range(start, min(start + batch_size, count)), device)
+            there = {name: min(kind.count - start, len(noise)) for name, kind in kinds.items() if kind.count > start}
+            eps = next(noise)
+            x = denoise(
+                counted(unet, meter),
+                scheduler,
+                torch.cat([kinds[name].prior(eps[:size]) for name, size in there.items()]),
+                partial(shared, noise, [*there.values()]),
+                steps,
+                step_options,
+                precision,
+                noise.ahead,
+                watch := Trajectory(trajectory, calls, there) if trajectory and start == 0 else None,
+            )
+            if not x.isfinite().all():
+                raise RunError("sample: the sampler left numbers that are not finite; use sample.precision=fp32")
+            if watch:  # before its shard: what has the shard has the trajectory, however it was killed
+                watch.save(x)
+            parts = zip(there, to_uint8(x).cpu().split([*there.values()]), strict=True)
+            with artifacts.atomic(shard_path(folder, start)) as scratch:
+                save_file({kind: part.contiguous() for kind, part in parts}, scratch)
+
+
+def shared(noise: Noise, sizes: list[int]) -> Tensor:
+    """Return the next draw for kinds that lie behind each other, `sizes` images of each: all see the same noise."""
+    drawn = next(noise)
+    return torch.cat([drawn[:size] for size in sizes])
+
+
+def counted(unet: nn.Module, meter: Any) -> Any:
+    """Return `unet` as a function that advances `meter` with every evaluation."""
+
+    def evaluate(*args: Any, **options: Any) -> Any:
+        meter.advance()
+        return unet(*args, **options)
+
+    return evaluate
+
+
+def shard_path(folder: Path, start: int) -> Path:
+    """Return the file of the batch whose first image is `start`."""
+    return folder / f"{start:08d}.safetensors"
+
+
+def shards(folder: Path, kind: str) -> Iterator[Tensor]:
+    """Yield the batches of one kind, uint8 (B,C,H,W), that `sample` left in `folder`, in the order of their images."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as shard:
+            if kind in shard.keys():  # noqa: SIM118 (it is no dict)
+                yield shard.get_tensor(kind)

@@ -1,0 +1,106 @@
+"""Which of diffusers' schedulers, and which settings of theirs, are noise prediction on betas. Torch-free.
+
+A sampler undoes what the denoiser was trained on, and a checkpoint is trained further on it: the noise of both is that
+of conf/schedule, and both predict epsilon. diffusers takes other settings without a word.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from bdiff.diffusion.steps import class_of
+
+#: what conf/schedule says, and every scheduler is given
+SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+#: schedulers over the betas of such a schedule
+KNOWN = {
+    f"{name}Scheduler"
+    for name in (
+        *("DDPM", "DDPMParallel", "DDIM", "DDIMParallel", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete"),
+        *("HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "LMSDiscrete", "DEISMultistep", "UniPCMultistep"),
+        *("DPMSolverMultistep", "DPMSolverSinglestep", "DPMSolverSDE", "SASolver"),
+    )
+}
+#: by key, the values beside null that noise prediction on plain betas has
+PLAIN: dict[str, tuple[Any, ...]] = {
+    "prediction_type": ("epsilon",),
+    "trained_betas": (),
+    "rescale_betas_zero_snr": (False,),
+    "snr_shift_scale": (1,),
+    "timestep_type": ("discrete",),
+    "use_flow_sigmas": (False,),
+    "flow_shift": (1,),
+    "use_dynamic_shifting": (False,),
+}
+#: what a sampler would take for the schedule's ends, and variances that no denoiser here predicts
+SAMPLER: dict[str, tuple[Any, ...]] = {
+    "sigma_min": (),
+    "sigma_max": (),
+    "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
+}
+#: the share of the image in x_T, squared, from which on samples that start from pure noise are marked, and refused
+MARKED, REFUSED = 0.1, 0.5
+
+
+def unlike(scheduler: dict[str, Any], plain: dict[str, tuple[Any, ...]] = PLAIN) -> dict[str, Any]:
+    """Return the settings of a scheduler that are not `plain`."""
+    return {key: scheduler[key] for key in plain if scheduler.get(key) is not None and scheduler[key] not in plain[key]}
+
+
+def problems(scheduler: dict[str, Any], schedule: dict[str, Any]) -> list[str]:
+    """Return which settings of the sampler's scheduler go against the schedule or the prediction. Both are configs."""
+    name = class_of(scheduler)
+    if name not in KNOWN:
+        known = "conf/sampler names schedulers that do"
+        return [f"sampler.scheduler: {name} does not sample from betas by predicted noise: {known}"]
+    told = [
+        f"sampler.scheduler.{key}={scheduler[key]} is the schedule's to say: leave it out, or set schedule.{key}"
+        for key in SCHEDULE
+        if key in scheduler and scheduler[key] != schedule[key]
+    ]
+    for key, value in unlike(scheduler, PLAIN | SAMPLER).items():
+        values = (PLAIN | SAMPLER)[key]
+        fits = f"set it to {' or '.join(map(str, values))}" if values else "leave it out"
+        told.append(f"sampler.scheduler.{key}={value} is not what the denoiser is trained on: {fits}")
+    return told
+
+
+def last_abar(schedule: dict[str, Any]) -> float:
+    """Return abar_{T-1} of a schedule's config, in float32 as the tables of diffusers have it."""
+    steps, start, end = (schedule[name] for name in SCHEDULE[:3])
+    match schedule["beta_schedule"]:
+        case "linear":
+            betas = np.linspace(start, end, steps)
+        case "scaled_linear":
+            betas = np.linspace(start**0.5, end**0.5, steps) ** 2
+        case _:
+            bar = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
+            betas = np.minimum(1 - bar[1:] / bar[:-1], 0.999)
+    with np.errstate(under="ignore"):
+        return float(np.prod(1 - betas.astype(np.float32)))
+
+
+def noise_problems(schedule: dict[str, Any]) -> list[str]:
+    """Return what is wrong with the noise of a schedule's config: it falls, or ends at nothing or at the image."""
+    start, end = schedule["beta_start"], schedule["beta_end"]
+    if start > end:
+        return [f"schedule.beta_start={start} is above schedule.beta_end={end}"]
+    given = f"schedule.num_train_timesteps={schedule['num_train_timesteps']} schedule.beta_end={end}"
+    abar = last_abar(schedule)
+    if abar < np.finfo(np.float32).tiny:
+        return [
+            f"{given} leave nothing of the image at T-1 (abar is 0 in float32): set fewer steps or a smaller beta_end"
+        ]
+    if abar > REFUSED:
+        return [f"{given}: {left(abar)}: set more steps or a larger beta_end"]
+    return []
+
+
+def start_marks(schedule: dict[str, Any]) -> list[str]:
+    """Return for the record that the schedule of a config ends far from the pure noise in which samples start."""
+    return [left(abar)] if (abar := last_abar(schedule)) > MARKED else []
+
+
+def left(abar: float) -> str:
+    """Return what a schedule that ends far from noise leaves of the image."""
+    return f"abar={abar:.2g} of the image is left at T-1, and samples start from pure noise"

@@ -1,0 +1,191 @@
+"""One job of `bdiff run`: its folder, its log, its tracker and its metrics.json, whatever becomes of it."""
+
+import gc
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.logging import RichHandler
+
+from bdiff.common.errors import RequestError, RunError
+from bdiff.common.progress import console
+from bdiff.config.instantiate import make
+from bdiff.store import artifacts, provenance
+from bdiff.store.threads import settle
+from bdiff.tracker.none import NoTracker
+
+log = logging.getLogger(__name__)
+#: tracebacks go to run.log only; the terminal gets one line
+file_log = logging.getLogger("bdiff.file")
+
+SCHEMA = 1
+
+
+class Recorder(NoTracker):
+    """Keeps every logged row in the run's progress.jsonl, and passes it on to the user's tracker."""
+
+    def __init__(self, path: Path, tracker: NoTracker):
+        self.path, self.tracker = path, tracker
+
+    def log(self, values: dict[str, Any], step: int | None = None) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+        self.tracker.log(values, step)
+
+    def picture(self, name: str, path: Path) -> None:
+        self.tracker.picture(name, path)
+
+
+def hydra_job(config: DictConfig) -> dict[str, Any]:
+    """Run the job that Hydra has composed, in Hydra's run folder; see `job`."""
+    hydra = HydraConfig.get()
+    choices = {name: option for name, option in hydra.runtime.choices.items() if not name.startswith("hydra/")}
+    return job(config, Path(hydra.runtime.output_dir), list(hydra.overrides.task), choices)
+
+
+def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[str, str]) -> dict[str, Any]:
+    """Run one composed job in `folder` and return its metrics.json.
+
+    A failure is recorded there, with its line, and then raised: RequestError if nothing was started, else RunError.
+    `overrides` and `choices` (group -> option) say how the config came about.
+    """
+    main = int(os.environ.get("RANK", 0)) == 0
+    held = artifacts.claim(folder / "run.log") if main else nullcontext()  # for the run's life: its log is open anyway
+    if held is None:
+        raise RequestError(f"another run is at work in {folder}: wait for it, or set hydra.run.dir to another folder")
+    with held:
+        folder.mkdir(parents=True, exist_ok=True)
+        clear(folder, OmegaConf.to_yaml(OmegaConf.create(overrides)))
+        return recorded(config, folder, overrides, choices)
+
+
+def clear(folder: Path, words: str) -> None:
+    """Take away what an earlier run left in `folder`, and keep there the `words` of this one.
+
+    The log of the same request goes on, as the request does; that of another is begun anew.
+    """
+    shutil.rmtree(folder / "figures", ignore_errors=True)
+    for name in ("metrics.json", "report.html", "progress.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    kept, log = folder / "overrides.yaml", folder / "run.log"
+    if log.exists() and (not kept.exists() or kept.read_text() != words):
+        os.truncate(log, 0)
+    kept.write_text(words)
+
+
+def recorded(config: DictConfig, folder: Path, overrides: list[str], choices: dict[str, str]) -> dict[str, Any]:
+    """Run a job in a folder that is its own; see `job`."""
+    main = int(os.environ.get("RANK", 0)) == 0
+    setup_logging(folder / "run.log" if main else None, logging.INFO if main else logging.WARNING)
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    save_config(folder, plain)
+    settle(config.runtime.get("threads", "auto"))
+    tracker: NoTracker = make(config.tracker) if main else NoTracker()
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "name": config.name,
+        "folder": str(folder),
+        "overrides": overrides,
+        "choices": choices,
+        "published": plain["published"],
+        **provenance.code(),
+        "versions": provenance.versions(),
+        "metrics": {},
+    }
+
+    def leave(status: str, **more: Any) -> None:
+        artifacts.write_json(folder / "metrics.json", {**record, "status": status, **more})
+
+    leave("running")
+    began, failed = time.monotonic(), True
+    try:
+        resolve, run_experiment = experiment()
+        resolve(config)  # what is saved and tracked says in which precision it was, and a rerun elsewhere keeps it
+        plain = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        if main:
+            save_config(folder, plain)
+        tracker.start(config.name, plain, folder)
+        recorder = Recorder(folder / "progress.jsonl", tracker)
+        record |= run_experiment(config, recorder, partial(shown, folder=folder / "figures", tracker=recorder))
+        record["seconds"]["total"] = round(time.monotonic() - began, 3)
+        recorder.log(record["metrics"])
+        leave("done")
+        failed = False
+    except KeyboardInterrupt:
+        leave("interrupted")
+        raise
+    except Exception as error:
+        file_log.error("failed", exc_info=True)
+        known = isinstance(error, RunError | RequestError)
+        line = str(error) if known else f"{type(error).__name__}: {error}".splitlines()[0]
+        leave("failed", error=line)
+        if isinstance(error, RequestError):
+            raise
+        raise RunError(f"{line} (see {folder / 'run.log'})") from error
+    finally:
+        tracker.finish(failed)
+        if main:
+            page(folder)
+    return record
+
+
+def shown(figures: Mapping[str, Any], folder: Path, tracker: NoTracker) -> None:
+    """Draw figures into `folder` and show them to the tracker."""
+    from bdiff.report.gallery import show  # imports matplotlib, when there is something to draw
+
+    show(figures, folder, tracker)
+
+
+def page(folder: Path) -> None:
+    """Write the run's report.html; what goes wrong with it is told and leaves the run as it is."""
+    from bdiff.report.page import write_run_page
+
+    try:
+        write_run_page(folder)
+    except Exception as error:  # a full disk, a damaged picture: the run's numbers are safe, and its error is its own
+        log.warning("no report.html (%s: %s)", type(error).__name__, error)
+        file_log.error("report.html", exc_info=True)
+
+
+def save_config(folder: Path, plain: dict[str, Any]) -> None:
+    """Write config.yaml."""
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
+
+
+def experiment() -> tuple[Callable[[DictConfig], None], Callable[..., dict[str, Any]]]:
+    """Return what resolves a config on its device, and `run_experiment`.
+
+    Their imports are most of a run's start; the garbage collector slows them for nothing.
+    """
+    gc.disable()
+    try:
+        from bdiff.pipeline.experiment import resolve, run_experiment
+    finally:
+        gc.enable()
+    return resolve, run_experiment
+
+
+def setup_logging(path: Path | None, level: int) -> None:
+    """Log bdiff's lines from `level` to the terminal and, with a `path`, to that file, which also gets tracebacks."""
+    rich = RichHandler(console=console, show_path=False, show_time=False, show_level=False)
+    terminal = rich if console.is_terminal else logging.StreamHandler()
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    handlers: list[logging.Handler] = [terminal]
+    file_log.handlers[:] = [logging.NullHandler()]
+    if path:
+        file = logging.FileHandler(path)
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handlers.append(file)
+        file_log.addHandler(file)
+    file_log.propagate = False
+    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
+    logging.getLogger("bdiff").setLevel(level)

@@ -1,0 +1,164 @@
+"""What a sweep shows: its jobs while they run, and all of them in one table at the end."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from bdiff.common.progress import console
+from bdiff.report.pivot import in_order
+from bdiff.report.table import shown
+from bdiff.store import artifacts
+from bdiff.store.ledger import DONE, FAILED, INTERRUPTED, RUNNING, Ledger
+
+WAITING, BEFORE = "waiting", "done before"
+STYLES = {
+    DONE: "green",
+    BEFORE: "dim green",
+    FAILED: "bold red",
+    RUNNING: "cyan",
+    INTERRUPTED: "yellow",
+    WAITING: "dim",
+}
+
+ROOM = 20  # jobs that the live view has lines for
+COLUMNS = 10  # of numbers that the table of all jobs has room for
+
+
+@dataclass(frozen=True)
+class Row:
+    """One job as it stands."""
+
+    label: str
+    state: str
+    seconds: float | None
+    folder: Path | None
+    error: str | None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The metrics.json of a job that is done."""
+        done = self.folder is not None and self.state in (DONE, BEFORE)
+        return artifacts.recall(self.folder / "metrics.json", dict[str, Any]()) if self.folder and done else {}
+
+    @property
+    def log(self) -> Path | None:
+        """The file that says most about what went wrong: run.log, or what the process printed before there was one."""
+        paths = [self.folder / name for name in ("run.log", "output.log")] if self.folder else []
+        return next((path for path in paths if path.exists() and path.stat().st_size), None)
+
+
+class Board:
+    """The jobs of one sweep. `jobs` has a label for each key; attempts from before `began` count only if done."""
+
+    def __init__(self, jobs: dict[str, str], ledger: Ledger):
+        self.jobs, self.ledger, self.began = jobs, ledger, time.time()
+
+    def rows(self) -> list[Row]:
+        """Return every job as it stands."""
+        latest = self.ledger.latest(self.jobs)
+        rows = []
+        for key, label in self.jobs.items():
+            last = latest.get(key)
+            old = last is not None and last.started < self.began
+            if last is None or (old and last.status != DONE):
+                rows.append(Row(label, WAITING, None, None, None))
+            else:
+                state = BEFORE if old else last.status
+                rows.append(Row(label, state, last.seconds, Path(last.folder), last.error))
+        return rows
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the jobs as long as the sweep runs: a live table, or a line per change where there is no terminal."""
+        if console.is_terminal:
+            with Live(get_renderable=self.view, console=console, refresh_per_second=2, transient=True):
+                yield
+            return
+        over = threading.Event()
+        teller = threading.Thread(target=self.tell, args=(over,), daemon=True)
+        teller.start()
+        try:
+            yield
+        finally:
+            over.set()
+            teller.join()
+
+    def tell(self, over: threading.Event) -> None:
+        """Print a line whenever a job changes its state, until `over` is set."""
+        before = [WAITING] * len(self.jobs)
+        while True:
+            last = over.wait(0.5)
+            rows = self.rows()
+            for number, (row, state) in enumerate(zip(rows, before, strict=True), 1):
+                if row.state != state:
+                    took = f" after {row.seconds:.0f} s" if row.state in (DONE, FAILED, INTERRUPTED) else ""
+                    error = f": {row.error}" if row.error else ""
+                    line = f"[{number}/{len(rows)}] {row.label}: {row.state}{took}{error}"
+                    console.print(line, soft_wrap=True)
+            before = [row.state for row in rows]
+            if last:
+                return
+
+    def view(self) -> Group:
+        """Return the live table: what runs and what came last, under the numbers of jobs in each state."""
+        rows = self.rows()
+        counts = Counter(row.state for row in rows)
+        head = Text(", ".join(f"{count} {state}" for state, count in counts.items()), style="bold")
+        table = Table.grid(padding=(0, 2))
+        ended = [row for row in rows if row.state not in (RUNNING, WAITING)]
+        running = [row for row in rows if row.state == RUNNING]
+        waiting = [row for row in rows if row.state == WAITING]
+        for row in [*ended[-ROOM // 2 :], *running, *waiting[: max(0, ROOM // 2 - len(running))]]:
+            clock = "" if row.seconds is None or row.state == BEFORE else f"{row.seconds:.0f} s"
+            style = STYLES.get(row.state, "")
+            note = row.error or (last_line(row.log) if row.state == RUNNING else "")
+            table.add_row(Text(row.label), Text(row.state, style), clock, Text(note, "dim", overflow="ellipsis"))
+        return Group(head, table)
+
+    def close(self, terminal: Console) -> bool:
+        """Print the table of all jobs and what failed, with the logs; returns whether every job is done."""
+        rows = self.rows()
+        terminal.print(jobs_table(rows))
+        for row in rows:
+            if row.error:
+                told = f"failed: {row.label}: {row.error} (see {row.log or row.folder})"
+                terminal.print(told, soft_wrap=True)
+        return all(row.state in (DONE, BEFORE) for row in rows)
+
+
+def jobs_table(rows: Sequence[Row]) -> Table:
+    """Return a row per job; where they have many metrics, a column per job, or the suspect model's metrics alone."""
+    records = [row.record for row in rows]
+    names = in_order(name for record in records for name in record.get("metrics", {}))
+    upright = len(names) > COLUMNS >= len(rows)
+    told = names if upright or len(names) <= COLUMNS else [name for name in names if name.startswith("suspect/")]
+    lines = [[Text(word) for word in ("job", "state", "seconds", *(name.removeprefix("suspect/") for name in told))]]
+    for row, record in zip(rows, records, strict=True):
+        values = [record.get("metrics", {}).get(name) for name in told]
+        cells = ["-" if value is None else shown(name, value) for name, value in zip(told, values, strict=True)]
+        seconds = "-" if row.seconds is None else f"{row.seconds:.0f}"
+        lines.append([Text(row.label), Text(row.state, STYLES.get(row.state, "")), *map(Text, [seconds, *cells])])
+    heads, *body = [list(line) for line in zip(*lines, strict=True)] if upright else lines
+    more = len(names) - len(told)
+    table = Table(title="jobs", caption=f"and {more} more metrics, in the report" if more else None)
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="right" if place > (0 if upright else 1) else "left", overflow="fold")
+    for line in body:
+        table.add_row(*line)
+    return table
+
+
+def last_line(path: Path | None) -> str:
+    """Return what the last line of a run's log says."""
+    lines = path.read_text(errors="replace").splitlines() if path else []
+    return lines[-1].partition(": ")[2] if lines else ""

@@ -1,0 +1,196 @@
+"""A sweep: every job in a process of its own, entered in the ledger, so that the same sweep again does what is missing.
+
+Hydra's launchers decide where and how many at a time; whichever it is, what they run is `carry_out`.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import filelock
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from bdiff.config.compose import quoted
+from bdiff.report.page import write_run_page
+from bdiff.store import artifacts
+from bdiff.store.ledger import DONE, FAILED, INTERRUPTED, Ledger, config_key
+
+#: set for a job's process: its standard input is a pipe whose end means that the sweep is gone
+WATCHED = "BDIFF_WATCHED"
+
+#: which sweep a job belongs to, set by Hydra in whatever process its launcher uses: <process number>-<time>
+SWEEP = "BDIFF_SWEEP"
+
+INTERRUPTED_CODE = 130
+OUTPUT = "output.log"  # what a job's process printed, beside its run.log
+
+
+def ledger_of(config: DictConfig) -> Ledger:
+    """Return the ledger beside the outputs of `config`."""
+    return Ledger(Path(config.paths.outputs) / "ledger.sqlite")
+
+
+def carry_out(config: DictConfig) -> None:
+    """Do one job in a process of its own, unless it is done already or the sweep has been stopped by a failure."""
+    hydra = HydraConfig.get()
+    gone = partial(abandoned, hydra)
+    if gone():
+        os._exit(INTERRUPTED_CODE)
+    ledger, key, sweep = ledger_of(config), config_key(config), os.environ[SWEEP]
+    made = Path(hydra.runtime.output_dir)
+    unmake(made, hydra)  # Hydra has just made it; ours bears the key, so that no other job ever runs there
+    folder = made.with_name(f"{made.name}-{key[:8]}")
+    stopped = config.sweep.on_failure == "stop" and ledger.failed(sweep)
+    if stopped or ledger.done(key):
+        return
+    overrides, jobs_at_once = list(hydra.overrides.task), int(hydra.launcher.get("n_jobs", 1))
+    with place(config, jobs_at_once, gone) as environment, alone(folder, gone) as output:
+        if ledger.done(key):  # by the sweep that was there first
+            return
+        number = ledger.start(key, sweep, folder, overrides)
+        try:
+            status, error = run_job(overrides, folder, environment, gone, output)
+        except KeyboardInterrupt:
+            ledger.end(number, INTERRUPTED)
+            if gone():
+                os._exit(INTERRUPTED_CODE)  # or joblib's worker would go on with the sweep's next job
+            raise
+        ledger.end(number, status, error)
+
+
+@contextmanager
+def alone(folder: Path, gone: Callable[[], bool]) -> Iterator[IO[str]]:
+    """Yield the file for what a job in `folder` prints, as soon as no other sweep is at work there."""
+    while (output := artifacts.claim(folder / OUTPUT)) is None:
+        if gone():
+            raise KeyboardInterrupt
+        time.sleep(0.5)
+    with output:
+        yield output
+
+
+def unmake(folder: Path, hydra: HydraConf) -> None:
+    """Remove the folder that Hydra made for a job, with what its own options put there; what holds more is left."""
+    if hydra.output_subdir:
+        shutil.rmtree(folder / hydra.output_subdir, ignore_errors=True)
+    for handler in [
+        *logging.root.handlers
+    ]:  # of hydra/job_logging=default: the sweep itself would go on to write there
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == folder.absolute():
+            logging.root.removeHandler(handler)
+            handler.close()
+            Path(handler.baseFilename).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def abandoned(hydra: HydraConf) -> bool:
+    """Return whether the sweep is gone whose child this process of joblib's is; a cluster's jobs do without theirs."""
+    local = "joblib" in str(hydra.launcher.get("_target_"))
+    # With n_jobs=1 joblib has no workers: the sweep's own process does its jobs.
+    return local and int(os.environ[SWEEP].partition("-")[0]) not in (os.getpid(), os.getppid())
+
+
+def run_job(
+    overrides: list[str],
+    folder: Path,
+    environment: dict[str, str],
+    gone: Callable[[], bool],  # whether the sweep is
+    output: IO[str],  # which takes what the job prints
+) -> tuple[str, str | None]:
+    """Run `bdiff run` with `overrides` into `folder`; returns how it ended, and a failure's one line.
+
+    KeyboardInterrupt if the sweep is gone first, as if the user had stopped this process too.
+    """
+    (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier attempt
+    command = [sys.executable, "-m", "bdiff", "run", *overrides, f"hydra.run.dir={quoted(folder)}"]
+    output.truncate(0)  # of an earlier attempt
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=os.environ | environment | {WATCHED: "1"},
+        start_new_session=True,  # Ctrl-C reaches the sweep alone, which then ends the job, once
+    )
+    assert process.stdin is not None
+    try:
+        while (code := process.poll()) is None:
+            if gone():
+                raise KeyboardInterrupt
+            time.sleep(0.2)
+    finally:  # also when this process is interrupted: the end of its input ends the job
+        process.stdin.close()
+        process.wait()
+    record = artifacts.recall(folder / "metrics.json", dict[str, Any]())
+    status = record.get("status")
+    if status in (DONE, FAILED, INTERRUPTED):
+        return status, record.get("error")
+    error = death(code, folder / OUTPUT)
+    if record:
+        artifacts.write_json(folder / "metrics.json", record | {"status": FAILED, "error": error})
+        write_run_page(folder)
+    return FAILED, error
+
+
+def death(code: int, output: Path) -> str:
+    """Return in one line how a process ended that left no word in metrics.json."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (", as the system does when memory runs out" if name == "SIGKILL" else "")
+    lines = [line for line in output.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].removeprefix("bdiff: ") if lines else f"ended with exit code {code}"
+
+
+@contextmanager
+def place(config: DictConfig, parallel: int, gone: Callable[[], bool]) -> Iterator[dict[str, str]]:
+    """Yield the environment for one of `parallel` jobs: a GPU that is free, or a share of the CPU's cores.
+
+    There are `sweep.jobs_per_gpu` places on each visible GPU; a job waits until one is free, or the sweep is gone.
+    """
+    if parallel == 1 or config.runtime.device not in ("auto", "cpu", "cuda"):  # or the user has named a GPU
+        yield {}
+        return
+    gpus = [] if config.runtime.device == "cpu" else visible_gpus()
+    if not gpus:
+        cores = os.cpu_count() or 1
+        jobs = parallel if parallel > 0 else max(1, cores + 1 + parallel)  # joblib's way to count down from all cores
+        yield {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
+        return
+    root = Path(tempfile.gettempdir()) / f"bdiff-gpus-{os.getuid()}"
+    root.mkdir(exist_ok=True)
+    places = [(gpu, root / f"{gpu}.{k}.lock") for k in range(config.sweep.jobs_per_gpu) for gpu in gpus]
+    while not gone():
+        for gpu, path in places:
+            held = filelock.FileLock(path)
+            try:
+                held.acquire(timeout=0)
+            except filelock.Timeout:
+                continue
+            try:
+                yield {"CUDA_VISIBLE_DEVICES": gpu}
+            finally:
+                held.release()
+            return
+        time.sleep(0.5)
+    raise KeyboardInterrupt
+
+
+def visible_gpus() -> list[str]:
+    """Return the NVIDIA GPUs that a process may use, as CUDA_VISIBLE_DEVICES names them; asks no torch."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu for gpu in named.split(",") if gpu and gpu != "-1"]
+    return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]

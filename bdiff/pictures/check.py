@@ -1,0 +1,26 @@
+"""What can be told of a trigger and a target before torch is imported."""
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from bdiff.common.errors import one_line
+from bdiff.config.instantiate import make
+from bdiff.pictures.draw import empty
+
+
+def picture_problems(config: DictConfig) -> list[str]:
+    """Return what is wrong with the trigger or the target: sizes that do not fit, files that hold no picture."""
+    problems = []
+    picture = empty(config.data.size)  # stands in for a trigger that cannot be had, so that the target is seen too
+    try:
+        picture = make(config.trigger, size=config.data.size)
+    except (ValueError, TypeError, HydraException) as error:
+        problems.append(one_line(error))
+    try:
+        make(config.target, size=config.data.size, trigger=picture)
+    except (ValueError, TypeError, HydraException) as error:
+        problems.append(one_line(error))
+    return problems
+
+
+CHECKS = [(("data.size", "data.channels", "trigger.", "target."), picture_problems)]

@@ -1,0 +1,51 @@
+"""The amplification stage: samples from a reinforced trigger and from the true one scaled, each measured."""
+
+from functools import partial
+
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+
+from bdiff.common.progress import progress
+from bdiff.common.seeds import seed_of
+from bdiff.config.instantiate import make
+from bdiff.pipeline.context import Experiment, plain
+from bdiff.pipeline.defend import against_target
+from bdiff.pipeline.result import Answer, first_images
+from bdiff.pipeline.sample import draw_samples, shifted
+from bdiff.pipeline.suspect import method, suspect_of
+from bdiff.store import artifacts
+from bdiff.store.artifacts import Stage
+
+
+def amplify(run: Experiment, model: Stage) -> Answer:
+    """Return what becomes of samples from the reinforced and the scaled trigger on the model of `model`."""
+    config = run.config.amplify
+    inversion = config.inversion
+    amplifier = make(OmegaConf.masked_copy(config, ["_target_", "scale"]), inversion=method(inversion))
+    stage = run.stage(
+        "amplify",
+        model=model.key,
+        schedule=plain(run.config.schedule),
+        amplify=plain(config),
+        trigger=run.pictures["trigger"],
+        seed=run.config.seed,
+    )
+    path = stage.folder / "trigger.safetensors"
+    with run.building(stage, "amplify") as missing:
+        if missing and run.accelerator.is_main_process:
+            suspect = suspect_of(run, model, inversion.precision, inversion.checkpoint)
+            with progress("amplify", inversion.steps, unit="steps", every=run.config.runtime.progress) as meter:
+                seed = seed_of(run.config.seed, "amplify")
+                found = amplifier.reinforce(suspect, run.trigger.pattern, seed, partial(meter.advance, 1))
+            with artifacts.atomic(path) as scratch:
+                save_file({"trigger": found.trigger.contiguous()}, scratch)
+            run.finish(stage, curve=found.curve, evaluations=suspect.evaluations)
+    reinforced = load_file(path)["trigger"]
+    drawn = {"amplified": shifted(reinforced), "scaled": shifted(config.scale * run.trigger.pattern)}
+    samples = draw_samples(run, model, "amplified_sample", drawn)
+    metrics: dict[str, float] = {}
+    for who in drawn:
+        hits = against_target(run, samples, who)
+        metrics |= {f"{who}/{name}": hits[name] for name in ("asr", "asr_se", "mse")}
+    pictures = {who: first_images(samples, who) for who in drawn}
+    return Answer(metrics, {"amplify": {"scale": config.scale}}, {"amplified trigger": reinforced}, pictures)

@@ -1,0 +1,98 @@
+"""The certification stage: Cohen's table for every row and kind of input, and what is read off it."""
+
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bdiff.common.device import autocast
+from bdiff.config.instantiate import make
+from bdiff.defense.base import Logits
+from bdiff.defense.shields import cohen
+from bdiff.defense.shields.certification import Certification
+from bdiff.pipeline.context import Experiment, plain
+from bdiff.pipeline.names import ROWS
+from bdiff.pipeline.result import Answer, CertifiedCurves
+from bdiff.pipeline.trial import Trial, announce, denoiser, facts, networks_left, row_stage
+from bdiff.store.artifacts import Stage
+
+POINTS = 201  # of a curve in the figure
+STOPPED = "defense.stop=radii ends an image when the wanted radii are decided, so its radius is only a lower bound"
+
+
+def certified(run: Experiment, shield: Certification, on: Trial, rows: dict[str, list[Stage]]) -> Answer:
+    """Return certified accuracies and average radii of every row, on clean and triggered images."""
+    config = run.config.defense
+    own = settings(shield) | {"precision": config.precision}
+    stages = {row: row_stage(run, on, "certification", models, shield=own) for row, models in rows.items()}
+    networks = networks_left(stages, rows)
+    if networks and run.accelerator.is_main_process:
+        noisy = torch.randn((shield.batch_size, *run.images.shape), device=run.device)
+        logits = noisy_classifier(run, shield, on, rows["suspect"])
+        copies = networks * len(on.inputs) * len(on.labels) * (shield.n0 + shield.n)  # the most, where images end early
+        announce(run, "certification", copies, logits, noisy)
+    metrics, found = {}, {}
+    for row, stage in stages.items():
+        who = ROWS[row].certified
+        build(run, shield, on, rows[row], stage, who)
+        for kind in on.inputs:
+            found[ROWS[row].label, kind] = table = cohen.read(stage.folder / f"{kind}.tsv")
+            for radius, share in zip(config.radii, cohen.certified_accuracy(table, config.radii), strict=True):
+                metrics[f"{who}/{kind}/acc@{radius:g}"] = share
+            if shield.stop == "radii":
+                metrics[f"{who}/{kind}/draws"] = fmean(line.draws or 0 for line in table)
+            else:
+                metrics[f"{who}/{kind}/acr"] = cohen.acr(table)
+    reach = plain(config.radii)
+    if shield.stop == "never":
+        furthest = max([*config.radii, *(line.radius for table in found.values() for line in table)])
+        reach = torch.linspace(0, 1.05 * furthest, POINTS).tolist()
+    curves = {of: cohen.certified_accuracy(table, reach) for of, table in found.items()}
+    protocol = {
+        **facts(run, on),
+        **own,
+        "radii": plain(config.radii),
+        **({"acr": {"absent": STOPPED}} if shield.stop == "radii" else {}),
+        "tables": {ROWS[row].certified: str(stage.folder) for row, stage in stages.items()},
+    }
+    figure = CertifiedCurves(f"{run.config.name}, sigma {shield.sigma:g}", reach, curves, shield.stop == "radii")
+    return Answer(metrics, {"certification": protocol}, figures={"certified": figure})
+
+
+def settings(shield: Certification) -> dict[str, Any]:
+    """Return the settings that rows depend on, for keys: Cohen's rows of before they could stop keep theirs."""
+    apart = {"batch_size"} | (set() if shield.stop == "radii" else {"stop", "radii"})
+    return {name: value for name, value in vars(shield).items() if name not in apart}
+
+
+def noisy_classifier(run: Experiment, shield: Certification, on: Trial, models: list[Stage]) -> Logits:
+    """Return the classifier of noisy images behind the models' denoiser; alone if there are none."""
+
+    def classifier(x: Tensor) -> Tensor:
+        with autocast(run.config.defense.precision, run.device):  # it is asked as often as the denoiser is
+            return on.classifier(x).float()
+
+    if not models:
+        return classifier
+    return shield.behind(denoiser(run, models), make(run.config.schedule).to(run.device), classifier)
+
+
+def build(run: Experiment, shield: Certification, on: Trial, models: list[Stage], stage: Stage, who: str) -> None:
+    """Keep a table for every kind of input; one that a killed run has begun goes on where it ends."""
+    with run.building(stage, who) as wanted:
+        if wanted and run.accelerator.is_main_process:
+            logits = noisy_classifier(run, shield, on, models)
+            for kind, x in on.inputs.items():
+                stage.folder.mkdir(parents=True, exist_ok=True)
+                shield.run(
+                    logits,
+                    x.to(run.device),
+                    on.labels,
+                    on.indices,
+                    stage.folder / f"{kind}.tsv",
+                    seed=run.config.defense.seed,
+                    name=f"{who} {kind}",
+                    every=run.config.runtime.progress,
+                )
+            run.finish(stage)

@@ -1,0 +1,70 @@
+"""The trigger stage: a pattern that the attack learns before training, kept as a picture that other runs can take."""
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bdiff.common.progress import progress
+from bdiff.common.seeds import generator
+from bdiff.data.base import to_float, to_uint8
+from bdiff.defense.base import Suspect
+from bdiff.model import checkpoint
+from bdiff.pictures.draw import load
+from bdiff.pipeline.context import Experiment, plain
+from bdiff.store import artifacts
+from bdiff.store.artifacts import Stage
+from bdiff.trigger.base import Trigger
+
+BATCH = 64  # images per step
+
+
+def learn_trigger(run: Experiment, start: str | None, identity: str | None, surrogate: str) -> None:
+    """Give the run the trigger that its attack, equipped, learns behind the denoiser in the folder `start`.
+
+    `identity` is what keys say of that denoiser, and `surrogate` the surrogate's key. `trigger=image
+    trigger.path=<the stage's trigger.png>` takes the same one again.
+    """
+    settings = plain(run.config.attack)
+    stage = run.stage(
+        "trigger",
+        attack={name: settings[name] for name in ("_target_", "learn", *run.attack.learn_reads)},
+        surrogate=surrogate,
+        trigger=run.pictures["trigger"],
+        start=identity,
+        unet=plain(run.config.model.unet),
+        schedule=plain(run.config.schedule),
+        data=run.images.fingerprint,
+        precision=run.config.train.precision,
+        seed=run.config.seed,
+    )
+    path = stage.folder / "trigger.png"
+    with run.building(stage) as missing:
+        if missing and run.accelerator.is_main_process:
+            picture = rgba(learned(run, start, stage))
+            with artifacts.atomic(path) as scratch:
+                Image.fromarray(picture.numpy()).save(scratch, format="png")
+            run.finish(stage)
+    channels, size = run.images.shape[:2]
+    run.trigger = run.attack.trigger = Trigger.from_picture(load(path, size, "trigger.path"), channels)
+    run.attack.to(run.device)
+    run.pictures["trigger"] = artifacts.content(run.trigger.pattern, run.trigger.mask)
+
+
+def learned(run: Experiment, start: str | None, stage: Stage) -> Tensor:
+    """Return the pattern (C,H,W) in [-1,1], a function of the seed."""
+    unet = checkpoint.build(plain(run.config.model.unet), start, run.schedule)
+    schedule, shape = run.schedule.to(run.device), run.images.shape
+    denoiser = Suspect(unet, schedule, shape, run.device, run.config.train.precision)
+    draws, pattern = generator(run.config.seed, "trigger"), run.trigger.pattern.to(run.device)
+    with progress(stage.name, run.attack.learn, unit="steps", every=run.config.runtime.progress) as meter:
+        for _ in range(run.attack.learn):
+            x = to_float(run.images.take(torch.randint(len(run.images), (BATCH,), generator=draws)).to(run.device))
+            pattern = run.attack.ascend(schedule, pattern, x, denoiser.noise(len(x), draws), denoiser.eps)
+            meter.advance()
+    return pattern.cpu()
+
+
+def rgba(pattern: Tensor) -> Tensor:
+    """Return a pattern (C,H,W) in [-1,1] as opaque pixels (H,W,4) uint8, so that no part of it is background."""
+    colours = to_uint8(pattern).expand(3, -1, -1)
+    return torch.cat([colours, torch.full_like(colours[:1], 255)]).permute(1, 2, 0).contiguous()

@@ -1,0 +1,267 @@
+"""Where artifacts live: config -> key -> folder, with atomic writes, locks and manifests.
+
+A stage's folder is `<outputs>/<stage>/<key>/`. It is finished exactly when it holds `manifest.json`, which is
+written last; anything else in it is work in progress that a restarted run picks up.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import filelock
+
+from bdiff.store.integrity import fault
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+UMASK = os.umask(0o077)
+os.umask(UMASK)  # it can only be read by being set
+PERMISSIONS = 0o666 & ~UMASK  # of files that a group shares if its members' umask says so
+
+#: files of a stage that nothing is computed from, so that the stage is whole without them
+ASIDE = ("manifest.json", "seconds.json", "threads.json", "history.jsonl")
+
+
+def digest(value: Any) -> str:
+    """Return 16 hex digits of the sha256 over `value` as canonical JSON: the key of whatever it describes."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it becomes `path` (file or folder), on error it is removed.
+
+    An existing folder at `path` is replaced. What is there afterwards has reached the disk: a power loss leaves the old
+    or the new, never half.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A folder of its own, so that writers which insist on a file's ending get the one they asked for.
+    scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
+    try:
+        yield scratch / path.name
+        for written in [scratch / path.name, *(scratch / path.name).rglob("*")]:
+            share(written)
+            flush(written)
+        if path.is_dir():
+            path.rename(scratch / "replaced")
+        (scratch / path.name).replace(path)
+        flush(path.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def share(path: Path) -> None:
+    """Give a file the permissions that the user's umask says, which safetensors and tempfile do not ask."""
+    if path.is_file():
+        with suppress(OSError):  # some drives know no permissions
+            path.chmod(path.stat().st_mode | PERMISSIONS)
+
+
+def flush(path: Path) -> None:
+    """Have the system write a file's content, or a folder's names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not path.is_dir():  # some network drives know no fsync of folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` atomically, as readable JSON; a nan or inf in it raises ValueError."""
+    with atomic(path) as scratch:
+        scratch.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return what `write_json` wrote. Raises ValueError, which names the file, where that is no longer there."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, {error}") from error
+
+
+def recall(path: Path, default: T) -> T:
+    """Return what `write_json` wrote; `default` where nothing is there, or, with a warning, nothing of its type."""
+    if not path.is_file():
+        return default
+    try:
+        found = read_json(path)
+    except (OSError, ValueError) as error:
+        log.warning("%s: left aside", error)
+        return default
+    if type(found) is not type(default):
+        log.warning("%s holds no %s: left aside", path, type(default).__name__)
+        return default
+    return found
+
+
+def whole(path: Path) -> bool:
+    """Return whether a file is there and whole; a damaged one is warned of, for whoever asks makes it again."""
+    if not path.exists():
+        return False
+    why = fault(path)
+    if why:
+        log.warning("%s is damaged and made again (%s)", path, why)
+    return not why
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, waiting for another process that holds it (the system frees a dead one's)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = filelock.FileLock(path, mode=PERMISSIONS)
+    try:
+        held.acquire(timeout=0)
+    except filelock.Timeout:
+        log.info("waiting for another process that is building %s", path.with_suffix("").name)
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def claim(path: Path) -> IO[str] | None:
+    """Open `path` to append to it, for this process and its children alone; None where another has it.
+
+    The system frees it when all of them are gone. Some network drives know no locks: there it is open to all.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError as error:
+        log.debug("%s cannot be locked (%s)", path, error)
+    return file
+
+
+def content(*tensors: Any) -> str:
+    """Return 16 hex digits of the sha256 over tensors' shapes and values: the key of pictures, wherever they lay."""
+    total = hashlib.sha256()
+    for tensor in tensors:
+        total.update(repr(tuple(tensor.shape)).encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left in `folder`; only for who holds its lock."""
+    for scratch in list(folder.rglob(".tmp-*")):
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+class Clock:
+    """Seconds of work in a stage's folder over all attempts, written down as they pass: a kill loses the last few.
+
+    `writes` is for the one process that writes there.
+    """
+
+    EVERY = 5.0  # seconds
+
+    def __init__(self, folder: Path, writes: bool):
+        self.path, self.writes = folder / "seconds.json", writes
+        self.before = recall(self.path, 0.0)
+        self.began, self.over = time.monotonic(), threading.Event()
+        self.thread = threading.Thread(target=self.tick, daemon=True)
+
+    @property
+    def seconds(self) -> float:
+        """All of them so far."""
+        return self.before + time.monotonic() - self.began
+
+    def tick(self) -> None:
+        """Write them down now and then."""
+        while not self.over.wait(self.EVERY):
+            write_json(self.path, self.seconds)
+
+    def __enter__(self) -> "Clock":
+        if self.writes:
+            self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.writes:
+            self.over.set()
+            self.thread.join()
+            write_json(self.path, self.seconds)
+
+
+@dataclass
+class Stage:
+    """One finished or growing artifact: what it is made from (`parts`), and the folder it is made in."""
+
+    name: str
+    key: str
+    folder: Path
+    parts: dict[str, Any]
+    version: int
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """What was recorded when the stage finished; None while it has not, or, with a warning, where it is damaged."""
+        path = self.folder / "manifest.json"
+        if not path.exists():
+            return None
+        found = recall(path, dict[str, Any]())
+        why = self.damage(found)
+        if why:
+            log.warning("%s: made again, since %s", self.folder, why)
+        return None if why else found
+
+    def damage(self, manifest: dict[str, Any]) -> str | None:
+        """Return what is wrong with a manifest or with the files that it lists, in words."""
+        if manifest.get("key") != self.key or not {"seconds", "finished"} <= {*manifest}:
+            return "manifest.json is damaged or another stage's"
+        for name, size in manifest.get("files", {}).items():  # which manifests of before lack
+            path = self.folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} of {size} bytes"
+            if why := fault(path):
+                return f"{name} is damaged ({why})"
+        return None
+
+    def finish(self, seconds: float, **facts: Any) -> dict[str, Any]:
+        """Record that the stage is whole, after `seconds` of work, with what later stages may ask of it."""
+        manifest = {
+            "stage": self.name,
+            "key": self.key,
+            "version": self.version,
+            "parts": self.parts,
+            "seconds": round(seconds, 3),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "files": self.files(),
+            **facts,
+        }
+        write_json(self.folder / "manifest.json", manifest)
+        return manifest
+
+    def files(self) -> dict[str, int]:
+        """Return the sizes of what the stage made, by path in its folder; without what says how that went."""
+        made = {str(path.relative_to(self.folder)): path for path in self.folder.rglob("*") if path.is_file()}
+        return {name: made[name].stat().st_size for name in sorted(made) if name not in ASIDE and ".tmp-" not in name}
+
+
+def stage(root: Path, name: str, version: int, **parts: Any) -> Stage:
+    """Return the stage `name` whose identity is `parts` (plain JSON values) and the code's `version` of it."""
+    key = digest({"stage": name, "version": version, **parts})
+    return Stage(name, key, root / name / key, parts, version)

@@ -1,0 +1,120 @@
+"""How many threads a run computes with, settled before torch is loaded. Imports no torch by itself.
+
+OpenMP's threads wait for each other by spinning. With a busy neighbour on the same cores that is ruinous: two threads
+on two cores were 15 times slower than one. So there are no more threads than free cores, and they spin for so short a
+time that a neighbour who comes later does little harm either. (OMP_WAIT_POLICY=PASSIVE, no spinning at all, cost 17 %
+where nobody else was; a spin count of 1,000 nothing that could be measured.)
+"""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bdiff.store import artifacts
+
+log = logging.getLogger(__name__)
+
+LOOK = 0.2  # seconds over which the cores are watched: a load average would tell of the last minutes
+SPINS = "1000"  # of a thread that waits, in libgomp, torch's OpenMP on Linux
+KEPT = "threads.json"  # in the folder of a stage
+
+
+def allowed(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many cores this process may use, by its affinity and its control group's quota; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, int(quota(cgroup) or cores)))
+
+
+def quota(cgroup: Path) -> float | None:
+    """Return how many cores' time a control group allows (version 2 or 1), None if it does not say."""
+    try:
+        if (cgroup / "cpu.max").exists():
+            most, period = (cgroup / "cpu.max").read_text().split()
+        else:
+            most, period = ((cgroup / "cpu" / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
+        return float(most) / float(period) if most.strip() not in ("max", "-1") else None
+    except (OSError, ValueError):  # no control groups here, or of another kind
+        return None
+
+
+def idle(stat: Path = Path("/proc/stat")) -> dict[int, tuple[int, int]]:
+    """Return of each core how long it was idle and how long it was on, in ticks; nothing where it is not told."""
+    found = {}
+    for line in stat.read_text().splitlines() if stat.exists() else []:
+        name, *ticks = line.split()
+        if name.startswith("cpu") and name != "cpu":
+            times = [int(tick) for tick in ticks[:8]]  # user, nice, system, idle, iowait, irq, softirq, steal
+            found[int(name[3:])] = (times[3] + times[4], sum(times))
+    return found
+
+
+def free(cores: int, look: Callable[[], dict[int, tuple[int, int]]] = idle, seconds: float = LOOK) -> int:
+    """Return how many of `cores` allowed ones no other process is using, watched for some `seconds`; at least 1."""
+    before = look()
+    time.sleep(seconds)
+    after = look()
+    mine = os.sched_getaffinity(0) & before.keys() & after.keys() if hasattr(os, "sched_getaffinity") else set()
+    if not mine:
+        return cores
+    shares = [(after[core][0] - before[core][0]) / max(1, after[core][1] - before[core][1]) for core in mine]
+    return max(1, min(cores, int(sum(shares) + 0.3)))  # a core that is busy for less than a third is as good as free
+
+
+def choose(setting: int | str) -> int:
+    """Return the number of threads for `runtime.threads`, a number or auto.
+
+    `auto` is the user's OMP_NUM_THREADS, or else the free cores, shared with the other processes of the same run.
+    """
+    if setting != "auto":
+        return int(setting)
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, free(allowed()) // (int(processes) if processes.isdigit() and int(processes) else 1))
+
+
+def settle(setting: int | str) -> int:
+    """Choose the number of threads and let torch, loaded already or soon, use it; returns it.
+
+    Where torch is there already, the way its threads wait is settled too, and stays as it is.
+    """
+    number = choose(setting)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(number)
+    else:
+        os.environ["OMP_NUM_THREADS"] = str(number)
+        if "OMP_WAIT_POLICY" not in os.environ:
+            os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    return number
+
+
+def begin(folder: Path) -> None:
+    """Keep in a stage's folder the number of threads that it begins with, unless it has begun before."""
+    import torch
+
+    if not (folder / KEPT).exists():
+        artifacts.write_json(folder / KEPT, torch.get_num_threads())
+
+
+@contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """Compute with the number of threads that the stage in `folder` began with.
+
+    Sums of floats depend on it, so a stage that is taken up again goes on with its own, to end in the same bits.
+    """
+    import torch
+
+    now = torch.get_num_threads()
+    number = artifacts.recall(folder / KEPT, now)
+    if number != now:
+        log.info("going on with %d threads, as it began, and not %d", number, now)
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(now)
