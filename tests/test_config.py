@@ -15,7 +15,7 @@ from bdiff.config.compose import PACKAGE, jobs
 from bdiff.config.instantiate import make
 from bdiff.config.keys import leaves
 from bdiff.config.rules import MIXED, OPTIONAL, RULES, type_problem
-from bdiff.defense.base import Audit, Guard, Repair, Shield
+from bdiff.defense.base import Defense, Removal
 from bdiff.defense.detection.purediffusion import PureDiffusion
 from bdiff.pipeline import suspect
 
@@ -47,8 +47,6 @@ OURS: dict[str, set[str]] = {
 }
 #: keys that say how a nested part is used, and are not passed to it
 ABOUT = {"protocol", "reference"}
-#: keys of a defense that are its stage's, and are not passed to it
-STAGES = {*suspect.OURS}
 #: what every run gives to nested parts
 GIVEN = {"channels", "classes"}
 
@@ -90,8 +88,9 @@ def test_an_option_composes_and_its_code_takes_its_keys(group, option):
         known = inspect.signature(get_object(part["_target_"])).parameters
         keys = part.keys() - {"_target_"} - ABOUT
         if part["_target_"].startswith("bdiff.defense."):
-            assert not STAGES & known.keys(), f"{part['_target_']} never gets {STAGES & known.keys()}"
-            keys -= STAGES
+            around = suspect.around(OmegaConf.create(part))
+            assert not around & known.keys(), f"{part['_target_']} never gets {around & known.keys()}"
+            keys -= around
         assert keys <= known.keys(), f"{part['_target_']} does not take {keys - known.keys()}"
         needed = {name for name, one in known.items() if one.default is one.empty and one.kind is not one.VAR_KEYWORD}
         assert needed <= keys | given, f"{part['_target_']} needs {needed - keys - given}"
@@ -168,9 +167,9 @@ def test_all_defaults_keep_the_rules_of_a_request_and_no_rule_is_for_nothing():
 def test_a_defense_is_made_from_what_its_yaml_says_and_a_request_for_it_is_sound(defense, data):
     (config,) = jobs([f"data={data}", f"defense={defense}", "amplify=purediffusion"], multirun=False)
     if config.defense._target_:
-        assert isinstance(suspect.method(config.defense), Audit | Repair | Guard | Shield)
+        assert isinstance(suspect.method(config.defense), Defense)
     removal = suspect.method(config.defense.removal)
-    assert isinstance(removal, Repair)
+    assert isinstance(removal, Removal)
     assert isinstance(suspect.method(config.amplify.inversion), PureDiffusion)
     assert config.defense.removal.train.epochs == 11
     assert (config.defense.removal.train.steps is None) == (data == "cifar10")  # the digits' preset wins over epochs

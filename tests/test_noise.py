@@ -11,7 +11,7 @@ from torch import nn
 
 from bdiff.common.seeds import generator
 from bdiff.diffusion.noise import Noise
-from bdiff.diffusion.sampling import Drawn, denoise, noise_of, sample, shards
+from bdiff.diffusion.sampling import Drawn, Sampler, denoise, noise_of, sample, shards
 
 SHAPE = (1, toys.SIZE, toys.SIZE)
 CPU = torch.device("cpu")
@@ -64,7 +64,7 @@ def test_a_sampler_that_is_handed_its_noise_gives_what_it_gives_by_itself(schedu
         wanted = plain.step(eps, t, wanted, return_dict=False, **drawing, **options)[0]
     noise = Noise(generators(), SHAPE, CPU)
     x = next(noise)
-    found = denoise(Half(), scheduler(**toys.schedule().config), x, noise.__next__, 6, options, "fp32")
+    found = denoise(toys.Seen(Half()), Sampler(scheduler(**toys.schedule().config), 6, options), x, noise.__next__)
     assert torch.equal(found, wanted)
 
 
@@ -101,5 +101,5 @@ def test_noise_is_drawn_while_the_network_works():
         waits.append(time.monotonic() - began)
         return drawn
 
-    denoise(Sleeper(), DDPMScheduler(**toys.schedule().config), x, watched, 6, {}, "fp32", noise.ahead)
+    denoise(toys.Seen(Sleeper()), Sampler(DDPMScheduler(**toys.schedule().config), 6), x, watched, noise.ahead)
     assert len(waits) == 5 and sorted(waits)[2] < 0.02

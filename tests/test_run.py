@@ -320,4 +320,4 @@ def quiet():
 def test_a_home_is_expanded_in_any_option(word, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert normal(word) == 'outputs="/home/me/x"'
-    assert normal("trigger=BOX_14") == "trigger=box_14" and normal("~model.unet.dropout") == "~model.unet.dropout"
+    assert normal("trigger=BOX_14") == "trigger=box_14" and normal("~model.network.dropout") == "~model.network.dropout"
