@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, EulerAncestralDiscreteSchedu
 from torch import nn
 
 from bdiff.common.seeds import generator
+from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.noise import Noise
 from bdiff.diffusion.sampling import Drawn, Sampler, denoise, noise_of, sample, shards
 
@@ -76,8 +77,8 @@ DIGESTS = {"DDPMScheduler": "396fe8c8058f9848", "DDIMScheduler": "223aaf60934be2
 @pytest.mark.parametrize(("scheduler", "options"), NOISY)
 def test_samples_have_the_bits_that_they_always_had(tmp_path, scheduler, options):
     kinds = {"clean": Drawn(lambda eps: eps, 9), "triggered": Drawn(toys.attack().prior, 9)}
-    sample(Half(), scheduler(**toys.schedule().config), kinds, shape=SHAPE, batch_size=4, steps=5, step_options=options,
-           precision="fp32", seed=1, folder=tmp_path, accelerator=toys.accelerator())  # fmt: skip
+    suspect, sampler = Suspect(Half(), toys.schedule(), SHAPE), Sampler(scheduler(**toys.schedule().config), 5, options)
+    sample(suspect, sampler, kinds, 4, 1, tmp_path, toys.accelerator())
     total = hashlib.sha256()
     for kind in kinds:
         total.update(torch.cat([*shards(tmp_path, kind)]).numpy().tobytes())
