@@ -1,6 +1,7 @@
 """The command line. It hands over to Hydra, and imports no torch before a request has been found sound."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -167,7 +168,10 @@ def complain(problems: tuple[str, ...] | list[str], most: int = 5) -> int:
 
 
 def within_run() -> bool:
-    """Hide the word `run` from Hydra's completion, which knows no subcommands; where it is not typed yet, offer it."""
+    """Hide the word `run` from Hydra's completion, which knows no subcommands; where it is not typed yet, offer it.
+
+    A folder of --config-dir is named in the way that its completion reads.
+    """
     line = os.environ.get("COMP_LINE")
     if line is None:  # the completion is being installed
         return True
@@ -175,6 +179,7 @@ def within_run() -> bool:
     if not run:
         print("run")
         return False
+    rest = re.sub(r"(^| )(?:--config-dir|-cd)[= ](\S+)", r"\1hydra.searchpath=[\2]", rest)
     os.environ["COMP_LINE"] = f"{start} {rest}"
     os.environ["COMP_POINT"] = str(max(0, int(os.environ.get("COMP_POINT", len(line))) - len("run ")))
     return True

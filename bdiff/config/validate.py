@@ -9,8 +9,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bdiff.common.errors import one_line
 from bdiff.common.places import home_problems, shown
-from bdiff.config.instantiate import foreign, targets
-from bdiff.config.keys import leaves
+from bdiff.config.instantiate import foreign
+from bdiff.config.keys import leaves, targets
 from bdiff.config.rules import MIXED, OPTIONAL, RULES, type_problem
 
 #: where the checks of what parts make together stand: each module's CHECKS, with the keys that a check reads
