@@ -1,5 +1,6 @@
 """Options and parts from outside the repository: installed plugins, and folders that a request names."""
 
+import os
 import sys
 
 import pytest
@@ -10,20 +11,27 @@ from bdiff.cli.doctor import parts
 from bdiff.common.errors import RequestError
 from bdiff.config.compose import jobs
 from bdiff.config.instantiate import foreign, make
+from bdiff.report.runs import find
 
 DOT = {
     "dots/__init__.py": "",
     "dots/dot.py": """
-        import torch
+        import numpy as np
 
-        def dot(size: int, radius: int) -> torch.Tensor:
-            pixels = torch.zeros(size, size, 4)
+        def dot(size: int, radius: int) -> np.ndarray:
+            pixels = np.zeros((size, size, 4), np.float32)
             pixels[:radius, :radius] = 1
             return pixels
         """,
     "dots/conf/trigger/dot.yaml": "_target_: dots.dot.dot\nradius: 3\n",
 }
 BOX = "_target_: bdiff.trigger.box.box\nside: 5\n"
+
+
+TINY = [
+    "data.limit=48", "train.steps=2", "train.batch_size=8", "sample.count=8", "sample.triggered=8", "sample.steps=2",
+    "metric/fid=none", "model.unet.block_out_channels=[8,8,8]", "pretrain=none", "runtime.device=cpu",
+]  # fmt: skip
 
 
 def problems(*words: str, multirun: bool = False) -> list[str]:
@@ -195,3 +203,18 @@ def test_a_launcher_of_a_folder_is_one_of_hydras(tmp_path):
     mine = folder(tmp_path / "mine", hydra__launcher__mine="_target_: os.system\ncommand: touch ran\n")
     (told,) = problems("hydra/launcher=mine", f"hydra.searchpath=[{mine}]")
     assert told.startswith("hydra.launcher._target_=os.system is refused")
+
+
+def test_a_sweeps_jobs_and_a_rerun_find_what_is_outside(site, tmp_path, monkeypatch):
+    install(site, "dots", DOT)
+    mine = folder(tmp_path / "mine", target__mine="_target_: bdiff.target.corner.corner\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setattr(sys, "argv", ["bdiff"])
+    places = [f"paths.outputs={tmp_path}/outputs", f"paths.cache={tmp_path}/cache"]
+    words = ["-m", "--config-dir", str(mine), "hydra/launcher=joblib", "trigger=dot", "target=mine", *TINY, *places]
+    assert cli.command(["run", *words]) == 0
+    (run,) = find([tmp_path / "outputs"])
+    assert (run.value("trigger"), run.value("target")) == ("dot", "mine")
+    assert cli.command(["rerun", str(run.folder)]) == 0
+    (again,) = find([tmp_path / "outputs/runs"])
+    assert again.record["reused"] == ["train", "sample", "measure"]

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from bdiff.config.compose import group_options, jobs
+from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
+from bdiff.config.options import group_options
 from bdiff.diffusion.sampling import denoise
 from bdiff.diffusion.schedule import Schedule
 from bdiff.diffusion.steps import first_timestep, step_problem
