@@ -76,7 +76,7 @@ def law(value: Any) -> str | None:
 
     if type(value) in (int, float) and math.isfinite(value):
         return above_zero(value)
-    told = one_of(*LAWS)(value)
+    told = one_of("ancestral", "ode")(value)
     return f"{told}, or set a number" if told else None
 
 
@@ -124,6 +124,7 @@ def threads(value: Any) -> str | None:
 #: what a value must be like, beside having the type of the default it replaces; null values are not looked at
 RULES: dict[str, Callable[[Any], str | None]] = {
     "name": a_name,
+    "model.prediction": one_of("auto", "epsilon", "sample", "v_prediction"),
     "attack.case": one_of("purification", "certification", "both"),
     "attack.eps": above_zero,
     "attack.eta": above_zero,

@@ -14,7 +14,7 @@ from bdiff.config.instantiate import make
 from bdiff.config.rules import at_least, share
 
 CLIPPING = "bdiff.defense.sampling.clipping.Clipping"
-REMOVAL = "bdiff.defense.removal.shift.Removal"
+REMOVAL = "bdiff.defense.removal.elijah.ElijahRemoval"
 SHIELDS = ("bdiff.defense.shields.purification.Purification", "bdiff.defense.shields.certification.Certification")
 #: noise-shift laws that have a name, see bdiff/defense/laws.py
 LAWS = ("ancestral", "ode")

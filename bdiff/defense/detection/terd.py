@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from bdiff.common.device import to_device
 from bdiff.common.seeds import generator
-from bdiff.defense.base import Audit, Inversion, Suspect
+from bdiff.defense.base import Detection, Inversion, Suspect
 from bdiff.defense.detection.curve import Curve
 from bdiff.defense.detection.evidence import kl_of
 
@@ -43,7 +44,7 @@ def is_backdoored(x: Tensor, mu: Tensor) -> Tensor:
 
 
 @dataclass
-class Terd(Audit):
+class Terd(Detection):
     """Looks for the mu under which what the model gets wrong about two noisings of one image is the same.
 
     First on images of noise (estimation), then on images that the model makes from mu (refinement).
@@ -59,13 +60,15 @@ class Terd(Audit):
     clip_norm: float  # of the refinement's gradients
     threshold: float | None
 
+    scores: ClassVar = (0.0, math.inf)  # a divergence
+
     @property
     def total(self) -> int:
-        """See `Audit.total`."""
+        """See `Detection.total`."""
         return self.steps + self.refine_steps
 
     def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
-        """Return the trigger after the refinement; see `Audit.invert`.
+        """Return the trigger after the refinement; see `Detection.invert`.
 
         ValueError if the schedule is shorter than `window` or `ddim_steps`, RunError if the loss leaves the numbers.
         """
@@ -113,7 +116,7 @@ class Terd(Audit):
         return curve.values()
 
     def look(self, inversion: Inversion, samples: Tensor) -> dict[str, float]:
-        """Return `kl_mean`, `kl_variance` and their sum as the score; see `Audit.look`. The samples are not looked at.
+        """Return `kl_mean`, `kl_variance` and their sum as the score; see `Detection.look`. It reads no samples.
 
         The authors' model check prints both, each less a constant, and states no rule. Where there is no backdoor mu
         gains nothing from being large, so either speaks for one, and a calibrated threshold takes in the constants.
