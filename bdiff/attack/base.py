@@ -2,10 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from bdiff.config.rules import fraction, one_of
 from bdiff.data.base import Images
 from bdiff.diffusion.schedule import Schedule
 from bdiff.diffusion.training import Rows
@@ -58,7 +60,13 @@ class Attack(ABC):
     learn: int = 0
     learn_reads: tuple[str, ...] = ()
 
-    def __init__(self, trigger: Trigger, target: Tensor, poison_rate: float, poison_mode: str = "replace"):
+    def __init__(
+        self,
+        trigger: Trigger,
+        target: Tensor,
+        poison_rate: Annotated[float, fraction, "share of the training rows that are poisoned"],
+        poison_mode: Annotated[str, one_of(*MODES), "replace rows (FIXED), or append copies (FLEX)"] = "replace",
+    ):
         if trigger.pattern.shape != target.shape:
             raise ValueError(f"trigger {tuple(trigger.pattern.shape)} and target {tuple(target.shape)} differ in shape")
         self.trigger, self.target = trigger, target

@@ -19,8 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bdiff.common.errors import RequestError, one_line
 from bdiff.common.spelling import nearest
 from bdiff.config.keys import added_problems, children, leaves, settings, unknown
-from bdiff.config.rules import OPTIONAL, RULES
-from bdiff.config.validate import value_problems
+from bdiff.config.validate import declaration, value_problems
 
 PACKAGE = "bdiff.conf"
 CONF = Path(str(resources.files(PACKAGE)))
@@ -112,8 +111,7 @@ def override_problems(override: Override, groups: dict[str, list[str]], multirun
     if key.partition(".")[0] == "hydra" and (override.is_delete() or (override.value() is None and given(key))):
         return [f"{override.input_line} takes out what Hydra needs: leave it out, or give {key} a value"]
     if override.is_delete():
-        needed = key in groups or key in RULES or key in OPTIONAL or key.partition(".")[0] in OURS
-        return [f"{override.input_line} takes out what a run needs: give {key}=<value> instead"] if needed else []
+        return [needed(override)] if key in groups or key.partition(".")[0] in OURS else []
     problems = []
     if key in groups:
         none = ["null"] if defaults(()).hydra.runtime.choices.get(key) is None else []
@@ -125,6 +123,11 @@ def override_problems(override: Override, groups: dict[str, list[str]], multirun
     if sweep and not multirun:
         problems.append(f"{override.input_line} asks for several values: that is a sweep, say bdiff run -m")
     return problems
+
+
+def needed(override: Override) -> str:
+    """Return that an override takes out what a run reads."""
+    return f"{override.input_line} takes out what a run needs: give {override.key_or_group}=<value> instead"
 
 
 def one_job(overrides: list[Override], groups: dict[str, list[str]]) -> tuple[DictConfig | None, list[str]]:
@@ -185,6 +188,8 @@ def key_problems(override: Override, base: DictConfig, groups: dict[str, list[st
     key = override.key_or_group
     if override.is_add() or override.is_force_add() or key in groups or re.match(r"hydra\b", key):
         return []
+    if override.is_delete() and declaration(base, key):
+        return [needed(override)]
     there = leaves(base)
     if key in there or (override.is_delete() and any(name.startswith(f"{key}.") for name in there)):
         return []

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bdiff.common.device import autocast, to_device
 from bdiff.data.base import Images
+from bdiff.defense.settings import DetectionSettings, RemovalSettings, ShieldSettings
 from bdiff.diffusion.schedule import Schedule
 from bdiff.diffusion.training import Loss
 
@@ -84,6 +85,8 @@ class Audit(ABC):
     `threshold` is the score from which on a model is flagged, None for never; calibrate it on clean models only.
     """
 
+    settings = DetectionSettings
+
     threshold: float | None
 
     @property
@@ -114,6 +117,8 @@ Train = Callable[[nn.Module, Loss], nn.Module]
 class Repair(ABC):
     """Takes a backdoor out of a model."""
 
+    settings = RemovalSettings
+
     @abstractmethod
     def repair(self, suspect: Suspect, images: Images, trigger: Tensor | None, train: Train) -> nn.Module:
         """Return a mended UNet with the suspect's architecture.
@@ -128,6 +133,8 @@ class Repair(ABC):
 
 class Shield(ABC):
     """Stands between a classifier and those who ask it: a model denoises what the classifier is shown."""
+
+    settings: type[ShieldSettings] = ShieldSettings
 
     @abstractmethod
     def check(self, schedule: Schedule) -> None:

@@ -1,11 +1,13 @@
 """Elijah's removal of a backdoor whose trigger an audit inverted (An et al. 2024, arXiv 2312.00050; authors' code)."""
 
 from copy import deepcopy
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from bdiff.config.rules import at_least
 from bdiff.data.base import Images, to_float
 from bdiff.defense.base import Repair, Suspect, Train
 from bdiff.diffusion.schedule import Schedule
@@ -50,7 +52,11 @@ class Removal(Repair):
     Raises ValueError for a negative weight.
     """
 
-    def __init__(self, unshift: float, keep: float):
+    def __init__(
+        self,
+        unshift: Annotated[float, at_least(0), "weight of the loss that makes triggered noise look like clean noise"],
+        keep: Annotated[float, at_least(0), "weight of the loss that holds what is predicted from clean noise"],
+    ):
         for name, weight in (("unshift", unshift), ("keep", keep)):
             if weight < 0:
                 raise ValueError(f"{name}={weight} is the weight of a loss: choose a value of at least 0")
