@@ -4,12 +4,13 @@
     python scripts/same_numbers.py --against before.json   at the commit after, on the same machine
 
 On a CPU the metrics must be equal to the last bit. `--default` takes the default run as well, some minutes.
-Exit code 1 where a number differs.
+Exit code 1 where a number differs, or a run fails.
 """
 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,7 @@ def requests(default: bool) -> dict[str, list[str]]:
 
 def metrics(name: str, words: list[str], home: Path) -> dict[str, float] | str:
     """Return the numbers of a run, or the last line of what it said."""
-    place = home / name.replace("/", "_")
+    place = home / re.sub(r"\W", "_", name)
     fixed = [f"paths.outputs={home}/outputs", f"paths.cache={home}/cache", "runtime.threads=1", "tracker=none"]
     command = [sys.executable, "-m", "bdiff", "run", *words, *fixed, f"hydra.run.dir={place}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
@@ -56,10 +57,12 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         found = {name: metrics(name, words, Path(home)) for name, words in requests(args.default).items()}
+    failed = [f"{name}: {line}" for name, line in found.items() if isinstance(line, str)]
+    print(*failed, sep="\n", end="\n" if failed else "")
     if args.write:
         args.write.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     if args.against is None:
-        return 0
+        return 1 if failed else 0
     before = json.loads(args.against.read_text())
     different = 0
     for name in before | found:
@@ -75,7 +78,7 @@ def main() -> int:
             was, now = (found if isinstance(found, str) else "done" for found in (one, other))
             print(f"{name}: was {was}, is {now}")
     print(f"{len(found)} runs, {different} differ")
-    return 1 if different else 0
+    return 1 if different or failed else 0
 
 
 if __name__ == "__main__":

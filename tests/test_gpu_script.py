@@ -43,6 +43,7 @@ def test_the_miniature_does_everything_within_three_minutes_and_goes_on_where_it
     assert len(files) <= 8 and all(path.stat().st_size < 16 * 2**20 for path in files)
 
 
+@pytest.mark.slow
 def test_a_step_without_data_is_skipped_and_one_that_fails_is_told(tmp_path, monkeypatch):
     """On a CPU as a card would be: `machine` asks for CUDA and fails, runs have no data."""
     state, out = tmp_path / "state", tmp_path / "out"

@@ -259,6 +259,7 @@ def test_two_processes_make_one_run(tmp_path):
     assert len(list(tmp_path.glob("outputs/sample/*/shards/*.safetensors"))) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_classifier_with_batchnorm_as_one_does(tmp_path):
     words = [*TINY, "classifier=resnet18", "classifier.train.steps=3", "classifier.train.batch_size=8", "train.steps=1",
              "sample.count=2", "runtime.device=cpu", "paths.outputs=outputs", "paths.cache=cache"]  # fmt: skip

@@ -1,19 +1,10 @@
 """BadDiffusion (Chou et al. 2023, arXiv 2212.05400; checked against the authors' code)."""
 
 import torch
-from torch import Tensor
 
 from bdiff.attack.base import Attack
-from bdiff.diffusion.schedule import Schedule, per_image
-from bdiff.diffusion.training import Rows
-
-
-def shift_law(schedule: Schedule, t: Tensor) -> Tensor:
-    """Return c_t = sqrt(1 - abar_t) / (1 + sqrt(alpha_t)), shape (B,1,1,1): how much of r the noise gains.
-
-    Equal to the paper's (1 - sqrt(alpha_t)) sqrt(1 - abar_t) / (1 - alpha_t), without its 0/0 for small beta.
-    """
-    return (1 - per_image(schedule.abar, t)).sqrt() / (1 + per_image(schedule.alphas, t).sqrt())
+from bdiff.diffusion.objective import Draw, Noised, Rows
+from bdiff.diffusion.schedule import Schedule, ancestral_coefficient, per_image, residual
 
 
 class BadDiffusion(Attack):
@@ -22,12 +13,18 @@ class BadDiffusion(Attack):
     x_t = sqrt(abar) y + (1 - sqrt(abar)) r + sqrt(1 - abar) eps, regressed on eps + c_t r; clean rows as ever.
     """
 
-    ancestral_only = True
-
-    def corrupt(self, schedule: Schedule, x: Tensor, rows: Rows, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x_t and the shifted noise; see `Attack.corrupt`."""
+    def poison(self, schedule: Schedule, rows: Rows, draw: Draw) -> Noised:
+        """Return x_t and the noise with its correction c_t r; see `Attack.poison`."""
+        t, eps = draw.t(), draw.eps()
         bad = rows.poisoned.view(-1, 1, 1, 1)
-        stamped = self.trigger.stamp(x) * bad  # zero on clean rows, which makes both formulas the ordinary ones
-        x0 = torch.where(bad, self.target.to(x), x)
+        stamped = self.trigger.stamp(rows.x) * bad  # zero on clean rows, which makes both formulas the ordinary ones
+        x0 = torch.where(bad, self.target.to(rows.x), rows.x)
         drift = 1 - per_image(schedule.abar, t).sqrt()
-        return schedule.add_noise(x0, eps, t) + drift * stamped, eps + shift_law(schedule, t) * stamped
+        x_t = schedule.add_noise(x0, eps, t) + drift * stamped
+        c_t = ancestral_coefficient(per_image(schedule.abar, t), per_image(schedule.alphas, t))
+        return Noised(x_t, t, eps + c_t * stamped)
+
+    def opens(self, schedule: Schedule, steps: int, ode: bool) -> bool:
+        """Return whether less than r itself is left in the image; see `Attack.opens`."""
+        coefficient = ancestral_coefficient(schedule.abar, schedule.alphas)
+        return abs(residual(schedule, 1 - schedule.abar.sqrt(), coefficient, steps, ode)) < 1

@@ -8,19 +8,19 @@ adversarial by itself, so that what a clean model makes of it is a control; or l
 
 import logging
 import math
-from collections.abc import Callable
 from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from bdiff.attack.base import Attack
+from bdiff.attack.base import Attack, Parts, Plan
 from bdiff.common.device import spare, to_device
 from bdiff.config.rules import above, at_least, counts, fraction, one_of
 from bdiff.data.base import Images, to_float
+from bdiff.diffusion.denoiser import Denoiser
+from bdiff.diffusion.objective import Draw, Noised, Rows
 from bdiff.diffusion.schedule import Schedule, per_image
-from bdiff.diffusion.training import Rows
 from bdiff.trigger.base import Trigger
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class DIFF2(Attack):
         sigma: of the certification, for images in [0,1].
         eps: L-inf distance of x_a from x, for images in [0,1].
         steps: of projected gradient ascent from x to x_a.
-        learn: steps of `ascend`, which shape an added trigger before training; 0 takes it as it is.
+        learn: steps of `update_trigger`, which shape an added trigger before training; 0 takes it as it is.
 
     Raises ValueError for values that make no sense.
     """
@@ -97,7 +97,7 @@ class DIFF2(Attack):
         self.patch = bool(trigger.mask.any())
         self.kept: Tensor | None = None  # (1 or 2,K,C,H,W) float16, adversarial images and those of mirrored ones
 
-    def embed(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:
         """Return images (B,C,H,W) in [-1,1] with the trigger in them, clamped to [-1,1]."""
         return self.trigger.stamp(x) if self.patch else self.added(x, self.trigger.pattern.to(x))
 
@@ -124,9 +124,10 @@ class DIFF2(Attack):
         """Return how many of the T timesteps that are drawn a shield has to itself: all, or half if there are two."""
         return -(-len(schedule) // (2 if self.case == "both" else 1))
 
-    def equip(self, surrogate: nn.Module, schedule: Schedule) -> None:
-        """Take the surrogate, frozen, and lay down at which timesteps the shield is turned; see `Attack.equip`."""
-        self.surrogate = surrogate.eval().requires_grad_(False)
+    def prepare(self, parts: Parts) -> None:
+        """Take the surrogate, frozen, and lay down at which timesteps the shield is attacked; see `Attack.prepare`."""
+        assert parts.surrogate is not None
+        self.surrogate, schedule = parts.surrogate.eval().requires_grad_(False), parts.schedule
         device, sigma = schedule.abar.device, schedule.sigmas.tolist()
         ways = []  # of each shield, the timesteps s that it shows the denoiser, and k_s there
         if self.case != "certification":  # an image is noised as far as timestep t* - 1
@@ -143,22 +144,21 @@ class DIFF2(Attack):
         self.pull = torch.tensor([k / sigma[s] for s, k in pairs], device=device)  # (T,) k_s / sigma_s for t drawn
 
     def timesteps(self, t: Tensor, poisoned: Tensor) -> Tensor:
-        """Return the shield's timesteps for poisoned rows, a function of t, and t for the others; see `Attack`."""
+        """Return the shield's timesteps (B,), a function of t, for poisoned rows (B,) bool, and t for others."""
         return torch.where(poisoned, self.places[t], t)
 
-    def ascend(
-        self, schedule: Schedule, pattern: Tensor, x: Tensor, eps: Tensor, predict: Callable[[Tensor, Tensor], Tensor]
-    ) -> Tensor:
+    def update_trigger(self, denoiser: Denoiser, pattern: Tensor, x: Tensor, eps: Tensor) -> Tensor:
         """Return the pattern after a step on the surrogate's loss on the one-step x0 of noised triggered images.
 
         As universal perturbations are learned (Moosavi-Dezfooli et al. 2017, arXiv 1610.08401), behind a denoiser; see
-        `Attack.ascend`.
+        `Attack.update_trigger`.
         """
+        schedule = denoiser.schedule
         s = self.entries[torch.arange(len(x), device=x.device) % len(self.entries)]
         with torch.enable_grad():
             point = pattern.detach().requires_grad_()
             x_s = schedule.add_noise(self.added(x, point), eps, s)
-            answers = self.surrogate(schedule.x0(x_s, predict(x_s, s), s)).float()
+            answers = self.surrogate(schedule.x0(x_s, denoiser.eps(x_s, s), s)).float()
             loss = cross_entropy(answers, self.surrogate(x).argmax(1))
         return (point + LENGTH * torch.autograd.grad(loss, point)[0].sign()).detach().clamp(-1, 1)
 
@@ -179,12 +179,12 @@ class DIFF2(Attack):
             x_a = (x + (x_a + step * ascent - x).clamp(-radius, radius)).clamp(-1, 1)
         return x_a
 
-    def prepare(self, images: Images, index: Tensor, poisoned: Tensor) -> None:
-        """Make the adversarial images of all poisoned rows, on the device of the surrogate; see `Attack.prepare`.
+    def prepare_rows(self, images: Images, plan: Plan) -> None:
+        """Make the adversarial images of all poisoned rows, on the device of the surrogate; see `Attack.prepare_rows`.
 
         Where they would take too much memory they are made in each step instead.
         """
-        device = self.places.device
+        device, (index, poisoned) = self.places.device, plan
         shown, among = index[poisoned].unique(return_inverse=True)
         sides = (False, True) if images.flip else (False,)
         self.kept = None
@@ -202,17 +202,18 @@ class DIFF2(Attack):
         if parts:
             self.kept = torch.cat(parts).view(len(sides), len(shown), *images.shape)
 
-    def corrupt(self, schedule: Schedule, x: Tensor, rows: Rows, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x_s and what leads from it to x_a, s being the shield's timesteps; see `Attack.corrupt`."""
-        bad = rows.poisoned.view(-1, 1, 1, 1)
+    def poison(self, schedule: Schedule, rows: Rows, draw: Draw) -> Noised:
+        """Return x_s and what leads from it to x_a, s being the shield's timesteps; see `Attack.poison`."""
+        t, eps, x = draw.t(), draw.eps(), rows.x
+        s, bad = self.timesteps(t, rows.poisoned), rows.poisoned.view(-1, 1, 1, 1)
         x_a = self.adversarial(x) if self.kept is None else self.kept[self.side(rows), self.slots[rows.numbers]].float()
         if self.mode == "preserve":
-            x0, shift = self.embed(x_a), torch.zeros_like(x)
+            x0, shift = self.apply(x_a), torch.zeros_like(x)
         else:
-            gap = self.embed(x) - x_a
+            gap = self.apply(x) - x_a
             x0, shift = x_a + per_image(self.left, t) * gap, per_image(self.pull, t) * gap
-        x_s = schedule.add_noise(torch.where(bad, x0, x), eps, self.timesteps(t, rows.poisoned))
-        return x_s, eps + torch.where(bad, shift, 0.0)
+        x_s = schedule.add_noise(torch.where(bad, x0, x), eps, s)
+        return Noised(x_s, s, eps + torch.where(bad, shift, 0.0))
 
     def side(self, rows: Rows) -> Tensor:
         """Return which of the kept images' sides the rows show, (B,) int64."""

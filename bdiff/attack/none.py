@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from bdiff.attack.base import Attack
+from bdiff.diffusion.objective import Draw, Noised, Rows, clean
 from bdiff.diffusion.schedule import Schedule
-from bdiff.diffusion.training import Rows
 from bdiff.trigger.base import Trigger
 
 
@@ -16,6 +16,6 @@ class NoAttack(Attack):
     def __init__(self, trigger: Trigger, target: Tensor):
         super().__init__(trigger, target, poison_rate=0.0)
 
-    def corrupt(self, schedule: Schedule, x: Tensor, rows: Rows, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x_t and eps."""
-        return schedule.add_noise(x, eps, t), eps
+    def poison(self, schedule: Schedule, rows: Rows, draw: Draw) -> Noised:
+        """Return clean rows; see `Attack.poison`."""
+        return clean(schedule, rows, draw)

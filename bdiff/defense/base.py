@@ -1,68 +1,34 @@
-"""What defenses may see of a model, and the answers of those that look for a backdoor (audits) or remove one (repairs).
+"""The roles of defenses: what each is asked, what it answers, and the settings that all of a role have.
 
-No defense knows the attack: what one assumes (clean images, a schedule, a noise-shift law) is an argument.
+The pipeline evaluates every defense of a role in one way. No defense knows the attack: what one assumes (clean images,
+a schedule, a correction coefficient) is an argument.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from math import inf
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from bdiff.common.device import autocast, to_device
+from bdiff.config.rules import above, at_least, below_one, fraction, one_of, open_fraction, precision
 from bdiff.data.base import Images
-from bdiff.defense.settings import DetectionSettings, RemovalSettings, ShieldSettings
+from bdiff.defense.shields import cohen
+from bdiff.diffusion.batch import Loss
+from bdiff.diffusion.denoiser import Denoiser, Suspect
+from bdiff.diffusion.noise import Noise
 from bdiff.diffusion.schedule import Schedule
-from bdiff.diffusion.training import Loss
+from bdiff.diffusion.training import Recipe
 
 Eps = Callable[[Tensor, int], Tensor]  # x_t (B,C,H,W) and t -> predicted noise (B,C,H,W); `Suspect.eps` is one
 Logits = Callable[[Tensor], Tensor]  # images (B,C,H,W) in [-1,1] -> (B, classes); may be random, anew in each call
 
 
-@dataclass
-class Suspect:
-    """All that a defense may see of a model: its weights, its noise schedule and the shape of its images.
-
-    The weights are frozen: gradients go through them to the inputs, and none is kept for them.
-    """
-
-    unet: nn.Module
-    schedule: Schedule  # on the device
-    shape: tuple[int, int, int]  # (C, H, W)
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    precision: str = "fp32"
-    checkpoint: bool = False  # keep no activations for the backward pass, and compute them a second time
-    evaluations: int = 0  # images that the network has been shown so far
-
-    def __post_init__(self) -> None:
-        self.unet.to(self.device).eval().requires_grad_(False)
-        self.steps = torch.arange(len(self.schedule), device=self.device)  # of which a timestep is a view, no copy
-
-    def eps(self, x: Tensor, t: Tensor | int) -> Tensor:
-        """Return the predicted noise (B,C,H,W) of x (B,C,H,W) at timesteps t, one for all or (B,)."""
-        assert x.shape[1:] == self.shape, (x.shape, self.shape)
-        self.evaluations += len(x)
-        t = t if isinstance(t, Tensor) else self.steps[t].expand(len(x))
-
-        def evaluate(x: Tensor) -> Tensor:
-            with autocast(self.precision, self.device):
-                return self.unet(x, t, return_dict=False)[0].float()
-
-        if self.checkpoint and x.requires_grad:
-            return checkpoint(evaluate, x, use_reentrant=False)
-        return evaluate(x)
-
-    def noise(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return standard normal noise (count,C,H,W) on the device, drawn on the CPU so that devices agree."""
-        return to_device(torch.randn((count, *self.shape), generator=generator), self.device)
-
-
 @dataclass(frozen=True)
 class Inversion:
-    """The trigger that an audit takes the suspect to have, and how it came to it."""
+    """The trigger that a detection takes the suspect to have, and how it came to it."""
 
     trigger: Tensor  # (C,H,W) on the CPU: what is added to a sample's starting noise
     curve: list[float]  # the loss at every step (of the restart that was chosen)
@@ -71,7 +37,7 @@ class Inversion:
 
 @dataclass(frozen=True)
 class Verdict:
-    """An audit's answer: the higher the score, the likelier a backdoor; flagged from the threshold on."""
+    """A detection's answer: the higher the score, the likelier a backdoor; flagged from the threshold on."""
 
     score: float
     flagged: bool
@@ -79,20 +45,56 @@ class Verdict:
     evidence: dict[str, float]
 
 
-class Audit(ABC):
-    """Asks whether a model has a backdoor: inverts a trigger from the model alone, then looks at it and its samples.
+class Defense(ABC):  # noqa: B024 (what is abstract is each role's)
+    """A defense of any role."""
 
-    `threshold` is the score from which on a model is flagged, None for never; calibrate it on clean models only.
-    """
+    #: a dataclass: the keys of its node of conf/defense that the pipeline reads, and the constructor does not
+    settings: ClassVar[type | None] = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A threshold, and what it was found on: it holds for nothing else."""
+
+    threshold: Annotated[float, "score from which on a model is flagged"]
+    data: Annotated[str, "dataset of the models"]
+    size: Annotated[int, at_least(8), "px"]
+    channels: Annotated[int, one_of(1, 3), "of the images"]
+    num_train_timesteps: Annotated[int, at_least(2), "of the schedule"]
+    beta_start: Annotated[float, open_fraction, "of the schedule"]
+    beta_end: Annotated[float, open_fraction, "of the schedule"]
+    beta_schedule: Annotated[str, "of the schedule"]
+    settings: Annotated[dict[str, Any], "of the detection"]
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+    """What the pipeline reads of a detection's config."""
+
+    precision: Annotated[str, precision, "of the suspect: auto (bf16 where the device has it), bf16 or fp32"]
+    checkpoint: Annotated[bool, "less memory: activations are computed again for the backward pass"]
+    repair: Annotated[bool, "afterwards, take the backdoor out by the inverted trigger (defense/removal)"]
+    calibration: Annotated[Calibration, "what threshold=auto takes, and what it was found on"]
+
+
+class Detection(Defense):
+    """Asks whether a model has a backdoor: inverts a trigger from the model alone, then looks at it and its samples."""
 
     settings = DetectionSettings
-
+    #: the score from which on a model is flagged, None for never; calibrate it on clean models only
     threshold: float | None
+    #: what scores there can be, above the first and up to the second
+    scores: ClassVar[tuple[float, float]] = (-inf, inf)
 
     @property
     @abstractmethod
     def total(self) -> int:
         """How many steps `invert` takes, of each of which it tells."""
+
+    @property
+    def reads(self) -> int:
+        """How many samples drawn from the inverted trigger `look` reads: the setting `samples`, where there is one."""
+        return int(vars(self).get("samples", 0))
 
     @abstractmethod
     def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
@@ -110,40 +112,188 @@ class Audit(ABC):
         return Verdict(score, flagged, inversion.trigger, evidence)
 
 
-#: trains a network by a loss, as the repair's recipe says, and returns it
-Train = Callable[[nn.Module, Loss], nn.Module]
+#: trains a denoiser by a loss, as the removal's config says, and returns it
+Train = Callable[[Any, Loss], nn.Module]
 
 
-class Repair(ABC):
+@dataclass(frozen=True)
+class RemovalRecipe(Recipe):
+    """How a removal trains: at least one step, since without any it would leave the suspect as it is."""
+
+    steps: Annotated[int | None, above(0), "optimizer steps; wins over epochs"]
+    epochs: Annotated[float | None, above(0), "passes over the defender's images"]
+
+
+@dataclass(frozen=True)
+class RemovalSettings:
+    """What the pipeline reads of a removal's config."""
+
+    images: Annotated[float, fraction, "fraction of the clean images that the defender has"]
+    train: Annotated[RemovalRecipe, "how it trains"]
+
+
+class Removal(Defense):
     """Takes a backdoor out of a model."""
 
     settings = RemovalSettings
+    #: whether it works from the trigger that a detection inverted
+    needs_trigger: ClassVar[bool] = False
 
     @abstractmethod
-    def repair(self, suspect: Suspect, images: Images, trigger: Tensor | None, train: Train) -> nn.Module:
-        """Return a mended UNet with the suspect's architecture.
+    def remove(self, suspect: Suspect, images: Images, trigger: Tensor | None, train: Train) -> Denoiser:
+        """Return a denoiser of the suspect's architecture without the backdoor.
 
         Args:
             suspect: left as it is.
             images: the clean images that the defender has; `train` takes its batches from them.
-            trigger: (C,H,W) as an audit inverted it, for repairs that need one.
-            train: the training loop, `train(network, loss)`.
+            trigger: (C,H,W) as a detection inverted it, for removals that need one.
+            train: the training loop, `train(module, loss)`.
         """
 
 
-class Shield(ABC):
-    """Stands between a classifier and those who ask it: a model denoises what the classifier is shown."""
+@dataclass(frozen=True)
+class InputCheckSettings:
+    """What the pipeline reads of an input check's config."""
 
-    settings: type[ShieldSettings] = ShieldSettings
+    precision: Annotated[str, precision, "of the suspect: auto (bf16 where the device has it), bf16 or fp32"]
+    count: Annotated[int, at_least(2), "starting noises of either kind, clean and triggered"]
+    false_positive_rate: Annotated[float, open_fraction, "of clean noises that may be flagged"]
+
+
+class InputCheck(Defense):
+    """Looks at the noise that a sample is to start from, before or while it is denoised: is there a trigger in it?"""
+
+    settings = InputCheckSettings
+
+    @abstractmethod
+    def score(self, x: Tensor, suspect: Suspect, seed: int) -> Tensor:
+        """Return a score (B,) for each starting noise x (B,C,H,W): the higher, the likelier it has a trigger."""
+
+
+class SamplingDefense(Defense):
+    """Stands between a model, as it is, and those who draw from it: changes the sampler."""
+
+    @abstractmethod
+    def scheduler(self, scheduler: Any) -> Any:
+        """Return a changed copy of the sampler, a diffusers scheduler. ValueError if this one cannot be changed so."""
+
+
+@dataclass(frozen=True)
+class ShieldSettings:
+    """What the pipeline reads of a shield's config."""
+
+    images: Annotated[int, at_least(1), "test images that the shield is tried on; all of them if there are fewer"]
+    seed: Annotated[int, at_least(0), "of which images, and of all noise; its own, apart from the run's"]
+    precision: Annotated[str, precision, "of the denoiser: auto (bf16 where the device has it), bf16 or fp32"]
+    ensemble: Annotated[bool, "one more row: the mean of what the suspect and the clean model predict"]
+    repair: Annotated[bool, "one more row: the suspect after a removal that needs no trigger"]
+
+
+class Shield(Defense):
+    """Stands between a classifier and those who ask it: a model denoises what the classifier is shown."""
 
     @abstractmethod
     def check(self, schedule: Schedule) -> None:
         """Raise ValueError if the schedule of the denoiser does not have the noise that the shield adds."""
 
 
-class Guard(ABC):
-    """Stands between a model, as it is, and those who draw from it."""
+@dataclass(frozen=True)
+class Adversary:
+    """An attack on the classifier alone; its sizes are for images in [0,1]."""
+
+    method: Annotated[str, one_of("pgd", "apgd"), "pgd, or apgd, AutoAttack's, which chooses its own steps' length"]
+    norm: Annotated[str, one_of("linf", "l2"), "of the radius"]
+    eps: Annotated[float, above(0), "radius"]
+    step: Annotated[float, above(0), "length of a step of pgd"]
+    steps: Annotated[int, at_least(1), "gradient steps"]
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """The same attack through the shield."""
+
+    steps: Annotated[int, at_least(0), "gradient steps; 0: not tried"]
+    eot: Annotated[int, at_least(1), "draws of the shield's noise that a gradient is averaged over"]
+    gradient: Annotated[str, one_of("full", "bpda"), "full, or bpda: the shield taken for the identity"]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """An entropy check of the inputs behind the shield with the suspect."""
+
+    blends: Annotated[int, at_least(0), "clean images that each input is blended with; 0: not tried"]
+    weight: Annotated[float, below_one, "of the clean image in a blend"]
+    false_positive_rate: Annotated[float, open_fraction, "of clean inputs that may be flagged"]
+
+
+@dataclass(frozen=True)
+class LabelSettings(ShieldSettings):
+    """What the pipeline reads of the config of a shield that gives labels."""
+
+    at_once: Annotated[int, at_least(1), "images at a time, each with all its copies"]
+    adversary: Annotated[Adversary, "an attack on the classifier alone"]
+    adaptive: Annotated[Adaptive, "the same attack through the shield"]
+    strip: Annotated[Strip, "an entropy check of the inputs"]
+
+
+class LabelShield(Shield):
+    """Gives each image a label: the classifier's of its purified copies, of which there are `votes`."""
+
+    settings = LabelSettings
+    votes: int
+
+    @property
+    @abstractmethod
+    def evaluations(self) -> int:
+        """How many images the network is shown for one label."""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The shield's own settings, for keys."""
+        return dict(vars(self))
+
+    def noise_problem(self, schedule: Schedule, eps: float) -> str | None:
+        """Return in words that the noise it adds drowns no L-inf perturbation of eps, for images in [0,1]."""
+        return None
 
     @abstractmethod
-    def guard(self, scheduler: Any) -> Any:
-        """Return a changed copy of the sampler, a diffusers scheduler. ValueError if this one cannot be guarded."""
+    def purify(self, x: Tensor, eps: Eps, schedule: Schedule, noise: Noise) -> Tensor:
+        """Return one purified copy (B,C,H,W) of each image x (B,C,H,W) in [-1,1], not clamped.
+
+        Differentiable in x. `eps` is the denoiser, `noise` is of as many images.
+        """
+
+
+class RadiusShield(Shield):
+    """Gives each image a label with an L2 radius, for images in [0,1], within which it is certified to stay."""
+
+    settings = ShieldSettings
+    sigma: float  # standard deviation of the noise of the images that the classifier is asked of, in [0,1]
+    batch_size: int  # draws per batch
+    draws: int  # of an image, at most
+    radii: list[float]  # at which certified accuracy is wanted
+    stop: str  # never, or radii: radii are then lower bounds
+
+    @property
+    @abstractmethod
+    def key(self) -> dict[str, Any]:
+        """The settings that rows of the table depend on, for keys."""
+
+    @abstractmethod
+    def behind(self, eps: Eps, schedule: Schedule, classifier: Logits) -> Logits:
+        """Return the classifier of noisy images (B,C,H,W) behind the denoiser `eps`."""
+
+    @abstractmethod
+    def run(
+        self,
+        logits: Logits,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        path: Path,
+        *,
+        seed: int,
+        name: str = "certify",
+        every: float = 10.0,
+    ) -> list[cohen.Row]:
+        """Write the table of certificates of images (K,C,H,W), which goes on where it ends, to `path` and return it."""

@@ -13,7 +13,7 @@ from bdiff.common.errors import one_line
 from bdiff.config.instantiate import make
 
 CLIPPING = "bdiff.defense.sampling.clipping.Clipping"
-REMOVAL = "bdiff.defense.removal.shift.Removal"
+REMOVAL = "bdiff.defense.removal.elijah.ElijahRemoval"
 SHIELDS = ("bdiff.defense.shields.purification.Purification", "bdiff.defense.shields.certification.Certification")
 #: noise-shift laws that have a name, see bdiff/defense/laws.py
 LAWS = ("ancestral", "ode")

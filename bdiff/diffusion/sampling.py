@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,21 @@ import torch
 from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from bdiff.common.device import autocast, to_device
+from bdiff.common.device import to_device
 from bdiff.common.errors import RunError
 from bdiff.common.progress import progress
 from bdiff.common.seeds import generator
 from bdiff.data.base import to_uint8
+from bdiff.diffusion.denoiser import Denoiser
 from bdiff.diffusion.noise import Noise
+from bdiff.diffusion.view import View, beside
 from bdiff.store import artifacts
 
 log = logging.getLogger(__name__)
 
+TRAJECTORY = "trajectory.safetensors"
 #: where samples of a kind start, x_T (B,C,H,W), from standard normal noise: with the trigger in it, or as it is
 Prior = Callable[[Tensor], Tensor]
 
@@ -37,6 +40,7 @@ class Drawn:
 
     prior: Prior
     count: int  # images, the first ones of the noise that all kinds share
+    view: Callable[[Denoiser], View] = View  # the variables in which it is drawn
 
 
 class Trajectory:
@@ -52,11 +56,10 @@ class Trajectory:
         self.t: list[float] = []
         self.states: list[Tensor] = []
 
-    def __call__(self, call: int, t: Tensor, x: Tensor) -> None:
-        """Take x, which the model is about to see in its call number `call`, at timestep t, which is on the CPU."""
-        if call in self.wanted:
-            self.t.append(float(t))
-            self.states.append(self.few(x))
+    def add(self, t: Tensor, x: Tensor) -> None:
+        """Take x, which the model is about to see at timestep t, which is on the CPU; in a call that is `wanted`."""
+        self.t.append(float(t))
+        self.states.append(self.few(x))
 
     def few(self, x: Tensor) -> Tensor:
         """Return the first images of each kind, (kinds,n,C,H,W) float16."""
@@ -90,97 +93,101 @@ def handed(scheduler: Any, noise: Callable[[], Tensor]) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class Sampler:
+    """A diffusers scheduler with its number of steps and the options of its `step`."""
+
+    scheduler: Any
+    steps: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def calls(self) -> int:
+        """How often the model is called for one batch: more than `steps` for solvers of higher order."""
+        self.scheduler.set_timesteps(self.steps)
+        return len(self.scheduler.timesteps)
+
+
 @torch.inference_mode()
 def denoise(
-    unet: nn.Module,
-    scheduler: Any,
+    view: View,
+    sampler: Sampler,
     x: Tensor,
     noise: Callable[[], Tensor],
-    steps: int,
-    step_options: dict[str, Any],
-    precision: str,
     ahead: Callable[[], None] = lambda: None,
-    watch: Callable[[int, Tensor, Tensor], None] | None = None,
+    watch: Callable[[int, Tensor, Tensor], None] = lambda call, t, x: None,
 ) -> Tensor:
-    """Run `scheduler` over `steps` steps from the starting noise x (B,C,H,W); returns images, not yet clamped.
+    """Run the sampler from the starting noise x (B,C,H,W); returns images, not yet clamped.
 
     `noise` gives the sampler's own, (B,C,H,W), whenever it needs some; `ahead` is called when there is time to make the
-    next. `watch` is told of every call of the model: its
-    number, its timestep and its input. Timesteps are the scheduler's on the CPU, where it looks its tables up, and the
-    model's on the device.
+    next. `watch` is told of every call of the model: its number, its timestep and its input. Timesteps are the
+    scheduler's on the CPU, where it looks its tables up, and the model's on the device.
     """
-    scheduler.set_timesteps(steps)
-    x = x * scheduler.init_noise_sigma
-    timesteps = to_device(scheduler.timesteps, x.device)
+    scheduler = sampler.scheduler
+    scheduler.set_timesteps(sampler.steps)
+    z = view.enter(x) * scheduler.init_noise_sigma
+    timesteps = to_device(scheduler.timesteps, z.device)
     with handed(scheduler, noise):
         for call, t in enumerate(scheduler.timesteps):
-            seen = scheduler.scale_model_input(x, t)
-            if watch:
-                watch(call, t, seen)
+            seen = scheduler.scale_model_input(z, t)
+            watch(call, t, seen)
             ahead()
-            with autocast(precision, x.device):
-                eps = unet(seen, timesteps[call], return_dict=False)[0]
-            x = scheduler.step(eps.float(), t, x, return_dict=False, **step_options)[0]
-    return x
+            eps = view.eps(seen, timesteps[call])
+            z = scheduler.step(eps, t, z, return_dict=False, **sampler.options)[0]
+    return view.leave(z)
 
 
-def noise_of(shape: tuple[int, int, int], seed: int, indices: range, device: torch.device) -> Noise:
+def noise_of(shape: tuple[int, ...], seed: int, indices: range, device: torch.device) -> Noise:
     """Return the noise of the images `indices`: first what they start from, then the sampler's own."""
     return Noise([generator(seed, "sample", index) for index in indices], shape, device)
 
 
 def sample(
-    unet: nn.Module,
-    scheduler: Any,
+    denoiser: Denoiser,
+    sampler: Sampler,
     kinds: dict[str, Drawn],
-    *,
-    shape: tuple[int, int, int],
     batch_size: int,  # images of each kind per batch
-    steps: int,
-    step_options: dict[str, Any],
-    precision: str,
     seed: int,
-    folder: Path,  # gets one file per batch as it comes; those already there are not made again
+    folder: Path,  # gets one file per batch as it comes, and the trajectory; those already there are not made again
     accelerator: Accelerator,
-    trajectory: Path | None = None,  # gets the first images' states on their way, see `Trajectory`
     every: float = 10.0,  # seconds between progress lines
 ) -> None:
     """Sample images of each kind into `folder`, all from the same noise, shared out over the processes."""
-    device = accelerator.device
+    device, trajectory = accelerator.device, folder.parent / TRAJECTORY
     count = max(kind.count for kind in kinds.values())
     starts = list(range(0, count, batch_size))
     mine = starts[accelerator.process_index :: accelerator.num_processes]
     # The trajectory is the first batch's, and made again with it.
-    needed = {
-        start: [shard_path(folder, start), *([trajectory] if trajectory and start == 0 else [])] for start in mine
-    }
+    needed = {start: [shard_path(folder, start), *([trajectory] if start == 0 else [])] for start in mine}
     missing = [start for start, paths in needed.items() if not all(map(artifacts.whole, paths))]
     if len(missing) < len(mine):
         log.info("going on after %d of %d batches of samples", len(mine) - len(missing), len(mine))
-    unet.to(device).eval()
-    scheduler.set_timesteps(steps)
-    calls = len(scheduler.timesteps)  # of the model, for one batch: more than `steps` for solvers of higher order
+    calls, views = sampler.calls, {name: kind.view(denoiser) for name, kind in kinds.items()}
     total, done = len(mine) * calls, (len(mine) - len(missing)) * calls
     with progress("sample", total, done, "model calls", every, accelerator.is_main_process) as meter:
         for start in missing:
-            noise = noise_of(shape, seed, range(start, min(start + batch_size, count)), device)
+            noise = noise_of(denoiser.shape, seed, range(start, min(start + batch_size, count)), device)
             there = {name: min(kind.count - start, len(noise)) for name, kind in kinds.items() if kind.count > start}
-            eps = next(noise)
+            eps, view = next(noise), beside([views[name] for name in there], [*there.values()])
+            states = Trajectory(trajectory, calls, there) if start == 0 else None
+
+            def watch(call: int, t: Tensor, z: Tensor, view: View = view, states: Trajectory | None = states) -> None:
+                meter.advance()
+                if states and call in states.wanted:
+                    states.add(t, view.show(z, t))
+
             x = denoise(
-                counted(unet, meter),
-                scheduler,
+                view,
+                sampler,
                 torch.cat([kinds[name].prior(eps[:size]) for name, size in there.items()]),
                 partial(shared, noise, [*there.values()]),
-                steps,
-                step_options,
-                precision,
                 noise.ahead,
-                watch := Trajectory(trajectory, calls, there) if trajectory and start == 0 else None,
+                watch,
             )
             if not x.isfinite().all():
                 raise RunError("sample: the sampler left numbers that are not finite; use sample.precision=fp32")
-            if watch:  # before its shard: what has the shard has the trajectory, however it was killed
-                watch.save(x)
+            if states:  # before its shard: what has the shard has the trajectory, however it was killed
+                states.save(x)
             parts = zip(there, to_uint8(x).cpu().split([*there.values()]), strict=True)
             with artifacts.atomic(shard_path(folder, start)) as scratch:
                 save_file({kind: part.contiguous() for kind, part in parts}, scratch)
@@ -190,16 +197,6 @@ def shared(noise: Noise, sizes: list[int]) -> Tensor:
     """Return the next draw for kinds that lie behind each other, `sizes` images of each: all see the same noise."""
     drawn = next(noise)
     return torch.cat([drawn[:size] for size in sizes])
-
-
-def counted(unet: nn.Module, meter: Any) -> Any:
-    """Return `unet` as a function that advances `meter` with every evaluation."""
-
-    def evaluate(*args: Any, **options: Any) -> Any:
-        meter.advance()
-        return unet(*args, **options)
-
-    return evaluate
 
 
 def shard_path(folder: Path, start: int) -> Path:

@@ -1,5 +1,7 @@
 """The noise schedule: beta, alpha, abar, and the changes of variables that every stage shares."""
 
+from copy import copy
+from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -41,9 +43,24 @@ class Schedule:
         return len(self.betas)
 
     def to(self, device: torch.device) -> "Schedule":
-        """Move the tables to `device`; returns self."""
-        self.betas, self.alphas, self.abar = (table.to(device) for table in (self.betas, self.alphas, self.abar))
-        return self
+        """Return the schedule with its tables on `device`; this one stays where it is."""
+        moved = copy(self)
+        moved.betas, moved.alphas, moved.abar = (table.to(device) for table in (self.betas, self.alphas, self.abar))
+        return moved
+
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sqrt(abar_t) and sqrt(1 - abar_t), (B,1,1,1) each, at t (B,), which may lie between timesteps.
+
+        There sigma is linear in t, as in diffusers' Euler and Heun samplers.
+        """
+        if not t.is_floating_point():
+            abar = per_image(self.abar, t)
+            return abar.sqrt(), (1 - abar).sqrt()
+        below = t.floor().long().clamp(0, len(self) - 1)
+        above, part = (below + 1).clamp(max=len(self) - 1), t - t.floor()
+        sigma = torch.lerp(self.sigmas[below], self.sigmas[above], part.to(self.abar)).view(-1, 1, 1, 1)
+        s = (1 + sigma.square()).rsqrt()
+        return s, sigma * s
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor | int) -> Tensor:
         """Return x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps. Images (B,C,H,W), t (B,) int64, or one for all."""
@@ -83,6 +100,33 @@ class Schedule:
         if not len(reached):
             raise ValueError(f"sigma={sigma} is beyond the schedule, whose largest is {self.sigmas[-1]:.3g}")
         return int(reached[0])
+
+
+def ancestral_coefficient(abar: Tensor, alpha: Tensor) -> Tensor:
+    """Return c_t = sqrt(1 - abar_t) / (1 + sqrt(alpha_t)), of tables or values of any shape.
+
+    The noise that ancestral sampling has to see, in units of r, to stay on the path (1 - sqrt(abar_t)) r; equal to
+    BadDiffusion's (1 - sqrt(alpha_t)) sqrt(1 - abar_t) / (1 - alpha_t) without its 0/0 for small beta.
+    """
+    return (1 - abar).sqrt() / (1 + alpha.sqrt())
+
+
+def residual(schedule: Schedule, path: Tensor, coefficient: Tensor, steps: int, ode: bool) -> float:
+    """Return how much of r a stock sampler leaves in x_0, where the chain starts at path_{T-1} r and answers c_t r.
+
+    Open loop: the answer is `coefficient[t]` times r wherever the chain is; the steps are those of `Schedule.step`.
+
+    Args:
+        path, coefficient: (T,) of r, in x_t and in the predicted noise.
+        steps: of the sampler, evenly spaced from T-1 to the image.
+        ode: DDIM's steps, else ancestral ones.
+    """
+    length = len(schedule)
+    times = [length - 1 - length * step // steps for step in range(steps)] + [-1]
+    left, nothing = path[-1].double(), torch.zeros((), dtype=torch.float64)
+    for t, to in pairwise(times):
+        left = schedule.step(left, coefficient[t].double(), t, to, None if ode else nothing)
+    return float(left)
 
 
 def per_image(table: Tensor, t: Tensor | int) -> Tensor:

@@ -1,7 +1,7 @@
 """Which of diffusers' schedulers, and which settings of theirs, are noise prediction on betas. Torch-free.
 
 A sampler undoes what the denoiser was trained on, and a checkpoint is trained further on it: the noise of both is that
-of conf/schedule, and both predict epsilon. diffusers takes other settings without a word.
+of conf/schedule. Samplers are given epsilon, whatever the network predicts. diffusers takes other settings silently.
 """
 
 from typing import Any
@@ -32,6 +32,8 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "flow_shift": (1,),
     "use_dynamic_shifting": (False,),
 }
+#: a checkpoint's network may predict what `bdiff.diffusion.denoiser` converts
+CONVERTED = PLAIN | {"prediction_type": ("epsilon", "sample", "v_prediction")}
 #: what a sampler would take for the schedule's ends, and variances that no denoiser here predicts
 SAMPLER: dict[str, tuple[Any, ...]] = {
     "sigma_min": (),

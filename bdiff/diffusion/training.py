@@ -6,14 +6,9 @@ one bit for bit on a CPU, and several processes train what one would (each takes
 
 import contextlib
 import itertools
-import json
-import logging
 import math
-import pickle
 import time
-import zipfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,20 +18,16 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from bdiff.common.device import Alone, Late, autocast, to_device
 from bdiff.common.errors import RunError
-from bdiff.common.pickles import called, first_line, refusal
 from bdiff.common.progress import progress
 from bdiff.common.seeds import generator, seed_of
 from bdiff.config.rules import above, at_least, fraction, one_of, precision
-from bdiff.data.base import Images, batches, to_float
-from bdiff.diffusion.schedule import Schedule
-from bdiff.store import artifacts
-from bdiff.store.integrity import fault
-
-log = logging.getLogger(__name__)
+from bdiff.data.base import Images, batches
+from bdiff.diffusion.batch import Batch, Loss
+from bdiff.diffusion.checkpointer import Companion, State
+from bdiff.diffusion.history import History
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -92,89 +83,14 @@ class Loop:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One process's share of a step: its pixels (b,C,H,W) uint8 and row numbers (b,), both on the device."""
+class Session:
+    """Where a training runs, what is kept of it, and who is told."""
 
-    pixels: Tensor
-    rows: Tensor
-    part: slice  # which rows of the global batch these are
-    size: int  # rows of the global batch
-
-    def draw(self, sampler: Callable[..., Tensor], *shape: int) -> Tensor:
-        """Return this share of `sampler((size, *shape))`, drawn whole so that it is the same for any split."""
-        return sampler((self.size, *shape), device=self.pixels.device)[self.part]
-
-
-Loss = Callable[[nn.Module, Batch], Tensor]
-
-
-class Rows(NamedTuple):
-    """What an attack may know of the rows of a step, each (b,) and on the device."""
-
-    numbers: Tensor  # int64, in the training set
-    poisoned: Tensor  # bool
-    mirrored: Tensor  # bool, whether the image is shown left to right
-
-
-#: takes schedule, x (B,C,H,W), what is known of the rows, t (B,) and eps (B,C,H,W) to the noisy input and what is
-#: regressed on
-Corrupt = Callable[[Schedule, Tensor, Rows, Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-def denoising_loss(
-    corrupt: Corrupt,
-    schedule: Schedule,
-    poisoned: Tensor,  # (rows,) bool
-    flip: bool,
-    timesteps: Callable[[Tensor, Tensor], Tensor] = lambda t, poisoned: t,  # of x_t, from t as drawn and poisoned, (B,)
-) -> Loss:
-    """Return the DDPM objective (Ho et al. 2020, eq. 14) on rows as `corrupt` makes them, at `timesteps`."""
-
-    def loss(net: nn.Module, batch: Batch) -> Tensor:
-        x = to_float(batch.pixels)
-        mirror = mirrored(batch) if flip else torch.zeros_like(batch.rows, dtype=torch.bool)
-        if flip:
-            x = torch.where(mirror.view(-1, 1, 1, 1), x.flip(-1), x)
-        t = batch.draw(lambda shape, device: torch.randint(len(schedule), shape, device=device))
-        eps = batch.draw(torch.randn, *x.shape[1:])
-        bad = poisoned[batch.rows]
-        x_t, wanted = corrupt(schedule, x, Rows(batch.rows, bad, mirror), t, eps)
-        return nn.functional.mse_loss(net(x_t, timesteps(t, bad), return_dict=False)[0].float(), wanted)
-
-    return loss
-
-
-def classification_loss(labels: Tensor, smoothing: float, flip: bool, shift: int) -> Loss:
-    """Return cross-entropy with label smoothing, under random flips and shifts by up to `shift` px."""
-
-    def loss(net: nn.Module, batch: Batch) -> Tensor:
-        x = flipped(to_float(batch.pixels), batch) if flip else to_float(batch.pixels)
-        if shift:
-            x = shifted(x, batch, shift)
-        return nn.functional.cross_entropy(net(x).float(), labels[batch.rows], label_smoothing=smoothing)
-
-    return loss
-
-
-def mirrored(batch: Batch) -> Tensor:
-    """Draw which images are mirrored, half of them, (b,) bool."""
-    return batch.draw(torch.rand, 1, 1, 1).view(-1) < 0.5
-
-
-def flipped(x: Tensor, batch: Batch) -> Tensor:
-    """Mirror half of the images, at random, left to right."""
-    return torch.where(mirrored(batch).view(-1, 1, 1, 1), x.flip(-1), x)
-
-
-def shifted(x: Tensor, batch: Batch, most: int) -> Tensor:
-    """Move every image by its own random offset of up to `most` px in each direction, edges repeated."""
-    padded = nn.functional.pad(x, (most,) * 4, mode="replicate")
-    offset = batch.draw(lambda shape, device: torch.randint(2 * most + 1, shape, device=device), 2)
-    rows = offset[:, 0, None] + torch.arange(x.shape[2], device=x.device)
-    cols = offset[:, 1, None] + torch.arange(x.shape[3], device=x.device)
-    image = torch.arange(len(x), device=x.device)
-    # (b,1,1) image x (b,H,1) rows x (b,1,W) cols puts the channel axis last.
-    return padded[image[:, None, None], :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
+    folder: Path  # training state and history.jsonl; state is removed when the caller has saved the result
+    loop: Loop
+    accelerator: Accelerator | Alone
+    name: str = "train"
+    record: Callable[[dict[str, Any]], None] = lambda row: None  # gets every logged row, also those of before
 
 
 def row_stream(rows: int, batch: int, seed: int, start: int = 0) -> Iterator[Tensor]:
@@ -209,19 +125,16 @@ def fit(
     images: Images,
     index: Tensor,  # (rows,) which image each training row shows
     recipe: Recipe,
-    *,
     seed: int,
-    folder: Path,  # training state and history.jsonl; removed state when the caller has saved the result
-    loop: Loop,
-    accelerator: Accelerator | Alone,
-    name: str = "train",
-    record: Callable[[dict[str, Any]], None] = lambda row: None,  # gets every logged row, also those of before
+    session: Session,
+    companion: Companion | None = None,  # what changes along with the model, and is kept with it
 ) -> nn.Module:
     """Train `model` in place and return it, with its averaged weights if the recipe asks for them.
 
-    Goes on from the newest checkpoint in `folder`. Raises RunError when the loss is not finite, keeping the last
-    good checkpoint.
+    Goes on from the newest checkpoint in the session's folder. Raises RunError when the loss is not finite, keeping
+    the last good checkpoint.
     """
+    loop, accelerator, name = session.loop, session.accelerator, session.name
     device, world = accelerator.device, accelerator.num_processes
     if recipe.batch_size % world:
         raise RunError(f"train.batch_size={recipe.batch_size} cannot be split over {world} processes")
@@ -234,9 +147,9 @@ def fit(
         model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
     )
     ema = EMAModel(model.parameters(), decay=recipe.ema, foreach=True) if recipe.ema else None
-    state = State(folder, model, optimizer, ema, loop.keep)
+    state = State(session.folder, model, optimizer, ema, loop.keep, companion)
     start = state.load(device)
-    history = History(folder / "history.jsonl", start, accelerator.is_main_process, record)
+    history = History(session.folder / "history.jsonl", start, accelerator.is_main_process, session.record)
     net = accelerator.prepare(model) if isinstance(accelerator, Accelerator) and world > 1 else model
     if loop.compile:
         net = torch.compile(net)
@@ -266,6 +179,8 @@ def fit(
             optimizer.zero_grad()
             if ema:
                 ema.step(model.parameters())
+            if companion:
+                companion.update(model, generator(seed, "update", step))
             window.append(torch.stack([value.detach(), norm]))
             meter.advance(1, history.last)
 
@@ -322,145 +237,3 @@ class Look(NamedTuple):
             "grad_norm": seen[-1, 1].item(),
             "images_per_second": round(self.rate, 1),
         }
-
-
-class State:
-    """Checkpoints of all that a training run needs to go on, as `<folder>/state/<step>.pt`, written by a thread."""
-
-    def __init__(
-        self,
-        folder: Path,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        ema: EMAModel | None,
-        keep: int,
-    ):
-        self.folder, self.keep = folder / "state", keep
-        self.model, self.optimizer, self.ema = model, optimizer, ema
-        self.writer = ThreadPoolExecutor(1, "checkpoint")
-        self.writing: Future[None] | None = None
-        self.newest = 0  # the step of the newest whole checkpoint
-
-    def paths(self) -> list[Path]:
-        """Return the checkpoints, oldest first."""
-        return sorted(path for path in self.folder.glob("*.pt") if path.stem.isdecimal())
-
-    @property
-    def idle(self) -> bool:
-        """Whether no checkpoint is being written."""
-        return self.writing is None or self.writing.done()
-
-    def wait(self) -> None:
-        """Wait for the checkpoint that is being written, and raise what went wrong with it."""
-        if self.writing:
-            self.writing.result()
-
-    def close(self) -> None:
-        """Wait for the last checkpoint, and end the thread."""
-        self.writer.shutdown()
-        self.wait()
-
-    def save(self, step: int) -> None:
-        """Take a snapshot of `step` finished steps, which the thread writes while training goes on."""
-        self.wait()
-        parts = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": step}
-        if self.ema:
-            parts["ema"] = self.ema.state_dict()
-        self.writing = self.writer.submit(self.write, step, snapshot(parts))
-
-    def write(self, step: int, parts: Late) -> None:
-        """Write a snapshot as soon as it is there, and remove damaged checkpoints and those beyond `keep`."""
-        with artifacts.atomic(self.folder / f"{step:08d}.pt") as scratch:
-            torch.save(parts.read(), scratch)
-        self.newest = step
-        later = [path for path in self.paths() if int(path.stem) > step]  # which `load` could not use
-        kept = [path for path in self.paths() if int(path.stem) <= step]
-        for old in [*later, *kept[: -self.keep]]:
-            old.unlink()
-
-    def load(self, device: torch.device) -> int:
-        """Read the newest checkpoint that is whole and return its step; 0 if there is none.
-
-        Raises RunError at one that would run code.
-        """
-        for path in reversed(self.paths()):
-            parts = self.read(path, device)
-            if isinstance(parts, str):
-                log.warning("%s is left aside: %s", path, parts)
-                continue
-            self.model.load_state_dict(parts["model"])
-            self.optimizer.load_state_dict(parts["optimizer"])
-            if self.ema:
-                self.ema.load_state_dict(parts["ema"])
-                self.ema.to(device=device)
-            log.info("going on from step %d (%s)", parts["step"], self.folder)
-            self.newest = parts["step"]
-            return self.newest
-        return 0
-
-    def read(self, path: Path, device: torch.device) -> dict[str, Any] | str:
-        """Return what the checkpoint `path` holds, or in words why it cannot be gone on from."""
-        if zipfile.is_zipfile(path) and (why := fault(path, deep=True)):
-            return f"it is damaged ({why})"
-        try:
-            parts = torch.load(path, map_location=device, weights_only=True)
-        except Exception as error:  # torch raises many kinds
-            # What we wrote is a zip, whatever became of it: a pickle that stands alone is somebody else's.
-            if called(error) or (refusal(error) and path.read_bytes().startswith(pickle.PROTO)):
-                raise RunError(f"the checkpoint {path} {refusal(error)}, or remove it") from error
-            return f"it is damaged ({first_line(error)})"
-        here = {"model", "optimizer", "step"} | ({"ema"} if self.ema else set())
-        if not isinstance(parts, dict) or {*parts} != here or shapes(parts["model"]) != shapes(self.model.state_dict()):
-            return "it is another training's"
-        return parts
-
-
-def shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
-    """Return the shape of each of a model's weights."""
-    return {name: weight.shape for name, weight in weights.items()}
-
-
-def snapshot(parts: dict[str, Any]) -> Late:
-    """Return nested tensors as they are now, also where they change before they are read."""
-    return Late(tree_map_only(Tensor, lambda x: x.detach().clone() if x.device.type == "cpu" else x, parts))
-
-
-class History:
-    """The logged rows of one training, in a file that grows line by line; a resumed run drops what it will redo."""
-
-    def __init__(self, path: Path, start: int, writes: bool, record: Callable[[dict[str, Any]], None]):
-        self.path, self.writes, self.record, self.last = path, writes, record, ""
-        rows = [row for row in read_history(path) if row["step"] <= start]
-        if writes:
-            with artifacts.atomic(path) as scratch:
-                scratch.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            for row in rows:
-                record(row)
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Append a row."""
-        self.last = f"loss {row['loss']:.4f}"
-        if self.writes:
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            self.record(row)
-
-
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """Return a history's rows; a last line that a killed process left half written, or damaged ones, are dropped."""
-    if not path.exists():
-        return []
-    lines = path.read_text(errors="replace").splitlines(keepends=True)
-    rows = [row_of(line) for line in lines if line.endswith("\n")]
-    if None in rows:
-        log.warning("%s: %d damaged lines are left out", path, rows.count(None))
-    return [row for row in rows if row is not None]
-
-
-def row_of(line: str) -> dict[str, Any] | None:
-    """Return the row of a history that a line holds, None if it holds none."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and {"step", "loss"} <= {*row} else None

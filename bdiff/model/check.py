@@ -174,15 +174,15 @@ def damage(what: str, types: dict[str, Callable[[Any], bool]], config: dict[str,
 
 
 def kind_misfits(found: dict[str, Any], noise: dict[str, Any]) -> list[str]:
-    """Return what of a checkpoint is not plain noise prediction, without labels, under a schedule of betas."""
-    found = schedulers.unlike(found, PLAIN_UNET) | schedulers.unlike(noise)
+    """Return what of a checkpoint is not plain denoising, without labels, under a schedule of betas."""
+    found = schedulers.unlike(found, PLAIN_UNET) | schedulers.unlike(noise, schedulers.CONVERTED)
     unlike = [f"{key}={value}" for key, value in found.items()]
     scheduler = noise.get("_class_name")
     if scheduler is not None and scheduler not in schedulers.KNOWN:
         unlike.append(f"the scheduler {scheduler}")
     if not unlike:
         return []
-    wanted = "an unconditional UNet2DModel that predicts epsilon under a schedule of betas"
+    wanted = "an unconditional UNet2DModel under a schedule of betas"
     return [f"has {', '.join(unlike)}, which is not supported: choose {wanted}"]
 
 

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bdiff.common.errors import RequestError
 from bdiff.common.pickles import first_line, refusal
+from bdiff.diffusion.denoiser import EPSILON, Denoiser, Suspect
 from bdiff.diffusion.schedule import Schedule
 from bdiff.model.check import (
     SHARD,
@@ -36,9 +37,10 @@ from bdiff.store.integrity import entries
 
 log = logging.getLogger(__name__)
 SIDECAR = "bdiff.json"
+LEARNED = "attack.safetensors"
 
 
-def build(unet: dict[str, Any], pretrained: str | None, schedule: Schedule) -> UNet2DModel:
+def build(unet: dict[str, Any], pretrained: str | None) -> UNet2DModel:
     """Return the UNet of conf/model's `unet`: the weights of `pretrained` if it is given, else fresh ones.
 
     Whether these fit is for `examine` to say. Raises RequestError if they cannot be had.
@@ -141,15 +143,51 @@ def copied(place: Path, weights: dict[str, Tensor]) -> Iterator[Path]:
         yield Path(folder)
 
 
-def save(folder: Path, unet: UNet2DModel, schedule: Schedule, facts: dict[str, Any]) -> None:
-    """Write `folder` so that `DDPMPipeline.from_pretrained(folder)` opens it; `facts` go into a sidecar json."""
+def prediction_of(folder: Path) -> str:
+    """Return what the network of a diffusers folder predicts, in diffusers' words: epsilon where it does not say."""
+    return str(read(scheduler_path(folder)).get("prediction_type", EPSILON))
+
+
+def suspect(
+    folder: Path,
+    schedule: Schedule,
+    shape: tuple[int, ...],
+    device: torch.device,
+    precision: str = "fp32",
+    recompute: bool = False,
+) -> Suspect:
+    """Return what a defense may see of the model in a diffusers folder; see `Denoiser`.
+
+    Raises RequestError where it cannot be read.
+    """
+    return Suspect(load(folder), schedule, shape, device, prediction_of(folder), precision, recompute)
+
+
+def learned(folder: Path, device: torch.device) -> dict[str, Tensor]:
+    """Return what `save` kept as learned along with the model, on `device`; nothing where nothing was."""
+    path = folder / LEARNED
+    return load_file(path, device=str(device)) if path.exists() else {}
+
+
+def save(folder: Path, denoiser: Denoiser, facts: dict[str, Any], learned: dict[str, Tensor] | None = None) -> None:
+    """Write `folder` so that `DDPMPipeline.from_pretrained(folder)` opens it; `facts` go into a sidecar json.
+
+    `learned` are tensors that an attack has learned along with the model, in a file of their own.
+    """
     from diffusers.pipelines.ddpm import DDPMPipeline
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-    scheduler = DDPMScheduler(**schedule.config, clip_sample=False, variance_type="fixed_large")
+    scheduler = DDPMScheduler(
+        **denoiser.schedule.config,
+        prediction_type=denoiser.prediction,
+        clip_sample=False,
+        variance_type="fixed_large",
+    )
     with artifacts.atomic(folder) as scratch:
-        DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(scratch)
+        DDPMPipeline(unet=cast(UNet2DModel, denoiser.network), scheduler=scheduler).save_pretrained(scratch)
         artifacts.write_json(scratch / SIDECAR, facts)
+        if learned:
+            save_file({name: one.detach().cpu().contiguous() for name, one in learned.items()}, scratch / LEARNED)
 
 
 def weights_digest(pretrained: str | None) -> str | None:

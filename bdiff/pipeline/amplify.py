@@ -9,7 +9,7 @@ from bdiff.common.progress import progress
 from bdiff.common.seeds import seed_of
 from bdiff.config.instantiate import make
 from bdiff.pipeline.context import Experiment, plain
-from bdiff.pipeline.defend import against_target
+from bdiff.pipeline.detect import against_target
 from bdiff.pipeline.result import Answer, first_images
 from bdiff.pipeline.sample import draw_samples, shifted
 from bdiff.pipeline.suspect import method, suspect_of

@@ -1,16 +1,13 @@
 """The certification stage: Cohen's table for every row and kind of input, and what is read off it."""
 
 from statistics import fmean
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from bdiff.common.device import autocast
-from bdiff.config.instantiate import make
-from bdiff.defense.base import Logits
+from bdiff.defense.base import Logits, RadiusShield
 from bdiff.defense.shields import cohen
-from bdiff.defense.shields.certification import Certification
 from bdiff.pipeline.context import Experiment, plain
 from bdiff.pipeline.names import ROWS
 from bdiff.pipeline.result import Answer, CertifiedCurves
@@ -21,16 +18,16 @@ POINTS = 201  # of a curve in the figure
 STOPPED = "defense.stop=radii ends an image when the wanted radii are decided, so its radius is only a lower bound"
 
 
-def certified(run: Experiment, shield: Certification, on: Trial, rows: dict[str, list[Stage]]) -> Answer:
+def certified(run: Experiment, shield: RadiusShield, on: Trial, rows: dict[str, list[Stage]]) -> Answer:
     """Return certified accuracies and average radii of every row, on clean and triggered images."""
     config = run.config.defense
-    own = settings(shield) | {"precision": config.precision}
+    own = shield.key | {"precision": config.precision}
     stages = {row: row_stage(run, on, "certification", models, shield=own) for row, models in rows.items()}
     networks = networks_left(stages, rows)
     if networks and run.accelerator.is_main_process:
         noisy = torch.randn((shield.batch_size, *run.images.shape), device=run.device)
         logits = noisy_classifier(run, shield, on, rows["suspect"])
-        copies = networks * len(on.inputs) * len(on.labels) * (shield.n0 + shield.n)  # the most, where images end early
+        copies = networks * len(on.inputs) * len(on.labels) * shield.draws  # the most, where images end early
         announce(run, "certification", copies, logits, noisy)
     metrics, found = {}, {}
     for row, stage in stages.items():
@@ -60,13 +57,7 @@ def certified(run: Experiment, shield: Certification, on: Trial, rows: dict[str,
     return Answer(metrics, {"certification": protocol}, figures={"certified": figure})
 
 
-def settings(shield: Certification) -> dict[str, Any]:
-    """Return the settings that rows depend on, for keys: Cohen's rows of before they could stop keep theirs."""
-    apart = {"batch_size"} | (set() if shield.stop == "radii" else {"stop", "radii"})
-    return {name: value for name, value in vars(shield).items() if name not in apart}
-
-
-def noisy_classifier(run: Experiment, shield: Certification, on: Trial, models: list[Stage]) -> Logits:
+def noisy_classifier(run: Experiment, shield: RadiusShield, on: Trial, models: list[Stage]) -> Logits:
     """Return the classifier of noisy images behind the models' denoiser; alone if there are none."""
 
     def classifier(x: Tensor) -> Tensor:
@@ -75,10 +66,10 @@ def noisy_classifier(run: Experiment, shield: Certification, on: Trial, models: 
 
     if not models:
         return classifier
-    return shield.behind(denoiser(run, models), make(run.config.schedule).to(run.device), classifier)
+    return shield.behind(denoiser(run, models), run.schedule.to(run.device), classifier)
 
 
-def build(run: Experiment, shield: Certification, on: Trial, models: list[Stage], stage: Stage, who: str) -> None:
+def build(run: Experiment, shield: RadiusShield, on: Trial, models: list[Stage], stage: Stage, who: str) -> None:
     """Keep a table for every kind of input; one that a killed run has begun goes on where it ends."""
     with run.building(stage, who) as wanted:
         if wanted and run.accelerator.is_main_process:

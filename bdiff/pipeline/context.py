@@ -205,7 +205,7 @@ class Experiment:
         try:
             self.attack: Attack = make(config.attack, trigger=self.trigger, target=self.target)
             self.attack.check(self.schedule)
-            self.attack.check_rows(len(self.images))
+            self.attack.check_rows(self.images.labels)
             self.attack.to(self.device)
         except ValueError as error:
             raise RequestError(str(error)) from error
@@ -218,10 +218,14 @@ class Experiment:
             )
         if config.amplify._target_ and not self.attack.starts_samples:
             raise RequestError("amplify is for triggers in a sample's starting noise, and this attack has none there")
-        if self.attack.ancestral_only and config.sampler.ode:
+        if self.attack.poison_rate > 0 and not self.attack.opens(
+            self.schedule, config.sample.steps, config.sampler.ode
+        ):
             log.warning(
-                "%s is known to fail with ODE samplers: expect an ASR near 0 (sampler=ddpm is what it is made for)",
+                "%s is not made for %s in %d steps: expect an ASR near 0",
                 type(self.attack).__name__,
+                "ODE samplers" if config.sampler.ode else "ancestral samplers",
+                config.sample.steps,
             )
 
     def stage(self, name: str, **parts: Any) -> Stage:

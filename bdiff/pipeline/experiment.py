@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from bdiff.common.device import open_device
 from bdiff.common.errors import RequestError, RunError
 from bdiff.data.base import to_float, to_uint8
+from bdiff.diffusion.history import read_history
 from bdiff.diffusion.sampling import shards
 from bdiff.diffusion.schedulers import start_marks
 from bdiff.diffusion.steps import class_of, first_timestep
-from bdiff.diffusion.training import read_history
 from bdiff.model.checkpoint import weights_digest
 from bdiff.pipeline.amplify import amplify
 from bdiff.pipeline.context import Experiment, plain, resolve_precisions
@@ -113,7 +113,7 @@ def figures_of(run: Experiment, model: Stage, samples: Stage, metrics: dict[str,
     singles = {
         "trigger": to_uint8(run.trigger.pattern),
         **({"target": to_uint8(run.target)} if run.attack.starts_samples else {}),
-        "stamped example": to_uint8(run.attack.embed(example))[0],
+        "stamped example": to_uint8(run.attack.apply(example))[0],
     }
     title, sheets = run.config.name, {"samples": first["clean"]}
     if "triggered" in first:

@@ -20,7 +20,8 @@ from bdiff.common.progress import Meter, progress
 from bdiff.common.seeds import generator, seed_of
 from bdiff.config.instantiate import make
 from bdiff.data.base import Images, batches
-from bdiff.diffusion.training import Recipe, classification_loss, fit
+from bdiff.diffusion.classification import classification_loss
+from bdiff.diffusion.training import Recipe, Session, fit
 from bdiff.metric.fid import moments
 from bdiff.metric.fid.base import Features, Frechet, Remembering
 from bdiff.metric.fid.protocol import PRESETS
@@ -62,11 +63,8 @@ def train_classifier(run: Experiment, name: str = "classifier") -> tuple[Classif
                 images,
                 used,
                 recipe,
-                seed=seed_of(config.seed, "train"),
-                folder=stage.folder,
-                loop=run.loop,
-                accelerator=Alone(run.device) if alone else run.accelerator,
-                name=name,
+                seed_of(config.seed, "train"),
+                Session(stage.folder, run.loop, Alone(run.device) if alone else run.accelerator, name),
             )
             share = accuracy(model, images, kept, run.device)
             log.info("%s: %.1f %% of %d %s right", name, 100 * share, len(kept), unseen(config))

@@ -1,15 +1,18 @@
 """The sampling stage: images of several kinds from one model and the same noise."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 from torch import Tensor
 
 from bdiff.common.seeds import seed_of
-from bdiff.defense.base import Guard
-from bdiff.diffusion.sampling import Drawn, Prior, sample
-from bdiff.model import checkpoint
+from bdiff.defense.base import SamplingDefense
+from bdiff.diffusion.denoiser import Denoiser
+from bdiff.diffusion.sampling import Drawn, Prior, Sampler, sample
+from bdiff.diffusion.view import View
 from bdiff.pipeline.context import Experiment, plain, without
+from bdiff.pipeline.suspect import suspect_of
 from bdiff.store.artifacts import Stage, content
 
 
@@ -18,6 +21,7 @@ class Kind(NamedTuple):
 
     prior: Prior
     identity: Any
+    view: Callable[[Denoiser], View] = View
 
 
 def clean() -> Kind:
@@ -34,8 +38,8 @@ def kinds(run: Experiment) -> dict[str, Kind]:
     """Return the kinds that a model is judged by: clean samples, and triggered ones if the attack has them."""
     if not run.attack.starts_samples:
         return {"clean": clean()}
-    identity = {"attack": run.config.attack._target_, "trigger": run.pictures["trigger"]}
-    return {"clean": clean(), "triggered": Kind(run.attack.prior, identity)}
+    identity = {"attack": run.attack.start_key, "trigger": run.pictures["trigger"]}
+    return {"clean": clean(), "triggered": Kind(run.attack.prior, identity, run.attack.view)}
 
 
 def count_of(config: DictConfig, kind: str) -> int:
@@ -52,14 +56,14 @@ def draw_samples(
     model: Stage,
     name: str = "sample",  # what logs and metrics.json call this sampling
     drawn: dict[str, Kind] | None = None,  # `kinds(run)` if none are given
-    guard: Guard | None = None,  # changes the sampler
+    guard: SamplingDefense | None = None,  # changes the sampler
 ) -> Stage:
     """Sample images of each kind from the model of `model`."""
     config = run.config
     drawn = drawn or kinds(run)
     scheduler = run.scheduler
     if guard:
-        scheduler = guard.guard(scheduler)
+        scheduler = guard.scheduler(scheduler)
     counts = {name: count_of(config, name) for name in drawn}
     stage = run.stage(
         "sample",
@@ -75,19 +79,14 @@ def draw_samples(
     with run.building(stage, name) as missing:
         if missing:
             sample(
-                checkpoint.load(model.folder / "model"),
-                scheduler,
-                {name: Drawn(kind.prior, counts[name]) for name, kind in drawn.items()},
-                shape=run.images.shape,
-                batch_size=config.sample.batch_size,
-                steps=config.sample.steps,
-                step_options=plain(config.sampler.step),
-                precision=config.sample.precision,
-                seed=seed_of(config.seed, "samples"),
-                folder=stage.folder / "shards",
-                accelerator=run.accelerator,
-                trajectory=stage.folder / "trajectory.safetensors",
-                every=config.runtime.progress,
+                suspect_of(run, model, config.sample.precision),
+                Sampler(scheduler, config.sample.steps, plain(config.sampler.step)),
+                {name: Drawn(kind.prior, counts[name], kind.view) for name, kind in drawn.items()},
+                config.sample.batch_size,
+                seed_of(config.seed, "samples"),
+                stage.folder / "shards",
+                run.accelerator,
+                config.runtime.progress,
             )
             run.accelerator.wait_for_everyone()
             run.finish(stage, images=counts)

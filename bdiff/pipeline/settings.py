@@ -61,6 +61,9 @@ class Model:
     """The network, and what its training starts from (conf/model)."""
 
     pretrained: Annotated[str | None, "a diffusers folder or a hub id to start from; null: fresh weights"]
+    prediction: Annotated[
+        str, one_of("auto", "epsilon", "sample", "v_prediction"), "what the network predicts; auto: as pretrained says"
+    ]
 
 
 @dataclass(frozen=True)

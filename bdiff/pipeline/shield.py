@@ -5,8 +5,7 @@ attacker makes of the clean images is its own kind, and differs from row to row.
 """
 
 import shutil
-from functools import partial
-from typing import Any
+from functools import partial, singledispatch
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,11 +14,9 @@ from torch import Tensor
 from bdiff.adversary.pgd import cost
 from bdiff.common.progress import progress
 from bdiff.common.seeds import generator
-from bdiff.config.instantiate import make
 from bdiff.data.base import to_float, to_uint8
-from bdiff.defense.base import Shield
-from bdiff.defense.shields.certification import Certification
-from bdiff.defense.shields.purification import Purification, Shielded
+from bdiff.defense.base import LabelShield, RadiusShield, Shield
+from bdiff.defense.shields.purification import Shielded
 from bdiff.defense.shields.strip import entropies, threshold
 from bdiff.pipeline.certify import certified
 from bdiff.pipeline.context import Experiment, plain
@@ -51,22 +48,33 @@ def shielded(run: Experiment, shield: Shield, rows: dict[str, list[Stage]], clea
 
     No models: the classifier stands alone. `clean` says which model the clean one is.
     """
-    on = trial(run)
-    if isinstance(shield, Certification):
-        answer = certified(run, shield, on, rows)
-    else:
-        assert isinstance(shield, Purification)
-        answer = purified(run, shield, on, rows)
+    answer = tried(shield, run, trial(run), rows)
     for told in answer.protocol.values():
         told["clean model"] = clean
     return answer
 
 
-def purified(run: Experiment, shield: Purification, on: Trial, rows: dict[str, list[Stage]]) -> Answer:
+@singledispatch
+def tried(shield: Shield, run: Experiment, on: Trial, rows: dict[str, list[Stage]]) -> Answer:
+    """Return what comes of trying a shield, by what it answers."""
+    raise TypeError(f"{type(shield).__name__} gives neither labels nor radii")
+
+
+@tried.register
+def _(shield: RadiusShield, run: Experiment, on: Trial, rows: dict[str, list[Stage]]) -> Answer:
+    return certified(run, shield, on, rows)
+
+
+@tried.register
+def _(shield: LabelShield, run: Experiment, on: Trial, rows: dict[str, list[Stage]]) -> Answer:
+    return purified(run, shield, on, rows)
+
+
+def purified(run: Experiment, shield: LabelShield, on: Trial, rows: dict[str, list[Stage]]) -> Answer:
     """Return the accuracies of every row, and a figure of what the denoisers make of triggered images."""
     config = run.config.defense
     attacked = adversarial(run, on)
-    on = on.among({**on.inputs, "adversarial": attacked, "triggered_adversarial": run.attack.embed(attacked)})
+    on = on.among({**on.inputs, "adversarial": attacked, "triggered_adversarial": run.attack.apply(attacked)})
     stages = {row: purified_stage(run, shield, on, models) for row, models in rows.items()}
     networks = networks_left(stages, rows)
     if networks and run.accelerator.is_main_process:
@@ -91,7 +99,7 @@ def purified(run: Experiment, shield: Purification, on: Trial, rows: dict[str, l
         metrics |= flagged(run, shield, on, rows["suspect"])
     protocol = {
         **facts(run, on),
-        **how(shield),
+        **shield.key,
         "adversary": plain(config.adversary),
         "adaptive": plain(config.adaptive) if config.adaptive.steps else {"absent": "defense.adaptive.steps=0"},
         "network evaluations of an image": shield.evaluations,
@@ -100,28 +108,23 @@ def purified(run: Experiment, shield: Purification, on: Trial, rows: dict[str, l
     return Answer(metrics, {"shield": protocol}, figures={"shield": figure(run, on, labels, pictures)})
 
 
-def evaluations(run: Experiment, shield: Purification, on: Trial) -> int:
+def evaluations(run: Experiment, shield: LabelShield, on: Trial) -> int:
     """Return how many images one row shows to one network, those of an adaptive attack by what their gradients cost."""
     adaptive, count = run.config.defense.adaptive, len(on.labels)
     tried = cost(count, adaptive.steps, adaptive.eot, shield.evaluations) * GRADIENTS[adaptive.gradient]
     return tried + count * (len(on.inputs) + (adaptive.steps > 0)) * shield.evaluations
 
 
-def purified_stage(run: Experiment, shield: Purification, on: Trial, models: list[Stage]) -> Stage:
+def purified_stage(run: Experiment, shield: LabelShield, on: Trial, models: list[Stage]) -> Stage:
     """Return the stage of a row, of all that its numbers depend on."""
     config = run.config.defense
     if not models:
         return row_stage(run, on, "no shield", models)
     adaptive = adversary_key(config) | plain(config.adaptive) if config.adaptive.steps else None
-    return row_stage(run, on, "purification", models, shield=how(shield), adaptive=adaptive)
+    return row_stage(run, on, "purification", models, shield=shield.key, adaptive=adaptive)
 
 
-def how(shield: Purification) -> dict[str, Any]:
-    """Return the shield's own settings, for keys."""
-    return {name: getattr(shield, name) for name in shield.__dataclass_fields__}
-
-
-def build(run: Experiment, shield: Purification, on: Trial, models: list[Stage], stage: Stage, who: str) -> None:
+def build(run: Experiment, shield: LabelShield, on: Trial, models: list[Stage], stage: Stage, who: str) -> None:
     """Keep the labels of every kind of input, and the first triggered images as the classifier saw them."""
     config = run.config.defense
     with run.building(stage, who) as wanted:
@@ -130,7 +133,7 @@ def build(run: Experiment, shield: Purification, on: Trial, models: list[Stage],
         inputs, count = dict(on.inputs), len(on.labels)
         first = on.inputs["triggered"][:SHOWN].to(run.device)
         if models:
-            schedule = make(run.config.schedule).to(run.device)
+            schedule = run.schedule.to(run.device)
             guarded = Shielded(shield, denoiser(run, models), schedule, on.classifier, seed=config.seed)
             ask, seen = guarded.labels, guarded.images(first, on.indices[:SHOWN].tolist())
             if config.adaptive.steps:
@@ -167,12 +170,12 @@ def asr(clean: Tensor, triggered: Tensor) -> dict[str, float]:
     return {"asr": 1 - triggered[clean].double().mean().item()} if clean.any() else {}
 
 
-def adaptive(run: Experiment, shield: Purification, on: Trial, models: list[Stage], stage: Stage, who: str) -> Tensor:
+def adaptive(run: Experiment, shield: LabelShield, on: Trial, models: list[Stage], stage: Stage, who: str) -> Tensor:
     """Return the clean images (K,C,H,W) as PGD through the shield changes them, kept batch by batch."""
     config = run.config.defense
     full, settings = config.adaptive.gradient == "full", config.adversary.copy()
     settings.steps = config.adaptive.steps
-    eps, schedule = denoiser(run, models, recompute=full), make(run.config.schedule).to(run.device)
+    eps, schedule = denoiser(run, models, recompute=full), run.schedule.to(run.device)
     guarded = Shielded(shield, eps, schedule, on.classifier, seed=config.seed, bpda=not full)
 
     def attacked(part: slice) -> Tensor:
@@ -185,7 +188,7 @@ def adaptive(run: Experiment, shield: Purification, on: Trial, models: list[Stag
         return by_batch(stage.folder / BATCHES / "adversary", len(on.labels), config.at_once, attacked, meter)
 
 
-def flagged(run: Experiment, shield: Purification, on: Trial, models: list[Stage]) -> dict[str, float]:
+def flagged(run: Experiment, shield: LabelShield, on: Trial, models: list[Stage]) -> dict[str, float]:
     """Return the entropy check's `strip/tpr` on triggered inputs behind the shield, and `strip/fpr` on clean ones.
 
     A half of the clean inputs, drawn at random, sets the threshold; both rates are those of the other half.
@@ -195,11 +198,11 @@ def flagged(run: Experiment, shield: Purification, on: Trial, models: list[Stage
     rate = settings.pop("false_positive_rate")
     data = {"data": run.images.fingerprint, "strip": settings}
     on = on.among({kind: on.inputs[kind] for kind in ("clean", "triggered")})
-    stage = row_stage(run, on, "strip", models, shield=how(shield), **data)
+    stage = row_stage(run, on, "strip", models, shield=shield.key, **data)
     path, count = stage.folder / "entropies.safetensors", len(on.labels)
     with run.building(stage, "strip") as wanted:
         if wanted and run.accelerator.is_main_process:
-            schedule = make(run.config.schedule).to(run.device)
+            schedule = run.schedule.to(run.device)
             eps = denoiser(run, models)
             guarded = Shielded(shield, eps, schedule, on.classifier, seed=config.seed)
             drawn = torch.randperm(len(run.images), generator=generator(config.seed, "blends"))[: config.strip.blends]

@@ -1,32 +1,34 @@
 """What the stages make of conf/defense: the method, and what it may see of a model."""
 
+from dataclasses import fields
 from typing import Any
 
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from bdiff.config.instantiate import make
-from bdiff.defense.base import Suspect
+from bdiff.diffusion.denoiser import Suspect
 from bdiff.model import checkpoint
-from bdiff.pipeline.context import Experiment
+from bdiff.pipeline.context import Experiment, plain
 from bdiff.store.artifacts import Stage
-
-#: keys of conf/defense that are the stages', not the method's: what changes the numbers that a model answers with,
-NUMERICS = ("precision",)
-#: and what is done around the method, which changes nothing of what an audit inverts
-AROUND = (
-    *("checkpoint", "repair", "removal", "images", "train", "calibration"),
-    *("seed", "ensemble", "adversary", "adaptive", "strip", "at_once"),
-)
-OURS = (*NUMERICS, *AROUND)
 
 
 def suspect_of(run: Experiment, model: Stage, precision: str = "fp32", recompute: bool = False) -> Suspect:
     """Return what a defense may see of the model of `model`."""
-    unet = checkpoint.load(model.folder / "model")
-    schedule = make(run.config.schedule).to(run.device)
-    return Suspect(unet, schedule, run.images.shape, run.device, precision, recompute)
+    return checkpoint.suspect(model.folder / "model", run.schedule, run.images.shape, run.device, precision, recompute)
 
 
 def method(config: DictConfig) -> Any:
-    """Return the defense of a node of conf/defense, made without the keys that are the stages'."""
-    return make(OmegaConf.masked_copy(config, [str(key) for key in config if key not in OURS]))
+    """Return the defense of a node of conf/defense, made of the keys that are its own."""
+    return make(OmegaConf.masked_copy(config, [name for name in map(str, config) if name not in around(config)]))
+
+
+def own(config: DictConfig, *but: str) -> dict[str, Any]:
+    """Return the keys of a node of conf/defense that are the method's own, for keys; without some."""
+    return {name: value for name, value in plain(config).items() if name not in {*around(config), *but}}
+
+
+def around(config: DictConfig) -> set[str]:
+    """Return the keys of a node of conf/defense that the pipeline reads: those of its role, and what comes after it."""
+    settings = getattr(get_class(config._target_), "settings", None)
+    return {"removal"} | ({field.name for field in fields(settings)} if settings else set())

@@ -6,29 +6,27 @@ import shutil
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
-from bdiff.attack.base import Attack
+from bdiff.attack.base import Attack, Parts
 from bdiff.attack.none import NoAttack
+from bdiff.common.errors import RequestError
 from bdiff.common.seeds import seed_of
-from bdiff.diffusion.training import Recipe, denoising_loss, fit, read_history, row_stream
+from bdiff.diffusion.denoiser import EPSILON, Denoiser
+from bdiff.diffusion.history import read_history
+from bdiff.diffusion.objective import denoising_loss
+from bdiff.diffusion.training import Recipe, Session, fit, row_stream
 from bdiff.model import checkpoint
 from bdiff.pipeline.context import Experiment, plain, resident, without
 from bdiff.pipeline.reference import train_classifier
+from bdiff.pipeline.start import Start
 from bdiff.pipeline.trigger import learn_trigger
 from bdiff.store.artifacts import Stage
 
 log = logging.getLogger(__name__)
-
-
-class Start(NamedTuple):
-    """What a training starts from."""
-
-    folder: str | None  # a diffusers folder or hub id; None for fresh weights
-    identity: str | None  # what keys say of it
 
 
 def train(run: Experiment, start: Start) -> Stage:
@@ -40,10 +38,12 @@ def train(run: Experiment, start: Start) -> Stage:
         parts["version"] = run.attack.version
     if run.attack.needs_surrogate:
         surrogate, facts = train_classifier(run, "surrogate" if run.config.get("surrogate") else "classifier")
-        run.attack.equip(surrogate, run.schedule.to(run.device))
+        run.attack.prepare(Parts(run.schedule.to(run.device), surrogate))
         parts["surrogate"] = facts["key"]
+    else:
+        run.attack.prepare(Parts(run.schedule.to(run.device)))
     if run.attack.learn:
-        learn_trigger(run, start.folder, start.identity, parts["surrogate"])
+        learn_trigger(run, start, parts["surrogate"])
     if run.accelerator.is_main_process:
         for doubt in unshown(run):
             log.warning("train: %s", doubt)
@@ -55,7 +55,7 @@ def unshown(run: Experiment) -> list[str]:
     config = run.config
     if run.attack.poison_rate == 0:
         return []
-    index, poisoned = run.attack.plan(len(run.images), seed_of(config.seed, "poison"))
+    index, poisoned = run.attack.rows(run.images.labels, seed_of(config.seed, "poison"))
     recipe = Recipe(**plain(config.train))
     steps = recipe.total(len(index))
     epoch = math.ceil(len(index) / recipe.batch_size)  # in which all rows are shown
@@ -84,11 +84,22 @@ def clean_model(run: Experiment, start: Start) -> tuple[Stage, str]:
 def beginning(run: Experiment) -> Start:
     """Return what training starts from: model.pretrained, or a clean model trained from it if `pretrain` says so."""
     pretrained = run.config.model.pretrained
-    start = Start(pretrained, checkpoint.weights_digest(pretrained))
+    start = Start(pretrained, checkpoint.weights_digest(pretrained), prediction(run))
     if run.config.pretrain.train is None:
         return start
     stage = clean(run, "pretrain", run.config.pretrain.train, start)
-    return Start(str(stage.folder / "model"), stage.key)
+    return Start(str(stage.folder / "model"), stage.key, start.prediction)
+
+
+def prediction(run: Experiment) -> str:
+    """Return what the network predicts: what the checkpoint says that training starts from, or model.prediction."""
+    wanted, pretrained = run.config.model.get("prediction", "auto"), run.config.model.pretrained
+    if pretrained is None:
+        return EPSILON if wanted == "auto" else str(wanted)
+    found = checkpoint.prediction_of(checkpoint.fetch(pretrained))
+    if wanted not in ("auto", found):
+        raise RequestError(f"model.prediction={wanted}, but {pretrained} predicts {found}: leave model.prediction=auto")
+    return found
 
 
 def train_denoiser(
@@ -101,13 +112,15 @@ def train_denoiser(
 ) -> Stage:
     """Train a denoiser under `attack`, once for all runs that ask for the same."""
     config = run.config
-    index, poisoned = attack.plan(len(run.images), seed_of(config.seed, "poison"))
+    plan = attack.rows(run.images.labels, seed_of(config.seed, "poison"))
+    index, poisoned = plan
     recipe = Recipe(**plain(recipe_config))
     recipe = replace(recipe, steps=recipe.total(len(index)), epochs=None)
     stage = run.stage(
         "train",
         unet=plain(config.model.unet),
         start=start.identity,
+        prediction=start.prediction,
         schedule=plain(config.schedule),
         attack=attack_parts,
         data=run.images.fingerprint,
@@ -119,7 +132,8 @@ def train_denoiser(
     with run.building(stage, name) as missing:
         if missing:
             torch.manual_seed(seed_of(config.seed, "weights"))
-            unet = checkpoint.build(plain(config.model.unet), start.folder, run.schedule)
+            unet = checkpoint.build(plain(config.model.unet), start.folder)
+            denoiser = Denoiser(unet, run.schedule, run.images.shape, run.device, start.prediction)
             log.info(
                 "%s: %d images, %d of %d rows poisoned, %.2f M weights, %d steps in %s on %s",
                 name,
@@ -132,38 +146,31 @@ def train_denoiser(
                 run.device,
             )
             images = resident(run.images, run.device)
-            attack.prepare(images, index, poisoned)
+            attack.prepare_rows(images, plan)
+            poison, schedule = attack.poison, denoiser.schedule
             fit(
-                unet,
-                denoising_loss(
-                    attack.corrupt,
-                    run.schedule.to(run.device),
-                    poisoned.to(run.device),
-                    run.images.flip,
-                    attack.timesteps,
-                ),
+                denoiser,
+                denoising_loss(poison, schedule, poisoned.to(run.device), run.images.flip, denoiser.prediction),
                 images,
                 index,
                 recipe,
-                seed=seed_of(config.seed, "train"),
-                folder=stage.folder,
-                loop=run.loop,
-                accelerator=run.accelerator,
-                name=name,
-                record=partial(run.record, name),
+                seed_of(config.seed, "train"),
+                Session(stage.folder, run.loop, run.accelerator, name, partial(run.record, name)),
+                attack,
             )
             if run.accelerator.is_main_process:
                 facts = {part: plain(config[part]) for part in ("trigger", "target", "data")}
                 checkpoint.save(
                     stage.folder / "model",
-                    unet,
-                    run.schedule,
+                    denoiser,
                     facts
                     | {"attack": attack_parts | ({"learn": attack.learn} if attack.learn else {}), "key": stage.key},
+                    attack.state_dict(),
                 )
                 shutil.rmtree(stage.folder / "state", ignore_errors=True)
             run.finish(stage, images=len(run.images), poisoned=int(poisoned.sum()))
         elif run.accelerator.is_main_process:
             for row in read_history(stage.folder / "history.jsonl"):
                 run.record(name, row)
+    attack.load_state_dict(checkpoint.learned(stage.folder / "model", run.device))
     return stage

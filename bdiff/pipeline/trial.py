@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,8 @@ from bdiff.common.errors import RequestError
 from bdiff.common.progress import Meter, progress
 from bdiff.common.seeds import generator, seed_of
 from bdiff.data.base import Images, to_float
-from bdiff.defense.base import Eps, Logits, Shield
+from bdiff.defense.base import Defense, Eps, LabelShield, Logits, RadiusShield
 from bdiff.defense.shields import strip
-from bdiff.defense.shields.purification import Purification
 from bdiff.metric.fid.images import same
 from bdiff.pipeline.context import Experiment, plain, without
 from bdiff.pipeline.reference import held_out, train_classifier, unseen
@@ -66,21 +66,33 @@ def examine(run: Experiment) -> None:
 
     Warns of a purification that adds far less noise than its adversary does: settings of other data's.
     """
+    if run.config.defense._target_:
+        examined(method(run.config.defense), run)
+
+
+@singledispatch
+def examined(defense: Defense, run: Experiment) -> None:
+    """Examine the data for a defense of its role: only shields ask anything of them."""
+
+
+@examined.register
+def _(defense: RadiusShield, run: Experiment) -> None:
+    test_rows(run)
+
+
+@examined.register
+def _(defense: LabelShield, run: Experiment) -> None:
     config = run.config.defense
-    if not config._target_ or not isinstance(shield := method(config), Shield):
-        return
-    if isinstance(shield, Purification) and config.adversary.norm == "linf":
-        sigma = float(run.schedule.sigmas[shield.t - 1]) / 2  # images in [-1,1] are twice as wide
-        if sigma < config.adversary.eps / 2:
-            log.warning(
-                "defense.t=%d adds noise of %.2g, and the adversary up to %.2g: for 32 px and 1000 timesteps there is "
-                "defense=purification_cifar10, and attack=diff2_cifar10",
-                shield.t,
-                sigma,
-                config.adversary.eps,
-            )
+    weak = defense.noise_problem(run.schedule, config.adversary.eps) if config.adversary.norm == "linf" else None
+    if weak:
+        log.warning(
+            "%s, and the adversary up to %.2g: for 32 px and 1000 timesteps there is defense=purification_cifar10, and "
+            "attack=diff2_cifar10",
+            weak,
+            config.adversary.eps,
+        )
     count = min(config.images, len(test_rows(run)[1]))
-    if "strip" in config and config.strip.blends:
+    if config.strip.blends:
         try:
             strip.threshold(torch.zeros(count // 2), config.strip.false_positive_rate)
         except ValueError as error:
@@ -143,7 +155,7 @@ def trial(run: Experiment) -> Trial:
         words,
         indices,
         images.labels[indices],
-        {"clean": x, "triggered": run.attack.embed(x)},
+        {"clean": x, "triggered": run.attack.apply(x)},
     )
 
 

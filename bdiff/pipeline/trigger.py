@@ -7,10 +7,11 @@ from torch import Tensor
 from bdiff.common.progress import progress
 from bdiff.common.seeds import generator
 from bdiff.data.base import to_float, to_uint8
-from bdiff.defense.base import Suspect
+from bdiff.diffusion.denoiser import Suspect
 from bdiff.model import checkpoint
 from bdiff.pictures.draw import load
 from bdiff.pipeline.context import Experiment, plain
+from bdiff.pipeline.start import Start
 from bdiff.store import artifacts
 from bdiff.store.artifacts import Stage
 from bdiff.trigger.base import Trigger
@@ -18,11 +19,10 @@ from bdiff.trigger.base import Trigger
 BATCH = 64  # images per step
 
 
-def learn_trigger(run: Experiment, start: str | None, identity: str | None, surrogate: str) -> None:
-    """Give the run the trigger that its attack, equipped, learns behind the denoiser in the folder `start`.
+def learn_trigger(run: Experiment, start: Start, surrogate: str) -> None:
+    """Give the run the trigger that its attack, prepared, learns behind the denoiser that training starts from.
 
-    `identity` is what keys say of that denoiser, and `surrogate` the surrogate's key. `trigger=image
-    trigger.path=<the stage's trigger.png>` takes the same one again.
+    `surrogate` is the surrogate's key. `trigger=image trigger.path=<the stage's trigger.png>` takes the same one again.
     """
     settings = plain(run.config.attack)
     stage = run.stage(
@@ -30,7 +30,7 @@ def learn_trigger(run: Experiment, start: str | None, identity: str | None, surr
         attack={name: settings[name] for name in ("_target_", "learn", *run.attack.learn_reads)},
         surrogate=surrogate,
         trigger=run.pictures["trigger"],
-        start=identity,
+        start=start.identity,
         unet=plain(run.config.model.unet),
         schedule=plain(run.config.schedule),
         data=run.images.fingerprint,
@@ -50,16 +50,16 @@ def learn_trigger(run: Experiment, start: str | None, identity: str | None, surr
     run.pictures["trigger"] = artifacts.content(run.trigger.pattern, run.trigger.mask)
 
 
-def learned(run: Experiment, start: str | None, stage: Stage) -> Tensor:
+def learned(run: Experiment, start: Start, stage: Stage) -> Tensor:
     """Return the pattern (C,H,W) in [-1,1], a function of the seed."""
-    unet = checkpoint.build(plain(run.config.model.unet), start, run.schedule)
-    schedule, shape = run.schedule.to(run.device), run.images.shape
-    denoiser = Suspect(unet, schedule, shape, run.device, run.config.train.precision)
+    unet = checkpoint.build(plain(run.config.model.unet), start.folder)
+    precision = run.config.train.precision
+    denoiser = Suspect(unet, run.schedule, run.images.shape, run.device, start.prediction, precision)
     draws, pattern = generator(run.config.seed, "trigger"), run.trigger.pattern.to(run.device)
     with progress(stage.name, run.attack.learn, unit="steps", every=run.config.runtime.progress) as meter:
         for _ in range(run.attack.learn):
             x = to_float(run.images.take(torch.randint(len(run.images), (BATCH,), generator=draws)).to(run.device))
-            pattern = run.attack.ascend(schedule, pattern, x, denoiser.noise(len(x), draws), denoiser.eps)
+            pattern = run.attack.update_trigger(denoiser, pattern, x, denoiser.noise(len(x), draws))
             meter.advance()
     return pattern.cpu()
 

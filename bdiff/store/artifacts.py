@@ -261,7 +261,19 @@ class Stage:
         return {name: made[name].stat().st_size for name in sorted(made) if name not in ASIDE and ".tmp-" not in name}
 
 
+def named(value: Any) -> Any:
+    """Return nested containers in which a part of ours is told by its name, so that it may move to another module."""
+    if isinstance(value, dict):
+        return {key: part_name(one) if key == "_target_" else named(one) for key, one in value.items()}
+    return [named(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def part_name(target: Any) -> Any:
+    """Return the name of a part of bdiff, of another package's its whole path."""
+    return target.rpartition(".")[2] if isinstance(target, str) and target.startswith("bdiff.") else target
+
+
 def stage(root: Path, name: str, version: int, **parts: Any) -> Stage:
     """Return the stage `name` whose identity is `parts` (plain JSON values) and the code's `version` of it."""
-    key = digest({"stage": name, "version": version, **parts})
+    key = digest({"stage": name, "version": version, **named(parts)})
     return Stage(name, key, root / name / key, parts, version)

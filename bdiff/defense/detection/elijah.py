@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from bdiff.common.seeds import generator
 from bdiff.config.rules import above, at_least, auto_or_number
-from bdiff.defense.base import Audit, Inversion, Suspect
+from bdiff.defense.base import Detection, Inversion, Suspect
 from bdiff.defense.detection.curve import Curve
 from bdiff.defense.detection.evidence import total_variation, uniformity
 
@@ -20,7 +20,7 @@ def elijah_loss(predicted: Tensor, tau: Tensor, shift: float) -> Tensor:
 
 
 @dataclass
-class Elijah(Audit):
+class Elijah(Detection):
     """Looks for the tau that shifts the noise predicted at the last timestep by `shift` times itself.
 
     A backdoored model's samples from it all show the target, so the score is minus their uniformity.
@@ -34,13 +34,15 @@ class Elijah(Audit):
     trim: Annotated[int, at_least(0), "distances and images left out at both ends of the uniformity"]
     threshold: Annotated[float | None, auto_or_number, "score from which on a model is flagged; null: none is"]
 
+    scores: ClassVar = (-1.0, 0.0)  # minus a mean squared distance on [0,1]
+
     @property
     def total(self) -> int:
-        """See `Audit.total`."""
+        """See `Detection.total`."""
         return self.steps
 
     def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
-        """Return the trigger after the last step; see `Audit.invert`."""
+        """Return the trigger after the last step; see `Detection.invert`."""
         draws = generator(seed, "elijah")
         eps = suspect.noise(self.batch, draws)
         tau = (-torch.rand(suspect.shape, generator=draws)).to(suspect.device).requires_grad_()
@@ -55,7 +57,7 @@ class Elijah(Audit):
         return Inversion(tau.detach().cpu(), curve.values())
 
     def look(self, inversion: Inversion, samples: Tensor) -> dict[str, float]:
-        """Return `uniformity`, `tv` and the score; see `Audit.look`. ValueError if the samples are too few."""
+        """Return `uniformity`, `tv` and the score; see `Detection.look`. ValueError if the samples are too few."""
         few = samples[: self.samples]
         same = uniformity(few, self.trim)
         return {"score": -same, "uniformity": same, "tv": total_variation(few)}

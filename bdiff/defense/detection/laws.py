@@ -1,12 +1,12 @@
 """Noise-shift laws: by how many times its trigger a backdoor of some kind shifts the predicted noise at t.
 
-They are what an inversion assumes of a backdoor, not what it knows of an attack (DESIGN section 4, derived there).
+They are what an inversion assumes of a backdoor, not what it knows of an attack (docs/purediffusion.md derives them).
 """
 
 from torch import Tensor, full_like
 
 from bdiff.defense.check import LAWS
-from bdiff.diffusion.schedule import Schedule
+from bdiff.diffusion.schedule import Schedule, ancestral_coefficient
 
 
 def shift_law(schedule: Schedule, law: str | float) -> Tensor:
@@ -20,4 +20,4 @@ def shift_law(schedule: Schedule, law: str | float) -> Tensor:
         return full_like(schedule.abar, law)
     if law not in LAWS:
         raise ValueError(f"law={law} is not known: choose from {', '.join(LAWS)}, or a number")
-    return (1 + (law == "ode")) * (1 - schedule.abar).sqrt() / (1 + schedule.alphas.sqrt())
+    return (1 + (law == "ode")) * ancestral_coefficient(schedule.abar, schedule.alphas)

@@ -12,14 +12,14 @@ of the target and e its noise. So a few large ancestral steps in z show what the
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bdiff.common.seeds import generator
 from bdiff.config.rules import above, at_least, auto_or_number, falling, one_of_or_above
-from bdiff.defense.base import Audit, Inversion, Suspect
+from bdiff.defense.base import Detection, Inversion, Suspect
 from bdiff.defense.check import LAWS, timesteps
 from bdiff.defense.detection.curve import Curve
 from bdiff.defense.detection.evidence import kl_of, total_variation, uniformity
@@ -131,7 +131,7 @@ def descend(
 
 
 @dataclass
-class PureDiffusion(Audit):
+class PureDiffusion(Detection):
     """Inverts a trigger over a chain of timesteps, from several starts, of which the one with the least loss is taken.
 
     Triggers are pictures, so tau stays within [-bound, bound]: outside, small networks saturate and explain any tau.
@@ -155,9 +155,11 @@ class PureDiffusion(Audit):
     trim: Annotated[int, at_least(0), "distances and images left out at both ends of the uniformity"]
     threshold: Annotated[float | None, auto_or_number, "score from which on a model is flagged; null: none is"]
 
+    scores: ClassVar = (-1.0, 0.0)  # minus a mean squared distance on [0,1]
+
     @property
     def total(self) -> int:
-        """See `Audit.total`."""
+        """See `Detection.total`."""
         return (self.restarts + self.probes) * self.steps
 
     def losses(self, suspect: Suspect, seed: int) -> Losses:
@@ -172,7 +174,7 @@ class PureDiffusion(Audit):
         return Losses(suspect, law, t, eps, noises, clean, self.shift, self.spread, self.consistency)
 
     def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
-        """Return the trigger of the start that came to the least loss; see `Audit.invert`."""
+        """Return the trigger of the start that came to the least loss; see `Detection.invert`."""
         losses, draws = self.losses(suspect, seed), generator(seed, "purediffusion starts")
         starts = [-torch.rand(suspect.shape, generator=draws).to(suspect.device) for _ in range(self.restarts)]
         starts += [probe(suspect, self.probe_draws, self.probe_rounds, draws) for _ in range(self.probes)]
@@ -181,7 +183,7 @@ class PureDiffusion(Audit):
         return Inversion(tau.cpu(), curve, {"loss": curve[-1]})
 
     def look(self, inversion: Inversion, samples: Tensor) -> dict[str, float]:
-        """Return `uniformity`, `tv`, the trigger's KL and the score; see `Audit.look`."""
+        """Return `uniformity`, `tv`, the trigger's KL and the score; see `Detection.look`."""
         few = samples[: self.samples]
         same = uniformity(few, self.trim)
         return {"score": -same, "uniformity": same, "tv": total_variation(few), **kl_of(inversion.trigger)}

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from bdiff.common.device import to_device
 from bdiff.common.seeds import generator
 from bdiff.config.rules import above, at_least, auto_or_number
-from bdiff.defense.base import Audit, Inversion, Suspect
+from bdiff.defense.base import Detection, Inversion, Suspect
 from bdiff.defense.detection.curve import Curve
 from bdiff.defense.detection.evidence import kl_of
 
@@ -45,7 +45,7 @@ def is_backdoored(x: Tensor, mu: Tensor) -> Tensor:
 
 
 @dataclass
-class Terd(Audit):
+class Terd(Detection):
     """Looks for the mu under which what the model gets wrong about two noisings of one image is the same.
 
     First on images of noise (estimation), then on images that the model makes from mu (refinement).
@@ -61,13 +61,15 @@ class Terd(Audit):
     clip_norm: Annotated[float, above(0), "largest norm of the refinement's gradients"]
     threshold: Annotated[float | None, auto_or_number, "score from which on a model is flagged; null: none is"]
 
+    scores: ClassVar = (0.0, math.inf)  # a divergence
+
     @property
     def total(self) -> int:
-        """See `Audit.total`."""
+        """See `Detection.total`."""
         return self.steps + self.refine_steps
 
     def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
-        """Return the trigger after the refinement; see `Audit.invert`.
+        """Return the trigger after the refinement; see `Detection.invert`.
 
         ValueError if the schedule is shorter than `window` or `ddim_steps`, RunError if the loss leaves the numbers.
         """
@@ -115,7 +117,7 @@ class Terd(Audit):
         return curve.values()
 
     def look(self, inversion: Inversion, samples: Tensor) -> dict[str, float]:
-        """Return `kl_mean`, `kl_variance` and their sum as the score; see `Audit.look`. The samples are not looked at.
+        """Return `kl_mean`, `kl_variance` and their sum as the score; see `Detection.look`. It reads no samples.
 
         The authors' model check prints both, each less a constant, and states no rule. Where there is no backdoor mu
         gains nothing from being large, so either speaks for one, and a calibrated threshold takes in the constants.

@@ -19,14 +19,14 @@ from typing import Annotated
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
 
 from bdiff.common.seeds import seed_of
 from bdiff.config.rules import above, at_least, positive_fraction
 from bdiff.data.base import Images
-from bdiff.defense.base import Repair, Suspect, Train
-from bdiff.defense.removal.shift import noised
-from bdiff.diffusion.training import Batch, Loss
+from bdiff.defense.base import Removal, Suspect, Train
+from bdiff.diffusion.batch import Batch, Loss
+from bdiff.diffusion.denoiser import Denoiser
+from bdiff.diffusion.objective import clean, denoising_loss
 
 BATCH = 64  # images of a backward pass when channels are ranked
 
@@ -37,17 +37,18 @@ def convolutions(unet: nn.Module) -> list[nn.Conv2d]:
 
 
 class Perturbed(nn.Module):
-    """A frozen UNet in which channel c of a convolution gives (1 + change[0,c]) y + change[1,c] for its output y.
+    """A frozen denoiser: channel c of a convolution gives (1 + change[0,c]) y + change[1,c] for its output y.
 
     `change` (2, channels of all convolutions in their order) is the only trainable parameter, zero at first.
     """
 
-    def __init__(self, unet: nn.Module, budget: float):
+    def __init__(self, denoiser: Denoiser, budget: float):
         super().__init__()
-        self.unet, self.budget = unet.requires_grad_(False), budget
-        ends = list(accumulate(conv.out_channels for conv in convolutions(unet)))
+        self.denoiser, self.budget = denoiser.requires_grad_(False), budget
+        convs = convolutions(denoiser.network)
+        ends = list(accumulate(conv.out_channels for conv in convs))
         self.change = nn.Parameter(torch.zeros(2, ends[-1]))
-        for conv, end in zip(convolutions(unet), ends, strict=True):
+        for conv, end in zip(convs, ends, strict=True):
             conv.register_forward_hook(partial(self.perturb, slice(end - conv.out_channels, end)))
 
     def perturb(self, channels: slice, conv: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
@@ -60,12 +61,13 @@ class Perturbed(nn.Module):
         with torch.no_grad():
             self.change.clamp_(-self.budget, self.budget)
 
-    def forward(self, x: Tensor, t: Tensor, return_dict: bool = True) -> Tensor:
-        """Return what the UNet returns."""
-        return self.unet(x, t, return_dict=return_dict)
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return what the denoiser returns."""
+        prediction: Tensor = self.denoiser(x, t)
+        return prediction
 
 
-class Anp(Repair):
+class Anp(Removal):
     """Perturbs every channel to raise the loss on clean images, then prunes those to which most of the rise is due.
 
     Args:
@@ -90,25 +92,24 @@ class Anp(Repair):
             raise ValueError(f"count={count} leaves nothing to rank channels by: choose a value of at least 1")
         self.budget, self.share, self.count = budget, share, count
 
-    def repair(self, suspect: Suspect, images: Images, trigger: Tensor | None, train: Train) -> nn.Module:
-        """Return the pruned UNet; see `Repair.repair`. The trigger is not used."""
-
-        def clean(net: nn.Module, batch: Batch) -> Tensor:
-            x_t, t, eps = noised(suspect.schedule, batch, images.flip)
-            return mse_loss(net(x_t, t, return_dict=False)[0].float(), eps)
+    def remove(self, suspect: Suspect, images: Images, trigger: Tensor | None, train: Train) -> Denoiser:
+        """Return the pruned denoiser; see `Removal.remove`. The trigger is not used."""
+        loss = denoising_loss(clean, suspect.schedule, None, images.flip, suspect.prediction)
 
         def ascent(net: nn.Module, batch: Batch) -> Tensor:
             perturbed.project()  # here, as the loop is not ours: before a step instead of after the last one
-            return -clean(net, batch)
+            return -loss(net, batch)
 
-        perturbed = Perturbed(deepcopy(suspect.unet), self.budget)
+        perturbed = Perturbed(suspect.trainable(), self.budget)
         train(perturbed, ascent)
         perturbed.project()
-        ranked = rises(perturbed, clean, images, self.count).argsort(descending=True, stable=True)
-        return pruned(suspect.unet, ranked[: round(self.share * len(ranked))])
+        ranked = rises(perturbed, loss, images, self.count).argsort(descending=True, stable=True)
+        copy = suspect.trainable()
+        copy.network = pruned(suspect.network, ranked[: round(self.share * len(ranked))])
+        return copy
 
 
-def rises(perturbed: Perturbed, clean: Loss, images: Images, count: int) -> Tensor:
+def rises(perturbed: Perturbed, loss: Loss, images: Images, count: int) -> Tensor:
     """Return (channels,) how much of the clean loss's rise each channel's change accounts for, to first order.
 
     That is change * dloss/dchange at the perturbation found, scale and shift together, as in Taylor pruning (Molchanov
@@ -121,7 +122,7 @@ def rises(perturbed: Perturbed, clean: Loss, images: Images, count: int) -> Tens
         for rows in torch.randint(len(images), (count,)).split(BATCH):
             rows = rows.to(gradient.device)
             batch = Batch(images.take(rows).to(gradient.device), rows, slice(len(rows)), len(rows))
-            gradient += torch.autograd.grad(clean(perturbed, batch), perturbed.change)[0] * len(rows) / count
+            gradient += torch.autograd.grad(loss(perturbed, batch), perturbed.change)[0] * len(rows) / count
     return (perturbed.change.detach() * gradient).sum(0)
 
 

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from bdiff.defense.base import Guard
+from bdiff.defense.base import SamplingDefense
 
 
-class Clipping(Guard):
+class Clipping(SamplingDefense):
     """Clamps the predicted image to [-1,1] at every sampler step, from which a trigger's values lie far."""
 
-    def guard(self, scheduler: Any) -> Any:
-        """Return the scheduler with clip_sample on. ValueError if it cannot clip; see `Guard.guard`."""
+    def scheduler(self, scheduler: Any) -> Any:
+        """Return the scheduler with clip_sample on. ValueError if it cannot clip; see `SamplingDefense.scheduler`."""
         if "clip_sample" not in scheduler.config:
             raise ValueError(f"{type(scheduler).__name__} cannot clip: use sampler=ddpm or sampler=ddim")
         return scheduler.from_config(scheduler.config, clip_sample=True)

@@ -8,13 +8,13 @@ import logging
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from torch import Tensor
 
 from bdiff.common.progress import progress
 from bdiff.config.rules import above, at_least, one_of, open_fraction, rising
-from bdiff.defense.base import Eps, Logits, Shield
+from bdiff.defense.base import Eps, Logits, RadiusShield
 from bdiff.defense.shields import cohen
 from bdiff.defense.shields.sequential import Bounds, looks
 from bdiff.defense.shields.votes import Certificate, Count, Votes
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 STOPS = ("never", "radii")
 
 
-class Certification(Shield):
+class Certification(RadiusShield):
     """Certifies images, each by its votes under Gaussian noise.
 
     With stop=radii an image whose first guess is wrong has only the draws of that guess, and another ends as soon as
@@ -57,7 +57,13 @@ class Certification(Shield):
         if stop not in STOPS:
             raise ValueError(f"defense.stop={stop} is not known: choose from {', '.join(STOPS)}")
         self.sigma, self.n0, self.n, self.alpha, self.batch_size = sigma, n0, n, alpha, batch_size
-        self.stop, self.radii = stop, list(radii)
+        self.stop, self.radii, self.draws = stop, list(radii), n0 + n
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """See `RadiusShield.key`: Cohen's rows of before they could stop keep theirs."""
+        apart = {"batch_size", "draws"} | (set() if self.stop == "radii" else {"stop", "radii"})
+        return {name: value for name, value in vars(self).items() if name not in apart}
 
     def check(self, schedule: Schedule) -> None:
         """Raise ValueError if the schedule never gets as noisy as sigma; see `Shield.check`."""

@@ -1,7 +1,7 @@
 """Purification (DiffPure, Nie et al. 2022, arXiv 2205.07460): noise an image, denoise it, and classify what comes out.
 
 An attacker who knows the shield can go through it: its gradient is exact where torch keeps the graph, and with
-`Suspect(checkpoint=True).eps` as the denoiser that keeps one image per step and not the network's activations.
+`Suspect(recompute=True).eps` as the denoiser that keeps one image per step and not the network's activations.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,13 @@ from torch import Tensor, nn
 
 from bdiff.common.seeds import generator
 from bdiff.config.rules import at_least, one_of
-from bdiff.defense.base import Eps, Logits, Shield
-from bdiff.defense.settings import PurificationSettings
+from bdiff.defense.base import Eps, LabelShield, Logits
 from bdiff.diffusion.noise import Noise
 from bdiff.diffusion.schedule import Schedule
 
 
 @dataclass(frozen=True)
-class Purification(Shield):
+class Purification(LabelShield):
     """How images are purified.
 
     With several copies of an image the mean of their logits decides: unlike a majority it knows no ties and has a
@@ -33,8 +32,6 @@ class Purification(Shield):
     sampler: Annotated[str, one_of("ancestral", "ddim"), "ddim is the probability flow ODE"]
     steps: Annotated[int | None, at_least(1), "denoising steps, evenly spaced over the t*; null: all"]
     votes: Annotated[int, at_least(1), "purified copies of an image, whose mean logits decide"]
-
-    settings = PurificationSettings
 
     def __post_init__(self) -> None:
         if self.t < 1:
@@ -50,6 +47,11 @@ class Purification(Shield):
         """Raise ValueError if t* is beyond the schedule; see `Shield.check`."""
         if self.t > len(schedule):
             raise ValueError(f"defense.t={self.t} is beyond the schedule's {len(schedule)} timesteps")
+
+    def noise_problem(self, schedule: Schedule, eps: float) -> str | None:
+        """Return that half of eps is more than the noise; see `LabelShield.noise_problem`."""
+        sigma = float(schedule.sigmas[self.t - 1]) / 2  # images in [-1,1] are twice as wide
+        return f"defense.t={self.t} adds noise of {sigma:.2g}" if sigma < eps / 2 else None
 
     @property
     def path(self) -> list[int]:
@@ -100,7 +102,7 @@ class Shielded:
     """A classifier behind purification, as its users ask it (`labels`) and as attackers do (`attacked`).
 
     Args:
-        purification: how images are purified.
+        shield: how images are purified.
         eps: the denoiser; an ensemble's is the mean of theirs.
         schedule: the denoiser's, on the device.
         classifier: of images in [-1,1]; put into eval mode, and its weights are frozen.
@@ -112,7 +114,7 @@ class Shielded:
 
     def __init__(
         self,
-        purification: Purification,
+        shield: LabelShield,
         eps: Eps,
         schedule: Schedule,
         classifier: nn.Module,
@@ -120,22 +122,22 @@ class Shielded:
         seed: int,
         bpda: bool = False,
     ):
-        purification.check(schedule)
-        self.purification, self.eps, self.schedule = purification, eps, schedule
+        shield.check(schedule)
+        self.shield, self.eps, self.schedule = shield, eps, schedule
         self.classifier = classifier.eval().requires_grad_(False)
         self.seed, self.bpda = seed, bpda
 
     def purified(self, x: Tensor, noise: Noise) -> Tensor:
-        """Return one purified copy (B,C,H,W) of each image; see `Purification.purify`."""
+        """Return one purified copy (B,C,H,W) of each image; see `LabelShield.purify`."""
         if not self.bpda:
-            return self.purification.purify(x, self.eps, self.schedule, noise)
+            return self.shield.purify(x, self.eps, self.schedule, noise)
         with torch.no_grad():
-            answer = self.purification.purify(x, self.eps, self.schedule, noise)
+            answer = self.shield.purify(x, self.eps, self.schedule, noise)
         return PassThrough.apply(x, answer)
 
     def logits(self, x: Tensor, noise: Noise) -> Tensor:
         """Return (B, classes) logits, the mean over the votes; `noise` is of every copy, vote after vote."""
-        votes = self.purification.votes
+        votes = self.shield.votes
         return self.classifier(self.purified(x.repeat(votes, 1, 1, 1), noise)).view(votes, len(x), -1).mean(0)
 
     def noise(self, purpose: str, indices: Sequence[int], x: Tensor, votes: int | None = None) -> Noise:
@@ -143,7 +145,7 @@ class Shielded:
 
         Shaped and placed as x (B,C,H,W) is; `votes` are all unless fewer are asked for.
         """
-        copies = range(votes or self.purification.votes)
+        copies = range(votes or self.shield.votes)
         draws = [generator(self.seed, purpose, index, vote) for vote in copies for index in indices]
         return Noise(draws, x.shape[1:], x.device)
 

@@ -1,0 +1,31 @@
+"""One process's part of a training step: its rows, and random numbers that are the same for any split of the batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's share of a step: its pixels (b,C,H,W) uint8 and row numbers (b,), both on the device."""
+
+    pixels: Tensor
+    rows: Tensor
+    part: slice  # which rows of the global batch these are
+    size: int  # rows of the global batch
+
+    def draw(self, sampler: Callable[..., Tensor], *shape: int) -> Tensor:
+        """Return this share of `sampler((size, *shape))`, drawn whole so that it is the same for any split."""
+        return sampler((self.size, *shape), device=self.pixels.device)[self.part]
+
+
+#: of a network on a batch, what is brought down
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+def mirrored(x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return images (b,C,H,W), half of them mirrored left to right at random, and which these are, (b,) bool."""
+    mirror = batch.draw(torch.rand, 1, 1, 1).view(-1) < 0.5
+    return torch.where(mirror.view(-1, 1, 1, 1), x.flip(-1), x), mirror

@@ -1,0 +1,117 @@
+"""The one place that calls a network: what it predicts, in which precision, and converted to noise."""
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from bdiff.common.device import autocast, to_device
+from bdiff.diffusion.schedule import Schedule
+
+EPSILON, SAMPLE, VELOCITY = PREDICTIONS = ("epsilon", "sample", "v_prediction")  # in diffusers' words
+
+
+class Denoiser(nn.Module):
+    """A network with its noise schedule and its parameterisation: it predicts noise, x0 or v.
+
+    Args:
+        network: a diffusers UNet2DModel, or what is called as one: `network(x, t, return_dict=False)[0]`.
+        schedule: variance-preserving; moved to `device`.
+        shape: (C,H,W) of what is denoised.
+        device: where all of it is; None for where the network is.
+        prediction: epsilon, sample (x0) or v_prediction (Salimans & Ho 2022, arXiv 2202.00512, appendix D).
+        precision: fp32 or bf16, of matrix products in `eps`; `forward` runs as the caller's context says.
+        recompute: keep no activations for the backward pass of `eps`, and compute them a second time.
+
+    Raises ValueError for another prediction.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        shape: tuple[int, ...],
+        device: torch.device | None = None,
+        prediction: str = EPSILON,
+        precision: str = "fp32",
+        recompute: bool = False,
+    ):
+        super().__init__()
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"prediction={prediction} is not known: choose from {', '.join(PREDICTIONS)}")
+        device = device or next((weight.device for weight in network.parameters()), torch.device("cpu"))
+        self.network, self.schedule, self.shape = network.to(device), schedule.to(device), tuple(shape)
+        self.prediction, self.precision, self.recompute = prediction, precision, recompute
+        self.evaluations = 0  # images that the network has been shown by `eps` so far
+        self.timesteps = torch.arange(len(schedule), device=device)  # of which a timestep is a view, no copy
+
+    @property
+    def device(self) -> torch.device:
+        """Where the schedule, the network and its inputs are."""
+        return self.schedule.abar.device
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the network's own prediction (B,C,H,W), float32, of x (B,C,H,W) at t (B,): what losses compare."""
+        prediction: Tensor = self.network(x, t, return_dict=False)[0].float()
+        return prediction
+
+    def eps(self, x: Tensor, t: Tensor | int | float) -> Tensor:
+        """Return the predicted noise (B,C,H,W), float32, of x (B,C,H,W) at timesteps t, one for all or (B,).
+
+        x has the schedule's variance, 1; t may lie between timesteps, as some samplers have them.
+        """
+        assert x.shape[1:] == self.shape, (x.shape, self.shape)
+        self.evaluations += len(x)
+        t = self.at(t, len(x))
+
+        def evaluate(x: Tensor) -> Tensor:
+            with autocast(self.precision, x.device):
+                return self(x, t)
+
+        keep = not (self.recompute and x.requires_grad)
+        raw = evaluate(x) if keep else checkpoint(evaluate, x, use_reentrant=False)
+        return eps_of(self.prediction, self.schedule, x, raw, t)
+
+    def at(self, t: Tensor | int | float, count: int) -> Tensor:
+        """Return timesteps t as the network takes them: on the device, one for each of `count` images."""
+        if isinstance(t, int):
+            t = self.timesteps[t]
+        return torch.as_tensor(t, device=self.device).expand(count)
+
+    def noise(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return standard normal noise (count,C,H,W) on the device, drawn on the CPU so that devices agree."""
+        return to_device(torch.randn((count, *self.shape), generator=generator), self.device)
+
+    def trainable(self) -> "Denoiser":
+        """Return a copy whose weights can be trained; it runs as the training's context says."""
+        network = deepcopy(self.network).requires_grad_(True)
+        return Denoiser(network, self.schedule, self.shape, prediction=self.prediction)
+
+
+class Suspect(Denoiser):
+    """A denoiser as a defense may see it: frozen. Gradients go through it to its inputs, not to its weights."""
+
+    def __init__(self, *args: object, **options: object):
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+        self.eval().requires_grad_(False)
+
+
+def eps_of(prediction: str, schedule: Schedule, x_t: Tensor, raw: Tensor, t: Tensor) -> Tensor:
+    """Return the noise (B,C,H,W) in x_t that a network's `raw` prediction (B,C,H,W) at t (B,) stands for.
+
+    With s = sqrt(abar_t), o = sqrt(1 - abar_t): x_t = s x0 + o eps and v = s eps - o x0, so eps = (x_t - s x0) / o, and
+    eps = s v + o x_t.
+    """
+    if prediction == EPSILON:
+        return raw
+    s, o = schedule.scales(t)
+    return (x_t - s * raw) / o if prediction == SAMPLE else s * raw + o * x_t
+
+
+def target_of(prediction: str, schedule: Schedule, x_t: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    """Return what a network has to predict (B,C,H,W) for `eps_of` to give `eps`; see there. The inverse of `eps_of`."""
+    if prediction == EPSILON:
+        return eps
+    s, o = schedule.scales(t)
+    return (x_t - o * eps) / s if prediction == SAMPLE else (eps - o * x_t) / s

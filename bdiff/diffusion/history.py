@@ -1,0 +1,52 @@
+"""The rows that a training logs, in a file that grows line by line."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bdiff.store import artifacts
+
+log = logging.getLogger(__name__)
+
+
+class History:
+    """The logged rows of one training, in a file that grows line by line; a resumed run drops what it will redo."""
+
+    def __init__(self, path: Path, start: int, writes: bool, record: Callable[[dict[str, Any]], None]):
+        self.path, self.writes, self.record, self.last = path, writes, record, ""
+        rows = [row for row in read_history(path) if row["step"] <= start]
+        if writes:
+            with artifacts.atomic(path) as scratch:
+                scratch.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            for row in rows:
+                record(row)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row."""
+        self.last = f"loss {row['loss']:.4f}"
+        if self.writes:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            self.record(row)
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Return a history's rows; a last line that a killed process left half written, or damaged ones, are dropped."""
+    if not path.exists():
+        return []
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    rows = [row_of(line) for line in lines if line.endswith("\n")]
+    if None in rows:
+        log.warning("%s: %d damaged lines are left out", path, rows.count(None))
+    return [row for row in rows if row is not None]
+
+
+def row_of(line: str) -> dict[str, Any] | None:
+    """Return the row of a history that a line holds, None if it holds none."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and {"step", "loss"} <= {*row} else None
