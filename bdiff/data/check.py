@@ -16,8 +16,12 @@ READ_AT_MOST = 200 * 2**20  # bytes of an archive that are read to its end: CIFA
 
 
 def path_problems(config: DictConfig) -> list[str]:
-    """Return what is wrong with `data.path`, one line each, with what to do."""
-    path = config.data.path
+    """Return what is wrong with the `data.path` of a request."""
+    return problems(config.data.path)
+
+
+def problems(path: str | None) -> list[str]:
+    """Return what is wrong with the pictures at `path`, one line each, with what to do."""
     if path is None:
         return []
     try:

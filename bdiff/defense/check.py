@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from bdiff.common.errors import one_line
 from bdiff.config.instantiate import make
-from bdiff.config.rules import at_least, share
 
 CLIPPING = "bdiff.defense.sampling.clipping.Clipping"
 REMOVAL = "bdiff.defense.removal.shift.Removal"
@@ -138,6 +137,8 @@ def image_problems(config: DictConfig) -> list[str]:
     images = OmegaConf.select(config, "defense.images")
     if type(images) not in (int, float):  # none, or an added one of a type that nobody reads
         return []
+    from bdiff.config.rules import at_least, share  # which reads LAWS from here
+
     told = (at_least(1) if config.defense._target_ in SHIELDS else share)(images)
     return [f"defense.images={images} {told}"] if told else []
 
