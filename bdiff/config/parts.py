@@ -49,7 +49,7 @@ class Part:
     """What a part declares: nothing, where its source cannot be found."""
 
     path: str
-    doc: str = ""  # the first line of its docstring
+    doc: str = ""  # the first line of its module's docstring, or of its own
     settings: dict[str, Setting] | None = None
     given: frozenset[str] = frozenset()  # parameters that are no settings
     bases: tuple[str, ...] = ()  # dotted paths of all classes that it derives from, the nearest first
@@ -61,6 +61,7 @@ class Module:
     """The top of a module, parsed."""
 
     name: str
+    doc: str  # the first line of its docstring
     names: dict[str, ast.AST]  # classes, functions and values that are assigned, by name
     imports: dict[str, str]  # dotted paths by the names that they have here
 
@@ -120,7 +121,8 @@ def parsed(name: str) -> Module | None:
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     names: dict[str, ast.AST] = {}
     imports: dict[str, str] = {}
-    for node in ast.parse(path.read_text()).body:
+    tree = ast.parse(path.read_text())
+    for node in tree.body:
         match node:
             case ast.ClassDef() | ast.FunctionDef():
                 names[node.name] = node
@@ -129,7 +131,7 @@ def parsed(name: str) -> Module | None:
             case ast.ImportFrom():
                 origin = resolve_name("." * node.level + (node.module or ""), package)
                 imports |= {one.asname or one.name: f"{origin}.{one.name}" for one in node.names}
-    return Module(name, names, imports)
+    return Module(name, first_line(tree), names, imports)
 
 
 def find(path: str) -> tuple[Module, ast.AST] | None:
@@ -151,7 +153,7 @@ def describe(target: str) -> Part:
         return Part(target)
     module, node = found
     if isinstance(node, ast.FunctionDef):
-        return Part(target, first_line(node), *declared(arguments(module, node)))
+        return Part(target, module.doc or first_line(node), *declared(arguments(module, node)))
     maker = module.find(node.func) if isinstance(node, ast.Call) else None  # of an object, which is called then
     owner, made = maker or found
     if not isinstance(made, ast.ClassDef):
@@ -163,7 +165,9 @@ def describe(target: str) -> Part:
         settings |= describe(around).settings or {}
     checks = [ast.literal_eval(value) for _, one in family if (value := assigned(one, "checks"))]
     bases = tuple(owner.path(base) for owner, one in family for base in one.bases)
-    return Part(target, first_line(made), settings, given, bases, tuple(dict.fromkeys(sum(checks, ()))))
+    return Part(
+        target, module.doc or first_line(made), settings, given, bases, tuple(dict.fromkeys(sum(checks, ())))
+    )
 
 
 def lineage(module: Module, node: ast.ClassDef) -> Iterator[tuple[Module, ast.ClassDef]]:
@@ -187,12 +191,17 @@ def parameters(family: list[tuple[Module, ast.ClassDef]], method: str) -> Iterat
             yield from arguments(module, made)
             if made.args.kwarg is None:
                 return
-        elif method == "__init__" and any("dataclass" in ast.unparse(one) for one in node.decorator_list):
+        elif method == "__init__" and is_dataclass(node):
             for owner, base in reversed(family[place:]):
-                for one in base.body:
+                for one in base.body if is_dataclass(base) else ():
                     if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
                         yield owner, one.target.id, one.annotation
             return
+
+
+def is_dataclass(node: ast.ClassDef) -> bool:
+    """Return whether a class takes its fields as arguments."""
+    return any("dataclass" in ast.unparse(one) for one in node.decorator_list)
 
 
 def arguments(module: Module, node: ast.FunctionDef) -> Iterator[Parameter]:
@@ -242,6 +251,6 @@ def assigned(node: ast.ClassDef, name: str) -> ast.expr | None:
     return None
 
 
-def first_line(node: ast.FunctionDef | ast.ClassDef) -> str:
+def first_line(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str:
     """Return the first line of a docstring."""
     return (ast.get_docstring(node) or "").partition("\n")[0]

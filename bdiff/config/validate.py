@@ -19,7 +19,6 @@ from bdiff.config.parts import Part, Setting, describe
 #: what declares the settings of the sections of a config that name no part
 SECTIONS = {
     "": "bdiff.pipeline.settings.Run",
-    "data": "bdiff.pipeline.settings.Data",
     "classifier": "bdiff.pipeline.settings.Classifier",
     "metric": "bdiff.pipeline.settings.Metric",
     "model": "bdiff.pipeline.settings.Model",
@@ -59,9 +58,7 @@ def part_of(config: DictConfig, key: str) -> Part | None:
     node = OmegaConf.select(config, key) if key else config
     target = node.get("_target_") if isinstance(node, DictConfig) else None
     if target:
-        part = describe(target) if target in ours() else None
-        if part is None or part.settings or key not in SECTIONS:
-            return part
+        return describe(target) if target in ours() else None
     if key in SECTIONS:
         return describe(SECTIONS[key])
     setting = declaration(config, key)

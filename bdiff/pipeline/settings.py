@@ -36,18 +36,6 @@ class Paths:
 
 
 @dataclass(frozen=True)
-class Data:
-    """A dataset (conf/data)."""
-
-    size: Annotated[int, at_least(8), "px; pictures are cropped to their central square and resized"]
-    channels: Annotated[int, one_of(1, 3), "1 grey, 3 RGB"]
-    split: Annotated[str, one_of("train", "test", "all"), "which images"]
-    path: Annotated[str | None, "where they are; null: the dataset's own place"]
-    limit: Annotated[int | None, at_least(2), "a subset of so many, drawn by the seed; null: all"]
-    flip: Annotated[bool, "mirror half of the images in training"]
-
-
-@dataclass(frozen=True)
 class Runtime(Loop):
     """Where and how a run is computed (conf/runtime); nothing of it is part of a key."""
 
