@@ -20,8 +20,7 @@ from bdiff.config.folders import SEARCHPATH, hydra_problems, named
 from bdiff.config.keys import added_problems, children, leaves, settings, unknown
 from bdiff.config.options import PACKAGE, Options, group_options, keys_of
 from bdiff.config.plugins import register, tell_broken
-from bdiff.config.rules import OPTIONAL, RULES
-from bdiff.config.validate import value_problems
+from bdiff.config.validate import declaration, value_problems
 from bdiff.config.words import normal, unreadable
 
 #: options of Hydra's that a request, or a sweep, goes without, and why
@@ -81,8 +80,7 @@ def override_problems(override: Override, groups: Options, multirun: bool) -> li
     if key.partition(".")[0] == "hydra" and (override.is_delete() or (override.value() is None and given(key))):
         return [f"{override.input_line} takes out what Hydra needs: leave it out, or give {key} a value"]
     if override.is_delete():
-        needed = key in groups or key in RULES or key in OPTIONAL or key.partition(".")[0] in OURS
-        return [f"{override.input_line} takes out what a run needs: give {key}=<value> instead"] if needed else []
+        return [needed(override)] if key in groups or key.partition(".")[0] in OURS else []
     problems = []
     if key in groups:
         none = ["null"] if defaults(()).hydra.runtime.choices.get(key) is None else []
@@ -96,6 +94,11 @@ def override_problems(override: Override, groups: Options, multirun: bool) -> li
     if sweep and not multirun:
         problems.append(f"{override.input_line} asks for several values: that is a sweep, say bdiff run -m")
     return problems
+
+
+def needed(override: Override) -> str:
+    """Return that an override takes out what a run reads."""
+    return f"{override.input_line} takes out what a run needs: give {override.key_or_group}=<value> instead"
 
 
 def one_job(overrides: list[Override], groups: Options) -> tuple[DictConfig | None, list[str]]:
@@ -144,6 +147,8 @@ def key_problems(override: Override, base: DictConfig, groups: Options) -> list[
     key = override.key_or_group
     if override.is_add() or override.is_force_add() or key in groups or re.match(r"hydra\b", key):
         return []
+    if override.is_delete() and declaration(base, key):
+        return [needed(override)]
     there = leaves(base)
     if key in there or (override.is_delete() and any(name.startswith(f"{key}.") for name in there)):
         return []

@@ -13,9 +13,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import filelock
 from hydra.conf import HydraConf
@@ -23,6 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from bdiff.config.folders import SEARCHPATH
+from bdiff.config.rules import at_least, one_of
 from bdiff.config.words import quoted
 from bdiff.report.page import write_run_page
 from bdiff.store import artifacts
@@ -36,6 +38,14 @@ SWEEP = "BDIFF_SWEEP"
 
 INTERRUPTED_CODE = 130
 OUTPUT = "output.log"  # what a job's process printed, beside its run.log
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How the jobs of a sweep are carried out (conf/config.yaml: sweep)."""
+
+    on_failure: Annotated[str, one_of("continue", "stop"), "whether the other jobs go on"]
+    jobs_per_gpu: Annotated[int, at_least(1), "jobs that share a GPU, with a launcher that runs several at a time"]
 
 
 def ledger_of(config: DictConfig) -> Ledger:

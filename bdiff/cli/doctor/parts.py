@@ -26,7 +26,7 @@ def datasets(cache: str) -> list[Finding]:
 def dataset(what: str, config: DictConfig) -> Finding:
     """Return whether the data of a request are here."""
     here = state(config)
-    return Finding(what, OK, here.place) if here.place else Finding(what, MISSING, "not here", here.mend)
+    return Finding(what, OK, here.place) if here.place else Finding(what, MISSING, "not here", here.hint)
 
 
 def weights() -> list[Finding]:
