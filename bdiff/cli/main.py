@@ -38,6 +38,7 @@ usage: bdiff run [-m] [key=value ...]
 
   bdiff data                            the datasets, found or missing; bdiff data --help
   bdiff data prepare cifar10            one of them downloaded or indexed, decoded, counted and shown
+  bdiff new attack my_attack            a plugin package with an attack of your own; bdiff new --help
   bdiff doctor                          whether runs would work here, and what is missing; bdiff doctor --help
 
   bdiff --help, bdiff --version
@@ -124,6 +125,10 @@ def command(words: list[str]) -> int:
             from bdiff.cli.data import data
 
             return guarded(lambda: data(rest))
+        case ["new", *rest]:
+            from bdiff.cli.new.command import new
+
+            return guarded(lambda: new(rest))
         case ["doctor", *rest]:
             from bdiff.cli.doctor.command import doctor
 

@@ -8,9 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from bdiff.common.errors import RequestError
 from bdiff.config.keys import leaves
-from bdiff.config.plugins import Folder, clashes, installed
+from bdiff.config.plugins import PACKAGE, Folder, clashes, installed
 
-PACKAGE = "bdiff.conf"
 CONF = Path(str(resources.files(PACKAGE)))
 
 #: each group's options, with their yamls

@@ -24,6 +24,7 @@ from bdiff.common.errors import one_line
 from bdiff.config.keys import targets
 
 GROUP = "bdiff.parts"
+PACKAGE = "bdiff.conf"  # bdiff's own yamls
 log = logging.getLogger(__name__)
 
 
@@ -116,10 +117,11 @@ def clashes(own: Iterable[str], folders: Iterable[Folder]) -> Iterator[str]:
 
 
 class Configs(SearchPathPlugin):
-    """Lets Hydra find the yamls of plugins, after bdiff's own."""
+    """Lets Hydra find the yamls of plugins, after bdiff's own; in other apps of this process it adds nothing."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for folder in installed().folders:
+        ours = any(one.path == f"pkg://{PACKAGE}" for one in search_path.get_path())
+        for folder in installed().folders if ours else ():
             search_path.append(folder.owner, f"file://{folder.path}")
 
 

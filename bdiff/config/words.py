@@ -1,7 +1,9 @@
 """The words of a request as they are typed, and values written as words again."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 #: what an override's value consists of, between commas, brackets and quotes
 PIECE = re.compile(r"""\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|(?:\\.|[^,\[\](){}"'\\])+""")
@@ -31,6 +33,18 @@ def quoted(path: str | Path) -> str:
     text = re.sub(r'(\\*)"', r'\1\1\\"', str(path))
     last = len(text) - len(text.rstrip("\\"))
     return '"' + text + "\\" * last + '"'
+
+
+def literal(value: Any) -> str:
+    """Return a value in Hydra's override grammar."""
+    match value:
+        case str() | Path():
+            return quoted(value)
+        case dict():
+            return "{" + ",".join(f"{name}:{literal(one)}" for name, one in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ",".join(map(literal, value)) + "]"
+    return json.dumps(value)
 
 
 def unreadable(text: str) -> str:
