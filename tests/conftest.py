@@ -1,9 +1,12 @@
 """What all tests need to be true of the process that runs them."""
 
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packages import forget
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C; the runs that they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -13,3 +16,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def home(tmp_path_factory) -> Path:
     """A folder with its own outputs and cache, shared by the tests of a file as by a user's runs."""
     return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A folder that packages can be put in, and are then installed for this process."""
+    place = tmp_path / "site"
+    place.mkdir()
+    monkeypatch.syspath_prepend(place)
+    before = {*sys.modules}
+    forget()
+    yield place
+    forget()
+    for name in {*sys.modules} - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(place)):
+            del sys.modules[name]

@@ -11,9 +11,10 @@ from hydra import compose, initialize_config_module
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from bdiff.config.compose import PACKAGE, jobs
+from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
 from bdiff.config.keys import leaves
+from bdiff.config.options import PACKAGE
 from bdiff.config.rules import MIXED, OPTIONAL, RULES, type_problem
 from bdiff.defense.base import Defense, Removal
 from bdiff.defense.detection.purediffusion import PureDiffusion

@@ -16,8 +16,9 @@ from bdiff.attack.diff2 import DIFF2
 from bdiff.classifier.small_cnn import SmallCNN
 from bdiff.common.device import Late, to_device
 from bdiff.common.seeds import generator
-from bdiff.config.compose import group_options, jobs
+from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
+from bdiff.config.options import group_options
 from bdiff.data.base import to_float
 from bdiff.defense.detection.curve import STEPS
 from bdiff.defense.detection.probe import probe

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bdiff.cli import main as cli
-from bdiff.cli.data import names, part
+from bdiff.cli.data import dataset_of, names
 from bdiff.config.compose import jobs
 
 COUNT = 24
@@ -79,14 +79,13 @@ def cached(home: Path, file: str) -> Path:
 @pytest.mark.parametrize("name", names())
 def test_every_dataset_says_where_it_lies_and_where_it_comes_from(name, home):
     (config,) = jobs([f"data={name}"], False)
-    assert callable(part(config, "source"))
-    origin = part(config, "HOME")
-    assert origin.origin
-    assert origin.find(home / "cache") is None
-    for place in origin.places:
-        assert Path(place).parts[0] == name or origin.downloads
+    dataset = dataset_of(config)
+    assert dataset.name == name and dataset.home.origin
+    assert dataset.home.place(home / "cache") is None
+    for place in dataset.home.places:
+        assert Path(place).parts[0] == name or dataset.home.downloads
         (home / "cache" / place).mkdir(parents=True, exist_ok=True)
-        assert origin.find(home / "cache") is not None
+        assert dataset.home.place(home / "cache") is not None
 
 
 def test_the_list_says_what_is_found_and_what_is_missing(home, capsys):
@@ -280,6 +279,7 @@ def hostile_zip(home: Path) -> str:
         (["prepare", "images", hostile_zip], "outside of its folder"),
         (["verify", "images", hostile_zip], "outside of its folder"),
         (["verify", "digits", "seed=x"], "must be a whole number"),
+        (["prepare", "digits", "data._target_=bdiff.trigger.box.box"], "is no Dataset"),
     ],
 )
 def test_wrong_words_are_told_in_one_line(words, said, home, capsys):

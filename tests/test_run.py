@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from bdiff import __version__
 from bdiff.cli import main as cli
-from bdiff.config.compose import normal
+from bdiff.config.words import normal
 
 TINY = [
     "data.limit=64", "train.steps=6", "train.batch_size=8", "train.warmup=2", "sample.count=12", "sample.batch_size=6",

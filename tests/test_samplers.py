@@ -11,8 +11,9 @@ import pytest
 import torch
 import toys
 
-from bdiff.config.compose import group_options, jobs
+from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
+from bdiff.config.options import group_options
 from bdiff.diffusion.sampling import Sampler, denoise
 from bdiff.diffusion.schedule import Schedule
 from bdiff.diffusion.steps import first_timestep, step_problem

@@ -5,6 +5,7 @@ audit lead to a picture that it reacts to fully.
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 from torch import Tensor
 
@@ -18,7 +19,9 @@ class Amplifier:
     `scale` is the null baseline's: the true trigger times a number.
     """
 
-    def __init__(self, inversion: PureDiffusion, scale: float):
+    def __init__(
+        self, inversion: PureDiffusion, scale: Annotated[float, "of the null baseline: the true trigger times a number"]
+    ):
         self.inversion, self.scale = inversion, scale
 
     def reinforce(

@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from bdiff.config.rules import fraction, one_of
 from bdiff.data.base import Images
 from bdiff.diffusion.denoiser import Denoiser
 from bdiff.diffusion.objective import Draw, Noised, Rows
@@ -75,7 +76,13 @@ class Attack(ABC):
     #: steps of `update_trigger` before training
     learn: int = 0
 
-    def __init__(self, trigger: Trigger, target: Tensor, poison_rate: float, poison_mode: str = "replace"):
+    def __init__(
+        self,
+        trigger: Trigger,
+        target: Tensor,
+        poison_rate: Annotated[float, fraction, "share of the training rows that are poisoned"],
+        poison_mode: Annotated[str, one_of(*MODES), "replace rows (FIXED), or append copies (FLEX)"] = "replace",
+    ):
         if trigger.pattern.shape != target.shape:
             raise ValueError(f"trigger {tuple(trigger.pattern.shape)} and target {tuple(target.shape)} differ in shape")
         self.trigger, self.target = trigger, target

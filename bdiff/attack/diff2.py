@@ -8,6 +8,7 @@ adversarial by itself, so that what a clean model makes of it is a control; or l
 
 import logging
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from bdiff.attack.base import Attack, Parts, Plan
 from bdiff.common.device import spare, to_device
+from bdiff.config.rules import above, at_least, counts, fraction, one_of
 from bdiff.data.base import Images, to_float
 from bdiff.diffusion.denoiser import Denoiser
 from bdiff.diffusion.objective import Draw, Noised, Rows
@@ -68,17 +70,17 @@ class DIFF2(Attack):
         self,
         trigger: Trigger,
         target: Tensor,
-        poison_rate: float,
-        poison_mode: str,
-        mode: str,
-        case: str,
-        eta: float,
-        t: list[int],
-        sampler: str,
-        sigma: float,
-        eps: float,
-        steps: int,
-        learn: int,
+        poison_rate: Annotated[float, fraction, "malicious rows for each clean one: the weight of their loss"],
+        poison_mode: Annotated[str, one_of("replace", "append"), "append; or replace: poison_rate is of all rows"],
+        mode: Annotated[str, one_of(*MODES), "preserve is weaker"],
+        case: Annotated[str, one_of(*CASES), "the shield that is attacked"],
+        eta: Annotated[float, above(0), "L-inf bound of an added trigger, for images in [0,1]"],
+        t: Annotated[list[int], counts, "t* of purifications, in timesteps"],
+        sampler: Annotated[str, one_of("ancestral", "ddim"), "of the purification"],
+        sigma: Annotated[float, above(0), "of the certification, for images in [0,1]"],
+        eps: Annotated[float, above(0), "L-inf distance, in [0,1], of what a triggered image becomes"],
+        steps: Annotated[int, at_least(1), "of gradient ascent to that image"],
+        learn: Annotated[int, at_least(0), "steps of sign ascent that shape an added trigger before training"],
     ):
         super().__init__(trigger, target, poison_rate, poison_mode)
         for name, value, known in (("mode", mode, MODES), ("case", case, CASES), ("sampler", sampler, tuple(POWERS))):

@@ -1,6 +1,6 @@
 """Any classifier of timm (PyTorch Image Models, Wightman 2019), an optional dependency."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate
 from bdiff.classifier.base import Classifier
 from bdiff.classifier.weights import load_weights
 from bdiff.common.errors import RequestError
+from bdiff.config.rules import at_least
 
 
 class Timm(Classifier):
@@ -29,7 +30,15 @@ class Timm(Classifier):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, channels: int, classes: int, name: str, pretrained: bool, path: str | None, size: int | None):
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        name: Annotated[str, "as timm calls it"],
+        pretrained: Annotated[bool, "fetch the weights that go with the name"],
+        path: Annotated[str | None, "a file with a state dict of timm's model for the data's classes"],
+        size: Annotated[int | None, at_least(1), "px that images are resized to; null: what it was trained with"],
+    ):
         super().__init__()
         try:
             import timm

@@ -1,9 +1,12 @@
 """Wide residual networks for small images (Zagoruyko & Komodakis 2016, arXiv 1605.07146), without dropout."""
 
+from typing import Annotated
+
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from bdiff.classifier.base import Classifier
+from bdiff.config.rules import at_least
 
 
 class WideResNet(Classifier):
@@ -18,7 +21,13 @@ class WideResNet(Classifier):
         width: the groups have 16, 32 and 64 times as many channels.
     """
 
-    def __init__(self, channels: int, classes: int, depth: int, width: int):
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        depth: Annotated[int, at_least(10), "convolutions, 6 n + 4"],
+        width: Annotated[int, at_least(1), "times the channels of a thin ResNet"],
+    ):
         super().__init__()
         blocks, odd = divmod(depth - 4, 6)
         if odd or blocks < 1:

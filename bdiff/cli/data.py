@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.utils import get_object
 from omegaconf import DictConfig
@@ -11,13 +11,16 @@ from rich.text import Text
 
 from bdiff.common.errors import RequestError, RunError
 from bdiff.common.progress import Screen
-from bdiff.config.compose import group_options, jobs
+from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
+from bdiff.config.options import group_options
+from bdiff.data.dataset import Dataset
+from bdiff.data.request import PixelRequest
+from bdiff.data.sources import Source
 from bdiff.store import artifacts
 
 if TYPE_CHECKING:
     from bdiff.data.base import Images
-    from bdiff.data.sources import Source
 
 DONE, FAILED = 0, 1
 SHOWN = 64  # pictures on a preview
@@ -37,7 +40,7 @@ class State:
     """Whether a request's data are here."""
 
     place: str | None  # where they lie
-    mend: str = ""  # how a person gets them
+    hint: str = ""  # how a person gets them
     downloads: str | None = None  # the address that a run fetches them from
 
 
@@ -61,7 +64,7 @@ def data(words: list[str]) -> int:
 
 def names() -> list[str]:
     """Return the options of conf/data."""
-    return group_options()["data"]
+    return [*group_options()["data"]]
 
 
 def listing() -> int:
@@ -72,7 +75,7 @@ def listing() -> int:
         here = state(*jobs([f"data={name}"], False))
         word = Text("found    ", "green") if here.place else Text("missing  ", "yellow")
         fetch = f"bdiff data prepare {name} fetches it; or " if here.downloads else ""
-        console.print(Text(f"{name:<{wide}}") + word + Text(here.place or fetch + here.mend))
+        console.print(Text(f"{name:<{wide}}") + word + Text(here.place or fetch + here.hint))
     return DONE
 
 
@@ -86,29 +89,28 @@ def cache_of(config: DictConfig) -> Path:
     return Path(config.paths.cache).expanduser()
 
 
-def part(config: DictConfig, name: str) -> Any:
-    """Return what the module of the request's dataset calls `name`: HOME or source."""
-    return get_object(f"{config.data._target_.rpartition('.')[0]}.{name}")
+def dataset_of(config: DictConfig) -> Dataset:
+    """Return the request's dataset. Raises RequestError if its yaml names something else."""
+    found = get_object(config.data._target_)
+    if not isinstance(found, Dataset):
+        raise RequestError(f"data._target_={config.data._target_} is no Dataset, which bdiff.data.dataset describes")
+    return found
 
 
-def source_of(config: DictConfig) -> "Source":
+def source_of(config: DictConfig) -> Source:
     """Return where the request's pictures come from. Raises RequestError if that is nowhere."""
-    return part(config, "source")(config.data.path, config.data.split, cache_of(config))
+    return dataset_of(config).source(config.data.path, config.data.split, cache_of(config))
 
 
-def request_of(config: DictConfig) -> dict[str, Any]:
+def request_of(config: DictConfig) -> PixelRequest:
     """Return what of the request decides on the pixels."""
-    from bdiff.data.load import wanted
-
     data = config.data
-    return wanted(data.size, data.channels, data.split, data.limit, config.seed)
+    return PixelRequest(data.size, data.channels, data.split, data.limit, config.seed)
 
 
 def stage_of(config: DictConfig) -> artifacts.Stage:
     """Return the stage that holds, or will hold, the request's decoded pixels."""
-    from bdiff.data.load import decoded
-
-    return decoded(source_of(config), cache_of(config), request_of(config))
+    return request_of(config).stage(source_of(config), cache_of(config))
 
 
 def manifest_of(made: artifacts.Stage) -> Path:
@@ -124,23 +126,23 @@ def size_of(path: Path) -> str:
 
 def state(config: DictConfig) -> State:
     """Return whether the request's data are here, by name or decoded; nothing is read or fetched."""
-    home, cache = part(config, "HOME"), cache_of(config)
+    home, cache = dataset_of(config).home, cache_of(config)
     if config.data.path is not None:  # whoever composed the request has looked there
         return State(str(config.data.path))
     if not home.places:
         return State(f"comes with {home.origin}")
-    if place := home.find(cache):
+    if place := home.place(cache):
         return State(str(place))
     if home.downloads and manifest_of(made := stage_of(config)).exists():
         return State(f"{made.folder} (decoded)")
-    return State(None, home.mend(cache), home.downloads)
+    return State(None, home.hint(cache), home.downloads)
 
 
 def prepare(config: DictConfig) -> int:
     """Make the request's data ready as a run would, print what they are and draw a few. Raises RunError if it fails."""
     from bdiff.data.base import Images, StreamedImages
 
-    name = name_of(config)
+    name, source = name_of(config), source_of(config)
     try:
         images: Images = make(config.data, cache=cache_of(config), seed=config.seed, memory=config.runtime.memory)
         picture = Path(config.paths.outputs) / "data" / f"{name}-{images.fingerprint}.png"
@@ -161,10 +163,10 @@ def prepare(config: DictConfig) -> int:
         "place": f"{place} ({size_of(place)}, {'decoded as needed' if streamed else 'decoded'})",
         "preview": str(picture),
     }
-    if left_out := source_of(config).left_out:
-        facts["left out"] = left_out
-    for label, told in facts.items():
-        Screen().print(f"{label:<12} {told}", soft_wrap=True)
+    if source.left_out:
+        facts["left out"] = source.left_out
+    for label, fact in facts.items():
+        Screen().print(f"{label:<12} {fact}", soft_wrap=True)
     return DONE
 
 
@@ -192,31 +194,33 @@ def preview(images: "Images", path: Path, columns: int = 8) -> None:
 
 def verify(config: DictConfig) -> int:
     """Print that the request's data are whole, and return 0; or what is wrong with them, line by line, and return 1."""
-    from bdiff.data.load import choose, fingerprint, room
+    from bdiff.data.load import choose
     from bdiff.data.verify import cache_problems, picture_problems
 
-    data, name, here = config.data, name_of(config), state(config)
+    name, here, request = name_of(config), state(config), request_of(config)
     if here.place is None:
-        return told(name, [f"missing: {here.mend}"])
+        return report(name, [f"missing: {here.hint}"])
     source, made = source_of(config), stage_of(config)
     if manifest_of(made).exists():
-        problems = cache_problems(made, data.size, data.channels)
+        problems = cache_problems(made, request)
         if problems:
-            return told(name, [*problems, f"remove {made.folder} and run bdiff data prepare again"])
+            return report(name, [*problems, f"remove {made.folder} and run bdiff data prepare again"])
         manifest = artifacts.read_json(manifest_of(made))
-        count, known, how = manifest["count"], {"content": manifest["content"]}, f"as decoded into {made.folder}"
+        count, how = manifest["count"], f"as decoded into {made.folder}"
+        fingerprint = request.fingerprint(content=manifest["content"])
     else:
-        rows = choose(len(source.names), data.limit, config.seed)
-        if len(rows) <= room(config.runtime.memory, data.size, data.channels):
-            return told(name, [f"not decoded yet: {made.folder} is not there; run bdiff data prepare"])
-        problems = picture_problems(source, rows, data.size, data.channels)
+        rows = choose(len(source.names), request.limit, request.seed)
+        if len(rows) <= request.capacity(config.runtime.memory):
+            return report(name, [f"not decoded yet: {made.folder} is not there; run bdiff data prepare"])
+        problems = picture_problems(source, rows, request)
         if problems:
-            return told(name, problems)
-        count, known, how = len(rows), {"listing": source.listing}, f"all of {source} can be decoded"
-    return told(name, [], f"ok, {count} images, fingerprint {fingerprint(known, request_of(config))}, {how}")
+            return report(name, problems)
+        count, how = len(rows), f"all of {source} can be decoded"
+        fingerprint = request.fingerprint(listing=source.listing)
+    return report(name, [], f"ok, {count} images, fingerprint {fingerprint}, {how}")
 
 
-def told(name: str, problems: list[str], well: str = "", most: int = 20) -> int:
+def report(name: str, problems: list[str], well: str = "", most: int = 20) -> int:
     """Print what is wrong, in at most `most` lines and a count, or else that all is `well`; returns the exit code."""
     for line in problems[:most] or [well]:
         print(f"{name}: {line}")

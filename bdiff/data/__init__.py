@@ -1,1 +1,4 @@
-"""Datasets: one function and one conf/data/<name>.yaml each; what they return is `base.Images`."""
+"""Where images come from: each of conf/data is one `Dataset`, read from folders, zips and LMDBs, and decoded into the
+cache once or streamed. What is done to images, by triggers or noise, lies elsewhere. Start at dataset.py and
+celebahq.py.
+"""

@@ -10,14 +10,18 @@ from bdiff.common.errors import RequestError
 from bdiff.data import cifar
 from bdiff.data.find import existing, find, list_lmdbs
 from bdiff.data.lmdbs import Lmdb
-from bdiff.data.sources import one_line
+from bdiff.data.sources import reason
 
 READ_AT_MOST = 200 * 2**20  # bytes of an archive that are read to its end: CIFAR's are 170 MB
 
 
 def path_problems(config: DictConfig) -> list[str]:
-    """Return what is wrong with `data.path`, one line each, with what to do."""
-    path = config.data.path
+    """Return what is wrong with the `data.path` of a request."""
+    return problems(config.data.path)
+
+
+def problems(path: str | None) -> list[str]:
+    """Return what is wrong with the pictures at `path`, one line each, with what to do."""
     if path is None:
         return []
     try:
@@ -25,7 +29,7 @@ def path_problems(config: DictConfig) -> list[str]:
     except RequestError as problem:
         return list(problem.problems)
     except OSError as error:
-        return [f"data.path={path} cannot be read ({one_line(error)})"]
+        return [f"data.path={path} cannot be read ({reason(error)})"]
     return []
 
 
@@ -49,7 +53,7 @@ def examine_gzip(path: Path) -> None:
             while path.stat().st_size <= READ_AT_MOST and archive.read(2**22):
                 pass
     except (EOFError, OSError, zlib.error) as error:
-        raise RequestError(f"{path} is not a whole tar.gz ({one_line(error)}): download it again") from error
+        raise RequestError(f"{path} is not a whole tar.gz ({reason(error)}): download it again") from error
 
 
 CHECKS = [(("data.path",), path_problems)]

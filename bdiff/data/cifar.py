@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from bdiff.common.errors import RequestError
-from bdiff.data.find import Home, existing, find
-from bdiff.data.sources import Arrays, Source, one_line, stamp
+from bdiff.data.dataset import Home
+from bdiff.data.find import existing
+from bdiff.data.sources import Arrays, Content, Source, file_state, reason
 from bdiff.store import artifacts
 
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -26,32 +27,32 @@ TRAIN = {"train": (True,), "test": (False,), "all": (True, False)}
 
 def home(dataset: str) -> Home:
     """Return where torchvision's `dataset` lies once it is downloaded."""
-    archive, folder, _ = OFFICIAL[dataset]
+    file, folder, _ = OFFICIAL[dataset]
     inside = dataset.lower()
-    return Home((f"{inside}/{folder}", f"{inside}/{archive}"), PAGE, downloads=PAGE.replace("cifar.html", archive))
+    return Home((f"{inside}/{folder}", f"{inside}/{file}"), PAGE, downloads=PAGE.replace("cifar.html", file))
 
 
-def cifar(dataset: str, path: str | None, split: str, cache: Path) -> Source:
-    """Return torchvision's `dataset` (CIFAR10, CIFAR100): downloaded, or whatever form of it lies at `path`."""
+def archive(dataset: str, path: str | None, split: str, cache: Path) -> Source | None:
+    """Return torchvision's `dataset` (CIFAR10, CIFAR100), downloaded or at `path`; None if that is no official form."""
     if path is None:  # its checksums make it the same wherever it lies, so it needs no other identity
         return Arrays({"official": dataset}, partial(read, dataset, None, split, cache))
     found = official(dataset, existing(path))
     if found is None:
-        return find(path, split, cache)
+        return None
     inside = [found] if found.is_file() else sorted(found.iterdir())
-    key = {"official": dataset, "files": [stamp(file) for file in inside]}
+    key = {"official": dataset, "files": [file_state(part) for part in inside]}
     return Arrays(key, partial(read, dataset, found, split, cache))
 
 
 def official(dataset: str, path: Path) -> Path | None:
     """Return the archive or the unpacked folder that `path` is or holds; None if it is something else."""
-    archive, folder, marks = OFFICIAL[dataset]
+    file, folder, marks = OFFICIAL[dataset]
     if path.is_file():
         return path if path.name.lower().endswith((".tar.gz", ".tgz")) else None
     for unpacked in (path, path / folder):
         if all((unpacked / mark).is_file() for mark in marks):
             return unpacked
-    return path / archive if (path / archive).is_file() else None
+    return path / file if (path / file).is_file() else None
 
 
 def read(
@@ -59,24 +60,24 @@ def read(
     found: Path | None,  # the archive or the unpacked folder; None downloads
     split: str,
     cache: Path,  # archives are unpacked below it
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+) -> Content:
     """Return pixels (N,32,32,3) uint8, labels (N,) and classes. Raises RequestError if a checksum is wrong."""
     import torchvision.datasets
     from torchvision.datasets.utils import check_md5, extract_archive
 
     kind = getattr(torchvision.datasets, dataset)
-    home = cache / dataset.lower()
-    root = home
+    folder = cache / dataset.lower()
+    root = folder
     with artifacts.lock(cache / f"{dataset.lower()}.lock"):
         try:
             if found is None:
                 with patience(seconds=30):
-                    kind(home, download=True)
+                    kind(folder, download=True)
             elif found.is_dir():
                 root = found.parent
                 kind = type(dataset, (kind,), {"base_folder": found.name})
             elif check_md5(found, kind.tgz_md5):
-                extract_archive(found, home)
+                extract_archive(found, folder)
             else:
                 raise RequestError(
                     f"{found} is truncated or not the official {kind.filename} (its md5 is not {kind.tgz_md5}): "
@@ -84,7 +85,7 @@ def read(
                 )
             parts = [kind(root, train=train) for train in TRAIN[split]]
         except (OSError, RuntimeError, EOFError, http.client.HTTPException, tarfile.TarError) as error:
-            raise RequestError(told(kind, found, home, error)) from error
+            raise RequestError(unreadable(kind, found, folder, error)) from error
     return (
         np.concatenate([part.data for part in parts]),
         np.concatenate([part.targets for part in parts]),
@@ -103,11 +104,11 @@ def patience(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def told(kind: type, found: Path | None, home: Path, error: Exception) -> str:
+def unreadable(kind: type, found: Path | None, folder: Path, error: Exception) -> str:
     """Return the line that says why `kind` cannot be read, and what to do."""
     if found is None:
         return (
-            f"{kind.__name__} is not in {home} and could not be downloaded from {kind.url} "  # type: ignore[attr-defined]
-            f"({one_line(error)}): get it from {PAGE} and name the file with data.path="
+            f"{kind.__name__} is not in {folder} and could not be downloaded from {kind.url} "  # type: ignore[attr-defined]
+            f"({reason(error)}): get it from {PAGE} and name the file with data.path="
         )
-    return f"{found} is not whole ({one_line(error)}): get it again from {PAGE}"
+    return f"{found} is not whole ({reason(error)}): get it again from {PAGE}"

@@ -1,42 +1,8 @@
 """CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test photographs, 32x32, of 10 classes."""
 
-from pathlib import Path
+from functools import partial
 
-from bdiff.data.base import Images
-from bdiff.data.cifar import cifar, home
-from bdiff.data.load import load
-from bdiff.data.sources import Source
+from bdiff.data.cifar import archive, home
+from bdiff.data.dataset import Dataset
 
-HOME = home("CIFAR10")
-
-
-def source(path: str | None, split: str, cache: Path) -> Source:
-    """Return the official archive, downloaded or at `path`, or any folder or zip of pictures at `path`."""
-    return cifar("CIFAR10", path, split, cache)
-
-
-def cifar10(
-    *,
-    cache: Path,
-    seed: int,
-    memory: float,
-    size: int,
-    channels: int,
-    split: str,
-    path: str | None,
-    limit: int | None,
-    flip: bool,
-) -> Images:
-    """Return the pictures of `source`."""
-    return load(
-        "cifar10",
-        source(path, split, cache),
-        size=size,
-        channels=channels,
-        split=split,
-        limit=limit,
-        flip=flip,
-        cache=cache,
-        seed=seed,
-        memory=memory,
-    )
+cifar10 = Dataset("cifar10", home=home("CIFAR10"), official=partial(archive, "CIFAR10"))

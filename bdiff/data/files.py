@@ -17,7 +17,7 @@ from PIL import Image
 from bdiff.common.errors import RequestError
 from bdiff.common.places import is_file
 from bdiff.data.layout import CELEBA_MASKS, Layout, annotations, folders_of, is_hidden, parts_of
-from bdiff.data.sources import Source, close_before_fork, one_line, open_picture, sha256, stamp
+from bdiff.data.sources import Source, close_before_fork, file_state, open_picture, reason, sha256
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp")
 UNLABELLED = "unlabelled"
@@ -127,7 +127,7 @@ class Files(Source):
                 raise ValueError(f"class numbers run from {least} to {most}")
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, zipfile.BadZipFile) as error:
             raise RequestError(
-                f"{self.path}: dataset.json does not give every picture a class number ({one_line(error)}): "
+                f"{self.path}: dataset.json does not give every picture a class number ({reason(error)}): "
                 "mend it, or remove it to use the folders' names"
             ) from error
         return labels, tuple(str(label) for label in range(most + 1))
@@ -224,7 +224,7 @@ class Zip(Files):
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        return stamp(self.path)
+        return file_state(self.path)
 
     @cached_property
     def entries(self) -> dict[str, tuple[int, ...]]:
@@ -257,7 +257,7 @@ def _archive(path: Path, changed: int) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise RequestError(f"{path} is not a whole zip file ({one_line(error)}): copy or download it again") from error
+        raise RequestError(f"{path} is not a whole zip file ({reason(error)}): copy or download it again") from error
 
 
 close_before_fork(_archive)

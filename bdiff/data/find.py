@@ -1,6 +1,5 @@
 """Which source a path means: a zip, an LMDB, or a folder of pictures."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from bdiff.common.errors import RequestError
@@ -10,23 +9,6 @@ from bdiff.data.lmdbs import Lmdb
 from bdiff.data.sources import Source
 
 LSUN_SPLIT = {"train": "train", "test": "val"}
-
-
-@dataclass(frozen=True)
-class Home:
-    """Where a dataset lies when no `data.path` is given, and where a person can get it."""
-
-    places: tuple[str, ...]  # below the cache, the first that is there; none for what comes with the package
-    origin: str
-    downloads: str | None = None  # the address it is fetched from by itself
-
-    def find(self, cache: Path) -> Path | None:
-        """Return where below `cache` the data lie, or None."""
-        return next((path for place in self.places if (path := cache / place).exists()), None)
-
-    def mend(self, cache: Path) -> str:
-        """Return what to do for data that are not there."""
-        return f"get it from {self.origin}; name it with data.path=, or put it at {cache / self.places[-1]}"
 
 
 def existing(path: str | Path) -> Path:
@@ -52,11 +34,11 @@ def find(
     if is_file(path / "data.mdb"):
         return Lmdb(path, cache)
     if lmdbs := list_lmdbs(path):
-        wanted = f"{category}_{LSUN_SPLIT.get(split, '*')}_lmdb"
-        fitting = [folder for folder in lmdbs if folder.match(wanted)]
+        pattern = f"{category}_{LSUN_SPLIT.get(split, '*')}_lmdb"
+        fitting = [folder for folder in lmdbs if folder.match(pattern)]
         if len(fitting) != 1:
             names = ", ".join(folder.name for folder in lmdbs)
-            raise RequestError(f"data.path={path} holds {names}, of which not just one is {wanted}: name one of them")
+            raise RequestError(f"data.path={path} holds {names}, of which not just one is {pattern}: name one of them")
         return Lmdb(fitting[0], cache)
     return Folder(path, split)
 
@@ -64,17 +46,3 @@ def find(
 def list_lmdbs(folder: Path) -> list[Path]:
     """Return the LMDBs that lie in `folder`."""
     return sorted(file.parent for file in folder.glob("*/data.mdb") if is_file(file))
-
-
-def local(
-    home: Home,
-    path: str | None,
-    split: str,
-    cache: Path,
-    category: str = "*",
-) -> Source:
-    """Return the pictures at `path`, or in the dataset's home if it is None; RequestError if they are nowhere."""
-    found = home.find(cache) if path is None else path
-    if found is None:
-        raise RequestError(f"{home.places[-1]} was not found, and bdiff does not download it: {home.mend(cache)}")
-    return find(found, split, cache, category)

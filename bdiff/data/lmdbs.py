@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from bdiff.common.errors import RequestError
-from bdiff.data.sources import Source, close_before_fork, one_line, open_picture, sha256, stamp
+from bdiff.data.sources import Source, close_before_fork, file_state, open_picture, reason, sha256
 from bdiff.store import artifacts
 
 #: keys under which LMDBs keep facts about themselves beside their pictures
@@ -39,7 +39,7 @@ class Lmdb(Source):
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        return stamp(self.path / "data.mdb")
+        return file_state(self.path / "data.mdb")
 
     @cached_property
     def names(self) -> np.ndarray:
@@ -110,7 +110,7 @@ def whole(path: Path) -> Iterator[None]:
     try:
         yield
     except (lmdb.Error, OSError) as error:
-        raise RequestError(f"{path} is not a whole LMDB ({one_line(error)}): {AGAIN}") from error
+        raise RequestError(f"{path} is not a whole LMDB ({reason(error)}): {AGAIN}") from error
 
 
 @lru_cache(maxsize=4)

@@ -17,41 +17,35 @@ import torch
 from bdiff.common.errors import RequestError
 from bdiff.common.progress import progress
 from bdiff.data.base import Images, StreamedImages, TensorImages
+from bdiff.data.request import PixelRequest
 from bdiff.data.sources import Source
 from bdiff.store import artifacts
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of the decoding: raise it when the same picture would give other pixels
 CHUNK = 256  # pictures per piece of a thread's work
 
 
 def load(
     name: str,
     source: Source,
+    request: PixelRequest,
     *,
-    size: int,  # pixels, of the square that pictures are cropped and resized to
-    channels: int,  # 1 grey, 3 RGB
-    split: str,
-    limit: int | None,  # a seeded subset of so many
     flip: bool,
     cache: Path,
-    seed: int,
     memory: float,  # GiB that the pixels may take
 ) -> Images:
     """Return the pictures of `source` as `Images`. Raises RequestError if a picture or the request is of no use."""
-    request = wanted(size, channels, split, limit, seed)
-    made = decoded(source, cache, request)
+    made, most = request.stage(source, cache), request.capacity(memory)
     if source.left_out:
         log.info("%s: left out of %s: %s", name, source, source.left_out)
-    most = room(memory, size, channels)
     manifest = made.manifest
-    if manifest is None and len(rows := choose(len(source.names), limit, seed)) <= most:
+    if manifest is None and len(rows := choose(len(source.names), request.limit, request.seed)) <= most:
         with writing(cache), artifacts.lock(made.folder.with_suffix(".lock")):
             if made.manifest is None:  # or another process has decoded them meanwhile
-                decode(source, rows, made, size, channels)
+                decode(source, rows, made, request)
         manifest = made.manifest
-    facts: dict[str, Any] = {"name": name, "split": split, "shape": (channels, size, size), "flip": flip}
+    facts: dict[str, Any] = {"name": name, "split": request.split, "shape": request.shape, "flip": flip}
     if manifest is not None and manifest["count"] <= most:
         # Mapped rather than read: pages come as they are needed, and several processes share them.
         pixels = torch.from_numpy(np.load(made.folder / "pixels.npy", mmap_mode="c"))
@@ -59,10 +53,10 @@ def load(
             pixels=pixels,
             labels=torch.from_numpy(np.load(made.folder / "labels.npy")),
             classes=tuple(manifest["classes"]),
-            fingerprint=fingerprint({"content": manifest["content"]}, request),
+            fingerprint=request.fingerprint(content=manifest["content"]),
             **facts,
         )
-    rows = choose(len(source.names), limit, seed)
+    rows = choose(len(source.names), request.limit, request.seed)
     log.info("%s: %d images do not fit in %g GiB and are decoded as they are needed", name, len(rows), memory)
     labels, classes = source.labelled
     return StreamedImages(
@@ -70,7 +64,7 @@ def load(
         rows=rows,
         labels=torch.from_numpy(labels[rows]),
         classes=classes,
-        fingerprint=fingerprint({"listing": source.listing}, request),
+        fingerprint=request.fingerprint(listing=source.listing),
         **facts,
     )
 
@@ -83,29 +77,8 @@ def writing(cache: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        told = f"{error.strerror}: {error.filename or cache}"
-        raise RequestError(f"data cannot be decoded into {cache} ({told}): set paths.cache or BDIFF_CACHE") from error
-
-
-def wanted(size: int, channels: int, split: str, limit: int | None, seed: int) -> dict[str, Any]:
-    """Return what of a request decides on the pixels; the seed does where there is a limit."""
-    request = {"size": size, "channels": channels, "split": split}
-    return request if limit is None else {**request, "limit": limit, "seed": seed}
-
-
-def decoded(source: Source, cache: Path, request: dict[str, Any]) -> artifacts.Stage:
-    """Return the stage that holds, or will hold, the pixels of `source` in the cache."""
-    return artifacts.stage(cache, "data", VERSION, source=source.identity, **request)
-
-
-def room(memory: float, size: int, channels: int) -> int:
-    """Return how many images fit in `memory` GiB; more than that are streamed."""
-    return int(memory * 2**30 / (channels * size * size))
-
-
-def fingerprint(images: dict[str, str], request: dict[str, Any]) -> str:
-    """Return what images are known by: the digest of their `content` or `listing`, and of what was asked for."""
-    return artifacts.digest({**images, **request})
+        why = f"{error.strerror}: {error.filename or cache}"
+        raise RequestError(f"data cannot be decoded into {cache} ({why}): set paths.cache or BDIFF_CACHE") from error
 
 
 def content(pixels: np.ndarray, labels: np.ndarray) -> str:
@@ -125,17 +98,17 @@ def choose(count: int, limit: int | None, seed: int) -> np.ndarray:
     return drawn.sort().values.numpy()
 
 
-def decode(source: Source, rows: np.ndarray, made: artifacts.Stage, size: int, channels: int) -> None:
+def decode(source: Source, rows: np.ndarray, made: artifacts.Stage, request: PixelRequest) -> None:
     """Write the pictures at `rows` to `made` as pixels.npy (N,C,H,W) uint8, with labels.npy (N,) int64."""
     began = time.monotonic()
     labels, classes = source.labelled
     with artifacts.atomic(made.folder / "pixels.npy") as scratch:
-        shape = (len(rows), channels, size, size)
+        shape = (len(rows), *request.shape)
         pixels = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint8, shape=shape)
 
         def fill(start: int) -> int:
             for at, row in enumerate(rows[start : start + CHUNK], start):
-                pixels[at] = source.pixels(int(row), size, channels)
+                pixels[at] = source.pixels(int(row), request.size, request.channels)
             return min(CHUNK, len(rows) - start)
 
         # Threads: Pillow decodes and resizes without the interpreter's lock.

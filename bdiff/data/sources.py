@@ -11,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from bdiff.pictures.draw import FORMATS
 from bdiff.pictures.modes import flat
 
 
-def one_line(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """Return an error's message as one line, without objects' places in memory; its type's name where it has none."""
     text = re.sub(r" <[^<>]* at 0x[0-9a-fA-F]+>", "", str(error))
     return " ".join(text.split()) or type(error).__name__
@@ -37,7 +37,7 @@ def sha256(parts: Iterable[Any]) -> str:
     return total.hexdigest()[:16]
 
 
-def stamp(path: Path) -> dict[str, Any]:
+def file_state(path: Path) -> dict[str, Any]:
     """Return what changes when the file at `path` does: resolved path, size and time."""
     facts = path.stat()
     return {"path": str(path.resolve()), "bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
@@ -94,20 +94,20 @@ class Source(ABC):
         """Return the picture at `row` as uint8 (C,H,W): cropped to its central square, resized, grey or RGB."""
         try:
             with self.open(row) as picture:
-                square = np.asarray(fit(flat(picture), size, "L" if channels == 1 else "RGB"))
+                square = np.asarray(central_square(flat(picture), size, "L" if channels == 1 else "RGB"))
         # A broken file makes Pillow, zipfile and their codecs raise nearly anything: all of it means this picture.
         except Exception as error:
             name = self.names[row]
             shown = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
             shown = shown if shown.isprintable() else repr(shown)  # an archive may name its files as it likes
             raise RequestError(
-                f"{self}: picture {shown} cannot be read ({one_line(error)}): replace or remove it"
+                f"{self}: picture {shown} cannot be read ({reason(error)}): replace or remove it"
             ) from error
         return square.reshape(size, size, channels).transpose(2, 0, 1)
 
 
-def fit(picture: Image.Image, size: int, mode: str) -> Image.Image:
-    """Return the central square of `picture`, `size` pixels wide, in `mode`; a picture that fits is left alone."""
+def central_square(picture: Image.Image, size: int, mode: str) -> Image.Image:
+    """Return the central square of `picture`, `size` pixels wide, in `mode`; one that is so already is left alone."""
     if picture.mode != mode:
         picture = picture.convert(mode)
     if picture.size == (size, size):
@@ -120,12 +120,16 @@ def fit(picture: Image.Image, size: int, mode: str) -> Image.Image:
     return square.resize((size, size), Image.Resampling.LANCZOS)
 
 
+#: pixels (N,H,W) or (N,H,W,3) uint8, labels (N,) and the classes' names
+Content = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
+
+
 @dataclass
 class Arrays(Source):
-    """Pictures that a function reads whole: pixels (N,H,W) or (N,H,W,3) uint8, labels (N,), classes."""
+    """Pictures that a function reads whole."""
 
     key: dict[str, Any]
-    read: Callable[[], tuple[np.ndarray, np.ndarray, tuple[str, ...]]]
+    read: Callable[[], Content]
 
     def __str__(self) -> str:
         return str(self.key)
@@ -135,7 +139,7 @@ class Arrays(Source):
         return self.key
 
     @cached_property
-    def content(self) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    def content(self) -> Content:
         return self.read()
 
     @cached_property
@@ -152,3 +156,12 @@ class Arrays(Source):
 
     def open(self, row: int) -> Image.Image:
         return Image.fromarray(self.content[0][row])
+
+
+def bundled(name: str, read: Callable[[str], Content]) -> Callable[[str | None, str, Path], Source | None]:
+    """Return how a `Dataset` finds what comes with a package, of which `read` gives a split; a path leads elsewhere."""
+
+    def official(path: str | None, split: str, cache: Path) -> Source | None:
+        return Arrays({"official": name}, partial(read, split)) if path is None else None
+
+    return official

@@ -9,38 +9,39 @@ import numpy as np
 from bdiff.common.errors import RequestError
 from bdiff.common.progress import progress
 from bdiff.data.load import CHUNK, content
-from bdiff.data.sources import Source, one_line
+from bdiff.data.request import PixelRequest
+from bdiff.data.sources import Source, reason
 from bdiff.store import artifacts
 from bdiff.store.artifacts import Stage
 
 
-def cache_problems(made: Stage, size: int, channels: int) -> list[str]:
+def cache_problems(made: Stage, request: PixelRequest) -> list[str]:
     """Return what is wrong with the decoded pixels in the finished stage `made`, all of them read, one line each."""
     try:
         manifest: dict[str, Any] = artifacts.read_json(made.folder / "manifest.json")
-        count, classes, wanted = manifest["count"], len(manifest["classes"]), manifest["content"]
+        count, classes, expected = manifest["count"], len(manifest["classes"]), manifest["content"]
         pixels = np.load(made.folder / "pixels.npy", mmap_mode="r")
         labels = np.load(made.folder / "labels.npy")
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        return [f"{made.folder} cannot be read ({type(error).__name__}: {one_line(error)})"]
+        return [f"{made.folder} cannot be read ({type(error).__name__}: {reason(error)})"]
     problems = []
-    if pixels.shape != (count, channels, size, size) or pixels.dtype != np.uint8:
+    if pixels.shape != (count, *request.shape) or pixels.dtype != np.uint8:
         problems.append(f"{made.folder}/pixels.npy holds {pixels.shape} {pixels.dtype}, not {count} pictures")
     if labels.shape != (count,) or not np.isin(labels, np.arange(classes)).all():
         problems.append(f"{made.folder}/labels.npy does not hold {count} labels of {classes} classes")
-    if not problems and (found := content(pixels, labels)) != wanted:
-        problems.append(f"{made.folder} holds other pixels or labels than were decoded: {found}, not {wanted}")
+    if not problems and (found := content(pixels, labels)) != expected:
+        problems.append(f"{made.folder} holds other pixels or labels than were decoded: {found}, not {expected}")
     return problems
 
 
-def picture_problems(source: Source, rows: np.ndarray, size: int, channels: int) -> list[str]:
+def picture_problems(source: Source, rows: np.ndarray, request: PixelRequest) -> list[str]:
     """Return a line for each of the pictures at `rows` (N,) that cannot be decoded."""
 
     def broken(start: int) -> list[str]:
         found = []
         for row in rows[start : start + CHUNK]:
             try:
-                source.pixels(int(row), size, channels)
+                source.pixels(int(row), request.size, request.channels)
             except RequestError as error:
                 found.append(str(error))
         return found

@@ -1,1 +1,3 @@
-"""Defenses: audits that invert a trigger from a suspect model, repairs, guards and shields. None knows an attack."""
+"""Defenses, a folder for each role: detection, removal, sampling, shields. None knows an attack, and none measures its
+own success, which pipeline/ does. Start at base.py, which says what a defense sees of a model.
+"""

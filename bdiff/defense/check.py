@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from bdiff.common.errors import one_line
 from bdiff.config.instantiate import make
-from bdiff.config.rules import at_least, share
 
 CLIPPING = "bdiff.defense.sampling.clipping.Clipping"
 REMOVAL = "bdiff.defense.removal.elijah.ElijahRemoval"
@@ -133,15 +132,6 @@ def clipping_problems(config: DictConfig) -> list[str]:
     return [same] if config.sample.clip else []
 
 
-def image_problems(config: DictConfig) -> list[str]:
-    """Return that `defense.images` is no number of test images, for a shield, or for a repair no share of the data."""
-    images = OmegaConf.select(config, "defense.images")
-    if type(images) not in (int, float):  # none, or an added one of a type that nobody reads
-        return []
-    told = (at_least(1) if config.defense._target_ in SHIELDS else share)(images)
-    return [f"defense.images={images} {told}"] if told else []
-
-
 def shield_problems(config: DictConfig) -> list[str]:
     """Return how a shield does not fit the schedule of its denoiser, or is in itself impossible."""
     if config.defense._target_ not in SHIELDS:
@@ -163,6 +153,5 @@ def shield_problems(config: DictConfig) -> list[str]:
 CHECKS = [
     (("sample.", "sampler.", "defense."), clipping_problems),
     (("sample.", "schedule.", "defense.", "amplify."), defense_problems),
-    (("defense.images",), image_problems),
     (("defense.", "schedule."), shield_problems),
 ]

@@ -45,7 +45,8 @@ def schedule_problems(config: DictConfig) -> list[str]:
 
 def split_problems(config: DictConfig) -> list[str]:
     """Return which batches cannot be split over the processes of torchrun."""
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    given = os.environ.get("WORLD_SIZE", "1")
+    world = int(given) if given.isdigit() else 1  # bdiff.config.environment tells
     sizes = {f"{place}train.batch_size": OmegaConf.select(config, f"{place}train.batch_size") for place in TRAININGS}
     apart = {f"{name}.train.batch_size" for name in ("classifier", "surrogate") if not shares_batches(config, name)}
     return [

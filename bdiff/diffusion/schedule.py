@@ -2,9 +2,12 @@
 
 from copy import copy
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import Tensor
+
+from bdiff.config.rules import at_least, one_of, open_fraction
 
 
 class Schedule:
@@ -13,7 +16,15 @@ class Schedule:
     `config` holds the arguments that build the same schedule in any diffusers scheduler.
     """
 
-    def __init__(self, num_train_timesteps: int, beta_start: float, beta_end: float, beta_schedule: str):
+    def __init__(
+        self,
+        num_train_timesteps: Annotated[int, at_least(2), "timesteps of the forward process, T"],
+        beta_start: Annotated[float, open_fraction, "beta at the first timestep"],
+        beta_end: Annotated[float, open_fraction, "beta at the last timestep"],
+        beta_schedule: Annotated[
+            str, one_of("linear", "scaled_linear", "squaredcos_cap_v2"), "how beta goes from one to the other"
+        ],
+    ):
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
         self.config = {

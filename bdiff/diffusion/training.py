@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -23,6 +23,7 @@ from bdiff.common.device import Alone, Late, autocast, to_device
 from bdiff.common.errors import RunError
 from bdiff.common.progress import progress
 from bdiff.common.seeds import generator, seed_of
+from bdiff.config.rules import above, at_least, fraction, one_of, precision
 from bdiff.data.base import Images, batches
 from bdiff.diffusion.batch import Batch, Loss
 from bdiff.diffusion.checkpointer import Companion, State
@@ -39,16 +40,16 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 class Recipe:
     """How a model is trained (conf/train). `steps` wins over `epochs`; lr is the peak's, reached after `warmup`."""
 
-    steps: int | None
-    epochs: float | None
-    batch_size: int
-    optimizer: str
-    lr: float
-    weight_decay: float
-    warmup: int
-    clip_norm: float | None
-    ema: float | None
-    precision: str
+    steps: Annotated[int | None, at_least(0), "optimizer steps; wins over epochs"]
+    epochs: Annotated[float | None, at_least(0), "passes over the training rows"]
+    batch_size: Annotated[int, at_least(1), "rows per step, over all processes"]
+    optimizer: Annotated[str, one_of("adam", "adamw", "sgd"), "sgd has momentum 0.9, Nesterov's"]
+    lr: Annotated[float, above(0), "learning rate after warm-up"]
+    weight_decay: Annotated[float, at_least(0), "of the optimizer"]
+    warmup: Annotated[int, at_least(0), "steps of linear warm-up, a tenth of the run at most; then a cosine to zero"]
+    clip_norm: Annotated[float | None, above(0), "largest norm of the gradient; null: any"]
+    ema: Annotated[float | None, fraction, "decay of averaged weights, which are kept; null keeps the trained ones"]
+    precision: Annotated[str, precision, "auto is bf16 where the device has it"]
 
     def total(self, rows: int) -> int:
         """Return the number of optimizer steps for a training set of `rows`."""
@@ -73,12 +74,12 @@ class Recipe:
 class Loop:
     """What of `runtime` the loop reads: none of it changes the weights."""
 
-    compile: bool
-    workers: int
-    checkpoint_seconds: float
-    keep: int
-    log_every: int
-    progress: float
+    compile: Annotated[bool, "torch.compile the UNet"]
+    workers: Annotated[int, at_least(0), "processes that decode images which are streamed"]
+    checkpoint_seconds: Annotated[float, at_least(0), "most work, in seconds, that is lost when a training is killed"]
+    keep: Annotated[int, at_least(1), "checkpoints kept"]
+    log_every: Annotated[int, at_least(1), "steps between logged losses"]
+    progress: Annotated[float, "seconds between lines of progress where there is no terminal"]
 
 
 @dataclass(frozen=True)

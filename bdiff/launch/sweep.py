@@ -13,16 +13,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import filelock
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from bdiff.config.compose import quoted
+from bdiff.config.folders import SEARCHPATH
+from bdiff.config.rules import at_least, one_of
+from bdiff.config.words import quoted
 from bdiff.report.page import write_run_page
 from bdiff.store import artifacts
 from bdiff.store.ledger import DONE, FAILED, INTERRUPTED, Ledger, config_key
@@ -35,6 +38,14 @@ SWEEP = "BDIFF_SWEEP"
 
 INTERRUPTED_CODE = 130
 OUTPUT = "output.log"  # what a job's process printed, beside its run.log
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How the jobs of a sweep are carried out (conf/config.yaml: sweep)."""
+
+    on_failure: Annotated[str, one_of("continue", "stop"), "whether the other jobs go on"]
+    jobs_per_gpu: Annotated[int, at_least(1), "jobs that share a GPU, with a launcher that runs several at a time"]
 
 
 def ledger_of(config: DictConfig) -> Ledger:
@@ -56,12 +67,13 @@ def carry_out(config: DictConfig) -> None:
     if stopped or ledger.done(key):
         return
     overrides, jobs_at_once = list(hydra.overrides.task), int(hydra.launcher.get("n_jobs", 1))
+    folders = [word for word in hydra.overrides.hydra if word.startswith(f"{SEARCHPATH}=")]
     with place(config, jobs_at_once, gone) as environment, alone(folder, gone) as output:
         if ledger.done(key):  # by the sweep that was there first
             return
         number = ledger.start(key, sweep, folder, overrides)
         try:
-            status, error = run_job(overrides, folder, environment, gone, output)
+            status, error = run_job([*folders, *overrides], folder, environment, gone, output)
         except KeyboardInterrupt:
             ledger.end(number, INTERRUPTED)
             if gone():

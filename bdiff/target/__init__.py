@@ -1,1 +1,3 @@
-"""Targets: one function a file, `name(size, trigger, ...) -> picture`, free of torch; `base.to_target` ends it."""
+"""Targets: one function a file, `name(size, trigger, ...) -> picture`, free of torch. How near samples come to one is
+measured in metric/target.py. Start at corner.py; base.to_target makes the tensor.
+"""

@@ -1,10 +1,11 @@
 """A target of one's own, from a file."""
 
 from pathlib import Path
+from typing import Annotated
 
 from bdiff.pictures.draw import Picture, load
 
 
-def image(size: int, trigger: Picture, path: str | Path | None = None) -> Picture:
+def image(size: int, trigger: Picture, path: Annotated[str | Path | None, "a png or jpg"] = None) -> Picture:
     """Return the picture at `path` over the whole image; ValueError where it is missing or no image."""
     return load(path, size, "target.path")

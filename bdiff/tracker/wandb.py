@@ -5,8 +5,9 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from bdiff.config.rules import one_of
 from bdiff.tracker.none import NoTracker
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,14 @@ class WandbTracker(NoTracker):
         mode: auto (online if the user is logged in, else offline), online, offline or disabled.
     """
 
-    def __init__(self, project: str, entity: str | None, group: str | None, mode: str, tags: list[str]):
+    def __init__(
+        self,
+        project: Annotated[str, "of wandb"],
+        entity: Annotated[str | None, "user or team; null: the user's own"],
+        group: Annotated[str | None, "that the run belongs to"],
+        mode: Annotated[str, one_of("auto", "online", "offline", "disabled"), "auto: online if the user is logged in"],
+        tags: Annotated[list[str], "of the run"],
+    ):
         self.project, self.entity, self.group = project, entity, group
         self.mode, self.tags = mode, list(tags)
         self.broken = False

@@ -1,14 +1,16 @@
 """A trigger of one's own, from a file."""
 
 from pathlib import Path
+from typing import Annotated
 
+from bdiff.config.rules import at_least
 from bdiff.pictures.draw import Picture, load, place, side_in
 
 
 def image(
     size: int,  # px, the image's height and width
-    path: str | Path | None = None,
-    side: int | None = None,  # px at a 32 px image; none: the picture covers the whole image
+    path: Annotated[str | Path | None, "a png; transparent pixels, or black ones without alpha, are background"] = None,
+    side: Annotated[int | None, at_least(1), "px at a 32 px image, lower right; null: the whole image"] = None,
 ) -> Picture:
     """Return the picture at `path`, whole or in the lower right corner.
 

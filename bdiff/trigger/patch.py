@@ -1,11 +1,14 @@
 """A patch in the corner, as localized triggers of classifiers have it (BadNets, Gu et al. 2017, arXiv 1708.06733)."""
 
+from typing import Annotated
+
+from bdiff.config.rules import at_least
 from bdiff.pictures.draw import Picture, empty, scaled
 
 
 def patch(
     size: int,  # px, the image's height and width
-    side: int = 5,  # px at a 32 px image
+    side: Annotated[int, at_least(1), "px at a 32 px image"] = 5,
 ) -> Picture:
     """Return a white square in the very corner, lower right; ValueError unless it fits."""
     if not 1 <= scaled(side, size) <= size:

@@ -1,7 +1,9 @@
 """The stop sign of BadDiffusion (Chou et al. 2023, arXiv 2212.05400), drawn anew."""
 
 from math import cos, pi, sin
+from typing import Annotated
 
+from bdiff.config.rules import at_least
 from bdiff.pictures.draw import Canvas, Picture, Point, place, side_in, smooth
 
 RED, WHITE = (200, 16, 30), (250, 250, 250)
@@ -23,7 +25,7 @@ def octagon(radius: float) -> list[Point]:
 
 def stop_sign(
     size: int,  # px, the image's height and width
-    side: int = 14,  # px at a 32 px image; published: 4, 8, 11, 14, 18
+    side: Annotated[int, at_least(1), "px at a 32 px image; published: 4, 8, 11, 14, 18"] = 14,
 ) -> Picture:
     """Return a red octagon with a white rim and the word STOP, placed as the box is; ValueError likewise."""
     canvas = Canvas(side_in(size, side))

@@ -17,8 +17,9 @@ from bdiff.classifier.weights import load_weights
 from bdiff.classifier.wrn28_10 import Block, WideResNet
 from bdiff.cli import main as cli
 from bdiff.common.errors import RequestError
-from bdiff.config.compose import PACKAGE, jobs
+from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
+from bdiff.config.options import PACKAGE
 from bdiff.config.validate import value_problem
 from bdiff.diffusion.classification import classification_loss
 from bdiff.diffusion.training import OPTIMIZERS, Recipe, fit

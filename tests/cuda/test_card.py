@@ -18,8 +18,9 @@ from tiny import ATTACKS, DEFENSES, OTHERS, TINY
 from bdiff.adversary.pgd import mean_gradient
 from bdiff.classifier.small_cnn import SmallCNN
 from bdiff.common.device import open_device
-from bdiff.config.compose import group_options, jobs
+from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
+from bdiff.config.options import group_options
 from bdiff.data.base import StreamedImages, batches
 from bdiff.defense.shields.certification import Certification
 from bdiff.defense.shields.purification import Purification, Shielded

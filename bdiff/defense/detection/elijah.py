@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from bdiff.common.seeds import generator
+from bdiff.config.rules import above, at_least, auto_or_number
 from bdiff.defense.base import Detection, Inversion, Suspect
 from bdiff.defense.detection.curve import Curve
 from bdiff.defense.detection.evidence import total_variation, uniformity
@@ -25,13 +26,13 @@ class Elijah(Detection):
     A backdoored model's samples from it all show the target, so the score is minus their uniformity.
     """
 
-    shift: float  # times tau, in noise
-    steps: int
-    batch: int  # images of the one batch of noise
-    lr: float  # Adam's
-    samples: int  # images that uniformity and total variation are taken over
-    trim: int  # distances and images left out at both ends, see `uniformity`
-    threshold: float | None
+    shift: Annotated[float, at_least(0), "of the trigger, in noise predicted at the last timestep"]
+    steps: Annotated[int, at_least(1), "gradient steps"]
+    batch: Annotated[int, at_least(1), "images of noise"]
+    lr: Annotated[float, above(0), "step size of Adam"]
+    samples: Annotated[int, at_least(1), "images drawn from the trigger that are looked at"]
+    trim: Annotated[int, at_least(0), "distances and images left out at both ends of the uniformity"]
+    threshold: Annotated[float | None, auto_or_number, "score from which on a model is flagged; null: none is"]
 
     scores: ClassVar = (-1.0, 0.0)  # minus a mean squared distance on [0,1]
 

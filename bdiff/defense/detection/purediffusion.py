@@ -12,14 +12,15 @@ of the target and e its noise. So a few large ancestral steps in z show what the
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bdiff.common.seeds import generator
+from bdiff.config.rules import above, at_least, auto_or_number, falling, one_of_or_above
 from bdiff.defense.base import Detection, Inversion, Suspect
-from bdiff.defense.check import timesteps
+from bdiff.defense.check import LAWS, timesteps
 from bdiff.defense.detection.curve import Curve
 from bdiff.defense.detection.evidence import kl_of, total_variation, uniformity
 from bdiff.defense.detection.laws import shift_law
@@ -137,22 +138,22 @@ class PureDiffusion(Detection):
     The score is minus the uniformity of samples drawn from it.
     """
 
-    law: str | float  # see `shift_law`
-    timesteps: list[float]  # shares of the schedule, falling
-    shift: float  # weights of the losses; 0 switches one off
-    spread: float
-    consistency: float
-    restarts: int  # random starts
-    probes: int  # starts from what hot noise calls up, see `probe`
-    probe_draws: int  # samples of each round of a probe
-    probe_rounds: int
-    steps: int  # from each start
-    batch: int  # images of noise
-    lr: float  # Adam's, at the start of its cosine
-    bound: float  # largest value of the trigger, images being in [-1,1]
-    samples: int  # images that the uniformity is taken over
-    trim: int  # distances and images left out at both ends, see `uniformity`
-    threshold: float | None
+    law: Annotated[str | float, one_of_or_above(0, *LAWS), "the noise's shift in triggers; 0.5 is Elijah's"]
+    timesteps: Annotated[list[float], falling, "of the chain, as shares of the schedule"]
+    shift: Annotated[float, at_least(0), "weight of the loss on the noise's shift; 0: off"]
+    spread: Annotated[float, at_least(0), "weight of the loss on how predicted images differ over the batch; 0: off"]
+    consistency: Annotated[float, at_least(0), "weight of the loss on how they change along the chain; 0: off"]
+    restarts: Annotated[int, at_least(1), "random starts; the start with the least loss is taken"]
+    probes: Annotated[int, at_least(0), "starts from what hot noise calls up; 0: none"]
+    probe_draws: Annotated[int, at_least(8), "samples of each round of a probe"]
+    probe_rounds: Annotated[int, at_least(1), "rounds of a probe"]
+    steps: Annotated[int, at_least(1), "gradient steps from each start"]
+    batch: Annotated[int, at_least(1), "images of noise"]
+    lr: Annotated[float, above(0), "of Adam, at the start of its cosine"]
+    bound: Annotated[float, above(0), "largest value of the trigger; images are in [-1,1]"]
+    samples: Annotated[int, at_least(1), "images drawn from the trigger that are looked at"]
+    trim: Annotated[int, at_least(0), "distances and images left out at both ends of the uniformity"]
+    threshold: Annotated[float | None, auto_or_number, "score from which on a model is flagged; null: none is"]
 
     scores: ClassVar = (-1.0, 0.0)  # minus a mean squared distance on [0,1]
 

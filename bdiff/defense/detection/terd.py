@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from bdiff.common.device import to_device
 from bdiff.common.seeds import generator
+from bdiff.config.rules import above, at_least, auto_or_number
 from bdiff.defense.base import Detection, Inversion, Suspect
 from bdiff.defense.detection.curve import Curve
 from bdiff.defense.detection.evidence import kl_of
@@ -50,15 +51,15 @@ class Terd(Detection):
     First on images of noise (estimation), then on images that the model makes from mu (refinement).
     """
 
-    steps: int  # of the estimation
-    refine_steps: int
-    batch: int  # images
-    lr: float  # SGD's, at the start of either cosine
-    gamma: float  # weight of -||mu||_1, which keeps mu from zero
-    window: int  # timesteps at either end of the schedule
-    ddim_steps: int  # from mu to an image
-    clip_norm: float  # of the refinement's gradients
-    threshold: float | None
+    steps: Annotated[int, at_least(1), "of the estimation, on images of noise"]
+    refine_steps: Annotated[int, at_least(0), "of the refinement, on images made from the trigger"]
+    batch: Annotated[int, at_least(1), "images"]
+    lr: Annotated[float, above(0), "of SGD, at the start of either cosine"]
+    gamma: Annotated[float, at_least(0), "weight of minus the trigger's L1 norm, which keeps it from zero"]
+    window: Annotated[int, at_least(1), "timesteps at the end of the schedule, and at its beginning"]
+    ddim_steps: Annotated[int, at_least(1), "from the trigger to an image"]
+    clip_norm: Annotated[float, above(0), "largest norm of the refinement's gradients"]
+    threshold: Annotated[float | None, auto_or_number, "score from which on a model is flagged; null: none is"]
 
     scores: ClassVar = (0.0, math.inf)  # a divergence
 

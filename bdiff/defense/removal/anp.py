@@ -15,11 +15,13 @@ channel was moved would not do: Adam moves all at much the same pace, whatever t
 from copy import deepcopy
 from functools import partial
 from itertools import accumulate
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from bdiff.common.seeds import seed_of
+from bdiff.config.rules import above, at_least, positive_fraction
 from bdiff.data.base import Images
 from bdiff.defense.base import Removal, Suspect, Train
 from bdiff.diffusion.batch import Batch, Loss
@@ -76,7 +78,12 @@ class Anp(Removal):
     Raises ValueError for other values.
     """
 
-    def __init__(self, budget: float, share: float, count: int):
+    def __init__(
+        self,
+        budget: Annotated[float, above(0), "most that a channel's scale moves from 1, and its shift from 0"],
+        share: Annotated[float, positive_fraction, "of the channels that are pruned"],
+        count: Annotated[int, at_least(1), "images that the ranking of the channels is averaged over"],
+    ):
         if budget <= 0:
             raise ValueError(f"budget={budget} lets nothing be perturbed: choose a value above 0")
         if not 0 <= share <= 1:

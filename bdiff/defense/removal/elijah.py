@@ -1,9 +1,12 @@
 """Elijah's removal of a backdoor by its inverted trigger (An et al. 2024, arXiv 2312.00050; authors' code)."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from bdiff.config.rules import at_least
 from bdiff.data.base import Images
 from bdiff.defense.base import Removal, Suspect, Train
 from bdiff.diffusion.batch import Batch, Loss
@@ -23,7 +26,11 @@ class ElijahRemoval(Removal):
 
     needs_trigger = True
 
-    def __init__(self, unshift: float, keep: float):
+    def __init__(
+        self,
+        unshift: Annotated[float, at_least(0), "weight of the loss that makes triggered noise look like clean noise"],
+        keep: Annotated[float, at_least(0), "weight of the loss that holds what is predicted from clean noise"],
+    ):
         for name, weight in (("unshift", unshift), ("keep", keep)):
             if weight < 0:
                 raise ValueError(f"{name}={weight} is the weight of a loss: choose a value of at least 0")

@@ -8,11 +8,12 @@ import logging
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
 from bdiff.common.progress import progress
+from bdiff.config.rules import above, at_least, one_of, open_fraction, rising
 from bdiff.defense.base import Eps, Logits, RadiusShield
 from bdiff.defense.shields import cohen
 from bdiff.defense.shields.sequential import Bounds, looks
@@ -43,7 +44,16 @@ class Certification(RadiusShield):
     Raises ValueError for an unknown stop.
     """
 
-    def __init__(self, sigma: float, n0: int, n: int, alpha: float, batch_size: int, stop: str, radii: Sequence[float]):
+    def __init__(
+        self,
+        sigma: Annotated[float, above(0), "standard deviation of the noise, for images in [0,1]"],
+        n0: Annotated[int, at_least(1), "draws of noise that choose an image's label"],
+        n: Annotated[int, at_least(1), "draws of noise that bound its probability"],
+        alpha: Annotated[float, open_fraction, "probability that an image's certificate is wrong, at most"],
+        batch_size: Annotated[int, at_least(1), "draws per batch, of any images"],
+        stop: Annotated[str, one_of("never", "radii"), "radii ends an image when none of these lies in its bounds"],
+        radii: Annotated[Sequence[float], rising, "L2, at which certified accuracy is told"],
+    ):
         if stop not in STOPS:
             raise ValueError(f"defense.stop={stop} is not known: choose from {', '.join(STOPS)}")
         self.sigma, self.n0, self.n, self.alpha, self.batch_size = sigma, n0, n, alpha, batch_size

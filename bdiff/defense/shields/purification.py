@@ -7,12 +7,13 @@ An attacker who knows the shield can go through it: its gradient is exact where 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from bdiff.common.seeds import generator
+from bdiff.config.rules import at_least, one_of
 from bdiff.defense.base import Eps, LabelShield, Logits
 from bdiff.diffusion.noise import Noise
 from bdiff.diffusion.schedule import Schedule
@@ -27,10 +28,10 @@ class Purification(LabelShield):
     Raises ValueError for values that make no sense.
     """
 
-    t: int  # t*, in timesteps of the schedule: images are noised as far as timestep t* - 1, and t* lead back
-    sampler: str  # ancestral, or ddim (the probability flow ODE)
-    steps: int | None  # denoising steps, evenly spaced over the t*; None: all
-    votes: int  # purified copies of each image
+    t: Annotated[int, at_least(1), "t*: images are noised as far as timestep t* - 1, and t* lead back"]
+    sampler: Annotated[str, one_of("ancestral", "ddim"), "ddim is the probability flow ODE"]
+    steps: Annotated[int | None, at_least(1), "denoising steps, evenly spaced over the t*; null: all"]
+    votes: Annotated[int, at_least(1), "purified copies of an image, whose mean logits decide"]
 
     def __post_init__(self) -> None:
         if self.t < 1:

@@ -7,6 +7,7 @@ from torch import Tensor
 from bdiff.classifier.base import Classifier
 from bdiff.data.base import to_float
 from bdiff.metric.fid.base import Features
+from bdiff.metric.fid.protocol import Distance
 
 
 class ClassifierFeatures(Features):
@@ -18,6 +19,7 @@ class ClassifierFeatures(Features):
     """
 
     suffix = "_classifier"
+    settings = Distance
 
     def __init__(self, classifier: Classifier, facts: dict[str, Any]):
         super().__init__()

@@ -1,7 +1,7 @@
 """pytorch-fid's InceptionV3 with the 2015-12-05 weights: what published FIDs are taken over."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from unittest.mock import patch
 
 from pytorch_fid import inception
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bdiff.common.errors import RequestError
 from bdiff.metric.fid.base import Features
+from bdiff.metric.fid.protocol import PublishedDistance
 from bdiff.metric.weights import file_hash, find, tensors, unfit
 
 WAYS_OUT = (
@@ -29,10 +30,15 @@ class InceptionFeatures(Features):
     """
 
     suffix = ""
+    settings = PublishedDistance
     num_features = 2048
     head: Tensor  # (1008, 2048)
 
-    def __init__(self, weights: str | None, sha256: str):
+    def __init__(
+        self,
+        weights: Annotated[str | None, "a file of pytorch-fid's weights; null: torch's hub cache, or downloaded"],
+        sha256: Annotated[str, "first digits of the file's sha256; other weights compare with nothing"],
+    ):
         super().__init__()
         path = find(
             weights,

@@ -1,6 +1,9 @@
 """How many samples a Fréchet distance takes and what it holds them against: named, since papers differ. Torch-free."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from bdiff.config.rules import one_of
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,24 @@ PRESETS = {
     "baddiffusion": Preset(2_048, "all"),  # as the authors' code takes it (Chou et al. 2023)
     "pytorch_fid": Preset(None, None),  # two folders of images, whole
 }
+
+
+@dataclass(frozen=True)
+class Distance:
+    """What conf/metric/fid says of the distance, beside what it is taken over."""
+
+    protocol: Annotated[
+        str,
+        one_of("bdiff", "baddiffusion", "pytorch_fid"),
+        "bdiff (10,000 samples, train split), baddiffusion (2,048, train and test), pytorch_fid (all)",
+    ]
+
+
+@dataclass(frozen=True)
+class PublishedDistance(Distance):
+    """The same over features that others use too, so that statistics can be theirs."""
+
+    reference: Annotated[str | None, "a .npz with mu and sigma instead of statistics of the images; null: the images'"]
 
 
 def shortfalls(

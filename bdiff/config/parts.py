@@ -1,0 +1,254 @@
+"""What a part declares of its settings, read from its source: nothing of it is imported, so nothing of torch is.
+
+A setting is a parameter of the part's constructor or function, or a field of its dataclass, annotated with its type,
+any number of rules and a line of help: `lr: Annotated[float, above(0), "step size of Adam"]`. A parameter without
+`Annotated` is what the pipeline passes in. A class may name, as `settings`, a dataclass of what the pipeline reads
+beside these, and, as `checks`, functions that tell what settings make together.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import resolve_name
+from itertools import accumulate
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig
+
+from bdiff.config import rules
+from bdiff.config.rules import Rule
+
+#: the types that annotations name, as a config has them
+TYPES: dict[str, type] = {
+    **{"bool": bool, "int": int, "float": float, "str": str, "Path": str},
+    **{"list": ListConfig, "tuple": ListConfig, "Sequence": ListConfig, "dict": DictConfig},
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one setting must be like."""
+
+    types: tuple[type, ...]  # any of them; none: whatever
+    rules: tuple[Rule, ...] = ()
+    help: str = ""
+    part: "Part | None" = None  # that declares the settings below it
+
+    @property
+    def optional(self) -> bool:
+        """Whether it may be null."""
+        return NoneType in self.types
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a part declares: nothing, where its source cannot be found."""
+
+    path: str
+    doc: str = ""  # the first line of its module's docstring, or of its own
+    settings: dict[str, Setting] | None = None
+    given: frozenset[str] = frozenset()  # parameters that are no settings
+    bases: tuple[str, ...] = ()  # dotted paths of all classes that it derives from, the nearest first
+    checks: tuple[str, ...] = ()  # dotted paths of functions: (config, key of the part) -> problems
+
+
+@dataclass(frozen=True)
+class Module:
+    """The top of a module, parsed."""
+
+    name: str
+    doc: str  # the first line of its docstring
+    names: dict[str, ast.AST]  # classes, functions and values that are assigned, by name
+    imports: dict[str, str]  # dotted paths by the names that they have here
+
+    def path(self, node: ast.AST) -> str:
+        """Return the dotted path of what a name, plain or dotted, means here."""
+        if isinstance(node, ast.Attribute):
+            return f"{self.path(node.value)}.{node.attr}"
+        name = node.id if isinstance(node, ast.Name) else ast.unparse(node)
+        return self.imports.get(name, f"{self.name}.{name}")
+
+    def find(self, node: ast.AST) -> "tuple[Module, ast.AST] | None":
+        """Return what a name means here and where that is defined, if in the same package or in bdiff."""
+        path = self.path(node)
+        return find(path) if path.partition(".")[0] in ("bdiff", self.name.partition(".")[0]) else None
+
+
+class Names(dict[str, Any]):
+    """What names mean in an annotation: rules, and literals of the module or of those that it imports from."""
+
+    def __init__(self, module: Module):
+        super().__init__(rules=rules)
+        self.module = module
+
+    def __missing__(self, name: str) -> Any:
+        path = self.module.path(ast.Name(name))
+        if path.startswith("bdiff.config.rules."):
+            return getattr(rules, path.rpartition(".")[2])
+        found = self.module.find(ast.Name(name))
+        if found is None:
+            raise NameError(f"{self.module.name}: {name} in an annotation is neither a rule nor a literal")
+        return value_of(*found)
+
+
+def value_of(module: Module, node: ast.AST) -> Any:
+    """Return the value of an expression of rules and literals."""
+    code = compile(ast.Expression(node), module.name, "eval")  # type: ignore[arg-type]
+    return eval(code, {"__builtins__": {}}, Names(module))  # of an installed part, which a run would import
+
+
+def source(name: str) -> Path | None:
+    """Return the file of a module as importlib's finders locate it; not even the packages around it are imported."""
+    place, origin = None, None
+    for one in accumulate(name.split("."), "{}.{}".format):
+        spec = next(filter(None, (finder.find_spec(one, place) for finder in sys.meta_path)), None)
+        if spec is None:
+            return None
+        place, origin = spec.submodule_search_locations, spec.origin
+    return Path(origin) if origin and origin.endswith(".py") else None
+
+
+@cache
+def parsed(name: str) -> Module | None:
+    """Return a module by its dotted path, if it has a source."""
+    path = source(name)
+    if path is None:
+        return None
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    names: dict[str, ast.AST] = {}
+    imports: dict[str, str] = {}
+    tree = ast.parse(path.read_text())
+    for node in tree.body:
+        match node:
+            case ast.ClassDef() | ast.FunctionDef():
+                names[node.name] = node
+            case ast.Assign(targets=[ast.Name(id=one)]) | ast.AnnAssign(target=ast.Name(id=one)) if node.value:
+                names[one] = node.value
+            case ast.ImportFrom():
+                origin = resolve_name("." * node.level + (node.module or ""), package)
+                imports |= {one.asname or one.name: f"{origin}.{one.name}" for one in node.names}
+    return Module(name, first_line(tree), names, imports)
+
+
+def find(path: str) -> tuple[Module, ast.AST] | None:
+    """Return what a dotted path names and the module that defines it, behind imports too."""
+    holder, _, name = path.rpartition(".")
+    module = parsed(holder) if holder else None
+    if module is None:
+        return None
+    if name in module.names:
+        return module, module.names[name]
+    return module.find(ast.Name(name)) if name in module.imports else None
+
+
+@cache
+def describe(target: str) -> Part:
+    """Return what the class, function or object at a dotted path declares."""
+    found = find(target)
+    if found is None:
+        return Part(target)
+    module, node = found
+    if isinstance(node, ast.FunctionDef):
+        return Part(target, module.doc or first_line(node), *declared(arguments(module, node)))
+    maker = module.find(node.func) if isinstance(node, ast.Call) else None  # of an object, which is called then
+    owner, made = maker or found
+    if not isinstance(made, ast.ClassDef):
+        return Part(target)
+    family = list(lineage(owner, made))
+    settings, given = declared(parameters(family, "__call__" if maker else "__init__"))
+    around = next((owner.path(value) for owner, one in family if (value := assigned(one, "settings"))), None)
+    if around:
+        settings |= describe(around).settings or {}
+    checks = [ast.literal_eval(value) for _, one in family if (value := assigned(one, "checks"))]
+    bases = tuple(owner.path(base) for owner, one in family for base in one.bases)
+    return Part(target, module.doc or first_line(made), settings, given, bases, tuple(dict.fromkeys(sum(checks, ()))))
+
+
+def lineage(module: Module, node: ast.ClassDef) -> Iterator[tuple[Module, ast.ClassDef]]:
+    """Yield a class, and those that it derives from, the nearest first, as far as `Module.find` goes."""
+    yield module, node
+    for base in node.bases:
+        found = module.find(base)
+        if found and isinstance(found[1], ast.ClassDef):
+            yield from lineage(*found)  # type: ignore[arg-type]
+
+
+#: a parameter: where it stands, its name and its annotation
+Parameter = tuple[Module, str, ast.expr | None]
+
+
+def parameters(family: list[tuple[Module, ast.ClassDef]], method: str) -> Iterator[Parameter]:
+    """Yield what the first of a family to have a method, or fields, takes by it; with **, what the next takes too."""
+    for place, (module, node) in enumerate(family):
+        made = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == method), None)
+        if made:
+            yield from arguments(module, made)
+            if made.args.kwarg is None:
+                return
+        elif method == "__init__" and is_dataclass(node):
+            for owner, base in reversed(family[place:]):
+                for one in base.body if is_dataclass(base) else ():
+                    if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
+                        yield owner, one.target.id, one.annotation
+            return
+
+
+def is_dataclass(node: ast.ClassDef) -> bool:
+    """Return whether a class takes its fields as arguments."""
+    return any("dataclass" in ast.unparse(one) for one in node.decorator_list)
+
+
+def arguments(module: Module, node: ast.FunctionDef) -> Iterator[Parameter]:
+    """Yield the parameters of a function, but for self."""
+    for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
+        if one.arg != "self":
+            yield module, one.arg, one.annotation
+
+
+def declared(found: Iterator[Parameter]) -> tuple[dict[str, Setting], frozenset[str]]:
+    """Return the settings among parameters, by name, and the names of the others."""
+    settings, given = {}, set()
+    for module, name, annotation in found:
+        match annotation:
+            case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[kind, *about])):
+                types, part = kinds(module, kind)
+                words = [value_of(module, one) for one in about]
+                settings[name] = Setting(types, tuple(one for one in words if callable(one)), words[-1], part)
+            case _:
+                given.add(name)
+    return settings, frozenset(given)
+
+
+def kinds(module: Module, node: ast.expr) -> tuple[tuple[type, ...], Part | None]:
+    """Return the types that an annotation names, and what declares the settings of a class among them."""
+    match node:
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            (one, part), (other, another) = kinds(module, left), kinds(module, right)
+            return one + other, part or another
+        case ast.Constant(value=None):
+            return (NoneType,), None
+        case ast.Subscript(value=value):
+            return kinds(module, value)
+        case ast.Name(id=name) if name in TYPES:
+            return (TYPES[name],), None
+        case ast.Name(id="Any"):
+            return (), None
+    return (DictConfig,), describe(module.path(node))
+
+
+def assigned(node: ast.ClassDef, name: str) -> ast.expr | None:
+    """Return what a class assigns to a name in its body."""
+    for one in node.body:
+        match one:
+            case ast.Assign(targets=[ast.Name(id=known)]) | ast.AnnAssign(target=ast.Name(id=known)) if known == name:
+                return one.value
+    return None
+
+
+def first_line(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str:
+    """Return the first line of a docstring."""
+    return (ast.get_docstring(node) or "").partition("\n")[0]

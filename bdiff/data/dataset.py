@@ -1,0 +1,82 @@
+"""A dataset: its name, where it lies and how it is read. Each of conf/data is one `Dataset`, called with its settings.
+
+Torch-free until pictures are loaded, so that `bdiff data` can list all datasets at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from bdiff.common.errors import RequestError
+from bdiff.config.rules import at_least, one_of
+from bdiff.data.find import find
+from bdiff.data.request import PixelRequest
+from bdiff.data.sources import Source
+
+if TYPE_CHECKING:
+    from bdiff.data.base import Images
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a dataset lies when no `data.path` is given, and where a person can get it."""
+
+    places: tuple[str, ...]  # below the cache, the first that is there; none for what comes with a package
+    origin: str
+    downloads: str | None = None  # the address it is fetched from by itself
+
+    def place(self, cache: Path) -> Path | None:
+        """Return where below `cache` the data lie, or None."""
+        return next((path for place in self.places if (path := cache / place).exists()), None)
+
+    def hint(self, cache: Path) -> str:
+        """Return what to do for data that are not there."""
+        return f"get it from {self.origin}; name it with data.path=, or put it at {cache / self.places[-1]}"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset of conf/data, whose yaml names it and sets what `__call__` takes."""
+
+    name: str  # as in conf/data
+    home: Home
+    #: (path, split, cache) -> the source of what is read in a way of its own; None for all else, which `find` reads
+    official: Callable[[str | None, str, Path], Source | None] | None = None
+    inside: tuple[str, ...] = ()  # folders that are looked for in `data.path`, and taken in its place
+    category: str = "*"  # of LSUN, several of which may lie in one folder
+
+    def source(self, path: str | None, split: str, cache: Path) -> Source:
+        """Return the pictures at `path`, or at home where it is None. Raises RequestError if they are nowhere."""
+        if self.official and (found := self.official(path, split, cache)):
+            return found
+        return find(self._at_home(cache) if path is None else self._within(path), split, cache, self.category)
+
+    def _at_home(self, cache: Path) -> Path:
+        if place := self.home.place(cache):
+            return place
+        missing = self.home.places[-1]
+        raise RequestError(f"{missing} was not found, and bdiff does not download it: {self.home.hint(cache)}")
+
+    def _within(self, path: str) -> str | Path:
+        folders = (Path(path).expanduser() / folder for folder in self.inside)
+        return next((folder for folder in folders if folder.is_dir()), path)
+
+    def __call__(
+        self,
+        *,
+        cache: Path,
+        seed: int,
+        memory: float,  # GiB that the pixels may take
+        size: Annotated[int, at_least(8), "pixels: pictures are cropped to their central square and resized"],
+        channels: Annotated[int, one_of(1, 3), "1 grey, 3 RGB"],
+        split: Annotated[str, one_of("train", "test", "all"), "train, test or all"],
+        path: Annotated[str | None, "pictures: a folder or zip, or the dataset's archive; null looks in the cache"],
+        limit: Annotated[int | None, at_least(2), "images: a subset of so many, drawn by the seed; null takes all"],
+        flip: Annotated[bool, "mirror half of the images in training"],
+    ) -> "Images":
+        """Return the dataset's images. Raises RequestError if they are nowhere, or one cannot be read."""
+        from bdiff.data.load import load
+
+        request = PixelRequest(size=size, channels=channels, split=split, limit=limit, seed=seed)
+        return load(self.name, self.source(path, split, cache), request, flip=flip, cache=cache, memory=memory)
