@@ -165,9 +165,7 @@ def describe(target: str) -> Part:
         settings |= describe(around).settings or {}
     checks = [ast.literal_eval(value) for _, one in family if (value := assigned(one, "checks"))]
     bases = tuple(owner.path(base) for owner, one in family for base in one.bases)
-    return Part(
-        target, module.doc or first_line(made), settings, given, bases, tuple(dict.fromkeys(sum(checks, ())))
-    )
+    return Part(target, module.doc or first_line(made), settings, given, bases, tuple(dict.fromkeys(sum(checks, ()))))
 
 
 def lineage(module: Module, node: ast.ClassDef) -> Iterator[tuple[Module, ast.ClassDef]]:
