@@ -157,10 +157,13 @@ def sound(*overrides: str) -> set[tuple[str, str]]:
 
 
 def declared(path: str) -> set[tuple[str, str]]:
-    """The part and the name of every setting that a part declares, nested ones too."""
+    """The part and the name of every setting that a part declares, nested ones too, but for groups that are free."""
     found = set()
     for name, setting in describe(path).settings.items():
-        found |= declared(setting.part.path) if setting.part else {(path, name)}
+        if setting.part:
+            found |= declared(setting.part.path)
+        elif DictConfig not in setting.types:
+            found.add((path, name))
     return found
 
 
