@@ -22,6 +22,8 @@ from omegaconf import DictConfig, ListConfig
 from bdiff.config import rules
 from bdiff.config.rules import Rule
 
+#: types as tables of options name them
+WORDS: dict[type, str] = {bool: "true, false", int: "whole number", float: "number", str: "text", ListConfig: "list"}
 #: the types that annotations name, as a config has them
 TYPES: dict[str, type] = {
     **{"bool": bool, "int": int, "float": float, "str": str, "Path": str},
@@ -42,6 +44,13 @@ class Setting:
     def optional(self) -> bool:
         """Whether it may be null."""
         return NoneType in self.types
+
+    @property
+    def words(self) -> str:
+        """Which values it takes, in a few words."""
+        kinds = dict.fromkeys(WORDS[kind] for kind in self.types if kind in WORDS)
+        bare = not self.rules or self.rules[0].bound
+        return ", ".join([*([" or ".join(kinds)] if bare else []), *(rule.words for rule in self.rules)])
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,9 @@ def parsed(name: str) -> Module | None:
             case ast.ImportFrom():
                 origin = resolve_name("." * node.level + (node.module or ""), package)
                 imports |= {one.asname or one.name: f"{origin}.{one.name}" for one in node.names}
+            case ast.Import():
+                tops = [(one.asname or one.name.partition(".")[0], one) for one in node.names]
+                imports |= {name: one.name if one.asname else name for name, one in tops}
     return Module(name, first_line(tree), names, imports)
 
 

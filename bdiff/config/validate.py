@@ -138,7 +138,7 @@ def untaken(config: DictConfig, keys: list[str]) -> Iterator[str]:
         parent, _, name = key.rpartition(".")
         part = parts.get(parent)
         if part and part.settings is not None and name not in {"_target_", *part.settings, *part.given}:
-            yield unknown(key, settings(config))
+            yield unknown(key, settings(config) - {key})
 
 
 def parts_of(config: DictConfig) -> Iterator[tuple[str, Part]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import toys
+from bdiff.defense.removal.shift import Removal, removal_loss
 from diffusers import UNet2DModel
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
@@ -15,7 +16,6 @@ from torch import nn
 from bdiff.config.instantiate import make
 from bdiff.defense.base import Suspect
 from bdiff.defense.removal.anp import Anp, Perturbed, convolutions, pruned, rises
-from bdiff.defense.removal.shift import Removal, removal_loss
 from bdiff.diffusion.training import Batch, Loss, Recipe, fit
 
 SHAPE = (1, toys.SIZE, toys.SIZE)
