@@ -176,6 +176,7 @@ def test_all_that_is_wrong_with_a_part_is_told_together(mine):
 
 
 def test_a_key_of_a_yaml_that_its_part_does_not_take_is_told(mine):
+    (mine / "__init__.py").write_text("")
     config = heirs(mood="soft")
     assert value_problems(config, config) == [
         "attack.mood is not known; did you mean attack.mode? (attack has images, inner, mode)"
