@@ -1,15 +1,38 @@
 """What all tests need to be true of the process that runs them."""
 
+import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packages import forget
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C; the runs that they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# wandb is tested in tests/tracker; to all other runs it would only add seconds.
+os.environ["WANDB_MODE"] = "disabled"
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     """A folder with its own outputs and cache, shared by the tests of a file as by a user's runs."""
     return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A folder that packages can be put in, and are then installed for this process."""
+    place = tmp_path / "site"
+    place.mkdir()
+    monkeypatch.syspath_prepend(place)
+    before = {*sys.modules}
+    forget()
+    yield place
+    forget()
+    for name in {*sys.modules} - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(place)):
+            del sys.modules[name]

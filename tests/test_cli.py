@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 
 from bdiff import __version__
 from bdiff.cli import main as cli
-from bdiff.config.compose import jobs, normal
+from bdiff.config.compose import jobs
+from bdiff.config.words import normal
 
 SCRIPTS = Path(sys.executable).parent
 

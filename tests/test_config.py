@@ -13,9 +13,10 @@ from hydra import compose, initialize_config_module
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from bdiff.config.compose import PACKAGE, jobs
+from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make, ours
 from bdiff.config.keys import leaves
+from bdiff.config.options import PACKAGE
 from bdiff.config.parts import describe
 from bdiff.config.validate import SECTIONS, declaration, part_of, untaken, value_problem
 from bdiff.defense.base import Defense, Detection, Removal

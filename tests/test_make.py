@@ -4,7 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from bdiff.common.errors import RequestError
-from bdiff.config.instantiate import foreign, make, targets
+from bdiff.config.instantiate import foreign, make
+from bdiff.config.keys import targets
 
 
 def test_parts_are_made_with_their_arguments():

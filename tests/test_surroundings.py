@@ -13,7 +13,8 @@ from runs import carry_out
 
 from bdiff.cli import main as cli
 from bdiff.common.errors import RequestError
-from bdiff.config.compose import jobs, normal, quoted
+from bdiff.config.compose import jobs
+from bdiff.config.words import normal, quoted
 from bdiff.data import load
 from bdiff.store import artifacts
 from bdiff.store.ledger import Ledger

@@ -17,7 +17,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from bdiff.cli import main as cli
-from bdiff.config.compose import jobs, quoted
+from bdiff.config.compose import jobs
+from bdiff.config.words import quoted
 from bdiff.launch import sweep
 from bdiff.launch.sweep import abandoned, death, place
 from bdiff.report.runs import find

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from bdiff.common.errors import RequestError, RunError
 from bdiff.common.progress import Screen
-from bdiff.config.compose import group_options, jobs
+from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
+from bdiff.config.options import group_options
 from bdiff.data.dataset import Dataset
 from bdiff.data.request import PixelRequest
 from bdiff.data.sources import Source
@@ -63,7 +64,7 @@ def data(words: list[str]) -> int:
 
 def names() -> list[str]:
     """Return the options of conf/data."""
-    return group_options()["data"]
+    return [*group_options()["data"]]
 
 
 def listing() -> int:

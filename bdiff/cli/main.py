@@ -1,6 +1,7 @@
 """The command line. It hands over to Hydra, and imports no torch before a request has been found sound."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -37,6 +38,7 @@ usage: bdiff run [-m] [key=value ...]
 
   bdiff data                            the datasets, found or missing; bdiff data --help
   bdiff data prepare cifar10            one of them downloaded or indexed, decoded, counted and shown
+  bdiff new attack my_attack            a plugin package with an attack of your own; bdiff new --help
   bdiff doctor                          whether runs would work here, and what is missing; bdiff doctor --help
 
   bdiff --help, bdiff --version
@@ -123,6 +125,10 @@ def command(words: list[str]) -> int:
             from bdiff.cli.data import data
 
             return guarded(lambda: data(rest))
+        case ["new", *rest]:
+            from bdiff.cli.new.command import new
+
+            return guarded(lambda: new(rest))
         case ["doctor", *rest]:
             from bdiff.cli.doctor.command import doctor
 
@@ -167,7 +173,10 @@ def complain(problems: tuple[str, ...] | list[str], most: int = 5) -> int:
 
 
 def within_run() -> bool:
-    """Hide the word `run` from Hydra's completion, which knows no subcommands; where it is not typed yet, offer it."""
+    """Hide the word `run` from Hydra's completion, which knows no subcommands; where it is not typed yet, offer it.
+
+    A folder of --config-dir is named in the way that its completion reads.
+    """
     line = os.environ.get("COMP_LINE")
     if line is None:  # the completion is being installed
         return True
@@ -175,6 +184,7 @@ def within_run() -> bool:
     if not run:
         print("run")
         return False
+    rest = re.sub(r"(^| )(?:--config-dir|-cd)[= ](\S+)", r"\1hydra.searchpath=[\2]", rest)
     os.environ["COMP_LINE"] = f"{start} {rest}"
     os.environ["COMP_POINT"] = str(max(0, int(os.environ.get("COMP_POINT", len(line))) - len("run ")))
     return True

@@ -11,9 +11,10 @@ from bdiff.cli.run import closing
 from bdiff.common.errors import RequestError, one_line
 from bdiff.common.places import is_file
 from bdiff.common.spelling import did_you_mean
-from bdiff.config.compose import jobs, normal
+from bdiff.config.compose import jobs
 from bdiff.config.keys import leaves
 from bdiff.config.validate import value_problem, value_problems
+from bdiff.config.words import normal
 from bdiff.report.runs import read
 
 USAGE = "write bdiff rerun <run folder> [key=value ...]"

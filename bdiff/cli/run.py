@@ -20,7 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bdiff.common.errors import RequestError, RunError, one_line
 from bdiff.common.progress import Screen
-from bdiff.config.compose import jobs, normal, quoted
+from bdiff.config.compose import jobs
+from bdiff.config.folders import with_folder
+from bdiff.config.options import PACKAGE
+from bdiff.config.plugins import register
+from bdiff.config.words import normal, quoted
 from bdiff.launch.live_view import BEFORE, WAITING, Board
 from bdiff.launch.sweep import SWEEP, carry_out, ledger_of
 from bdiff.report.options import settings_of, settings_table
@@ -46,7 +50,9 @@ def run(words: list[str]) -> int:
     flags = [word for word in unknown if word.startswith("-")]
     if flags:
         raise RequestError(f"{flags[0]} is no option of bdiff run: see bdiff run --help")
-    overrides = [normal(word) for word in args.overrides]
+    if args.config_name or args.config_path:
+        raise RequestError("bdiff has one primary config: add a folder of yamls to its own with --config-dir")
+    overrides = with_folder([normal(word) for word in args.overrides], args.config_dir)
     options = [word for word in words if word not in args.overrides]
     asks = args.cfg or args.info or args.shell_completion or args.hydra_help or args.help
     configs = [] if args.shell_completion else jobs(overrides, args.multirun)
@@ -161,8 +167,9 @@ def compose_and(task: Callable[[DictConfig], None], options: list[str], override
         started = True
         task(config)
 
+    register()
     try:
-        hydra.main(version_base="1.3", config_path="pkg://bdiff.conf", config_name="config")(first)()
+        hydra.main(version_base="1.3", config_path=f"pkg://{PACKAGE}", config_name="config")(first)()
     except BrokenPipeError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 
 from bdiff.common.errors import RequestError
 from bdiff.common.spelling import did_you_mean, nearest
-from bdiff.config.compose import CONF, group_options, jobs
+from bdiff.config.compose import jobs
+from bdiff.config.options import group_options
 from bdiff.report.pivot import in_order, ordered, pivot
 from bdiff.report.published import Row, beside
 from bdiff.report.runs import Run, find, flat
@@ -80,7 +81,7 @@ def parser() -> Parser:
 def table(words: list[str]) -> None:
     """Carry out `bdiff table`. Raises RequestError for wrong words or where there are no runs."""
     args = parser().parse_args(words)
-    options = group_options()["experiment"]
+    options = [*group_options()["experiment"]]
     named = {word: rows_of(word, options) for word in args.what}
     folders = [Path(word) for word, rows in named.items() if not rows]
     papers = sorted({name.partition("/")[0] for name in options})
@@ -117,7 +118,7 @@ def published_sheet(names: list[str], runs: list[Run], metrics: list[str] | None
     rows = []
     for name in names:
         own = [run for run in runs if run.value("experiment") == name]
-        published: Any = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"))
+        published: Any = OmegaConf.to_container(OmegaConf.load(group_options()["experiment"][name]))
         rows.append((name, published["published"], own, settings(name) if own else {}))
     papers = list(dict.fromkeys(name.rpartition("/")[0] for name in names))
     lone = f"{papers[0]}/" if len(papers) == 1 else ""

@@ -3,8 +3,6 @@
 import difflib
 import re
 from functools import cache
-from importlib import resources
-from pathlib import Path
 
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -18,11 +16,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bdiff.common.errors import RequestError, one_line
 from bdiff.common.spelling import nearest
+from bdiff.config.folders import SEARCHPATH, hydra_problems, named
 from bdiff.config.keys import added_problems, children, leaves, settings, unknown
+from bdiff.config.options import PACKAGE, Options, group_options, keys_of
+from bdiff.config.plugins import register, tell_broken
 from bdiff.config.validate import declaration, value_problems
-
-PACKAGE = "bdiff.conf"
-CONF = Path(str(resources.files(PACKAGE)))
+from bdiff.config.words import normal, unreadable
 
 #: options of Hydra's that a request, or a sweep, goes without, and why
 REFUSED = {
@@ -33,16 +32,18 @@ REFUSED = {
 #: what stands in conf/config.yaml itself
 OURS = ("name", "paths", "sweep")
 
-#: what an override's value consists of, between commas, brackets and quotes
-PIECE = re.compile(r"""\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|(?:\\.|[^,\[\](){}"'\\])+""")
-
 
 def jobs(overrides: list[str], multirun: bool) -> list[DictConfig]:
     """Return the composed config of each job that `overrides` ask for. Raises RequestError with every problem."""
     configs, problems, usable = [], [], []
     overrides = [normal(word) for word in overrides]
+    folders = named(overrides)
+    if folders:  # whose yamls may have been edited since
+        defaults.cache_clear()
+    groups = group_options(folders)
+    tell_broken()
+    register()
     with initialize_config_module(PACKAGE, version_base="1.3"):
-        groups = group_options()
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         for text in overrides:
             try:
@@ -63,39 +64,7 @@ def jobs(overrides: list[str], multirun: bool) -> list[DictConfig]:
     return configs
 
 
-def normal(word: str) -> str:
-    """Return an override with ~ expanded, and the authors' spelling of an option (BOX_14) in ours (box_14)."""
-    key, equals, value = word.partition("=")
-    if equals and key in ("trigger", "target", "attack", "data"):
-        return f"{key}={value.lower()}"
-    return f"{key}={PIECE.sub(at_home, value)}" if equals else word
-
-
-def at_home(piece: re.Match[str]) -> str:
-    """Return a piece of an override's value, an absolute path if it begins with ~: a shell expands none behind a =."""
-    text = re.sub(r"\\(.)", r"\1", piece[0].strip("\"'"))
-    if not text.startswith("~"):
-        return piece[0]
-    try:
-        return quoted(Path(text).expanduser())
-    except RuntimeError:  # no such home; the request's checks tell
-        return piece[0]
-
-
-def quoted(path: str | Path) -> str:
-    """Return a path as a value in Hydra's override grammar, where backslashes count before a quote alone."""
-    text = re.sub(r'(\\*)"', r'\1\1\\"', str(path))
-    last = len(text) - len(text.rstrip("\\"))
-    return '"' + text + "\\" * last + '"'
-
-
-def unreadable(text: str) -> str:
-    """Return what is wrong with an override that Hydra's grammar does not know."""
-    shape = "quote special characters, as in 'key=\"a,b\"'" if "=" in text[1:] else "write key=value"
-    return f"{text!r} cannot be read: {shape}"
-
-
-def override_problems(override: Override, groups: dict[str, list[str]], multirun: bool) -> list[str]:
+def override_problems(override: Override, groups: Options, multirun: bool) -> list[str]:
     """Return what is wrong with an override by itself: no key, an option that does not exist, a sweep without -m."""
     key = override.key_or_group
     if not key:
@@ -116,10 +85,12 @@ def override_problems(override: Override, groups: dict[str, list[str]], multirun
     if key in groups:
         none = ["null"] if defaults(()).hydra.runtime.choices.get(key) is None else []
         chosen = list(override.sweep_string_iterator()) if sweep else [override.get_value_element_as_str()]
-        wrong = [option for option in chosen if option not in groups[key] + none]
-        problems = [f"{key}={option} {nearest(option, same_folder(option, groups[key]))}" for option in wrong]
+        wrong = [option for option in chosen if option not in [*groups[key], *none]]
+        problems = [f"{key}={option} {nearest(option, same_folder(option, [*groups[key]]))}" for option in wrong]
         if not chosen:
-            problems = [f"{override.input_line} matches nothing: list the options, as in {key}={groups[key][0]}"]
+            problems = [
+                f"{override.input_line} matches nothing: list the options, as in {key}={next(iter(groups[key]))}"
+            ]
     if sweep and not multirun:
         problems.append(f"{override.input_line} asks for several values: that is a sweep, say bdiff run -m")
     return problems
@@ -130,11 +101,11 @@ def needed(override: Override) -> str:
     return f"{override.input_line} takes out what a run needs: give {override.key_or_group}=<value> instead"
 
 
-def one_job(overrides: list[Override], groups: dict[str, list[str]]) -> tuple[DictConfig | None, list[str]]:
+def one_job(overrides: list[Override], groups: Options) -> tuple[DictConfig | None, list[str]]:
     """Return the config that one job's `overrides` compose to, if they do, and what is wrong with it."""
     problems: list[str] = []
     try:
-        base = defaults(tuple(one.input_line or "" for one in overrides if one.key_or_group in groups))
+        base = defaults(tuple(one.input_line or "" for one in overrides if one.key_or_group in (SEARCHPATH, *groups)))
         HydraConfig.instance().set_config(base)
         usable = []
         for override in overrides:
@@ -143,6 +114,8 @@ def one_job(overrides: list[Override], groups: dict[str, list[str]]) -> tuple[Di
             usable += [] if told else [override.input_line or ""]
         config = compose("config", usable, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
+        if config.hydra.searchpath:
+            problems += hydra_problems(config, base, defaults(()))
         return config, problems + added_problems(config, base) + value_problems(config, base)
     except (HydraException, OmegaConfBaseException) as error:
         return None, [*problems, one_line(error)]
@@ -169,21 +142,7 @@ def defaults(choices: tuple[str, ...]) -> DictConfig:
     return compose("config", list(choices), return_hydra_config=True)
 
 
-def group_options() -> dict[str, list[str]]:
-    """Return bdiff's config groups and the options of each; a folder in a group makes options like folder/option."""
-    listed = OmegaConf.load(CONF / "config.yaml").defaults
-    groups = {str(name) for entry in listed if isinstance(entry, DictConfig) for name in entry}
-    found: dict[str, list[str]] = {}
-    for path in sorted(CONF.glob("*/**/*.yaml")):
-        name = path.relative_to(CONF).with_suffix("")
-        if name.parts[0] == "hydra":  # launchers: Hydra and its plugins have more of them
-            continue
-        group = next((parent for parent in name.parents if parent.as_posix() in groups), name.parent)
-        found.setdefault(group.as_posix(), []).append(name.relative_to(group).as_posix())
-    return found
-
-
-def key_problems(override: Override, base: DictConfig, groups: dict[str, list[str]]) -> list[str]:
+def key_problems(override: Override, base: DictConfig, groups: Options) -> list[str]:
     """Return what is wrong with an override's key: no such key in `base`, when it is not meant to be new."""
     key = override.key_or_group
     if override.is_add() or override.is_force_add() or key in groups or re.match(r"hydra\b", key):
@@ -199,13 +158,7 @@ def key_problems(override: Override, base: DictConfig, groups: dict[str, list[st
     if inner := children(known, key):
         return [f"{key} holds settings: set one, as in {key}.{min(inner)}="]
     for group in groups:
-        if others := [option for option in groups[group] if key in keys_of(group, option)]:
+        if others := [option for option, file in groups[group].items() if key in keys_of(group, file)]:
             chosen = base.hydra.runtime.choices[group]
             return [f"{key} is not known with {group}={chosen}: it belongs to {group}={' or '.join(others)}"]
     return [unknown(key, known)]
-
-
-def keys_of(group: str, option: str) -> set[str]:
-    """Return the dotted keys that a group's option itself brings."""
-    brought = OmegaConf.load(CONF / group / f"{option}.yaml")
-    return set(leaves(brought, f"{group.replace('/', '.')}.")) if isinstance(brought, DictConfig) else set()

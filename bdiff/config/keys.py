@@ -1,9 +1,9 @@
 """The keys of a config: which there are, and which no part takes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from bdiff.common.spelling import did_you_mean
 
@@ -61,3 +61,18 @@ def added_problems(config: DictConfig, base: DictConfig) -> list[str]:
 def within(key: str, known: Iterable[str]) -> bool:
     """Return whether `key` lies below one of `known`, or above."""
     return any(key.startswith(f"{name}.") or name.startswith(f"{key}.") for name in known)
+
+
+def targets(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the key and the value of every `_target_` in a config, or in plain containers; nothing is resolved."""
+    if OmegaConf.is_config(config):
+        config = OmegaConf.to_container(config, resolve=False)
+    if isinstance(config, dict):
+        for name, value in config.items():
+            if name == "_target_":
+                yield f"{prefix}_target_", value
+            else:
+                yield from targets(value, f"{prefix}{name}.")
+    elif isinstance(config, list):
+        for place, part in enumerate(config):
+            yield from targets(part, f"{prefix}{place}.")

@@ -12,8 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bdiff.common.errors import one_line
 from bdiff.common.places import home_problems, shown
-from bdiff.config.instantiate import foreign, ours, targets
-from bdiff.config.keys import leaves, settings, unknown
+from bdiff.config.instantiate import foreign, ours
+from bdiff.config.keys import leaves, settings, targets, unknown
 from bdiff.config.parts import Part, Setting, describe
 
 #: what declares the settings of the sections of a config that name no part

@@ -23,8 +23,9 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from bdiff.config.compose import quoted
+from bdiff.config.folders import SEARCHPATH
 from bdiff.config.rules import at_least, one_of
+from bdiff.config.words import quoted
 from bdiff.report.page import write_run_page
 from bdiff.store import artifacts
 from bdiff.store.ledger import DONE, FAILED, INTERRUPTED, Ledger, config_key
@@ -66,12 +67,13 @@ def carry_out(config: DictConfig) -> None:
     if stopped or ledger.done(key):
         return
     overrides, jobs_at_once = list(hydra.overrides.task), int(hydra.launcher.get("n_jobs", 1))
+    folders = [word for word in hydra.overrides.hydra if word.startswith(f"{SEARCHPATH}=")]
     with place(config, jobs_at_once, gone) as environment, alone(folder, gone) as output:
         if ledger.done(key):  # by the sweep that was there first
             return
         number = ledger.start(key, sweep, folder, overrides)
         try:
-            status, error = run_job(overrides, folder, environment, gone, output)
+            status, error = run_job([*folders, *overrides], folder, environment, gone, output)
         except KeyboardInterrupt:
             ledger.end(number, INTERRUPTED)
             if gone():

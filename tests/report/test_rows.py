@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bdiff.config.compose import group_options, jobs
+from bdiff.config.compose import jobs
+from bdiff.config.options import group_options
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "published.json"
 #: methods whose rows today's code can run, and the folder their rows stand in

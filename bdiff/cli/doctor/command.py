@@ -64,6 +64,7 @@ def look(config: DictConfig) -> list[Finding]:
     show("datasets", parts.datasets(config.paths.cache))
     show("weights", parts.weights())
     show("tracker", parts.tracker())
+    show("plugins", parts.plugins())
     return disk
 
 

@@ -7,7 +7,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from bdiff.cli.data import name_of, names, state
 from bdiff.cli.doctor.finding import MISSING, OK, WARN, Finding, fetchable
-from bdiff.config.compose import CONF, group_options, jobs
+from bdiff.config.compose import jobs
+from bdiff.config.options import group_options
+from bdiff.config.plugins import installed
 from bdiff.metric.weights import file_hash
 
 
@@ -29,8 +31,7 @@ def dataset(what: str, config: DictConfig) -> Finding:
 
 def weights() -> list[Finding]:
     """Return the networks that metrics use, and every published checkpoint of conf/model."""
-    files = [CONF / "model" / f"{option}.yaml" for option in group_options()["model"]]
-    named = [OmegaConf.select(OmegaConf.load(file), "pretrained") for file in files]
+    named = [OmegaConf.select(OmegaConf.load(file), "pretrained") for file in group_options()["model"].values()]
     (config,) = jobs(["metric/fid=inception"], False)
     return [inception(config), lpips(config), *(checkpoint(one) for one in dict.fromkeys(named) if one is not None)]
 
@@ -120,3 +121,11 @@ def tracker() -> list[Finding]:
         return [Finding("wandb", OK, "logged in: runs with tracker=wandb go online")]
     told = "not logged in: runs with tracker=wandb are kept in their own folders"
     return [Finding("wandb", WARN, told, "wandb login, if they should go online")]
+
+
+def plugins() -> list[Finding]:
+    """Return the plugins of this environment with the options that they add, and those that cannot be used."""
+    options = {one.owner.removeprefix("plugin "): [*one.files()] for one in installed().folders}
+    found = [Finding(name, OK, ", ".join(names)) for name, names in options.items()]
+    left_out = [Finding(name, WARN, f"left out: {line}") for name, line in installed().broken.items()]
+    return [*found, *left_out] or [Finding("none", OK, "no package here has an entry point of bdiff.parts")]

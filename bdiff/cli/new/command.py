@@ -1,0 +1,110 @@
+"""`bdiff new`: a plugin package with one part, its yaml, its test and a pyproject, ready to be installed."""
+
+import argparse
+import keyword
+import re
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import NoReturn
+
+from bdiff.common.errors import RequestError
+from bdiff.common.spelling import nearest
+from bdiff.config.options import group_options
+
+KINDS = ("attack", "defense", "data", "trigger")
+ROLES = ("detection", "removal", "sampling", "shield", "inputs")
+
+#: the file that each template becomes
+FILES = {
+    "pyproject.toml": "pyproject.toml",
+    "README.md": "README.md",
+    "conftest.py": "tests/conftest.py",
+    "init.py": "$package/__init__.py",
+    "$template.py": "$package/$name.py",
+    "$template.yaml": "$package/conf/$group/$name.yaml",
+    "$template.test.py": "tests/test_$name.py",
+}
+
+EXAMPLES = """examples:
+  bdiff new attack tide                     ./tide: a package with an attack
+  pip install -e tide                       from now on a part of bdiff
+  bdiff run attack=tide
+  bdiff new defense sieve --role removal    of detection, removal, sampling, shield and inputs"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells what is wrong in one line, as all of bdiff does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RequestError(f"{message}: see bdiff new --help")
+
+
+def new(words: list[str]) -> None:
+    """Carry out `bdiff new`. Raises RequestError for words that mean nothing, and rather than overwrite something."""
+    parser = Parser(
+        "bdiff new", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("kind", help=", ".join(KINDS))
+    parser.add_argument("name", help="of the option, and of the folder that is written")
+    parser.add_argument("--folder", type=Path, default=Path(), help="where to write it (default: here)")
+    parser.add_argument("--role", help=f"of a defense: {', '.join(ROLES)} (default: detection)")
+    args = parser.parse_args(words)
+    template = template_of(args.kind, args.role)
+    place = args.folder / args.name
+    if told := name_problem(args.name, args.kind, template):
+        raise RequestError(f"{args.name} {told}")
+    if place.exists():
+        raise RequestError(f"{place} is there already: choose another name or --folder")
+    write(place, template, args.kind, args.name)
+    print(f"{place}: pip install -e {place}, then bdiff run {args.kind}={args.name}; its test: pytest {place}")
+
+
+def template_of(kind: str, role: str | None) -> str:
+    """Return which template a kind, and a role of a defense, are written from. RequestError if there is none."""
+    if kind not in KINDS:
+        raise RequestError(f"bdiff new {kind} {nearest(kind, KINDS)}")
+    if kind != "defense":
+        if role:
+            raise RequestError(f"--role={role} is of a defense: leave it out")
+        return kind
+    if role not in (None, *ROLES):
+        raise RequestError(f"--role={role} {nearest(str(role), ROLES)}")
+    return role or "detection"
+
+
+def name_problem(name: str, group: str, template: str) -> str | None:
+    """Return why an option of `group` cannot be called `name`, as the end of a line."""
+    if not name.isidentifier() or keyword.iskeyword(name) or name != name.lower():
+        return "is no name in python, in lower case: write one like my_part"
+    if name in group_options().get(group, {}):
+        return f"is an option of {group} already: choose another name"
+    words = set(re.findall(r"\w+", text(f"{template}.py")))
+    if words & {name, class_name(name)}:
+        return "is a word that the written module uses itself: choose another name"
+    return None
+
+
+def class_name(name: str) -> str:
+    """Return the name of a class for a part: MyPart for my_part."""
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
+def text(template: str) -> str:
+    """Return what stands in a template."""
+    return resources.files(__package__).joinpath("templates", f"{template}.txt").read_text()
+
+
+def write(place: Path, template: str, group: str, name: str) -> None:
+    """Write the package of one part into the new folder `place`."""
+    facts = {
+        "template": template,
+        "group": group,
+        "name": name,
+        "class_name": class_name(name),
+        "package": f"bdiff_{name}",
+    }
+    for source, target in FILES.items():
+        path = place / Template(target).substitute(facts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(Template(text(Template(source).substitute(facts))).substitute(facts))

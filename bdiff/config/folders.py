@@ -1,0 +1,80 @@
+"""Folders of yamls that a request names, by --config-dir or hydra.searchpath: more options, over known parts alone."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from bdiff.common.errors import RequestError
+from bdiff.config.keys import leaves, targets
+from bdiff.config.plugins import Folder, home
+from bdiff.config.words import quoted
+
+SEARCHPATH = "hydra.searchpath"
+
+#: what of Hydra's own parts a request may name that also names a folder of yamls
+HYDRAS = re.compile(r"hydra_plugins\.[\w.]+|hydra\._internal\.core_plugins\.[\w.]+|hydra\.experimental\.callbacks\.\w+")
+
+#: an override of one of Hydra's own settings
+OF_HYDRA = re.compile(r"[+~]*hydra\b")
+
+#: keys of Hydra's that follow from a choice of options; and a sweep's parameters, which are checked as overrides are
+FOLLOW = ("hydra.runtime.", "hydra.overrides.", "hydra.job.override_dirname", SEARCHPATH, "hydra.sweeper.params")
+
+
+def with_folder(overrides: list[str], folder: str | None) -> list[str]:
+    """Return the overrides, whose hydra.searchpath names `folder` (of --config-dir) too."""
+    if folder is None:
+        return overrides
+    others = [word for word in overrides if not word.startswith(f"{SEARCHPATH}=")]
+    listed = ",".join(map(quoted, [*places(overrides), folder]))
+    return [*others, f"{SEARCHPATH}=[{listed}]"]
+
+
+def named(overrides: list[str]) -> list[Folder]:
+    """Return the folders that the overrides name. RequestError with a line for each that is none."""
+    folders, problems = [], []
+    for place in dict.fromkeys(places(overrides)):
+        scheme, mark, rest = place.rpartition("://")
+        path = home(rest.replace("/", ".")) if scheme == "pkg" else Path(rest)
+        if (mark and scheme not in ("file", "pkg")) or path is None or not path.is_dir():
+            problems.append(f"{place} is no folder of yamls: see {SEARCHPATH} and --config-dir")
+        else:
+            folders.append(Folder(place, path))
+    if problems:
+        raise RequestError(*problems)
+    return folders
+
+
+def places(overrides: list[str]) -> list[str]:
+    """Return what the override of hydra.searchpath lists, if there is one. RequestError if it is no list."""
+    words = [word for word in overrides if word.startswith(f"{SEARCHPATH}=")]
+    try:
+        values: list[Any] = [OverridesParser.create().parse_override(word).value() for word in words]
+    except HydraException:
+        values = [None]
+    if not all(isinstance(value, list) and all(isinstance(one, str) for one in value) for value in values):
+        raise RequestError(f"{words[0]} must be a list of folders, as in '{SEARCHPATH}=[mine]'")
+    if len(values) > 1:
+        raise RequestError(f"{SEARCHPATH} is given {len(values)} times: list all folders in one")
+    return values[0] if values else []
+
+
+def hydra_problems(config: DictConfig, chosen: DictConfig, plain: DictConfig) -> list[str]:
+    """Return what of Hydra's, which may run code, a request's yamls set; `config` is the whole request's.
+
+    `chosen` is composed of the chosen options alone and `plain` of none: where they differ, a yaml has done it.
+    """
+    before, after = leaves(plain.hydra, "hydra."), leaves(chosen.hydra, "hydra.")
+    changed = [key for key in after if before.get(key) != after[key] and not key.startswith(FOLLOW)]
+    params = chosen.hydra.sweeper.params or {}
+    changed += [f"hydra.sweeper.params.{key}" for key in params if OF_HYDRA.match(str(key))]
+    named = [(key, part) for key, part in targets(config.hydra, "hydra.") if part]
+    foreign = [(key, part) for key, part in named if not HYDRAS.fullmatch(str(part))]
+    return [
+        *(f"{key} is set by a yaml: Hydra's own settings are for the command line" for key in changed),
+        *(f"{key}={part} is refused beside {SEARCHPATH}: it is none of Hydra's own parts" for key, part in foreign),
+    ]

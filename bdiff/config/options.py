@@ -1,0 +1,45 @@
+"""The config groups and their options: bdiff's own in conf/, plugins', and those of folders that a request names."""
+
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from bdiff.common.errors import RequestError
+from bdiff.config.keys import leaves
+from bdiff.config.plugins import PACKAGE, Folder, clashes, installed
+
+CONF = Path(str(resources.files(PACKAGE)))
+
+#: each group's options, with their yamls
+Options = dict[str, dict[str, Path]]
+
+
+def group_options(folders: Iterable[Folder] = ()) -> Options:
+    """Return the config groups and the options of each; a folder in a group makes options like folder/option.
+
+    RequestError if plugins or `folders` have a yaml of the same name as bdiff, or each other.
+    """
+    more = [*installed().folders, *folders]
+    files = Folder("bdiff", CONF).files()
+    if told := list(clashes(files, more)):
+        raise RequestError(*told)
+    for folder in more:
+        files |= folder.files()
+    listed = OmegaConf.load(CONF / "config.yaml").defaults
+    groups = {str(name) for entry in listed if isinstance(entry, DictConfig) for name in entry}
+    found: Options = {}
+    for path, file in files.items():
+        name = Path(path)
+        if len(name.parts) == 1 or name.parts[0] == "hydra":  # launchers: Hydra and its plugins have more of them
+            continue
+        group = next((parent for parent in name.parents if parent.as_posix() in groups), name.parent)
+        found.setdefault(group.as_posix(), {})[name.relative_to(group).as_posix()] = file
+    return found
+
+
+def keys_of(group: str, file: Path) -> set[str]:
+    """Return the dotted keys that the yaml of an option of `group` itself brings."""
+    brought = OmegaConf.load(file)
+    return set(leaves(brought, f"{group.replace('/', '.')}.")) if isinstance(brought, DictConfig) else set()

@@ -1,0 +1,53 @@
+"""The words of a request as they are typed, and values written as words again."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+#: what an override's value consists of, between commas, brackets and quotes
+PIECE = re.compile(r"""\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|(?:\\.|[^,\[\](){}"'\\])+""")
+
+
+def normal(word: str) -> str:
+    """Return an override with ~ expanded, and the authors' spelling of an option (BOX_14) in ours (box_14)."""
+    key, equals, value = word.partition("=")
+    if equals and key in ("trigger", "target", "attack", "data"):
+        return f"{key}={value.lower()}"
+    return f"{key}={PIECE.sub(at_home, value)}" if equals else word
+
+
+def at_home(piece: re.Match[str]) -> str:
+    """Return a piece of an override's value, an absolute path if it begins with ~: a shell expands none behind a =."""
+    text = re.sub(r"\\(.)", r"\1", piece[0].strip("\"'"))
+    if not text.startswith("~"):
+        return piece[0]
+    try:
+        return quoted(Path(text).expanduser())
+    except RuntimeError:  # no such home; the request's checks tell
+        return piece[0]
+
+
+def quoted(path: str | Path) -> str:
+    """Return a path as a value in Hydra's override grammar, where backslashes count before a quote alone."""
+    text = re.sub(r'(\\*)"', r'\1\1\\"', str(path))
+    last = len(text) - len(text.rstrip("\\"))
+    return '"' + text + "\\" * last + '"'
+
+
+def literal(value: Any) -> str:
+    """Return a value in Hydra's override grammar."""
+    match value:
+        case str() | Path():
+            return quoted(value)
+        case dict():
+            return "{" + ",".join(f"{name}:{literal(one)}" for name, one in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ",".join(map(literal, value)) + "]"
+    return json.dumps(value)
+
+
+def unreadable(text: str) -> str:
+    """Return what is wrong with an override that Hydra's grammar does not know."""
+    shape = "quote special characters, as in 'key=\"a,b\"'" if "=" in text[1:] else "write key=value"
+    return f"{text!r} cannot be read: {shape}"

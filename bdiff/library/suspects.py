@@ -1,0 +1,144 @@
+"""`bdiff.load_suspect` and `bdiff.audit`: a checkpoint as a defense may see it, and a detection's verdict on it."""
+
+import json
+import logging
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from bdiff.common.device import open_device, resolve_precision
+from bdiff.common.errors import RequestError
+from bdiff.common.progress import progress
+from bdiff.common.seeds import seed_of
+from bdiff.config.words import literal
+from bdiff.data.base import to_float, to_uint8
+from bdiff.defense.base import Detection, Verdict
+from bdiff.diffusion.denoiser import Suspect
+from bdiff.diffusion.sampling import Sampler, denoise, noise_of
+from bdiff.diffusion.schedule import Schedule
+from bdiff.diffusion.view import View
+from bdiff.library.request import composed, resolved
+from bdiff.model import checkpoint
+from bdiff.model.check import (
+    NOISE,
+    NOISE_TYPES,
+    UNET,
+    UNET_TYPES,
+    config_path,
+    damage,
+    kind_misfits,
+    read,
+    sample_size,
+    scheduler_path,
+)
+from bdiff.pipeline.context import plain, resolve_threshold
+from bdiff.pipeline.context import sampler as scheduler_of
+from bdiff.pipeline.suspect import method as made
+from bdiff.store import artifacts
+
+log = logging.getLogger(__name__)
+
+
+def load_suspect(
+    path_or_id: str | Path,  # a diffusers folder, a run's folder, or a hub id
+    *,
+    shape: tuple[int, int, int] | None = None,  # (C,H,W) of the images, where the checkpoint leaves it open
+    schedule: Mapping[str, Any] | None = None,  # as conf/schedule, where the checkpoint has no scheduler's config
+    device: str = "auto",  # auto, cpu, cuda or cuda:N
+    precision: str = "auto",  # of its matrix products: auto (bf16 where the device has it), bf16 or fp32
+) -> Suspect:
+    """Return a checkpoint's network with its noise schedule, frozen, as a detection takes it.
+
+    Raises RequestError if it cannot be had, is damaged, or is no unconditional UNet2DModel under a schedule of betas.
+    """
+    folder = checkpoint.fetch(str(model_of(Path(path_or_id).expanduser()) or path_or_id))
+    try:
+        unet, noise = UNET | read(config_path(folder)), read(scheduler_path(folder))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path_or_id} cannot be read ({error})") from error
+    told = damage("UNet's config.json", UNET_TYPES, unet) + damage("scheduler's config", NOISE_TYPES, noise)
+    if problems := told or kind_misfits(unet, noise):
+        raise RequestError(*(f"{path_or_id}: {line}" for line in problems))
+    if not noise and schedule is None:
+        raise RequestError(f"{path_or_id} has no {scheduler_path(folder).name}: give schedule={json.dumps(NOISE)}")
+    size = sample_size(unet.get("sample_size"))
+    if shape is None:
+        if not isinstance(size, int):
+            raise RequestError(f"{path_or_id} does not say how large its square images are: give shape=(C, H, W)")
+        shape = (unet["in_channels"], size, size)
+    known = NOISE | noise | dict(schedule or {})
+    here = open_device(device).device
+    table = Schedule(**{name: known[name] for name in NOISE})
+    return checkpoint.suspect(folder, table, shape, here, resolve_precision(precision, here))
+
+
+def model_of(folder: Path) -> Path | None:
+    """Return the checkpoint of the run in `folder`, None where there is no run. RequestError if it is not there."""
+    if not (folder / "metrics.json").is_file():
+        return None
+    record = artifacts.recall(folder / "metrics.json", dict[str, Any]())
+    model = Path(record.get("model", folder / "model"))
+    if not model.is_dir():
+        raise RequestError(f"{folder} is a run whose model is not there: {model} is no folder")
+    return model
+
+
+def audit(
+    suspect: Suspect,
+    method: str = "purediffusion",
+    *,
+    data: str | None = None,  # the dataset it was trained on, as far as known: a threshold is calibrated for one
+    seed: int = 0,
+    sampler: str = "ddpm",  # an option of conf/sampler, which draws from the inverted trigger
+    sampler_steps: int | None = None,  # None: as many as the sampler's option says
+    **settings: Any,  # of the detection, as steps=100
+) -> Verdict:
+    """Return what a detection says of a suspect, as a run with `defense=<method>` and the same settings would.
+
+    Where the threshold is `auto`, and its calibration is of other data or settings, no model is flagged and the log
+    says why. Raises RequestError for settings that are wrong, or a defense that is no detection.
+    """
+    config = request(suspect, method, seed, sampler, sampler_steps, settings)
+    if why := resolve_threshold(config, data or "unknown"):
+        log.warning("not flagged: %s", why)
+    detection = made(config.defense)
+    if not isinstance(detection, Detection):
+        raise RequestError(f"defense={method} is no detection: bdiff.audit takes one")
+    with progress("audit", detection.total, unit="steps") as meter:
+        inversion = detection.invert(suspect, seed_of(seed, "audit"), lambda line: meter.advance(1, line))
+    scheduler = scheduler_of(config.sampler, suspect.schedule, config.sample.steps)
+    how = Sampler(scheduler, config.sample.steps, plain(config.sampler.step))
+    return detection.verdict(inversion, drawn(suspect, how, inversion.trigger, detection.reads, seed))
+
+
+def request(
+    suspect: Suspect, method: str, seed: int, sampler: str, steps: int | None, settings: dict[str, Any]
+) -> DictConfig:
+    """Return the checked config of a run that would audit such a model. RequestError if it is wrong."""
+    if unread := sorted({"precision", "checkpoint", "repair"} & settings.keys()):
+        raise RequestError(f"{unread[0]} is nothing that bdiff.audit reads: bdiff.load_suspect sets the precision")
+    channels, size, _ = suspect.shape
+    facts: dict[str, Any] = {"data.size": size, "data.channels": channels, "seed": seed}
+    facts |= {f"schedule.{name}": value for name, value in suspect.schedule.config.items()}
+    facts |= {"sample.steps": steps} if steps else {}
+    facts |= {f"defense.{name}": value for name, value in settings.items()}
+    words = [f"{key}={literal(value)}" for key, value in facts.items()]
+    with composed([f"defense={method}", f"sampler={sampler}", "sample.steps=${sampler.steps}", *words]) as config:
+        return resolved(config)
+
+
+def drawn(suspect: Suspect, sampler: Sampler, trigger: Tensor, count: int, seed: int, at_once: int = 64) -> Tensor:
+    """Return samples (count,C,H,W) in [-1,1] from noise with the trigger in it, the same that a run draws."""
+    parts = [torch.empty(0, *suspect.shape)]
+    for start in range(0, count, at_once):
+        rows = range(start, min(start + at_once, count))
+        noise = noise_of(suspect.shape, seed_of(seed, "samples"), rows, suspect.device)
+        eps = next(noise)
+        x = denoise(View(suspect), sampler, eps + trigger.to(eps), partial(next, noise), noise.ahead)
+        parts.append(to_float(to_uint8(x)).cpu())
+    return torch.cat(parts)
