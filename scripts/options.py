@@ -8,7 +8,8 @@ from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from bdiff.config.compose import CONF, PACKAGE, group_options
+from bdiff.config.options import CONF, group_options
+from bdiff.config.plugins import PACKAGE
 from bdiff.config.validate import parts_of
 from bdiff.report.options import Line, line_of, node_of, settings_of
 

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bdiff.common.errors import RequestError, RunError, one_line
 from bdiff.common.progress import Screen
 from bdiff.config.compose import jobs
-from bdiff.config.folders import with_folder
+from bdiff.config.folders import SEARCHPATH, with_folder
 from bdiff.config.options import PACKAGE
 from bdiff.config.plugins import register
 from bdiff.config.words import normal, quoted
@@ -62,7 +62,7 @@ def run(words: list[str]) -> int:
     if args.help:
         with suppress(SystemExit):  # how Hydra ends
             compose_and(lambda config: None, options, overrides)
-        explain(configs[0], overrides)
+        explain(configs[0], overrides, args.multirun)
         return DONE
     if asks:
         compose_and(lambda config: None, options, overrides)
@@ -70,13 +70,15 @@ def run(words: list[str]) -> int:
     return sweep(configs, options, overrides) if args.multirun else single(options, overrides)
 
 
-def explain(config: DictConfig, overrides: list[str]) -> None:
+def explain(config: DictConfig, overrides: list[str], multirun: bool) -> None:
     """Print the settings of every option that the overrides choose, with their defaults."""
-    chosen = [word for word in overrides if word.partition("=")[0] in config.hydra.runtime.choices]
-    out = terminal()
-    for group in (word.partition("=")[0] for word in chosen):
-        if found := settings_of(jobs(chosen, False)[0], group):
-            out.print(settings_table(f"{group}={config.hydra.runtime.choices[group]}", found, sys.stdout.isatty()))
+    choices, out = config.hydra.runtime.choices, terminal()
+    groups = [word.partition("=")[0] for word in overrides if word.partition("=")[0] in choices]
+    plain = [word for word in overrides if word.startswith((*(f"{group}=" for group in groups), f"{SEARCHPATH}="))]
+    base = jobs(plain, multirun)[0]
+    for group in groups:
+        if found := settings_of(base, group):
+            out.print(settings_table(f"{group}={choices[group]}", found, sys.stdout.isatty()))
 
 
 def single(options: list[str], overrides: list[str]) -> int:
