@@ -19,6 +19,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
+from bdiff.common.errors import RequestError
 from bdiff.config import rules
 from bdiff.config.rules import Rule
 
@@ -100,7 +101,7 @@ class Names(dict[str, Any]):
             return getattr(rules, path.rpartition(".")[2])
         found = self.module.find(ast.Name(name))
         if found is None:
-            raise NameError(f"{self.module.name}: {name} in an annotation is neither a rule nor a literal")
+            raise RequestError(f"{self.module.name}: {name} in an annotation is neither a rule nor a literal")
         return value_of(*found)
 
 
@@ -226,10 +227,15 @@ def declared(found: Iterator[Parameter]) -> tuple[dict[str, Setting], frozenset[
     settings, given = {}, set()
     for module, name, annotation in found:
         match annotation:
-            case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[kind, *about])):
+            case ast.Subscript(
+                value=ast.Name(id="Annotated") | ast.Attribute(attr="Annotated"), slice=ast.Tuple(elts=[kind, *about])
+            ):
                 types, part = kinds(module, kind)
-                words = [value_of(module, one) for one in about]
-                settings[name] = Setting(types, tuple(one for one in words if callable(one)), words[-1], part)
+                values = [value_of(module, one) for one in about]
+                rules_of = tuple(one for one in values if callable(one))
+                settings[name] = Setting(
+                    types, rules_of, next((one for one in values if isinstance(one, str)), ""), part
+                )
             case _:
                 given.add(name)
     return settings, frozenset(given)
