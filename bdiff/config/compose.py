@@ -105,14 +105,16 @@ def one_job(overrides: list[Override], groups: Options) -> tuple[DictConfig | No
     """Return the config that one job's `overrides` compose to, if they do, and what is wrong with it."""
     problems: list[str] = []
     try:
-        base = defaults(tuple(one.input_line or "" for one in overrides if one.key_or_group in (SEARCHPATH, *groups)))
+        choices = tuple(one.input_line or "" for one in overrides if one.key_or_group in (SEARCHPATH, *groups))
+        base = defaults(choices)
         HydraConfig.instance().set_config(base)
         usable = []
         for override in overrides:
             told = key_problems(override, base, groups)
             problems += told
             usable += [] if told else [override.input_line or ""]
-        config = compose("config", usable, return_hydra_config=True)
+        chosen_alone = choices == tuple(usable)  # composing takes most of the time of an answer
+        config = base.copy() if chosen_alone else compose("config", usable, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         if config.hydra.searchpath:
             problems += hydra_problems(config, base, defaults(()))
