@@ -1,7 +1,9 @@
 """Every option under conf/, found by listing the folder: it composes, and its code takes what its yaml says."""
 
 import inspect
+import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,12 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from bdiff.config.compose import jobs
-from bdiff.config.instantiate import make
+from bdiff.config.instantiate import make, ours
 from bdiff.config.keys import leaves
 from bdiff.config.options import PACKAGE
-from bdiff.config.rules import MIXED, OPTIONAL, RULES, type_problem
-from bdiff.defense.base import Audit, Guard, Repair, Shield
-from bdiff.defense.detection.purediffusion import PureDiffusion
+from bdiff.config.parts import describe
+from bdiff.config.validate import SECTIONS, declaration, part_of, untaken, value_problem
+from bdiff.defense.base import Defense, Detection, Removal
 from bdiff.pipeline import suspect
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -46,10 +48,6 @@ OURS: dict[str, set[str]] = {
     "tracker": set(),
     "trigger": {"size"},
 }
-#: keys that say how a nested part is used, and are not passed to it
-ABOUT = {"protocol", "reference"}
-#: keys of a defense that are its stage's, and are not passed to it
-STAGES = {*suspect.OURS}
 #: what every run gives to nested parts
 GIVEN = {"channels", "classes"}
 
@@ -88,11 +86,11 @@ def test_an_option_composes_and_its_code_takes_its_keys(group, option):
     config = composed(f"{group}={option}")
     given = GIVEN.union(*(names for name, names in OURS.items() if name.startswith(group)))
     for part in parts(OmegaConf.select(config, group.replace("/", "."))):
-        known = inspect.signature(get_object(part["_target_"])).parameters
-        keys = part.keys() - {"_target_"} - ABOUT
-        if part["_target_"].startswith("bdiff.defense."):
-            assert not STAGES & known.keys(), f"{part['_target_']} never gets {STAGES & known.keys()}"
-            keys -= STAGES
+        made = get_object(part["_target_"])
+        known = inspect.signature(made).parameters
+        around = {field.name for field in fields(made.settings)} if getattr(made, "settings", None) else set()
+        assert not around & known.keys(), f"{part['_target_']} never gets {around & known.keys()}"
+        keys = part.keys() - {"_target_", "removal"} - around
         assert keys <= known.keys(), f"{part['_target_']} does not take {keys - known.keys()}"
         needed = {name for name, one in known.items() if one.default is one.empty and one.kind is not one.VAR_KEYWORD}
         assert needed <= keys | given, f"{part['_target_']} needs {needed - keys - given}"
@@ -139,29 +137,42 @@ def test_data_picks_presets_that_are_there_and_the_command_line_wins(data):
         assert choices(*line).items() >= others.items()
 
 
-def keeps_the_rules(*overrides: str) -> set[str]:
-    """The keys of what `overrides` lead to, each of which is found to keep its rule."""
+#: where keys are free: notes, what diffusers' parts take, and what a calibration was found with
+FREE = re.compile(r"published\.|sampler\.scheduler\.|model\.unet\.|.*\.calibration\.settings\.")
+
+
+def sound(*overrides: str) -> set[tuple[str, str]]:
+    """What `overrides` lead to is found to be as declared; returns the part and the name of every setting met."""
     config = composed(*overrides)
-    keys = leaves(config)
-    for key in keys:
-        value = OmegaConf.select(config, key)
-        assert value is None or key not in RULES or RULES[key](value) is None, key
-        assert value is None or key not in OPTIONAL or type_problem(value, OPTIONAL[key]) is None, key
-    return set(keys)
+    met = set()
+    for key in leaves(config):
+        parent, _, name = key.rpartition(".")
+        if name == "_target_" or FREE.match(key):
+            continue
+        setting, part = declaration(config, key), part_of(config, parent)
+        assert part and setting and setting.help, f"{key} has no declaration with a line of help"
+        assert (told := value_problem(key, config, config)) is None, told
+        met.add((part.path, name))
+    assert not [*untaken(config, [*leaves(config)])]
+    return met
 
 
-@pytest.mark.parametrize("data", options("data"))
-def test_a_datasets_defaults_keep_the_rules_of_a_request(data):
-    keeps_the_rules(f"data={data}", "pretrain=digits")
+def declared(path: str) -> set[tuple[str, str]]:
+    """The part and the name of every setting that a part declares, nested ones too, but for groups that are free."""
+    found = set()
+    for name, setting in describe(path).settings.items():
+        if setting.part:
+            found |= declared(setting.part.path)
+        elif DictConfig not in setting.types:
+            found.add((path, name))
+    return found
 
 
-def test_all_defaults_keep_the_rules_of_a_request_and_no_rule_is_for_nothing():
-    words = ["tracker=wandb", "metric/fid=inception", "target=image", "pretrain=digits", "amplify=purediffusion"]
-    words += ["classifier=timm", "classifier@surrogate=timm"]
-    choices = [[f"defense={name}", "trigger=image"] for name in options("defense")]
-    choices += [["trigger=noise"], ["attack=diff2"], ["sampler=ddim"]]
-    met = set().union(*(keeps_the_rules(*words, *choice) for choice in choices))
-    assert {*RULES, *OPTIONAL, *MIXED} <= met
+def test_every_key_of_conf_is_declared_and_every_declared_setting_has_a_key():
+    met = set().union(*(sound(f"{group}={option}") for group, option in OPTIONS if group != "hydra/launcher"))
+    met |= sound("classifier@surrogate=timm")
+    wanted = set().union(*map(declared, {*SECTIONS.values(), *ours()}))
+    assert wanted <= met, wanted - met
 
 
 @pytest.mark.parametrize("data", ["digits", "cifar10"])
@@ -169,10 +180,10 @@ def test_all_defaults_keep_the_rules_of_a_request_and_no_rule_is_for_nothing():
 def test_a_defense_is_made_from_what_its_yaml_says_and_a_request_for_it_is_sound(defense, data):
     (config,) = jobs([f"data={data}", f"defense={defense}", "amplify=purediffusion"], multirun=False)
     if config.defense._target_:
-        assert isinstance(suspect.method(config.defense), Audit | Repair | Guard | Shield)
+        assert isinstance(suspect.method(config.defense), Defense)
     removal = suspect.method(config.defense.removal)
-    assert isinstance(removal, Repair)
-    assert isinstance(suspect.method(config.amplify.inversion), PureDiffusion)
+    assert isinstance(removal, Removal)
+    assert isinstance(suspect.method(config.amplify.inversion), Detection)
     assert config.defense.removal.train.epochs == 11
     assert (config.defense.removal.train.steps is None) == (data == "cifar10")  # the digits' preset wins over epochs
 

@@ -35,10 +35,10 @@ SECTIONS = {
 #: where the checks of what parts make together stand: each module's CHECKS, with the keys that a check reads
 CHECKED = (
     *("bdiff.config.environment", "bdiff.data.check", "bdiff.pictures.check", "bdiff.model.check"),
-    *("bdiff.diffusion.check", "bdiff.defense.check", "bdiff.metric.check", "bdiff.classifier.check"),
+    *("bdiff.diffusion.check", "bdiff.metric.check", "bdiff.classifier.check"),
 )
 #: what a part's own checks read beside its settings
-SHARED = ("data.", "schedule.", "sample.")
+SHARED = ("data.", "schedule.", "sample.", "sampler.", "defense.")
 
 #: of a key that a config no longer has
 GONE = object()

@@ -239,6 +239,8 @@ class LabelSettings(ShieldSettings):
 class LabelShield(Shield):
     """Gives each image a label: the classifier's of its purified copies, of which there are `votes`."""
 
+    checks = ("bdiff.defense.check.adversary_problems",)
+
     settings = LabelSettings
     votes: int
 

@@ -26,6 +26,8 @@ class Elijah(Detection):
     A backdoored model's samples from it all show the target, so the score is minus their uniformity.
     """
 
+    checks = ("bdiff.defense.check.distance_problems", "bdiff.defense.check.sample_problems")
+
     shift: Annotated[float, at_least(0), "of the trigger, in noise predicted at the last timestep"]
     steps: Annotated[int, at_least(1), "gradient steps"]
     batch: Annotated[int, at_least(1), "images of noise"]

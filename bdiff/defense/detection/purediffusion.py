@@ -138,6 +138,12 @@ class PureDiffusion(Detection):
     The score is minus the uniformity of samples drawn from it.
     """
 
+    checks = (
+        "bdiff.defense.check.chain_problems",
+        "bdiff.defense.check.distance_problems",
+        "bdiff.defense.check.sample_problems",
+    )
+
     law: Annotated[str | float, one_of_or_above(0, *LAWS), "the noise's shift in triggers; 0.5 is Elijah's"]
     timesteps: Annotated[list[float], falling, "of the chain, as shares of the schedule"]
     shift: Annotated[float, at_least(0), "weight of the loss on the noise's shift; 0: off"]

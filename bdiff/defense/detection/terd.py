@@ -51,6 +51,8 @@ class Terd(Detection):
     First on images of noise (estimation), then on images that the model makes from mu (refinement).
     """
 
+    checks = ("bdiff.defense.check.window_problems", "bdiff.defense.check.divergence_problems")
+
     steps: Annotated[int, at_least(1), "of the estimation, on images of noise"]
     refine_steps: Annotated[int, at_least(0), "of the refinement, on images made from the trigger"]
     batch: Annotated[int, at_least(1), "images"]

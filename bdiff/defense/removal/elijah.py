@@ -24,6 +24,8 @@ class ElijahRemoval(Removal):
     Raises ValueError for a negative weight.
     """
 
+    checks = ("bdiff.defense.check.trigger_problems",)
+
     needs_trigger = True
 
     def __init__(

@@ -8,6 +8,8 @@ from bdiff.defense.base import SamplingDefense
 class Clipping(SamplingDefense):
     """Clamps the predicted image to [-1,1] at every sampler step, from which a trigger's values lie far."""
 
+    checks = ("bdiff.defense.check.clipping_problems",)
+
     def scheduler(self, scheduler: Any) -> Any:
         """Return the scheduler with clip_sample on. ValueError if it cannot clip; see `SamplingDefense.scheduler`."""
         if "clip_sample" not in scheduler.config:

@@ -44,6 +44,8 @@ class Certification(RadiusShield):
     Raises ValueError for an unknown stop.
     """
 
+    checks = ("bdiff.defense.check.certificate_problems",)
+
     def __init__(
         self,
         sigma: Annotated[float, above(0), "standard deviation of the noise, for images in [0,1]"],

@@ -28,6 +28,8 @@ class Purification(LabelShield):
     Raises ValueError for values that make no sense.
     """
 
+    checks = ("bdiff.defense.check.purification_problems",)
+
     t: Annotated[int, at_least(1), "t*: images are noised as far as timestep t* - 1, and t* lead back"]
     sampler: Annotated[str, one_of("ancestral", "ddim"), "ddim is the probability flow ODE"]
     steps: Annotated[int | None, at_least(1), "denoising steps, evenly spaced over the t*; null: all"]
