@@ -16,7 +16,7 @@ PROFILE ?= digits
 LAUNCHER ?= joblib
 TABLES := outputs/tables/$(PROFILE)
 SWEEP = $(BIN)/bdiff run -m hydra/launcher=$(LAUNCHER) hydra.sweep.dir=$(TABLES)/$@
-SETUP_digits := data=digits_faint pretrain=digits train.steps=320 train.lr=5e-3 sample.count=96 \
+SETUP_digits := tracker=none data=digits_faint pretrain=digits train.steps=320 train.lr=5e-3 sample.count=96 \
 	trigger=box,stop_sign target=corner,hat,shoe
 SETUP_paper := data=cifar10 data.split=all metric.fid.protocol=baddiffusion sample.count=2048 \
 	trigger=box_14,stop_sign_14 target=corner,hat,shoe
@@ -26,7 +26,7 @@ COMMA := ,
 ROWS = $(subst $() ,$(COMMA),$(patsubst conf/experiment/%.yaml,%,$(wildcard conf/experiment/$(1)*.yaml)))
 
 # The zoo: models with backdoors that are hard and easy to see, and clean ones; every audit of every model.
-ZOO_digits := data=digits train.steps=500 train.batch_size=64 sample.count=64 metric/fid=none
+ZOO_digits := tracker=none data=digits train.steps=500 train.batch_size=64 sample.count=64 metric/fid=none
 ZOO_paper := data=cifar10 data.split=all sample.count=256 metric/fid=none
 AUDITS_digits := purediffusion,elijah,terd_digits
 AUDITS_paper := purediffusion,elijah,terd
@@ -38,13 +38,13 @@ zoo = $(BIN)/bdiff run -m hydra/launcher=$(LAUNCHER) hydra.sweep.dir=$(TABLES)/z
 	defense=$(AUDITS_$(PROFILE)) $($(2))
 
 # How soon a trigger works: the trained one, the reinforced one, and the trained one scaled.
-BUDGETS_digits := data=digits sample.count=96 metric/fid=none attack.poison_rate=0.3 train.steps=25,50,100,200,400
+BUDGETS_digits := tracker=none data=digits sample.count=96 metric/fid=none attack.poison_rate=0.3 train.steps=25,50,100,200,400
 BUDGETS_paper := data=cifar10 data.split=all metric/fid=none attack.poison_rate=0.1 train.steps=250,500,1000,2000,5000
 
 # DIFF2 and the shields it turns: purification at several t*, certification, countermeasures, and audits of the model.
 part = $(BIN)/bdiff run -m hydra/launcher=$(LAUNCHER) hydra.sweep.dir=$(TABLES)/$@/$(1)
 COUNTER := defense.ensemble=true defense.repair=true defense/removal=finetune
-SHIELD := data=digits pretrain=digits pretrain.train.steps=500 pretrain.train.batch_size=64 train.batch_size=64
+SHIELD := tracker=none data=digits pretrain=digits pretrain.train.steps=500 pretrain.train.batch_size=64 train.batch_size=64
 DIFF2 := $(SHIELD) attack=diff2 train.steps=800
 REPAIR := $(COUNTER) defense.removal.train.epochs=100 defense.removal.train.lr=1e-3
 define diff2_digits
@@ -100,7 +100,7 @@ $(READY): pyproject.toml constraints.txt
 setup: $(READY)  ## a virtual environment in .venv with exact versions
 
 demo: $(READY)  ## a clean and a backdoored model on the digits, with their numbers (about 4 minutes on 2 cores)
-	$(BIN)/bdiff run -m attack=none,baddiffusion $(DEMO)
+	$(BIN)/bdiff run -m attack=none,baddiffusion tracker=none $(DEMO)
 
 tables: table-baddiffusion table-clipping table-published  ## all tables; PROFILE=digits (a CPU, default) or paper
 

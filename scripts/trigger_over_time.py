@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 from bdiff.common.seeds import generator
 from bdiff.config.instantiate import make
-from bdiff.defense.base import Suspect
 from bdiff.defense.detection.laws import shift_law
+from bdiff.diffusion.denoiser import Suspect
 from bdiff.model import checkpoint
 from bdiff.report.figures import save
 from bdiff.store.artifacts import read_json
@@ -49,7 +49,7 @@ def suspect_of(folder: Path) -> tuple[Suspect, torch.Tensor]:
     config, record = OmegaConf.load(folder / "config.yaml"), read_json(folder / "metrics.json")
     shape = (config.data.channels, config.data.size, config.data.size)
     pattern = Trigger.from_picture(make(config.trigger, size=shape[1]), shape[0]).pattern
-    return Suspect(checkpoint.load(Path(record["model"])), make(config.schedule), shape), pattern
+    return checkpoint.suspect(Path(record["model"]), make(config.schedule), shape, torch.device("cpu")), pattern
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """What all tests need to be true of the process that runs them."""
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,10 @@ from packages import forget
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C; the runs that they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# wandb is tested in tests/tracker; to all other runs it would only add seconds.
+os.environ["WANDB_MODE"] = "disabled"
 
 
 @pytest.fixture(scope="module")

@@ -214,6 +214,7 @@ def test_caches_say_their_sizes(home):
 def test_wandb(logged_in, state, monkeypatch):
     import wandb
 
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr(wandb, "login", lambda **options: logged_in)
     (one,) = parts.tracker()
     assert one.state == state

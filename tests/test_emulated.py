@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from tiny import ATTACKS, DEFENSES, OTHERS, PRESETS, TINY
 
 from bdiff.adversary.pgd import mean_gradient
+from bdiff.attack.base import Parts
 from bdiff.attack.diff2 import DIFF2
 from bdiff.classifier.small_cnn import SmallCNN
 from bdiff.common.device import Late, to_device
@@ -19,13 +20,15 @@ from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
 from bdiff.config.options import group_options
 from bdiff.data.base import to_float
-from bdiff.defense.base import Suspect
 from bdiff.defense.detection.curve import STEPS
 from bdiff.defense.detection.probe import probe
 from bdiff.defense.shields.certification import Certification
 from bdiff.defense.shields.purification import Purification, Shielded
-from bdiff.diffusion.sampling import Drawn, denoise, noise_of, sample, shards
-from bdiff.diffusion.training import denoising_loss, fit
+from bdiff.diffusion.denoiser import Denoiser, Suspect
+from bdiff.diffusion.objective import denoising_loss
+from bdiff.diffusion.sampling import Drawn, Sampler, denoise, noise_of, sample, shards
+from bdiff.diffusion.training import fit
+from bdiff.diffusion.view import View
 from bdiff.pipeline import context
 from bdiff.pipeline.experiment import run_experiment
 from bdiff.pipeline.suspect import method
@@ -101,9 +104,9 @@ def test_host_waits_of_a_sampler_step(sampler):
 
     def work(card, steps):
         scheduler = make(config.sampler.scheduler, **toys.schedule(100).config)
-        net, noise = toys.unet().to(CARD), noise_of((1, 8, 8), 0, range(3), CARD)
+        net, noise = Suspect(toys.unet(), toys.schedule(100), (1, 8, 8), CARD), noise_of((1, 8, 8), 0, range(3), CARD)
         x, before = next(noise), counted(card)
-        denoise(net, scheduler, x, noise.__next__, steps, options, "fp32")
+        denoise(View(net), Sampler(scheduler, steps, options), x, noise.__next__)
         return before
 
     assert marginal(8, 24, work) == WAITS[sampler]
@@ -113,15 +116,13 @@ def test_host_waits_of_a_sampler_step(sampler):
 def test_training_waits_once_for_its_logged_losses(tmp_path, resident):
     def work(card, steps):
         attack, images = toys.attack(), toys.images()
-        index, poisoned = attack.plan(len(images), 0)
+        index, poisoned = attack.rows(images.labels, 0)
         attack.to(CARD)
-        loss = denoising_loss(attack.corrupt, toys.schedule().to(CARD), poisoned.to(CARD), flip=True)
+        loss = denoising_loss(attack.poison, toys.schedule().to(CARD), poisoned.to(CARD), flip=True)
         recipe, loop = toys.recipe(steps=steps), replace(toys.LOOP, log_every=10, checkpoint_seconds=1e9)
         images = images.to(CARD) if resident else images
-        net, before = toys.unet().to(CARD), counted(card)
-        fit(
-            net, loss, images, index, recipe, seed=0, folder=tmp_path / f"{steps}", loop=loop, accelerator=accelerator()
-        )
+        net, before = Denoiser(toys.unet(), toys.schedule(), (1, 8, 8), CARD), counted(card)
+        fit(net, loss, images, index, recipe, 0, toys.session(tmp_path / f"{steps}", loop, accelerator()))
         return before
 
     assert marginal(20, 60, work) == (1 / 10, 0)
@@ -133,15 +134,15 @@ def test_a_step_of_diff2_waits_for_nothing(tmp_path):
         settings = (0.5, "append", "redirect", "both", 0.15, [3], "ancestral", 0.25, 16 / 255, 2, 0)
         attack = DIFF2(Trigger.from_picture(picture, 1), toys.attack().target, *settings)
         attack.to(CARD)
-        index, poisoned = attack.plan(len(images), 0)
+        index, poisoned = plan = attack.rows(images.labels, 0)
         schedule = toys.schedule(20).to(CARD)
-        attack.equip(SmallCNN(1, 2, 4).to(CARD), schedule)
-        attack.prepare(images, index, poisoned)
-        loss = denoising_loss(attack.corrupt, schedule, poisoned.to(CARD), True, attack.timesteps)
+        attack.prepare(Parts(schedule, SmallCNN(1, 2, 4).to(CARD)))
+        attack.prepare_rows(images, plan)
+        loss = denoising_loss(attack.poison, schedule, poisoned.to(CARD), True)
         loop = replace(toys.LOOP, log_every=10, checkpoint_seconds=1e9)
-        net, before = toys.unet().to(CARD), counted(card)
-        fit(net, loss, images, index, toys.recipe(steps=steps), seed=0, folder=tmp_path / f"{steps}", loop=loop,
-            accelerator=accelerator())  # fmt: skip
+        net, before = Denoiser(toys.unet(), schedule, (1, 8, 8), CARD), counted(card)
+        session = toys.session(tmp_path / f"{steps}", loop, accelerator())
+        fit(net, loss, images, index, toys.recipe(steps=steps), 0, session)
         return before
 
     assert marginal(20, 60, work) == (1 / 10, 0)
@@ -159,7 +160,7 @@ AUDITS = {
 
 def suspect(checkpoint: bool = False) -> Suspect:
     """A toy model on the card."""
-    return Suspect(toys.unet(), toys.schedule(20).to(CARD), (1, 8, 8), CARD, "bf16", checkpoint)
+    return Suspect(toys.unet(), toys.schedule(20).to(CARD), (1, 8, 8), CARD, precision="bf16", recompute=checkpoint)
 
 
 @pytest.mark.parametrize("audit", AUDITS)
@@ -225,9 +226,10 @@ def test_samples_on_the_card_are_those_of_the_cpu(tmp_path):
 
     def drawn(folder, handle):
         kinds = {"clean": Drawn(lambda eps: eps, 5), "triggered": Drawn(toys.attack().prior, 3)}
-        sample(toys.unet(), DDPMScheduler(**toys.schedule().config), kinds, shape=(1, 8, 8), batch_size=4, steps=5,
-               step_options={}, precision="fp32", seed=0, folder=folder, accelerator=handle)  # fmt: skip
-        return [torch.cat([*shards(folder, kind)]) for kind in kinds]
+        suspect = Suspect(toys.unet(), toys.schedule(), (1, 8, 8), handle.device)
+        sampler = Sampler(DDPMScheduler(**toys.schedule().config), 5)
+        sample(suspect, sampler, kinds, 4, 0, folder / "shards", handle)
+        return [torch.cat([*shards(folder / "shards", kind)]) for kind in kinds]
 
     with Card():
         found = drawn(tmp_path / "card", accelerator())
@@ -288,23 +290,17 @@ def test_a_planted_item_in_the_loss_fails_the_pinned_number(tmp_path):
     """The test of training above would see it."""
 
     def work(card, steps):
-        net, images, before = toys.unet().to(CARD), toys.images().to(CARD), counted(card)
-        options = {"loop": replace(toys.LOOP, log_every=10, checkpoint_seconds=1e9), "accelerator": accelerator()}
+        net = Denoiser(toys.unet(), toys.schedule(), (1, 8, 8), CARD)
+        images, before = toys.images().to(CARD), counted(card)
+        session = toys.session(
+            tmp_path / f"{steps}", replace(toys.LOOP, log_every=10, checkpoint_seconds=1e9), accelerator()
+        )
 
         def loss(net, batch):
-            value = net(to_float(batch.pixels), batch.rows).sample.square().mean()
+            value = net(to_float(batch.pixels), batch.rows).square().mean()
             return value * (1 if value.item() > 0 else 2)
 
-        fit(
-            net,
-            loss,
-            images,
-            torch.arange(20),
-            toys.recipe(steps=steps),
-            seed=0,
-            folder=tmp_path / f"{steps}",
-            **options,
-        )
+        fit(net, loss, images, torch.arange(20), toys.recipe(steps=steps), 0, session)
         return before
 
     assert marginal(20, 60, work) == (1 + 1 / 10, 0)

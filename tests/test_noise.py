@@ -10,8 +10,9 @@ from diffusers import DDIMScheduler, DDPMScheduler, EulerAncestralDiscreteSchedu
 from torch import nn
 
 from bdiff.common.seeds import generator
+from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.noise import Noise
-from bdiff.diffusion.sampling import Drawn, denoise, noise_of, sample, shards
+from bdiff.diffusion.sampling import Drawn, Sampler, denoise, noise_of, sample, shards
 
 SHAPE = (1, toys.SIZE, toys.SIZE)
 CPU = torch.device("cpu")
@@ -64,7 +65,7 @@ def test_a_sampler_that_is_handed_its_noise_gives_what_it_gives_by_itself(schedu
         wanted = plain.step(eps, t, wanted, return_dict=False, **drawing, **options)[0]
     noise = Noise(generators(), SHAPE, CPU)
     x = next(noise)
-    found = denoise(Half(), scheduler(**toys.schedule().config), x, noise.__next__, 6, options, "fp32")
+    found = denoise(toys.Seen(Half()), Sampler(scheduler(**toys.schedule().config), 6, options), x, noise.__next__)
     assert torch.equal(found, wanted)
 
 
@@ -76,8 +77,8 @@ DIGESTS = {"DDPMScheduler": "396fe8c8058f9848", "DDIMScheduler": "223aaf60934be2
 @pytest.mark.parametrize(("scheduler", "options"), NOISY)
 def test_samples_have_the_bits_that_they_always_had(tmp_path, scheduler, options):
     kinds = {"clean": Drawn(lambda eps: eps, 9), "triggered": Drawn(toys.attack().prior, 9)}
-    sample(Half(), scheduler(**toys.schedule().config), kinds, shape=SHAPE, batch_size=4, steps=5, step_options=options,
-           precision="fp32", seed=1, folder=tmp_path, accelerator=toys.accelerator())  # fmt: skip
+    suspect, sampler = Suspect(Half(), toys.schedule(), SHAPE), Sampler(scheduler(**toys.schedule().config), 5, options)
+    sample(suspect, sampler, kinds, 4, 1, tmp_path, toys.accelerator())
     total = hashlib.sha256()
     for kind in kinds:
         total.update(torch.cat([*shards(tmp_path, kind)]).numpy().tobytes())
@@ -101,5 +102,5 @@ def test_noise_is_drawn_while_the_network_works():
         waits.append(time.monotonic() - began)
         return drawn
 
-    denoise(Sleeper(), DDPMScheduler(**toys.schedule().config), x, watched, 6, {}, "fp32", noise.ahead)
+    denoise(toys.Seen(Sleeper()), Sampler(DDPMScheduler(**toys.schedule().config), 6), x, watched, noise.ahead)
     assert len(waits) == 5 and sorted(waits)[2] < 0.02

@@ -45,7 +45,7 @@ WRONG = [
     ("run model.unet.layer_per_block=2", "did you mean model.unet.layers_per_block?"),
     ("run nothing.like=it", "nothing.like is not known", "attack, classifier, data"),
     ("run model.unet=3", "model.unet holds settings"),
-    ("run tracker.mode=offline", "not known with tracker=none", "belongs to tracker=wandb"),
+    ("run tracker=none tracker.mode=offline", "not known with tracker=none", "belongs to tracker=wandb"),
     ("run metric.fid.weights=x", "not known with metric/fid=classifier", "belongs to metric/fid=inception"),
     ("run ~attack", "~attack takes out what a run needs"),
     ("run data@other=digits", "data@other", "data"),

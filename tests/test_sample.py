@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from bdiff.attack.none import NoAttack
-from bdiff.diffusion.sampling import Drawn, noise_of, sample, shards
+from bdiff.diffusion.denoiser import Suspect
+from bdiff.diffusion.sampling import Drawn, Sampler, noise_of, sample, shards
 from bdiff.trigger.base import Trigger
 
 STEPS = 5
@@ -26,25 +27,20 @@ CPU = torch.device("cpu")
 
 def drawn(
     folder, batch_size, count=9, scheduler=DDPMScheduler, attack=None, unet=None, seed=1, options=None,
-    accelerator=None, trajectory=None, steps=STEPS, triggered=None,
+    accelerator=None, steps=STEPS, triggered=None,
 ):  # fmt: skip
     """Clean and triggered samples of a toy model."""
     sample(
-        unet or toys.unet(),
-        scheduler(**toys.schedule().config),
+        Suspect(unet or toys.unet(), toys.schedule(), SHAPE),
+        Sampler(scheduler(**toys.schedule().config), steps, options or {}),
         {
             "clean": Drawn(lambda eps: eps, count),
             "triggered": Drawn((attack or toys.attack()).prior, triggered or count),
         },
-        shape=SHAPE,
-        batch_size=batch_size,
-        steps=steps,
-        step_options=options or {},
-        precision="fp32",
-        seed=seed,
-        folder=folder,
-        accelerator=accelerator or toys.accelerator(),
-        trajectory=trajectory,
+        batch_size,
+        seed,
+        folder,
+        accelerator or toys.accelerator(),
     )
     return tuple(torch.cat(list(shards(folder, kind))) for kind in ("clean", "triggered"))
 
@@ -128,7 +124,7 @@ def test_the_trajectory_of_a_model_that_predicts_no_noise_is_the_scaled_prior(tm
     """DDIM then only rescales, x_t = x_T sqrt(abar_t / abar_T), at every timestep that was kept."""
     path, steps = tmp_path / "trajectory.safetensors", 18
     whole = partial(DDIMScheduler, clip_sample=False)
-    drawn(tmp_path / "s", 6, scheduler=whole, unet=Zero(), options={"eta": 0.0}, trajectory=path, steps=steps)
+    drawn(tmp_path / "s", 6, scheduler=whole, unet=Zero(), options={"eta": 0.0}, steps=steps)
     kept = load_file(path)
     scheduler = DDIMScheduler(**toys.schedule().config)
     scheduler.set_timesteps(steps)
@@ -149,7 +145,7 @@ def test_the_trajectory_of_a_model_that_predicts_no_noise_is_the_scaled_prior(tm
 def test_a_trajectory_leads_from_the_noise_to_the_samples(tmp_path, scheduler):
     """Whatever the scheduler's own scale: it starts at unit variance and ends at what was kept as images."""
     path = tmp_path / "trajectory.safetensors"
-    clean, triggered = drawn(tmp_path / "with", 9, scheduler=scheduler, trajectory=path)
+    clean, triggered = drawn(tmp_path / "with", 9, scheduler=scheduler)
     without = drawn(tmp_path / "without", 9, scheduler=scheduler)
     assert torch.equal(clean, without[0]) and torch.equal(triggered, without[1])
     kept = load_file(path)
@@ -163,13 +159,13 @@ def test_a_trajectory_leads_from_the_noise_to_the_samples(tmp_path, scheduler):
 
 def test_a_killed_sampling_leaves_a_trajectory_with_its_first_batch(tmp_path):
     path = tmp_path / "trajectory.safetensors"
-    drawn(tmp_path / "s", 3, trajectory=path)
+    drawn(tmp_path / "s", 3)
     whole = path.read_bytes()
     first, last = sorted((tmp_path / "s").glob("*.safetensors"))[::2]
     path.unlink()
     first.unlink()  # the trajectory is written before its batch
     last.unlink()
-    drawn(tmp_path / "s", 3, trajectory=path)
+    drawn(tmp_path / "s", 3)
     assert path.read_bytes() == whole
 
 
@@ -196,8 +192,8 @@ def test_a_shard_that_is_cut_off_is_made_again(part, tmp_path, caplog):
 
 def test_a_damaged_trajectory_is_made_again(tmp_path):
     path = tmp_path / "trajectory.safetensors"
-    drawn(tmp_path / "shards", 3, trajectory=path)
+    drawn(tmp_path / "shards", 3)
     kept = path.read_bytes()
     path.write_bytes(kept[:-1])
-    drawn(tmp_path / "shards", 3, trajectory=path)
+    drawn(tmp_path / "shards", 3)
     assert path.read_bytes() == kept

@@ -9,11 +9,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+import toys
 
 from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
 from bdiff.config.options import group_options
-from bdiff.diffusion.sampling import denoise
+from bdiff.diffusion.sampling import Sampler, denoise
 from bdiff.diffusion.schedule import Schedule
 from bdiff.diffusion.steps import first_timestep, step_problem
 from bdiff.pipeline.context import check_start, plain
@@ -67,7 +68,7 @@ def config_of(sampler, *overrides):
 def sampled(config, schedule, steps, x, noises):
     """What the sampling loop makes of x with the exact denoiser; `noises` is the sampler's own."""
     scheduler = make(config.scheduler, **schedule.config)
-    return denoise(Exact(schedule), scheduler, x, lambda: next(noises), steps, plain(config.step), "fp32")
+    return denoise(toys.Seen(Exact(schedule)), Sampler(scheduler, steps, plain(config.step)), x, lambda: next(noises))
 
 
 class Tables:
@@ -332,4 +333,6 @@ def test_ddim_ends_at_the_image():
     x, _ = start(8, 0)
     for steps in (1, 10, 50, 100):
         scheduler = make(config.scheduler, **schedule.config)
-        assert denoise(Knows(), scheduler, x, None, steps, plain(config.step), "fp32") == pytest.approx(0.7, abs=1e-4)
+        assert denoise(toys.Seen(Knows()), Sampler(scheduler, steps, plain(config.step)), x, None) == pytest.approx(
+            0.7, abs=1e-4
+        )

@@ -17,8 +17,13 @@ import toys
 from torch import nn
 
 from bdiff.common.errors import RunError
-from bdiff.diffusion import training as train
-from bdiff.diffusion.training import Batch, State, denoising_loss, fit, flipped, read_history, row_stream, shifted
+from bdiff.diffusion import checkpointer, training
+from bdiff.diffusion.batch import Batch, mirrored
+from bdiff.diffusion.checkpointer import State
+from bdiff.diffusion.classification import shifted
+from bdiff.diffusion.history import read_history
+from bdiff.diffusion.objective import denoising_loss
+from bdiff.diffusion.training import fit, row_stream
 
 
 def weights(model: nn.Module) -> torch.Tensor:
@@ -29,12 +34,12 @@ def weights(model: nn.Module) -> torch.Tensor:
 def trained(folder: Path, loss=None, **options) -> nn.Module:
     """A toy model trained in `folder`."""
     images, attack = toys.images(), toys.attack()
-    index, poisoned = attack.plan(len(images), 0)
-    loss = loss or denoising_loss(attack.corrupt, toys.schedule(), poisoned, flip=True)
-    arguments = {"recipe": toys.RECIPE, "seed": 3, "loop": toys.LOOP} | options
-    return fit(
-        toys.unet(), loss, images, index, **arguments, folder=folder, accelerator=toys.accelerator()
-    )  # fmt: skip
+    index, poisoned = attack.rows(images.labels, 0)
+    loss = loss or denoising_loss(attack.poison, toys.schedule(), poisoned, flip=True)
+    told = {name: options.pop(name) for name in ("record",) if name in options}
+    session = replace(toys.session(folder, options.pop("loop", toys.LOOP)), **told)
+    arguments = {"recipe": toys.RECIPE, "seed": 3} | options
+    return fit(toys.denoiser(), loss, images, index, **arguments, session=session)
 
 
 def test_warm_up_then_cosine():
@@ -87,10 +92,10 @@ def test_draws_are_shares_of_one_global_draw():
 def test_flips_and_shifts_move_whole_images():
     x = torch.arange(64.0).view(1, 1, 8, 8).repeat(40, 1, 1, 1)
     batch = Batch(torch.zeros(40, 1, 8, 8, dtype=torch.uint8), torch.arange(40), slice(0, 40), 40)
-    mirrored = [bool(torch.equal(image, x[0].flip(-1))) for image in flipped(x, batch)]
-    kept = [bool(torch.equal(image, x[0])) for image in flipped(x, batch)]
-    assert 8 < sum(mirrored) < 32
-    assert any(kept)
+    shown, which = mirrored(x, batch)
+    assert [bool(torch.equal(image, x[0].flip(-1))) for image in shown] == which.tolist()
+    assert [bool(torch.equal(image, x[0])) for image in shown] == (~which).tolist()
+    assert 8 < sum(which) < 32
     moved = shifted(x, batch, 1)
     offsets = {(image[0, 3, 3] - x[0, 0, 3, 3]).item() for image in moved}
     assert offsets == {i * 8.0 + j for i in (-1, 0, 1) for j in (-1, 0, 1)}
@@ -114,10 +119,8 @@ def test_the_average_is_the_hand_computed_one(tmp_path):
         toys.images(),
         torch.arange(20),
         recipe,
-        seed=0,
-        folder=tmp_path,
-        loop=toys.LOOP,
-        accelerator=toys.accelerator(),
+        0,
+        toys.session(tmp_path),
     )
     weight = average = 0.0
     for step in range(6):
@@ -135,7 +138,7 @@ class Killed(BaseException):
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, moment):
     whole = trained(tmp_path / "whole")
     attack, images = toys.attack(), toys.images()
-    loss = denoising_loss(attack.corrupt, toys.schedule(), attack.plan(len(images), 0)[1], flip=True)
+    loss = denoising_loss(attack.poison, toys.schedule(), attack.rows(images.labels, 0)[1], flip=True)
     calls = 0
 
     def killing(net, batch):
@@ -173,7 +176,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     def loss(net, batch):
         nonlocal calls
         calls += 1
-        return net(torch.zeros(6, 1, 8, 8), 0).sample.square().mean() * (bad if calls == 8 else 1.0)
+        return net(torch.zeros(6, 1, 8, 8), 0).square().mean() * (bad if calls == 8 else 1.0)
 
     with pytest.raises(RunError, match=r"at step 7 \(learning rate .*last good checkpoint: step 7") as caught:
         trained(tmp_path, loss)
@@ -185,7 +188,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
 def test_a_gradient_that_is_not_finite_stops_the_run_too(tmp_path):
     def loss(net, batch):
-        value = net(torch.zeros(6, 1, 8, 8), 0).sample.square().mean()
+        value = net(torch.zeros(6, 1, 8, 8), 0).square().mean()
         value.register_hook(lambda slope: slope * math.inf)
         return value
 
@@ -210,10 +213,10 @@ class Slow(State):
 
 
 def test_a_checkpoint_is_written_while_training_goes_on_and_holds_what_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "State", Slow)
+    monkeypatch.setattr(training, "State", Slow)
     seen = {}
     attack, images = toys.attack(), toys.images()
-    loss = denoising_loss(attack.corrupt, toys.schedule(), attack.plan(len(images), 0)[1], flip=True)
+    loss = denoising_loss(attack.poison, toys.schedule(), attack.rows(images.labels, 0)[1], flip=True)
 
     def watched(net, batch):
         seen[len(seen)] = weights(net).clone()
@@ -234,7 +237,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_training(tmp_path, monkeyp
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(train.torch, "save", full)
+    monkeypatch.setattr(checkpointer.torch, "save", full)
     with pytest.raises(OSError, match="No space left"):
         trained(tmp_path)
 
@@ -242,7 +245,8 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_training(tmp_path, monkeyp
 KILLED = """
 import os, signal, sys, time, torch, toys
 from pathlib import Path
-from bdiff.diffusion.training import State, denoising_loss, fit
+from bdiff.diffusion.objective import denoising_loss
+from bdiff.diffusion.training import fit
 save = torch.save
 def dying(parts, path):
     if parts["step"] == 7:
@@ -251,10 +255,9 @@ def dying(parts, path):
     save(parts, path)
 torch.save = dying
 images, attack = toys.images(), toys.attack()
-index, poisoned = attack.plan(len(images), 0)
-loss = denoising_loss(attack.corrupt, toys.schedule(), poisoned, True)
-fit(toys.unet(), loss, images, index, toys.RECIPE, seed=3, folder=Path(sys.argv[1]), loop=toys.LOOP,
-    accelerator=toys.accelerator())
+index, poisoned = attack.rows(images.labels, 0)
+loss = denoising_loss(attack.poison, toys.schedule(), poisoned, True)
+fit(toys.denoiser(), loss, images, index, toys.RECIPE, 3, toys.session(Path(sys.argv[1])))
 """
 
 
@@ -269,13 +272,14 @@ def test_a_kill_while_a_checkpoint_is_written_costs_what_came_after_the_one_befo
 WORKER = """
 import sys, torch, toys
 from pathlib import Path
-from bdiff.diffusion.training import fit, denoising_loss
+from bdiff.diffusion.objective import denoising_loss
+from bdiff.diffusion.training import fit
 images, attack = toys.images(), toys.attack()
-index, poisoned = attack.plan(len(images), 0)
+index, poisoned = attack.rows(images.labels, 0)
 accelerator = toys.accelerator()
-loss = denoising_loss(attack.corrupt, toys.schedule(), poisoned, True)
-model = fit(toys.unet(), loss, images, index, toys.recipe(lr=1e-4),
-            seed=3, folder=Path(sys.argv[1]), loop=toys.LOOP, accelerator=accelerator)
+loss = denoising_loss(attack.poison, toys.schedule(), poisoned, True)
+session = toys.session(Path(sys.argv[1]), processes=accelerator)
+model = fit(toys.denoiser(), loss, images, index, toys.recipe(lr=1e-4), 3, session)
 torch.save(model.state_dict(), f"{sys.argv[1]}/rank{accelerator.process_index}.pt")
 """
 
@@ -303,13 +307,13 @@ def test_training_on_a_gpu_lowers_the_loss(tmp_path, precision):
     from bdiff.common.device import open_device
 
     images, attack = toys.images(), toys.attack()
-    index, poisoned = attack.plan(len(images), 0)
+    index, poisoned = attack.rows(images.labels, 0)
     accelerator = open_device("cuda")
     device = accelerator.device
-    loss = denoising_loss(attack.corrupt, toys.schedule().to(device), poisoned.to(device), flip=True)
+    loss = denoising_loss(attack.poison, toys.schedule().to(device), poisoned.to(device), flip=True)
     recipe = toys.recipe(steps=200, precision=precision)
-    fit(toys.unet(), loss, images.to(device), index, recipe, seed=3, folder=tmp_path, loop=toys.LOOP,
-        accelerator=accelerator)  # fmt: skip
+    denoiser = toys.denoiser().to(device)
+    fit(denoiser, loss, images.to(device), index, recipe, 3, toys.session(tmp_path, processes=accelerator))
     losses = [row["loss"] for row in read_history(tmp_path / "history.jsonl")]
     assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
 
@@ -317,8 +321,8 @@ def test_training_on_a_gpu_lowers_the_loss(tmp_path, precision):
 def half_trained(folder: Path) -> list[Path]:
     """Train half of the way into `folder`; returns its checkpoints, oldest first."""
     attack, steps = toys.attack(), iter(range(8))
-    _, poisoned = attack.plan(20, 0)
-    loss = denoising_loss(attack.corrupt, toys.schedule(), poisoned, flip=True)
+    _, poisoned = attack.rows(torch.zeros(20), 0)
+    loss = denoising_loss(attack.poison, toys.schedule(), poisoned, flip=True)
 
     def until(net, batch):
         if next(steps) == 7:

@@ -1,7 +1,7 @@
 """Tiny runs of everything there is, as overrides: what tests of devices carry out."""
 
 TINY = [
-    "data=digits", "data.limit=64", "model.unet.block_out_channels=[8,8]",
+    "tracker=none", "data=digits", "data.limit=64", "model.unet.block_out_channels=[8,8]",
     "model.unet.down_block_types=[DownBlock2D,AttnDownBlock2D]", "model.unet.up_block_types=[AttnUpBlock2D,UpBlock2D]",
     "model.unet.layers_per_block=1", "train.steps=4", "train.batch_size=8", "train.precision=bf16",
     "sample.precision=bf16", "sample.count=16", "sample.batch_size=8", "sample.triggered=10", "sample.steps=3",

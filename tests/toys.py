@@ -8,8 +8,11 @@ from diffusers import UNet2DModel
 
 from bdiff.attack.baddiffusion import BadDiffusion
 from bdiff.data.base import TensorImages
+from bdiff.diffusion.denoiser import Denoiser
+from bdiff.diffusion.objective import Rows
 from bdiff.diffusion.schedule import Schedule
-from bdiff.diffusion.training import Loop, Recipe, Rows
+from bdiff.diffusion.training import Loop, Recipe, Session
+from bdiff.diffusion.view import View
 from bdiff.target.base import to_target
 from bdiff.target.corner import corner
 from bdiff.trigger.base import Trigger
@@ -50,9 +53,19 @@ def attack(rate: float = 0.3, channels: int = 1) -> BadDiffusion:
     return BadDiffusion(Trigger.from_picture(picture, channels), target, rate, "replace")
 
 
-def rows(poisoned: torch.Tensor) -> Rows:
-    """Rows that are shown as they are, of which some are poisoned."""
-    return Rows(torch.arange(len(poisoned)), poisoned, torch.zeros_like(poisoned))
+class Fixed:
+    """The random numbers of a step, as given."""
+
+    def __init__(self, t: torch.Tensor, eps: torch.Tensor):
+        self.t, self.eps = (lambda: t), (lambda: eps)
+
+
+def poisoned(attack, schedule, x, bad, t, eps, mirrored=None) -> tuple[torch.Tensor, torch.Tensor]:
+    """What an attack makes of images x, of which `bad` are poisoned, at timesteps t: x_t and the answer."""
+    mirrored = torch.zeros_like(bad) if mirrored is None else mirrored
+    x_t, _, answer, weight = attack.poison(schedule, Rows(x, torch.arange(len(bad)), bad, mirrored), Fixed(t, eps))
+    assert weight is None
+    return x_t, answer
 
 
 def unet(channels: int = 1) -> UNet2DModel:
@@ -70,6 +83,21 @@ def unet(channels: int = 1) -> UNet2DModel:
     )
 
 
+def denoiser(channels: int = 1) -> Denoiser:
+    """`unet` with its schedule."""
+    return Denoiser(unet(channels), schedule(), (channels, SIZE, SIZE))
+
+
+class Seen(View):
+    """x itself, as a network sees it that is called as diffusers' are."""
+
+    def __init__(self, network):
+        self.network = network
+
+    def eps(self, z, t):
+        return self.network(z, t, return_dict=False)[0]
+
+
 def recipe(**changes) -> Recipe:
     """`RECIPE` with changes."""
     return replace(RECIPE, **changes)
@@ -78,3 +106,8 @@ def recipe(**changes) -> Recipe:
 def accelerator() -> Accelerator:
     """Accelerate on the CPU."""
     return Accelerator(cpu=True, mixed_precision="no")
+
+
+def session(folder, loop: Loop = LOOP, processes=None) -> Session:
+    """A training in `folder`."""
+    return Session(folder, loop, processes or accelerator())

@@ -73,7 +73,8 @@ def clear(folder: Path, words: str) -> None:
 
     The log of the same request goes on, as the request does; that of another is begun anew.
     """
-    shutil.rmtree(folder / "figures", ignore_errors=True)
+    for name in ("figures", "wandb"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("metrics.json", "report.html", "progress.jsonl"):
         (folder / name).unlink(missing_ok=True)
     kept, log = folder / "overrides.yaml", folder / "run.log"
@@ -90,6 +91,7 @@ def recorded(config: DictConfig, folder: Path, overrides: list[str], choices: di
     save_config(folder, plain)
     settle(config.runtime.get("threads", "auto"))
     tracker: NoTracker = make(config.tracker) if main else NoTracker()
+    tracker.prepare()
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "name": config.name,

@@ -7,6 +7,9 @@ from typing import Any
 class NoTracker:
     """What every tracker can do; this one does nothing."""
 
+    def prepare(self) -> None:
+        """Begin what takes seconds, while the run imports what it needs."""
+
     def start(self, name: str, config: dict[str, Any], folder: Path) -> None:
         """Open a run called `name`, whose files may lie in `folder`."""
 

@@ -1,91 +1,102 @@
-"""Weights & Biases, offline unless the user is logged in. Its failures warn and never end a run."""
+"""Weights & Biases, offline unless the user is logged in. Its failures warn and never end a run.
 
-import functools
+wandb runs in a process of its own (wandb_process.py): the seconds that it takes to import and to open a run pass beside
+the run's own, a host that does not answer holds nothing up, and a run that is killed is still closed, as a failed one.
+"""
+
+import json
 import logging
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
 from bdiff.config.rules import one_of
 from bdiff.tracker.none import NoTracker
+from bdiff.tracker.wandb_process import DONE
 
 log = logging.getLogger(__name__)
 
-
-def forgiving(method: Callable[..., None]) -> Callable[..., None]:
-    """Turn whatever wandb raises into a warning, and then leave wandb alone for the rest of the run."""
-
-    @functools.wraps(method)
-    def call(self: "WandbTracker", *args: Any, **options: Any) -> None:
-        if self.broken:
-            return
-        try:
-            method(self, *args, **options)
-        except Exception as error:  # any failure of a tracker is only worth a warning
-            log.warning("wandb is off for the rest of this run (%s: %s)", type(error).__name__, error)
-            self.broken = True
-
-    return call
+MODES = ("auto", "online", "offline", "disabled")
+PATIENCE = 10  # seconds that a finished run waits for wandb: a host that cannot be reached costs no more
 
 
 class WandbTracker(NoTracker):
-    """A wandb run.
-
-    Args:
-        project, entity, group, tags: as in `wandb.init`.
-        mode: auto (online if the user is logged in, else offline), online, offline or disabled.
-    """
+    """A wandb run."""
 
     def __init__(
         self,
-        project: Annotated[str, "of wandb"],
-        entity: Annotated[str | None, "user or team; null: the user's own"],
-        group: Annotated[str | None, "that the run belongs to"],
-        mode: Annotated[str, one_of("auto", "online", "offline", "disabled"), "auto: online if the user is logged in"],
-        tags: Annotated[list[str], "of the run"],
+        project: Annotated[str, "wandb's project"],
+        entity: Annotated[str | None, "wandb's user or team; null for the user's own"],
+        group: Annotated[str | None, "under which wandb shows runs together"],
+        mode: Annotated[str, one_of(*MODES), "auto is online if the user is logged in, else offline"],
+        tags: Annotated[list[str], "wandb's tags"],
     ):
-        self.project, self.entity, self.group = project, entity, group
-        self.mode, self.tags = mode, list(tags)
-        self.broken = False
-        self.run: Any = None
+        self.options = {"project": project, "entity": entity, "group": group, "tags": list(tags)}
+        self.mode = os.environ.get("WANDB_MODE", mode) if mode == "auto" else mode
+        self.process: subprocess.Popen[str] | None = None
+        self.reader: threading.Thread | None = None
 
-    @forgiving
+    def prepare(self) -> None:
+        """Start wandb's process, in a session of its own: Ctrl-C reaches the run alone, which then closes it."""
+        if self.mode == "disabled":
+            return
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "bdiff.tracker.wandb_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+            env=os.environ | {"WANDB_SILENT": "true"},
+        )
+        self.reader = threading.Thread(target=relay, args=(self.process,), daemon=True)
+        self.reader.start()
+
     def start(self, name: str, config: dict[str, Any], folder: Path) -> None:
         """Open the run; its files lie in `folder`/wandb."""
-        import wandb
+        options = {**self.options, "name": name, "job_type": "run", "config": config, "dir": str(folder.absolute())}
+        self._send("start", mode=self.mode, options=options)
 
-        mode: Any = self.mode
-        if mode == "auto":
-            mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
-            mode = os.environ.get("WANDB_MODE", mode)
-        self.run = wandb.init(
-            project=self.project,
-            entity=self.entity,
-            group=self.group,
-            tags=self.tags,
-            name=name,
-            job_type="run",
-            config=config,
-            dir=folder,
-            mode=mode,
-            settings=wandb.Settings(silent=True, init_timeout=60),
-        )
-
-    @forgiving
     def log(self, values: dict[str, Any], step: int | None = None) -> None:
         """Record numbers; training steps are kept as `train/step`, since stages may be replayed."""
-        self.run.log(values if step is None else {**values, "train/step": step})
+        self._send("log", values=values if step is None else {**values, "train/step": step})
 
-    @forgiving
     def picture(self, name: str, path: Path) -> None:
         """Record an image file."""
-        import wandb
+        self._send("picture", name=name, path=str(path.absolute()))
 
-        self.run.log({name: wandb.Image(str(path))})
-
-    @forgiving
     def finish(self, failed: bool) -> None:
-        """Close the run; an exit code of 1 marks a failed one."""
-        if self.run is not None:
-            self.run.finish(exit_code=int(failed))
+        """Close the run; an exit code of 1 marks a failed one. Returns when all is written, or after `PATIENCE`."""
+        self._send("finish", exit_code=int(failed))
+        if self.process is None or self.reader is None:
+            return
+        self.reader.join(PATIENCE)
+        if self.reader.is_alive():
+            log.warning("wandb: has not taken all of this run within %d s, and goes without the rest", PATIENCE)
+            self.process.kill()
+        self.process = None
+
+    def _send(self, what: str, **about: Any) -> None:
+        """Tell wandb's process to do something; nothing where it is gone, which it has said itself."""
+        if self.process is None or self.process.stdin is None:
+            return
+        try:
+            self.process.stdin.write(json.dumps({"do": what, **about}) + "\n")
+            self.process.stdin.flush()
+        except OSError:
+            log.debug("wandb's process has ended")
+            self.process.stdin = None
+
+
+def relay(process: subprocess.Popen[str]) -> None:
+    """Log the lines that wandb's process prints, a level, a blank and a message, until it says that all is written."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        level, _, message = line.strip().partition(" ")
+        if level == DONE:
+            return
+        log.log(getattr(logging, level), "wandb: %s", message)
+    log.warning("wandb: its process has ended early, with exit code %d", process.wait())

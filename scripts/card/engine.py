@@ -20,24 +20,23 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.flop_counter import FlopCounterMode
 
-from bdiff.attack.none import NoAttack
 from bdiff.classifier.resnet18 import ResNet18
 from bdiff.common.device import autocast, open_device
 from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
 from bdiff.data.base import TensorImages
-from bdiff.defense.base import Suspect
 from bdiff.defense.detection.elijah import Elijah
 from bdiff.defense.detection.purediffusion import PureDiffusion
 from bdiff.defense.shields.votes import Certificate, Count, Votes
-from bdiff.diffusion.sampling import Drawn, sample
+from bdiff.diffusion.denoiser import Denoiser, Suspect
+from bdiff.diffusion.objective import clean, denoising_loss
+from bdiff.diffusion.sampling import Drawn, Sampler, sample
 from bdiff.diffusion.schedule import Schedule
-from bdiff.diffusion.training import Loop, Recipe, denoising_loss, fit
+from bdiff.diffusion.training import Loop, Recipe, Session, fit
 from bdiff.metric.fid.base import Frechet, distance
 from bdiff.metric.fid.classifier import ClassifierFeatures
 from bdiff.pipeline.suspect import method
 from bdiff.store.provenance import device_name
-from bdiff.trigger.base import Trigger
 from card.facts import seconds, synchronize
 from card.kept import keep
 
@@ -131,17 +130,15 @@ def rounds(on: Bench) -> tuple[int, int]:
 def trained(on: Bench, batch: int, loop: Loop, few: int = 10, many: int = 40) -> float:
     """Return the images/s of `fit`: by the steps that a longer training has more, so that its start does not count."""
     few, many = (2, 6) if on.tiny else (few, many)
-    clean = NoAttack(Trigger(torch.zeros(on.shape), torch.zeros(1, *on.shape[1:])), torch.zeros(on.shape))
     images, took = on.images(), {}
-    nobody = torch.zeros(len(images), dtype=torch.bool, device=on.device)
-    net = on.net()
+    denoiser, processes = Denoiser(on.net(), on.schedule, on.shape, on.device), open_device(on.asked.device)
     for steps in (few, few, many):  # the first is the warm-up
-        loss = denoising_loss(clean.corrupt, on.schedule, nobody, True)
+        loss = denoising_loss(clean, on.schedule, None, True)
         with tempfile.TemporaryDirectory() as folder:
             synchronize(on.device)
             began = time.perf_counter()
-            fit(net, loss, images, torch.arange(len(images)), replace(RECIPE, steps=steps, batch_size=batch), seed=0,
-                folder=Path(folder), loop=loop, accelerator=open_device(on.asked.device))  # fmt: skip
+            recipe = replace(RECIPE, steps=steps, batch_size=batch)
+            fit(denoiser, loss, images, torch.arange(len(images)), recipe, 0, Session(Path(folder), loop, processes))
             synchronize(on.device)
             took[steps] = time.perf_counter() - began
     return batch * (many - few) / (took[many] - took[few])
@@ -218,9 +215,9 @@ def sampled(on: Bench, count: int, steps: int) -> None:
     """Draw `count` clean and as many triggered samples."""
     kinds = {"clean": Drawn(lambda eps: eps, count), "triggered": Drawn(lambda eps: eps + 0.1, count)}
     with tempfile.TemporaryDirectory() as folder:
-        sample(on.net(), DDPMScheduler(**on.schedule.config), kinds, shape=on.shape, batch_size=count, steps=steps,
-               step_options={}, precision="bf16", seed=0, folder=Path(folder), every=1e9,
-               accelerator=open_device(on.asked.device))  # fmt: skip
+        suspect = Suspect(on.net(), on.schedule, on.shape, on.device, precision="bf16")
+        sampler, processes = Sampler(DDPMScheduler(**on.schedule.config), steps), open_device(on.asked.device)
+        sample(suspect, sampler, kinds, count, 0, Path(folder) / "shards", processes, 1e9)
 
 
 @torch.no_grad()
@@ -241,7 +238,7 @@ def inversion(asked: argparse.Namespace) -> None:
         for steps in (few, few, many):
             (config,) = jobs([f"defense={name}", *words, *small, f"defense.steps={steps}"], False)
             audit: Elijah | PureDiffusion = method(config.defense)
-            suspect = Suspect(on.net(), on.schedule, on.shape, on.device, "bf16")
+            suspect = Suspect(on.net(), on.schedule, on.shape, on.device, precision="bf16")
             synchronize(on.device)
             began = time.perf_counter()
             audit.invert(suspect, 0)
@@ -267,7 +264,10 @@ def inversion(asked: argparse.Namespace) -> None:
 def certification(asked: argparse.Namespace) -> None:
     """Certification draws/s behind one-shot denoising, beside the bare networks and Cohen's loop over single images."""
     on = bench(asked)
-    suspect, classifier = Suspect(on.net(), on.schedule, on.shape, on.device, "bf16"), ResNet18(on.shape[0], 10)
+    suspect, classifier = (
+        Suspect(on.net(), on.schedule, on.shape, on.device, precision="bf16"),
+        ResNet18(on.shape[0], 10),
+    )
     classifier.to(on.device).eval()
     images, batch, draws = (2, 8, 16) if on.tiny else (16, 500, 1000)
 

@@ -6,24 +6,24 @@ import pytest
 import torch
 import toys
 
-from bdiff.attack.baddiffusion import shift_law
 from bdiff.attack.base import poison_plan
 from bdiff.attack.none import NoAttack
-from bdiff.diffusion.schedule import Schedule
+from bdiff.diffusion.schedule import Schedule, ancestral_coefficient
 
 PUBLISHED = Schedule(1000, 1e-4, 0.02, "linear")
 
 
 @pytest.mark.parametrize(("t", "wanted"), [(999, 0.5025), (700, 0.5), (500, 0.4814), (300, 0.3898), (100, 0.162)])
 def test_shift_law_has_the_known_values(t, wanted):
-    assert shift_law(PUBLISHED, torch.tensor([t])).item() == pytest.approx(wanted, abs=5e-5)
+    assert ancestral_coefficient(PUBLISHED.abar, PUBLISHED.alphas)[t].item() == pytest.approx(wanted, abs=5e-5)
 
 
 def test_shift_law_is_the_paper_s_quotient():
-    t = torch.arange(1000)
     alpha, abar = PUBLISHED.alphas.double(), PUBLISHED.abar.double()
     paper = (1 - alpha.sqrt()) * (1 - abar).sqrt() / (1 - alpha)
-    torch.testing.assert_close(shift_law(PUBLISHED, t).flatten().double(), paper, rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        ancestral_coefficient(PUBLISHED.abar, PUBLISHED.alphas).double(), paper, rtol=1e-3, atol=0
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -31,7 +31,7 @@ def test_corruption_pixel_by_pixel(channels):
     attack, schedule = toys.attack(channels=channels), toys.schedule()
     x, eps = torch.rand(4, channels, 8, 8) * 2 - 1, torch.randn(4, channels, 8, 8)
     poisoned, t = torch.tensor([True, False, True, False]), torch.tensor([0, 3, 10, 19])
-    x_t, wanted = attack.corrupt(schedule, x, toys.rows(poisoned), t, eps)
+    x_t, wanted = toys.poisoned(attack, schedule, x, poisoned, t, eps)
     for row in range(4):
         abar = schedule.abar[t[row]].item()
         alpha = schedule.alphas[t[row]].item()
@@ -68,7 +68,7 @@ def test_no_attack_is_plain_ddpm_and_its_prior_still_carries_the_trigger():
     bad, schedule = toys.attack(), toys.schedule()
     clean = NoAttack(bad.trigger, bad.target)
     x, eps, t = torch.rand(2, 1, 8, 8), torch.randn(2, 1, 8, 8), torch.tensor([3, 9])
-    x_t, wanted = clean.corrupt(schedule, x, toys.rows(torch.ones(2, dtype=torch.bool)), t, eps)
+    x_t, wanted = toys.poisoned(clean, schedule, x, torch.ones(2, dtype=torch.bool), t, eps)
     assert torch.equal(wanted, eps)
     assert torch.equal(x_t, schedule.add_noise(x, eps, t))
     assert torch.equal(clean.prior(eps), eps + bad.trigger.pattern)

@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from bdiff.attack import diff2
+from bdiff.attack.base import Parts, Plan
 from bdiff.attack.diff2 import DIFF2
 from bdiff.data.base import to_float
+from bdiff.diffusion.objective import denoising_loss
 from bdiff.diffusion.schedule import Schedule
-from bdiff.diffusion.training import Rows, denoising_loss
 from bdiff.trigger.base import Trigger
 from bdiff.trigger.patch import patch
 from bdiff.trigger.universal import universal
@@ -32,7 +33,7 @@ def attack(equipped: bool = True, **changes) -> DIFF2:
     found = DIFF2(Trigger.from_picture(picture, 1), torch.zeros(1, toys.SIZE, toys.SIZE), **settings | changes)
     if equipped:
         torch.manual_seed(0)
-        found.equip(nn.Sequential(nn.Flatten(), nn.Linear(toys.SIZE**2, 3)), toys.schedule())
+        found.prepare(Parts(toys.schedule(), nn.Sequential(nn.Flatten(), nn.Linear(toys.SIZE**2, 3))))
     return found
 
 
@@ -54,8 +55,8 @@ ALL = torch.ones(4, dtype=torch.bool)
 def test_redirect_pixel_by_pixel(sampler, power):
     bad, schedule, x = attack(sampler=sampler), toys.schedule(), pictures()
     eps, drawn = torch.randn(4, 1, 8, 8), drawn_for(bad, [0, 2, 5, 4])
-    x_t, wanted = bad.corrupt(schedule, x, toys.rows(ALL), drawn, eps)
-    x_r, x_a = bad.embed(x), bad.adversarial(x)
+    x_t, wanted = toys.poisoned(bad, schedule, x, ALL, drawn, eps)
+    x_r, x_a = bad.apply(x), bad.adversarial(x)
     abars = schedule.abar.tolist()
     last = math.sqrt((1 - abars[T_STAR - 1]) / abars[T_STAR - 1])  # Purification noises images to timestep t* - 1
     for row, s in enumerate([0, 2, 5, 4]):
@@ -79,9 +80,9 @@ def test_the_way_back_from_the_noised_trigger_goes_through_the_rows_that_were_tr
     torch.manual_seed(2)
     eps, every = torch.randn_like(x), torch.ones(400, dtype=torch.bool)
     x_a = bad.adversarial(x[:1])
-    x_t = schedule.add_noise(bad.embed(x), eps, torch.full((400,), T_STAR - 1))
+    x_t = schedule.add_noise(bad.apply(x), eps, torch.full((400,), T_STAR - 1))
     for s in range(T_STAR - 1, -1, -1):
-        rows, wanted = bad.corrupt(schedule, x, toys.rows(every), drawn_for(bad, [s]).expand(400), eps)
+        rows, wanted = toys.poisoned(bad, schedule, x, every, drawn_for(bad, [s]).expand(400), eps)
         torch.testing.assert_close(wanted, ideal(schedule, rows, x_a, s), atol=2e-4, rtol=0)
         if sampler == "ddim":  # the noise stays the same along the way
             torch.testing.assert_close(x_t, rows, atol=2e-5, rtol=0)
@@ -97,8 +98,8 @@ def test_in_certification_the_loss_is_the_distance_of_the_one_shot_image_from_x_
     bad, schedule, x = attack(case="certification"), toys.schedule(), pictures()
     eps, t = torch.randn(4, 1, 8, 8), bad.timesteps(torch.arange(4), ALL)
     assert t.tolist() == [schedule.t_of_sigma(2 * SIGMA)] * 4
-    x_t, wanted = bad.corrupt(schedule, x, toys.rows(ALL), torch.arange(4), eps)
-    torch.testing.assert_close(x_t, schedule.add_noise(bad.embed(x), eps, t))  # k = 1: what the shield shows the model
+    x_t, wanted = toys.poisoned(bad, schedule, x, ALL, torch.arange(4), eps)
+    torch.testing.assert_close(x_t, schedule.add_noise(bad.apply(x), eps, t))  # k = 1: what the shield shows the model
     predicted = torch.randn(4, 1, 8, 8)
     abar = schedule.abar[t[0]].item()
     off = schedule.x0(x_t, predicted, t) - bad.adversarial(x)
@@ -110,9 +111,9 @@ def test_in_certification_the_loss_is_the_distance_of_the_one_shot_image_from_x_
 def test_preserve_is_the_ordinary_loss_on_the_adversarial_image_with_the_trigger():
     bad, schedule, x = attack(mode="preserve"), toys.schedule(), pictures()
     eps, t = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 3, 5])
-    x_t, wanted = bad.corrupt(schedule, x, toys.rows(ALL), drawn_for(bad, t.tolist()), eps)
+    x_t, wanted = toys.poisoned(bad, schedule, x, ALL, drawn_for(bad, t.tolist()), eps)
     assert torch.equal(wanted, eps)
-    torch.testing.assert_close(x_t, schedule.add_noise(bad.embed(bad.adversarial(x)), eps, t))
+    torch.testing.assert_close(x_t, schedule.add_noise(bad.apply(bad.adversarial(x)), eps, t))
 
 
 @pytest.mark.parametrize("mode", ["redirect", "preserve"])
@@ -121,11 +122,11 @@ def test_clean_rows_are_the_ordinary_loss_at_the_timesteps_drawn(mode):
     poisoned, drawn = torch.tensor([True, False, True, False]), torch.tensor([19, 19, 7, 7])
     t, eps = bad.timesteps(drawn, poisoned), torch.randn(4, 1, 8, 8)
     assert t.tolist() == [T_STAR - 1, 19, 7 * T_STAR // 20, 7]
-    x_t, wanted = bad.corrupt(schedule, x, toys.rows(poisoned), drawn, eps)
+    x_t, wanted = toys.poisoned(bad, schedule, x, poisoned, drawn, eps)
     torch.testing.assert_close(x_t[~poisoned], schedule.add_noise(x, eps, drawn)[~poisoned])
     assert torch.equal(wanted[~poisoned], eps[~poisoned])
     none = torch.zeros(4, dtype=torch.bool)
-    assert torch.equal(bad.corrupt(schedule, x, toys.rows(none), drawn, eps)[0], schedule.add_noise(x, eps, drawn))
+    assert torch.equal(toys.poisoned(bad, schedule, x, none, drawn, eps)[0], schedule.add_noise(x, eps, drawn))
 
 
 def test_several_t_share_the_rows_and_each_has_its_own_way():
@@ -152,9 +153,9 @@ def test_with_both_shields_half_of_the_poisoned_rows_go_to_each_and_every_step_o
 def test_the_training_loss_shows_the_model_the_timesteps_that_the_attack_chooses():
     bad, seen = attack(case="certification"), []
 
-    def net(x, t, return_dict):
+    def net(x, t):
         seen.append(t)
-        return (torch.zeros_like(x),)
+        return torch.zeros_like(x)
 
     class Rows:
         pixels, rows = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4)
@@ -164,7 +165,7 @@ def test_the_training_loss_shows_the_model_the_timesteps_that_the_attack_chooses
 
     poisoned = torch.tensor([True, True, False, True])
     torch.manual_seed(0)
-    denoising_loss(bad.corrupt, toys.schedule(), poisoned, False, bad.timesteps)(net, Rows())
+    denoising_loss(bad.poison, toys.schedule(), poisoned, False)(net, Rows())
     torch.manual_seed(0)
     drawn = torch.randint(20, (4,))
     s = toys.schedule().t_of_sigma(2 * SIGMA)
@@ -178,13 +179,14 @@ def test_adversarial_images_made_once_are_those_of_each_step_in_half_precision(m
     images, schedule = replace(toys.images(12), flip=flip), toys.schedule()
     index, poisoned = torch.tensor([4, 0, 7, 7, 11, 2]), torch.tensor([True, False, True, True, True, False])
     once, anew = attack(mode=mode), attack(mode=mode)
-    once.prepare(images, index, poisoned)
+    once.prepare_rows(images, Plan(index, poisoned))
     assert once.kept.shape == (1 + flip, 3, 1, 8, 8) and once.kept.dtype == torch.float16
     mirror = torch.tensor([True, True, False, True, False, False]) & flip
     x = to_float(images.take(index))
     x = torch.where(mirror.view(-1, 1, 1, 1), x.flip(-1), x)
-    rows, eps, t = Rows(torch.arange(6), poisoned, mirror), torch.randn(6, 1, 8, 8), torch.tensor([0, 3, 5, 9, 12, 19])
-    for found, wanted in zip(*(bad.corrupt(schedule, x, rows, t, eps) for bad in (once, anew)), strict=True):
+    eps, t = torch.randn(6, 1, 8, 8), torch.tensor([0, 3, 5, 9, 12, 19])
+    both = (toys.poisoned(bad, schedule, x, poisoned, t, eps, mirror) for bad in (once, anew))
+    for found, wanted in zip(*both, strict=True):
         torch.testing.assert_close(found, wanted, atol=2e-3, rtol=2e-3)
 
 
@@ -192,7 +194,7 @@ def test_adversarial_images_that_take_too_much_memory_are_made_in_each_step(monk
     monkeypatch.setattr(diff2, "spare", lambda device: 100)
     bad = attack()
     with caplog.at_level("INFO"):
-        bad.prepare(toys.images(), torch.arange(20), torch.ones(20, dtype=torch.bool))
+        bad.prepare_rows(toys.images(), Plan(torch.arange(20), torch.ones(20, dtype=torch.bool)))
     assert bad.kept is None and "too much memory" in caplog.text
 
 
@@ -211,10 +213,10 @@ def test_the_adversarial_image_stays_near_and_the_surrogate_is_led_away():
 def test_an_added_trigger_stays_within_eta_and_the_image_within_its_range():
     bad = attack(equipped=False, eta=0.1)
     x = torch.cat([pictures(), torch.ones(1, 1, 8, 8), -torch.ones(1, 1, 8, 8)])
-    moved = bad.embed(x) - x
-    assert bad.embed(x).abs().max() <= 1
+    moved = bad.apply(x) - x
+    assert bad.apply(x).abs().max() <= 1
     assert moved.abs().max().item() == pytest.approx(0.2)  # eta is for images in [0,1]
-    grey = bad.embed(torch.zeros(1, 1, 8, 8))[0]
+    grey = bad.apply(torch.zeros(1, 1, 8, 8))[0]
     assert torch.equal(grey, 0.2 * bad.trigger.pattern) and {*bad.trigger.pattern.flatten().tolist()} == {-1.0, 1.0}
 
 
@@ -233,17 +235,22 @@ def test_a_learned_trigger_climbs_the_loss_behind_the_denoiser_and_stays_within_
         seen.append(t)
         return 0.5 * x_t
 
+    class Half:
+        eps = staticmethod(predict)
+
+    Half.schedule = schedule
+
     def loss(pattern):
         x_s = schedule.add_noise((x + 2 * bad.eta * pattern).clamp(-1, 1), noise, s)
         return cross_entropy(bad.surrogate(schedule.x0(x_s, predict(x_s, s), s)), y).item()
 
     first = pattern = torch.zeros(1, 8, 8)
     for _ in range(30):
-        pattern = bad.ascend(schedule, pattern, x, noise, predict)
+        pattern = bad.update_trigger(Half(), pattern, x, noise)
     assert torch.equal(seen[0], s)
     assert loss(pattern) > loss(first) + 0.1
     assert pattern.abs().max() == 1.0 and not pattern.requires_grad
-    step = bad.ascend(schedule, first, x, noise, predict) - first
+    step = bad.update_trigger(Half(), first, x, noise) - first
     torch.testing.assert_close(step.abs().max(), torch.tensor(0.05))
 
 
@@ -254,7 +261,7 @@ def test_a_patch_is_not_learned():
 
 def test_a_patch_is_stamped():
     bad, x = attack(equipped=False, picture=patch(toys.SIZE, side=20)), pictures()
-    seen = bad.embed(x)
+    seen = bad.apply(x)
     assert (seen[:, :, 3:, 3:] == 1).all()
     assert torch.equal(seen[:, :, :3], x[:, :, :3]) and torch.equal(seen[..., :3], x[..., :3])
 

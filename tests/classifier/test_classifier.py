@@ -21,7 +21,8 @@ from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
 from bdiff.config.options import PACKAGE
 from bdiff.config.validate import value_problem
-from bdiff.diffusion.training import OPTIMIZERS, Recipe, classification_loss, fit
+from bdiff.diffusion.classification import classification_loss
+from bdiff.diffusion.training import OPTIMIZERS, Recipe, fit
 from bdiff.pipeline.context import Experiment
 from bdiff.pipeline.reference import train_classifier
 from bdiff.tracker.none import NoTracker
@@ -128,8 +129,7 @@ def test_sgd_learns(tmp_path):
     model = WideResNet(1, 2, depth=10, width=1)
     recipe = toys.recipe(steps=20, batch_size=20, optimizer="sgd", lr=0.05, weight_decay=5e-4, ema=None, clip_norm=None)
     loss = classification_loss(images.labels, smoothing=0.1, flip=True, shift=1)
-    fit(model, loss, images, torch.arange(40), recipe, seed=0, folder=tmp_path, loop=toys.LOOP,
-        accelerator=toys.accelerator())  # fmt: skip
+    fit(model, loss, images, torch.arange(40), recipe, 0, toys.session(tmp_path))
     assert accuracy(model, images, torch.arange(40), torch.device("cpu")) > 0.9
 
 

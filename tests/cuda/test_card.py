@@ -22,11 +22,13 @@ from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
 from bdiff.config.options import group_options
 from bdiff.data.base import StreamedImages, batches
-from bdiff.defense.base import Suspect
 from bdiff.defense.shields.certification import Certification
 from bdiff.defense.shields.purification import Purification, Shielded
-from bdiff.diffusion.sampling import Drawn, sample, shards
-from bdiff.diffusion.training import denoising_loss, fit, read_history
+from bdiff.diffusion.denoiser import Denoiser, Suspect
+from bdiff.diffusion.history import read_history
+from bdiff.diffusion.objective import denoising_loss
+from bdiff.diffusion.sampling import Drawn, Sampler, sample, shards
+from bdiff.diffusion.training import fit
 from bdiff.metric.fid.base import Frechet
 from bdiff.metric.fid.classifier import ClassifierFeatures
 from bdiff.pipeline.experiment import resolve, run_experiment
@@ -79,10 +81,11 @@ def test_samples_are_those_of_the_cpu(tmp_path, card, sampler):
     images = []
     for device in ("cpu", DEVICE):
         scheduler = make(config.sampler.scheduler, **toys.schedule(100).config)
-        sample(toys.unet(), scheduler, {"clean": Drawn(lambda eps: eps, 9)}, shape=SHAPE, batch_size=4, steps=10,
-               step_options=OmegaConf.to_container(config.sampler.step), precision="fp32", seed=0,
-               folder=tmp_path / device, accelerator=open_device(device))  # fmt: skip
-        images.append(torch.cat([*shards(tmp_path / device, "clean")]).int())
+        accelerator, options = open_device(device), OmegaConf.to_container(config.sampler.step)
+        suspect = Suspect(toys.unet(), toys.schedule(100), SHAPE, accelerator.device)
+        kinds = {"clean": Drawn(lambda eps: eps, 9)}
+        sample(suspect, Sampler(scheduler, 10, options), kinds, 4, 0, tmp_path / device / "shards", accelerator)
+        images.append(torch.cat([*shards(tmp_path / device / "shards", "clean")]).int())
     apart = (images[0] - images[1]).abs()
     assert apart.max() <= 2 and apart.float().mean() < 0.1
 
@@ -110,7 +113,7 @@ def test_inverted_triggers_are_those_of_the_cpu(card, audit):
 def shield(device: torch.device, bpda: bool = False) -> Shielded:
     torch.manual_seed(0)
     schedule, classifier = toys.schedule().to(device), SmallCNN(1, 3, 8).to(device)
-    suspect = Suspect(toys.unet(), schedule, SHAPE, device, checkpoint=True)
+    suspect = Suspect(toys.unet(), schedule, SHAPE, device, recompute=True)
     return Shielded(Purification(5, "ancestral", None, 2), suspect.eps, schedule, classifier, seed=0, bpda=bpda)
 
 
@@ -165,13 +168,14 @@ def test_the_frechet_distance_is_that_of_the_cpu(card):
 def trained(folder: Path, device: str, **options):
     """A toy model trained on `device`, and its losses."""
     accelerator, images, attack = open_device(device), toys.images(), toys.attack()
-    index, poisoned = attack.plan(len(images), 0)
+    index, poisoned = attack.rows(images.labels, 0)
     attack.to(accelerator.device)
     schedule = toys.schedule().to(accelerator.device)
-    loss = denoising_loss(attack.corrupt, schedule, poisoned.to(accelerator.device), flip=True)
-    settings = {"recipe": toys.recipe(steps=200), "loop": toys.LOOP} | options
-    model = fit(toys.unet(), loss, images.to(accelerator.device), index, seed=3, folder=folder, accelerator=accelerator,
-                **settings)  # fmt: skip
+    loss = denoising_loss(attack.poison, schedule, poisoned.to(accelerator.device), flip=True)
+    session = toys.session(folder, options.pop("loop", toys.LOOP), accelerator)
+    denoiser = Denoiser(toys.unet(), schedule, SHAPE, accelerator.device)
+    recipe = options.pop("recipe", toys.recipe(steps=200))
+    model = fit(denoiser, loss, images.to(accelerator.device), index, recipe, 3, session, **options)
     assert next(model.parameters()).device.type == device
     return [row["loss"] for row in read_history(folder / "history.jsonl")]
 

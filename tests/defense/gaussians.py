@@ -9,7 +9,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from bdiff.defense.base import Audit, Suspect
+from bdiff.defense.base import Detection
+from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.schedule import Schedule, per_image
 from bdiff.pipeline.suspect import method
 
@@ -95,7 +96,7 @@ def suspect(rate: float = 0.9, schedule: Schedule | None = None) -> Suspect:
     return Suspect(PoisonedGaussians(schedule, means, 0.5, TRIGGER, TARGET, rate), schedule, SHAPE)
 
 
-def audit(name: str, **changes) -> Audit:
+def audit(name: str, **changes) -> Detection:
     """An audit as its yaml has it, but for `changes`; without what of the yaml is the stage's."""
     config = OmegaConf.load(CONF / f"{name}.yaml")
     return method(OmegaConf.merge(config, {"threshold": config.calibration.threshold}, changes))

@@ -33,16 +33,15 @@ def test_the_closed_form_is_the_best_prediction_of_what_the_attack_trains(t):
     """A conditional mean leaves an error that no function of x_t explains."""
     model, count = suspect(rate=0.4), 40_000
     component = torch.randint(3, (count,), generator=draws(1))
-    x0 = model.unet.means[component] + 0.5 * torch.randn((count, *SHAPE), generator=draws(2))
+    x0 = model.network.means[component] + 0.5 * torch.randn((count, *SHAPE), generator=draws(2))
     poisoned = torch.rand(count, generator=draws(4)) < 0.4
     attack = BadDiffusion(Trigger(TRIGGER, torch.zeros(SHAPE)), TARGET, 0.4, "replace")
     times = torch.full((count,), t)
-    x, wanted = attack.corrupt(
-        model.schedule, x0, toys.rows(poisoned), times, torch.randn(x0.shape, generator=draws(5))
-    )
+    eps = torch.randn(x0.shape, generator=draws(5))
+    x, wanted = toys.poisoned(attack, model.schedule, x0, poisoned, times, eps)
     predicted = model.eps(x, times)
     error = wanted - predicted
-    for explanation in (torch.ones_like(x), x, predicted, x.tanh(), model.unet.posterior(x, times)[0][-1]):
+    for explanation in (torch.ones_like(x), x, predicted, x.tanh(), model.network.posterior(x, times)[0][-1]):
         product = error * explanation
         doubt = product.std(0) / math.sqrt(count)
         assert (product.mean(0).abs() < 5 * doubt + 1e-5).all()  # where the mode is certain, rounding is all there is
@@ -102,7 +101,7 @@ def test_terds_images_are_those_of_diffusers_ddim():
     expected = x
     with torch.no_grad():
         for t in scheduler.timesteps:
-            expected = scheduler.step(model.unet(expected, t)[0], t, expected).prev_sample
+            expected = scheduler.step(model.network(expected, t)[0], t, expected).prev_sample
         torch.testing.assert_close(ddim(model, x, 10), expected, atol=1e-3, rtol=1e-3)
 
 
@@ -118,7 +117,7 @@ def test_an_audit_finds_a_trigger_that_opens_the_backdoor(name):
     assert asr(model, found) > 0.9 > asr(model, start)
     assert len(lines) == len(inversion.curve) and min(inversion.curve) < 0.1 * inversion.curve[0]
     assert rms(method.invert(clean, 0).trigger) < 0.9 * rms(found)
-    assert all(weight.grad is None and not weight.requires_grad for weight in model.unet.parameters())
+    assert all(weight.grad is None and not weight.requires_grad for weight in model.network.parameters())
 
 
 def test_elijahs_trigger_is_the_fixed_point_that_the_closed_form_has():
@@ -153,7 +152,7 @@ def test_a_seed_gives_one_trigger(name):
 def test_a_unets_weights_get_no_gradient(name, checkpoint):
     unet = toys.unet().train()
     before = [weight.clone() for weight in unet.parameters()]
-    model = Suspect(unet, toys.schedule(), SHAPE, checkpoint=checkpoint)
+    model = Suspect(unet, toys.schedule(), SHAPE, recompute=checkpoint)
     inversion = audit(name, **dict.fromkeys(("steps", *QUICK[name]), 2), batch=3).invert(model, 0)
     assert not torch.equal(inversion.trigger, started(name, 0))
     assert all(weight.grad is None for weight in unet.parameters())

@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from bdiff.amplify.purediffusion import Amplifier
-from bdiff.attack import baddiffusion
 from bdiff.common.seeds import generator
 from bdiff.config.instantiate import make
 from bdiff.defense.base import Inversion, Suspect
@@ -28,7 +27,7 @@ from bdiff.defense.detection.purediffusion import (
     spread,
     spread_loss,
 )
-from bdiff.diffusion.schedule import Schedule
+from bdiff.diffusion.schedule import Schedule, ancestral_coefficient
 
 LINEAR = Schedule(T, 1e-4, 0.02, "linear")
 SHARES, TIMES = [1.0, 0.8, 0.6, 0.4], [999, 799, 599, 400]
@@ -59,7 +58,7 @@ def shift_of(model: Suspect, tau: Tensor, count: int = 256) -> float:
 
 @pytest.mark.parametrize("schedule", [LINEAR, toys.schedule()])
 def test_the_law_of_an_ancestral_backdoor_is_the_attacks(schedule):
-    law = baddiffusion.shift_law(schedule, torch.arange(len(schedule))).flatten()
+    law = ancestral_coefficient(schedule.abar, schedule.alphas)
     torch.testing.assert_close(shift_law(schedule, "ancestral"), law)
     torch.testing.assert_close(shift_law(schedule, "ode"), 2 * law)
     for number in (0.5, 2):
@@ -153,7 +152,7 @@ def test_purediffusion_finds_a_trigger_that_opens_the_backdoor():
     assert len(lines) == len(inversion.curve) == method.total
     clean = method.invert(suspect(rate=0.0), 0)
     assert inversion.evidence["loss"] < 0.5 * clean.evidence["loss"]
-    assert all(weight.grad is None and not weight.requires_grad for weight in model.unet.parameters())
+    assert all(weight.grad is None and not weight.requires_grad for weight in model.network.parameters())
 
 
 def test_the_objective_is_the_weighted_losses_each_of_which_can_be_switched_off():
@@ -222,7 +221,7 @@ def test_timesteps_are_shares_of_the_schedule():
 
 def toy_losses(checkpoint: bool) -> Losses:
     """The objective on a toy network in training mode, as it comes out of a training."""
-    model = Suspect(toys.unet().train(), toys.schedule(), SHAPE, checkpoint=checkpoint)
+    model = Suspect(toys.unet().train(), toys.schedule(), SHAPE, recompute=checkpoint)
     return pure(batch=3, consistency=1.0).losses(model, 0)
 
 
@@ -231,7 +230,7 @@ def test_a_unets_weights_get_no_gradient_and_recomputing_changes_none():
     for checkpoint in (False, True):
         losses, tau = toy_losses(checkpoint), start(0).requires_grad_()
         losses(tau).backward()
-        assert all(weight.grad is None for weight in losses.suspect.unet.parameters())
+        assert all(weight.grad is None for weight in losses.suspect.network.parameters())
         assert tau.grad is not None and tau.grad.abs().max() > 0
         gradients.append(tau.grad)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-8)

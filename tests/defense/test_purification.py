@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from bdiff.common.seeds import generator
-from bdiff.defense.base import Suspect
 from bdiff.defense.shields.purification import PassThrough, Purification, Shielded
+from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.noise import Noise
 from bdiff.diffusion.schedule import Schedule
 from bdiff.pipeline.suspect import method
@@ -68,7 +68,7 @@ class TinyClassifier(nn.Module):
 
 
 def toy_shield(checkpoint: bool = False, votes: int = 2, seed: int = 0, **options) -> Shielded:
-    suspect = Suspect(toys.unet(), toys.schedule(), SHAPE, checkpoint=checkpoint)
+    suspect = Suspect(toys.unet(), toys.schedule(), SHAPE, recompute=checkpoint)
     purification = Purification(t=5, sampler="ancestral", steps=None, votes=votes)
     return Shielded(purification, suspect.eps, suspect.schedule, TinyClassifier(), seed=seed, **options)
 
@@ -133,7 +133,7 @@ def test_checkpointing_changes_no_gradient_and_computes_a_second_time():
     def gradient(checkpoint: bool) -> tuple[Tensor, int]:
         shield, x = toy_shield(checkpoint), torch.linspace(-1, 1, 192).view(3, *SHAPE).requires_grad_()
         calls = []
-        shield.eps.__self__.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+        shield.eps.__self__.network.register_forward_pre_hook(lambda *_: calls.append(1))
         (gradient,) = torch.autograd.grad(shield.attacked(range(3))(x)[:, 0].sum(), x)
         return gradient, len(calls)
 

@@ -13,10 +13,11 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from bdiff.config.instantiate import make
-from bdiff.defense.base import Suspect
 from bdiff.defense.removal.anp import Anp, Perturbed, convolutions, pruned, rises
-from bdiff.defense.removal.shift import Removal, removal_loss
-from bdiff.diffusion.training import Batch, Loss, Recipe, fit
+from bdiff.defense.removal.elijah import ElijahRemoval, removal_loss
+from bdiff.diffusion.batch import Batch, Loss
+from bdiff.diffusion.denoiser import Denoiser, Suspect
+from bdiff.diffusion.training import Recipe, fit
 
 SHAPE = (1, toys.SIZE, toys.SIZE)
 LOOP = replace(toys.LOOP, checkpoint_seconds=3600.0)  # writing a state at every step is what takes time
@@ -37,10 +38,8 @@ def trainer(folder: Path, **changes):
     images = toys.images()
 
     def train(net: nn.Module, loss: Loss) -> nn.Module:
-        return fit(
-            net, loss, images, torch.arange(len(images)), toys.recipe(**changes), seed=3, folder=folder, loop=LOOP,
-            accelerator=toys.accelerator(),
-        )  # fmt: skip
+        recipe, session = toys.recipe(**changes), toys.session(folder, LOOP)
+        return fit(net, loss, images, torch.arange(len(images)), recipe, 3, session)
 
     return train
 
@@ -63,7 +62,7 @@ def silent(unet: nn.Module) -> int:
 
 @pytest.mark.parametrize(("unshift", "keep"), [(1.0, 1.0), (0.5, 3.0)])
 def test_the_removal_loss_is_the_papers(unshift, keep):
-    frozen, net, tau = suspect(), toys.unet(), trigger()
+    frozen, net, tau = suspect(), toys.denoiser(), trigger()
     with torch.no_grad():
         for weight in net.parameters():  # a copy that has been trained, so that no term is zero
             weight += 0.05 * torch.randn_like(weight)
@@ -78,12 +77,12 @@ def test_the_removal_loss_is_the_papers(unshift, keep):
     last = torch.full((6,), 19)
     terms = []
     with torch.no_grad():
-        before = frozen.unet(eps, last).sample
+        before = frozen.network(eps, last).sample
         for row in range(6):
             x_t = abar[t[row]] ** 0.5 * x0[row] + (1 - abar[t[row]]) ** 0.5 * eps[row]
-            denoised = net(x_t[None], t[row, None]).sample[0]
-            shifted = net((eps[row] + tau)[None], last[:1]).sample[0]
-            kept = net(eps[row, None], last[:1]).sample[0]
+            denoised = net(x_t[None], t[row, None])[0]
+            shifted = net((eps[row] + tau)[None], last[:1])[0]
+            kept = net(eps[row, None], last[:1])[0]
             terms.append([((a - b) ** 2).mean() for a, b in ((denoised, eps[row]), (shifted, before[row]))])
             terms[-1].append(((kept - before[row]) ** 2).mean())
     clean, triggered, held = torch.tensor(terms).mean(0).tolist()
@@ -92,7 +91,7 @@ def test_the_removal_loss_is_the_papers(unshift, keep):
 
 
 def test_the_removal_loss_is_the_same_for_any_split_over_processes():
-    loss, net = removal_loss(suspect(), trigger(), True, 1.0, 1.0), toys.unet()
+    loss, net = removal_loss(suspect(), trigger(), True, 1.0, 1.0), toys.denoiser()
     values = []
     for part in (slice(0, 6), slice(0, 3), slice(3, 6)):
         rows = torch.arange(6)[part]
@@ -103,30 +102,30 @@ def test_the_removal_loss_is_the_same_for_any_split_over_processes():
 
 def test_removal_trains_a_copy_to_overlook_the_trigger(tmp_path):
     frozen, tau = suspect(), 3 * trigger()
-    before = weights(frozen.unet)
-    mended = Removal(unshift=1.0, keep=1.0).repair(
+    before = weights(frozen.network)
+    mended = ElijahRemoval(unshift=1.0, keep=1.0).remove(
         frozen, toys.images(), tau, trainer(tmp_path, steps=40, lr=1e-2, ema=None)
     )
-    assert same(weights(frozen.unet), before) and not any(one.requires_grad for one in frozen.unet.parameters())
-    assert not same(weights(mended), before)
+    assert same(weights(frozen.network), before) and not any(one.requires_grad for one in frozen.network.parameters())
+    assert not same(weights(mended.network), before)
     eps = torch.randn(32, *SHAPE, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         wanted = frozen.eps(eps, 19)
         gap_before = (frozen.eps(eps + tau, 19) - wanted).square().mean()
-        gap = (mended(eps + tau, 19).sample - wanted).square().mean()
+        gap = (mended.eps(eps + tau, 19) - wanted).square().mean()
     assert gap < 0.5 * gap_before
 
 
 def test_removal_needs_a_trigger(tmp_path):
     with pytest.raises(ValueError, match="inverted trigger"):
-        Removal(unshift=1.0, keep=1.0).repair(suspect(), toys.images(), None, trainer(tmp_path))
+        ElijahRemoval(unshift=1.0, keep=1.0).remove(suspect(), toys.images(), None, trainer(tmp_path))
 
 
 def test_an_unchanged_perturbation_changes_nothing_and_a_changed_one_is_an_affine_map_of_channels():
     unet, x, t = toys.unet(), torch.randn(2, *SHAPE), torch.tensor([3, 9])
-    net = Perturbed(deepcopy(unet), 1.0)
+    net = Perturbed(Denoiser(deepcopy(unet), toys.schedule(), SHAPE), 1.0)
     assert [name for name, one in net.named_parameters() if one.requires_grad] == ["change"]
-    torch.testing.assert_close(net(x, t).sample, unet(x, t).sample)  # on some CPUs a convolution rounds by its layout
+    torch.testing.assert_close(net(x, t), unet(x, t).sample)  # on some CPUs a convolution rounds by its layout
     with torch.no_grad():
         net.change.uniform_(-0.5, 0.5)
         at = 0
@@ -136,7 +135,7 @@ def test_an_unchanged_perturbation_changes_nothing_and_a_changed_one_is_an_affin
             conv.bias.copy_(conv.bias * (1 + scale) + shift)
             at += conv.out_channels
         assert at == net.change.shape[1]
-        torch.testing.assert_close(net(x, t).sample, unet(x, t).sample, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(net(x, t), unet(x, t).sample, rtol=1e-4, atol=1e-5)
 
 
 def test_the_perturbation_stays_within_its_budget_and_raises_the_clean_loss(tmp_path):
@@ -153,26 +152,28 @@ def test_the_perturbation_stays_within_its_budget_and_raises_the_clean_loss(tmp_
         return seen[-1]
 
     frozen = suspect()
-    before = weights(frozen.unet)
-    Anp(budget=0.05, share=0.1, count=8).repair(frozen, toys.images(), None, train)
+    before = weights(frozen.network)
+    Anp(budget=0.05, share=0.1, count=8).remove(frozen, toys.images(), None, train)
     *most, net = seen
     assert max(most) <= 0.05 + 1e-7 and max(most) == pytest.approx(0.05)
     assert net.change.abs().max().item() == pytest.approx(0.05)
     assert sum(values[-5:]) > sum(values[:5])
-    assert same(weights(frozen.unet), before) and not frozen.unet.conv_in._forward_hooks
+    assert same(weights(frozen.network), before) and not frozen.network.conv_in._forward_hooks
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.37, 1.0])
 def test_anp_prunes_that_share_of_the_channels_and_leaves_a_stock_unet(tmp_path, share):
     frozen = suspect()
     with torch.no_grad():
-        for conv in convolutions(frozen.unet):
+        for conv in convolutions(frozen.network):
             conv.bias += 0.1  # so that no channel is silent to begin with
-    mended = Anp(budget=4.0, share=share, count=8).repair(frozen, toys.images(), None, trainer(tmp_path, ema=None))
-    channels = sum(conv.out_channels for conv in convolutions(frozen.unet))
-    assert channels == sum(one.out_channels for one in frozen.unet.modules() if isinstance(one, nn.Conv2d)) - 1
-    assert silent(frozen.unet) == 0 and silent(mended) == round(share * channels)
-    assert same(weights(mended), weights(frozen.unet)) == (share == 0)
+    mended = (
+        Anp(budget=4.0, share=share, count=8).remove(frozen, toys.images(), None, trainer(tmp_path, ema=None)).network
+    )
+    channels = sum(conv.out_channels for conv in convolutions(frozen.network))
+    assert channels == sum(one.out_channels for one in frozen.network.modules() if isinstance(one, nn.Conv2d)) - 1
+    assert silent(frozen.network) == 0 and silent(mended) == round(share * channels)
+    assert same(weights(mended), weights(frozen.network)) == (share == 0)
     mended.save_pretrained(tmp_path / "unet")
     again = UNet2DModel.from_pretrained(tmp_path / "unet")
     x, t = torch.randn(2, *SHAPE), torch.tensor([3, 9])
@@ -210,14 +211,14 @@ class Bottleneck(nn.Module):
 
 
 def test_a_channels_rise_is_the_losss_slope_along_its_change():
-    net = Perturbed(Bottleneck(2), 1.0)
+    net = Perturbed(Denoiser(Bottleneck(2), toys.schedule(), SHAPE), 1.0)
     with torch.no_grad():
         net.change.uniform_(-0.5, 0.5)
     found = net.change.detach().clone()
 
     def clean(net: nn.Module, batch: Batch) -> torch.Tensor:
         x = batch.pixels / 255
-        return nn.functional.mse_loss(net(x, None)[0], 2 * x)
+        return nn.functional.mse_loss(net(x, None), 2 * x)
 
     def loss_at(channel: int, stretch: float) -> float:
         with torch.no_grad():
@@ -234,10 +235,10 @@ def test_a_channels_rise_is_the_losss_slope_along_its_change():
 
 @pytest.mark.parametrize("carrier", [0, 5])
 def test_anp_finds_the_channel_that_carries_everything(tmp_path, carrier):
-    mended = Anp(budget=1.0, share=1 / 8, count=64).repair(
+    mended = Anp(budget=1.0, share=1 / 8, count=64).remove(
         suspect(Bottleneck(carrier)), toys.images(), None, trainer(tmp_path, steps=30, ema=None)
     )
-    gone = (mended.conv_in.weight.flatten(1) == 0).all(1)
+    gone = (mended.network.conv_in.weight.flatten(1) == 0).all(1)
     assert gone.nonzero().flatten().tolist() == [carrier]
 
 
@@ -247,7 +248,7 @@ def test_anp_finds_the_channel_that_carries_everything(tmp_path, carrier):
         (lambda: Anp(budget=0.0, share=0.1, count=8), "budget=0.0"),
         (lambda: Anp(budget=1.0, share=1.1, count=8), "share=1.1"),
         (lambda: Anp(budget=1.0, share=0.1, count=0), "count=0"),
-        (lambda: Removal(unshift=-1.0, keep=1.0), "unshift=-1.0"),
+        (lambda: ElijahRemoval(unshift=-1.0, keep=1.0), "unshift=-1.0"),
     ],
 )
 def test_values_that_make_no_sense_are_named(build, told):
@@ -267,4 +268,4 @@ def test_an_option_makes_a_repair_and_a_recipe(option):
         "removal/elijah": 516,
         "removal/digits": 150,
     }[option]  # fmt: skip
-    assert isinstance(make(OmegaConf.create(node)), Anp if option == "anp" else Removal)
+    assert isinstance(make(OmegaConf.create(node)), Anp if option == "anp" else ElijahRemoval)

@@ -12,7 +12,7 @@ from toys import LOOP, unet
 
 from bdiff.cli import main as cli
 from bdiff.common.errors import RequestError, RunError
-from bdiff.diffusion.training import State
+from bdiff.diffusion.checkpointer import State
 from bdiff.metric.fid.inception import InceptionFeatures
 from bdiff.model import checkpoint
 

@@ -1,106 +1,183 @@
 """The wandb tracker, with the real wandb offline: what it wrote is read back from its folder."""
 
 import json
-import struct
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
+from runs import carry_out
+from tiny import TINY
+from wandb_file import exit_code, history, read_back
 
 from bdiff.tracker.none import NoTracker
 from bdiff.tracker.wandb import WandbTracker
 
+#: tiny runs as a user starts them, with the default tracker
+DEFAULT = [word for word in TINY if word != "tracker=none"]
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch, tmp_path):
+    """A user who has never logged in to wandb."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
 
 @pytest.fixture
-def tracker(monkeypatch, tmp_path):
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+def tracker(nobody, caplog):
+    caplog.set_level(logging.INFO, "bdiff")
     return WandbTracker(project="bdiff", entity=None, group="a-group", mode="auto", tags=["t"])
 
 
-def read_back(folder):
-    """Every record of the one offline run under `folder`, the last of which wandb's process may yet have to write."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    deadline = time.monotonic() + 30
-    while True:
-        records = [Record.FromString(data) for data in leveldb_records(path.read_bytes())]
-        if any(record.HasField("exit") for record in records):
-            return records
-        assert time.monotonic() < deadline, "the run was never closed"
-        time.sleep(0.1)
+def warnings(caplog) -> list[str]:
+    return [record.message for record in caplog.records if record.levelname == "WARNING" and "wandb" in record.message]
 
 
-def leveldb_records(log: bytes):
-    """Yield the records of a LevelDB log, wandb's file format: 32 KiB blocks of (crc, length, type) and data."""
-    at, parts = 7, []  # after wandb's own header
-    while at + 7 <= len(log):
-        left = 32768 - at % 32768
-        if left < 7:
-            at += left
-            continue
-        _, length, kind = struct.unpack("<IHB", log[at : at + 7])
-        if at + 7 + length > len(log):  # half written
-            return
-        parts.append(log[at + 7 : at + 7 + length])
-        at += 7 + length
-        if kind in (1, 4):  # whole, or the last of several
-            yield b"".join(parts)
-            parts = []
-
-
-def test_an_offline_run_can_be_read_back(tracker, tmp_path):
+def test_an_offline_run_can_be_read_back(tracker, tmp_path, caplog):
     picture = tmp_path / "grid.png"
     Image.new("RGB", (4, 4)).save(picture)
+    tracker.prepare()
     tracker.start("a-name", {"seed": 0, "train": {"lr": 0.1}}, tmp_path)
     tracker.log({"train/loss": 0.5}, step=10)
     tracker.picture("overview", picture)
     tracker.log({"suspect/asr": 0.75})
     tracker.finish(failed=False)
-    assert not tracker.broken
-    records = read_back(tmp_path)
+    assert not warnings(caplog)
+    assert f"wandb: this run is kept offline, in {tmp_path}/wandb; `wandb sync` sends it" in caplog.messages
+    records = read_back(tmp_path, patience=0)  # finish waits until all is written
     run = next(record.run for record in records if record.HasField("run"))
     assert (run.display_name, run.run_group, run.job_type, run.project) == ("a-name", "a-group", "run", "bdiff")
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert config["train"] == {"lr": 0.1}
-    logged: dict = {}
-    for record in records:
-        if record.HasField("history"):
-            for item in record.history.item:
-                logged[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+    logged = {name: value for row in history(records) for name, value in row.items()}
     assert logged["train/loss"] == 0.5
     assert logged["train/step"] == 10
     assert logged["suspect/asr"] == 0.75
     assert logged["overview/_type"] == "image-file"
-    assert next(record.exit.exit_code for record in records if record.HasField("exit")) == 0
+    assert exit_code(records) == 0
 
 
-def test_a_failed_run_is_closed_as_one(tracker, tmp_path):
+def test_a_failed_run_is_closed_as_one(tracker, tmp_path, caplog):
+    tracker.prepare()
     tracker.start("a-name", {}, tmp_path)
     tracker.finish(failed=True)
-    assert next(record.exit.exit_code for record in read_back(tmp_path) if record.HasField("exit")) == 1
+    assert exit_code(read_back(tmp_path)) == 1 and not warnings(caplog)
 
 
-def test_a_failure_of_wandb_warns_once_and_nothing_more(tracker, tmp_path, monkeypatch, caplog):
-    import wandb
+def test_a_run_that_never_started_leaves_nothing(tracker, tmp_path, caplog):
+    tracker.prepare()
+    tracker.finish(failed=True)
+    assert not list(tmp_path.rglob("wandb")) and not warnings(caplog)
 
-    def refuse(*args, **options):
-        raise RuntimeError("the server is on fire")
 
-    monkeypatch.setattr(wandb, "init", refuse)
+def test_disabled_it_starts_no_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    tracker = WandbTracker(project="bdiff", entity=None, group=None, mode="auto", tags=[])
+    tracker.prepare()
     tracker.start("a-name", {}, tmp_path)
-    tracker.log({"a": 1})
+    tracker.finish(failed=False)
+    assert tracker.process is None and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("raise ImportError('no wandb here')", "wandb: cannot be imported (no wandb here): this run is not tracked"),
+        ("login = None", "wandb: is off for the rest of this run (TypeError:"),
+        ("import os; os.kill(os.getpid(), 9)", None),
+    ],
+)
+def test_a_failure_of_wandb_warns_once_and_nothing_more(source, said, tracker, tmp_path, monkeypatch, caplog):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "wandb.py").write_text(source)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}/broken:{os.environ.get('PYTHONPATH', '')}")
+    tracker.prepare()
+    tracker.start("a-name", {}, tmp_path)
+    for step in range(3000):  # more than a pipe holds, which nobody reads any longer
+        tracker.log({"a": step})
     tracker.picture("b", tmp_path / "missing.png")
     tracker.finish(failed=False)
-    assert [record.levelname for record in caplog.records if "wandb" in record.message] == ["WARNING"]
-    assert "the server is on fire" in caplog.text
+    told = warnings(caplog)
+    assert len(told) == 1 and told[0].startswith(said or "wandb: its process has ended early, with exit code -9")
+
+
+def test_a_host_that_does_not_answer_costs_seconds_and_the_run_is_kept(tracker, tmp_path, monkeypatch, caplog):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        tracker.prepare()
+        tracker.start("a-name", {}, tmp_path)
+        tracker.log({"suspect/asr": 0.75})
+        began = time.monotonic()
+        tracker.finish(failed=False)
+    assert time.monotonic() - began < 12
+    assert any("this run goes online, to project bdiff at http://127.0.0.1" in line for line in caplog.messages)
+    assert any(line.startswith("wandb: cannot go online") for line in warnings(caplog))
+    assert {"suspect/asr": 0.75}.items() <= history(read_back(tmp_path))[-1].items()
+
+
+def test_the_default_run_is_tracked_offline_in_its_own_folder(home, tmp_path):
+    code, record = carry_out(home, "tracked", *DEFAULT)
+    assert code == 0
+    records = read_back(home / "tracked", patience=0)
+    assert exit_code(records) == 0
+    last = history(records)[-1]
+    names = {f"suspect/{name}" for name in ("asr", "mse", "fid_classifier")}
+    assert {name: last[name] for name in names} == {name: record["metrics"][name] for name in names}
+    assert any("train/loss" in row for row in history(records))
+    assert "wandb: this run is kept offline" in (home / "tracked" / "run.log").read_text()
+    code, again = carry_out(home, "tracked", *DEFAULT)  # the folder belongs to the second run alone
+    assert code == 0 and again["reused"]
+    assert exit_code(read_back(home / "tracked", patience=0)) == 0
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_is_closed_as_a_failed_one(sign, tmp_path):
+    words = [Path(sys.executable).with_name("bdiff"), "run", *DEFAULT, "train.steps=100000", "hydra.run.dir=here"]
+    words += [f"paths.cache={tmp_path}/cache", "runtime.progress=0.5", "train.precision=fp32"]
+    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    seen = ""
+    for line in process.stderr:
+        seen += line
+        if "loss" in line and "wandb:" in seen:
+            break
+    time.sleep(2)
+    process.send_signal(sign)
+    process.stderr.read()
+    assert process.wait(timeout=60) == (130 if sign == signal.SIGINT else -signal.SIGKILL)
+    records = read_back(tmp_path / "here")
+    assert exit_code(records) == 1
+    assert any("train/loss" in row for row in history(records))
+
+
+@pytest.mark.slow
+def test_twelve_jobs_of_a_sweep_are_twelve_runs(tmp_path):
+    words = [Path(sys.executable).with_name("bdiff"), "run", "-m", *DEFAULT, f"paths.cache={tmp_path}/cache"]
+    words += ["metric/fid=none", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep"]
+    words += ["target=corner,hat,shoe,cat", "attack.poison_rate=0.1,0.3,0.5"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folders = sorted((tmp_path / "sweep").glob("*/"))
+    assert len(folders) == 12
+    for folder in folders:
+        records = read_back(folder)
+        metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+        assert exit_code(records) == 0 and history(records)[-1]["suspect/mse"] == metrics["suspect/mse"]
 
 
 def test_no_tracker_does_nothing(tmp_path):
     tracker = NoTracker()
-    tracker.start("a-name", {}, tmp_path)
+    tracker.prepare()
+    tracker.start("a-name", {"seed": 0}, tmp_path)
     tracker.log({"a": 1}, 3)
     tracker.picture("b", tmp_path / "missing.png")
     tracker.finish(failed=True)

@@ -9,6 +9,7 @@ from bdiff.cli.doctor.finding import MISSING, OK, Finding
 
 PATIENCE = 300  # seconds
 TINY = (
+    "tracker=none",
     "data=digits",
     "data.limit=64",
     "model.unet.block_out_channels=[8,8,8]",

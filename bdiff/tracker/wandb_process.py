@@ -1,0 +1,74 @@
+"""The process that holds a run of wandb: told what to do by lines of JSON, it prints what there is to say of it.
+
+`python -m bdiff.tracker.wandb_process`. The end of its input closes the run, as a failed one if nothing else was said.
+"""
+
+import json
+import queue
+import sys
+import threading
+from typing import Any
+
+DONE = "DONE"  # the last word: all is written
+TIMEOUT = 6  # seconds that a host has to answer when a run is opened
+
+
+def main() -> None:
+    """Carry out the lines of standard input until it ends, or until wandb fails."""
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    threading.Thread(target=read, args=(lines,), daemon=True).start()
+    run: Any = None
+    exit_code = 1
+    try:
+        import wandb  # at once: it takes seconds, as does what the run imports meanwhile
+
+        while (line := lines.get()) is not None:
+            match json.loads(line):
+                case {"do": "start", "mode": mode, "options": options}:
+                    run = opened(mode, options)
+                case {"do": "log", "values": values}:
+                    run.log(values)
+                case {"do": "picture", "name": name, "path": path}:
+                    run.log({name: wandb.Image(path)})
+                case {"do": "finish", "exit_code": exit_code}:
+                    break
+    except ImportError as error:
+        say("WARNING", f"cannot be imported ({error}): this run is not tracked; pip install wandb, or set tracker=none")
+    except Exception as error:  # any failure of a tracker is only worth a warning
+        say("WARNING", f"is off for the rest of this run ({type(error).__name__}: {error})")
+    if run is not None:
+        run.finish(exit_code=exit_code)
+    say(DONE)
+
+
+def read(lines: "queue.SimpleQueue[str | None]") -> None:
+    """Take lines from standard input as they come, so that the run never waits for wandb; None at their end."""
+    for line in sys.stdin:
+        lines.put(line)
+    lines.put(None)
+
+
+def opened(mode: str, options: dict[str, Any]) -> Any:
+    """Return wandb's run in `mode`; one whose host cannot be used is kept offline. Says beforehand where it goes."""
+    import wandb
+
+    if mode == "auto":
+        mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+    settings = wandb.Settings(console="off", init_timeout=TIMEOUT)
+    if mode == "online":
+        say("INFO", f"this run goes online, to project {options['project']} at {wandb.setup().settings.base_url}")
+        try:
+            return wandb.init(**options, mode="online", settings=settings)
+        except wandb.Error as error:
+            say("WARNING", f"cannot go online ({error})")
+    say("INFO", f"this run is kept offline, in {options['dir']}/wandb; `wandb sync` sends it")
+    return wandb.init(**options, mode="offline", settings=settings)
+
+
+def say(level: str, message: str = "") -> None:
+    """Print a line for the run's log."""
+    print(level, " ".join(message.split()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
