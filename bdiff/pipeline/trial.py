@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bdiff.adversary.pgd import apgd, pgd
+from bdiff.adversary.pgd import Ball, apgd, pgd
 from bdiff.classifier.base import Classifier
 from bdiff.common.errors import RequestError
 from bdiff.common.progress import Meter, progress
@@ -199,11 +199,11 @@ def attack(
     eot: int = 1,
 ) -> Tensor:
     """Return the images as the adversary of the settings changes them, see `bdiff.adversary.pgd`."""
-    norm, eps, steps = settings.norm, settings.eps, settings.steps
+    ball, steps = Ball(settings.norm, settings.eps), settings.steps
     if settings.method == "apgd":
-        return apgd(logits, x, y, norm=norm, eps=eps, steps=steps, eot=eot, seed=seed_of(seed, purpose, *indices))
+        return apgd(logits, x, y, ball=ball, steps=steps, eot=eot, seed=seed_of(seed, purpose, *indices))
     starts = [generator(seed, purpose, index) for index in indices]
-    return pgd(logits, x, y, norm=norm, eps=eps, step=settings.step, steps=steps, eot=eot, generator=starts)
+    return pgd(logits, x, y, ball=ball, step=settings.step, steps=steps, eot=eot, generator=starts)
 
 
 def facts(run: Experiment, on: Trial) -> dict[str, Any]:
