@@ -9,7 +9,6 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 
 from bdiff.common.spelling import nearest
-from bdiff.defense.check import LAWS
 from bdiff.metric.fid.protocol import PRESETS
 from bdiff.metric.names import ALSO
 
@@ -73,6 +72,8 @@ def some_of(*names: str) -> Callable[[Any], str | None]:
 
 def law(value: Any) -> str | None:
     """A rule: the name of a noise-shift law, or a positive number."""
+    from bdiff.defense.check import LAWS  # which asks the rules above
+
     if type(value) in (int, float) and math.isfinite(value):
         return above_zero(value)
     told = one_of(*LAWS)(value)
