@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bdiff.common.errors import RequestError, RunError, one_line
 from bdiff.common.progress import Screen
-from bdiff.config.compose import jobs, normal, quoted
+from bdiff.config.compose import jobs, normal, quoted, written_out
 from bdiff.launch.live_view import BEFORE, WAITING, Board
 from bdiff.launch.sweep import SWEEP, carry_out, ledger_of
 from bdiff.report.runs import JOBS
@@ -44,7 +44,7 @@ def run(words: list[str]) -> int:
     flags = [word for word in unknown if word.startswith("-")]
     if flags:
         raise RequestError(f"{flags[0]} is no option of bdiff run: see bdiff run --help")
-    overrides = [normal(word) for word in args.overrides]
+    overrides = written_out(args.overrides) if args.multirun else [normal(word) for word in args.overrides]
     options = [word for word in words if word not in args.overrides]
     asks = args.cfg or args.info or args.shell_completion or args.hydra_help or args.help
     configs = [] if args.shell_completion else jobs(overrides, args.multirun)

@@ -5,6 +5,7 @@ import re
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -41,7 +42,7 @@ PIECE = re.compile(r"""\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|(?:\\.|[^,\[\](){}
 def jobs(overrides: list[str], multirun: bool) -> list[DictConfig]:
     """Return the composed config of each job that `overrides` ask for. Raises RequestError with every problem."""
     configs, problems, usable = [], [], []
-    overrides = [normal(word) for word in overrides]
+    overrides = written_out(overrides) if multirun else [normal(word) for word in overrides]
     with initialize_config_module(PACKAGE, version_base="1.3"):
         groups = group_options()
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
@@ -56,12 +57,69 @@ def jobs(overrides: list[str], multirun: bool) -> list[DictConfig]:
             usable += [] if told else [override]
         lines = [[one.input_line or "" for one in usable]]
         for line in BasicSweeper.split_arguments(usable, max_batch_size=None)[0] if multirun else lines:
-            config, told = one_job(parser.parse_overrides(line), groups)
+            job = parser.parse_overrides(line)
+            config, told = one_job(job, groups)
             problems += told
-            configs += [config] if config is not None else []
+            if config is not None:
+                problems += sweep_problems(config, job)
+                configs.append(config)
     if problems:
         raise RequestError(*dict.fromkeys(problems))
     return configs
+
+
+def written_out(overrides: list[str]) -> list[str]:
+    """Return a sweep's overrides behind those that its options bring in hydra.sweeper.params; the typed ones win.
+
+    An experiment that brings nothing but a sweep stands for its words, and the jobs do not name it.
+    """
+    words, groups = [normal(word) for word in overrides], group_options()
+    with initialize_config_module(PACKAGE, version_base="1.3"):
+        known = [override for word in words if (override := readable(word))]
+        whole = [one for one in known if not one.is_sweep_override() and chooses(one, groups)]
+        try:
+            brought = defaults(tuple(one.input_line or "" for one in whole))
+            bare = defaults(tuple(one.input_line or "" for one in whole if one.key_or_group != "experiment"))
+        except (HydraException, OmegaConfBaseException):  # the checks of the request tell
+            return words
+    if swept(brought) and of_jobs(brought) == of_jobs(bare):
+        words = [word for word in words if word.partition("=")[0] != "experiment"]
+    return [*(normal(f"{key}={value}") for key, value in swept(brought).items()), *words]
+
+
+def readable(word: str) -> Override | None:
+    """Return a word as an override, or None where it is none."""
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+
+
+def chooses(override: Override, groups: dict[str, list[str]]) -> bool:
+    """Return whether an override names an option that there is, or is one of Hydra's own."""
+    key = override.key_or_group
+    return override.get_value_element_as_str() in groups[key] if key in groups else bool(re.match(r"hydra\b", key))
+
+
+def swept(config: DictConfig) -> dict[str, str]:
+    """Return the overrides that a config brings for a sweep, by their keys."""
+    return dict(config.hydra.sweeper.get("params") or {})
+
+
+def of_jobs(config: DictConfig) -> dict[str, Any]:
+    """Return what a config says of each job of a sweep."""
+    plain: Any = OmegaConf.to_container(config)
+    return {name: value for name, value in plain.items() if name != "hydra"}
+
+
+def sweep_problems(config: DictConfig, overrides: list[Override]) -> list[str]:
+    """Return what is wrong with a job whose options bring a sweep that its `overrides` are no job of."""
+    typed = {override.get_key_element() for override in overrides}
+    if swept(config).keys() <= typed:
+        return []
+    option = config.hydra.runtime.choices.get("experiment")
+    about = f"experiment={option}" if option else "hydra.sweeper.params"
+    return [f"{about} is a sweep: say bdiff run -m, with no other experiment beside it"]
 
 
 def normal(word: str) -> str:
