@@ -251,7 +251,7 @@ def key_problems(override: Override, base: DictConfig, groups: dict[str, list[st
         return [f"{key} is a group: write {group}= (choose from {', '.join(groups[group])})"]
     if inner := children(known, key):
         return [f"{key} holds settings: set one, as in {key}.{min(inner)}="]
-    for group in groups:
+    for group in (name for name in groups if name != "experiment"):  # its options set keys of all others
         if others := [option for option in groups[group] if key in keys_of(group, option)]:
             chosen = base.hydra.runtime.choices[group]
             return [f"{key} is not known with {group}={chosen}: it belongs to {group}={' or '.join(others)}"]
