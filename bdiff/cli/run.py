@@ -24,6 +24,7 @@ from bdiff.config.compose import jobs
 from bdiff.config.folders import SEARCHPATH, with_folder
 from bdiff.config.options import PACKAGE
 from bdiff.config.plugins import register
+from bdiff.config.sweeps import written_out
 from bdiff.config.words import normal, quoted
 from bdiff.launch.live_view import BEFORE, WAITING, Board
 from bdiff.launch.sweep import SWEEP, carry_out, ledger_of
@@ -53,6 +54,8 @@ def run(words: list[str]) -> int:
     if args.config_name or args.config_path:
         raise RequestError("bdiff has one primary config: add a folder of yamls to its own with --config-dir")
     overrides = with_folder([normal(word) for word in args.overrides], args.config_dir)
+    if args.multirun:
+        overrides = written_out(overrides)
     options = [word for word in words if word not in args.overrides]
     asks = args.cfg or args.info or args.shell_completion or args.hydra_help or args.help
     configs = [] if args.shell_completion else jobs(overrides, args.multirun)

@@ -2,7 +2,6 @@
 
 import difflib
 import re
-from functools import cache
 
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -18,8 +17,9 @@ from bdiff.common.errors import RequestError, one_line
 from bdiff.common.spelling import nearest
 from bdiff.config.folders import SEARCHPATH, hydra_problems, named, with_folder
 from bdiff.config.keys import added_problems, children, leaves, settings, unknown
-from bdiff.config.options import PACKAGE, Options, group_options, keys_of
+from bdiff.config.options import PACKAGE, Options, defaults, group_options, keys_of
 from bdiff.config.plugins import register, tell_broken
+from bdiff.config.sweeps import sweep_problems, written_out
 from bdiff.config.validate import declaration, value_problems
 from bdiff.config.words import normal, unreadable
 
@@ -44,6 +44,8 @@ def jobs(overrides: list[str], multirun: bool) -> list[DictConfig]:
     groups = group_options(folders)
     tell_broken()
     register()
+    if multirun:
+        overrides = written_out(overrides)
     with initialize_config_module(PACKAGE, version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         for text in overrides:
@@ -57,9 +59,12 @@ def jobs(overrides: list[str], multirun: bool) -> list[DictConfig]:
             usable += [] if told else [override]
         lines = [[one.input_line or "" for one in usable]]
         for line in BasicSweeper.split_arguments(usable, max_batch_size=None)[0] if multirun else lines:
-            config, told = one_job(parser.parse_overrides(line), groups)
+            job = parser.parse_overrides(line)
+            config, told = one_job(job, groups)
             problems += told
-            configs += [config] if config is not None else []
+            if config is not None:
+                problems += sweep_problems(config, job)
+                configs.append(config)
     if problems:
         raise RequestError(*dict.fromkeys(problems))
     return configs
@@ -139,12 +144,6 @@ def given(key: str) -> bool:
     return isinstance(node, Node) and node._value() is not None
 
 
-@cache
-def defaults(choices: tuple[str, ...]) -> DictConfig:
-    """Compose the config that the given group choices lead to."""
-    return compose("config", list(choices), return_hydra_config=True)
-
-
 def key_problems(override: Override, base: DictConfig, groups: Options) -> list[str]:
     """Return what is wrong with an override's key: no such key in `base`, when it is not meant to be new."""
     key = override.key_or_group
@@ -160,7 +159,7 @@ def key_problems(override: Override, base: DictConfig, groups: Options) -> list[
         return [f"{key} is a group: write {group}= (choose from {', '.join(groups[group])})"]
     if inner := children(known, key):
         return [f"{key} holds settings: set one, as in {key}.{min(inner)}="]
-    for group in groups:
+    for group in (name for name in groups if name != "experiment"):  # its options set keys of all others
         if others := [option for option, file in groups[group].items() if key in keys_of(group, file)]:
             chosen = base.hydra.runtime.choices[group]
             return [f"{key} is not known with {group}={chosen}: it belongs to {group}={' or '.join(others)}"]
