@@ -110,3 +110,18 @@ def test_a_folder_of_another_version_is_told(home, tmp_path, capsys):
     assert cli.command(["rerun", str(tmp_path)]) == 2
     (tmp_path / "config.yaml").write_text("- 1")
     assert cli.command(["rerun", str(tmp_path)]) == 2
+
+
+def test_a_config_of_before_parts_moved_runs_again(home):
+    """Its parts stand under their old paths, and it has no key that came later."""
+    words = ["run", *TINY, "trigger=stop_sign", f"paths.outputs={home}/outputs", f"paths.cache={home}/cache"]
+    asked = ["defense=elijah", "defense.steps=2", "defense.batch=4", "defense.samples=10"]
+    assert cli.command([*words, *asked, f"hydra.run.dir={home}/outputs/old"]) == 0
+    path = home / "outputs" / "old" / "config.yaml"
+    text = path.read_text().replace("bdiff.defense.detection.", "bdiff.defense.")
+    text = text.replace("bdiff.defense.removal.elijah.ElijahRemoval", "bdiff.defense.removal.Removal")
+    text = text.replace("bdiff.diffusion.schedule.", "bdiff.schedule.").replace("  prediction: auto\n", "")
+    assert text.count("bdiff.defense.elijah.Elijah") == 1 and "prediction" not in text
+    path.write_text(text)
+    assert cli.command(["rerun", str(home / "outputs" / "old")]) == 0
+    assert newest(home)["reused"] == ["train", "sample", "measure", "audit", "audit_sample"]

@@ -13,6 +13,7 @@ from bdiff.common.places import is_file
 from bdiff.common.spelling import did_you_mean
 from bdiff.config.compose import jobs
 from bdiff.config.keys import leaves
+from bdiff.config.renamed import rename
 from bdiff.config.validate import value_problem, value_problems
 from bdiff.config.words import normal
 from bdiff.report.runs import read
@@ -50,6 +51,7 @@ def saved(folder: Path) -> DictConfig:
         raise RequestError(f"{path} cannot be read: {one_line(error)}") from error
     if not isinstance(config, DictConfig):
         raise RequestError(f"{path} holds no config")
+    rename(config)
     (base,) = jobs([], False)
     today = OmegaConf.masked_copy(base, [str(name) for name in base if name not in ("hydra", "name", "published")])
     lacking = {str(name) for name in base} - {"hydra"} - {str(name) for name in config}

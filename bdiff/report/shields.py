@@ -12,8 +12,7 @@ from bdiff.report.runs import Run, flat
 from bdiff.report.sheet import Cell, Sheet
 from bdiff.report.shield_table import BESIDE
 
-PURIFICATION = "bdiff.defense.shields.purification.Purification"
-CERTIFICATION = "bdiff.defense.shields.certification.Certification"
+PURIFICATION, CERTIFICATION = "Purification", "Certification"  # by their names, wherever they were when a run was made
 
 #: of the protocol, what the shield's strength decides: runs that differ in it are there to be compared
 STRENGTH = {"t", "sampler", "steps", "votes", "sigma", "network evaluations of an image"}
@@ -37,7 +36,7 @@ def shielded(runs: Iterable[Run]) -> list[Run]:
 
 def shield(run: Run) -> str:
     """Return what class the run's defense is of."""
-    return text(run.value("defense._target_"))
+    return text(run.value("defense._target_")).rpartition(".")[2]
 
 
 def shields(runs: Iterable[Run], rows: list[str] | None) -> list[Sheet]:
