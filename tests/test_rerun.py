@@ -115,7 +115,7 @@ def test_a_folder_of_another_version_is_told(home, tmp_path, capsys):
 def test_a_config_of_before_parts_moved_runs_again(home):
     """Its parts stand under their old paths, and it has no key that came later."""
     words = ["run", *TINY, "trigger=stop_sign", f"paths.outputs={home}/outputs", f"paths.cache={home}/cache"]
-    asked = ["defense=elijah", "defense.steps=2", "defense.batch=4", "defense.samples=10"]
+    asked = ["defense=elijah", "defense.steps=2", "defense.batch=4", "defense.samples=8", "defense.trim=1"]
     assert cli.command([*words, *asked, f"hydra.run.dir={home}/outputs/old"]) == 0
     path = home / "outputs" / "old" / "config.yaml"
     text = path.read_text().replace("bdiff.defense.detection.", "bdiff.defense.")
