@@ -30,7 +30,7 @@ BOX = "_target_: bdiff.trigger.box.box\nside: 5\n"
 
 TINY = [
     "data.limit=48", "train.steps=2", "train.batch_size=8", "sample.count=8", "sample.triggered=8", "sample.steps=2",
-    "metric/fid=none", "model.unet.block_out_channels=[8,8,8]", "pretrain=none", "runtime.device=cpu",
+    "metric/fid=none", "model.unet.block_out_channels=[8,8,8]", "tracker=none", "runtime.device=cpu",
 ]  # fmt: skip
 
 
@@ -145,6 +145,13 @@ def test_a_folder_of_yamls_is_named(way, tmp_path, monkeypatch, capsys):
     assert "did you mean tiny?" in capsys.readouterr().err
     assert cli.command(["run", *words, "trigger=tiny", "--cfg", "job"]) == 0
     assert "side: 5" in capsys.readouterr().out
+
+
+def test_a_package_s_folder_of_yamls_is_named_and_not_imported(site):
+    install(site, "dots", DOT)
+    folder(site / "lab" / "conf", trigger__tiny=BOX)
+    (site / "lab" / "__init__.py").write_text("1 / 0")
+    assert jobs(["hydra.searchpath=[pkg://lab.conf]", "trigger=tiny"], False)[0].trigger.side == 5
 
 
 def test_completion_offers_what_is_outside(site, tmp_path, monkeypatch, capsys):

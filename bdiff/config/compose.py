@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bdiff.common.errors import RequestError, one_line
 from bdiff.common.spelling import nearest
-from bdiff.config.folders import SEARCHPATH, hydra_problems, named
+from bdiff.config.folders import SEARCHPATH, hydra_problems, named, with_folder
 from bdiff.config.keys import added_problems, children, leaves, settings, unknown
 from bdiff.config.options import PACKAGE, Options, group_options, keys_of
 from bdiff.config.plugins import register, tell_broken
@@ -40,6 +40,7 @@ def jobs(overrides: list[str], multirun: bool) -> list[DictConfig]:
     folders = named(overrides)
     if folders:  # whose yamls may have been edited since
         defaults.cache_clear()
+        overrides = with_folder(overrides)
     groups = group_options(folders)
     tell_broken()
     register()

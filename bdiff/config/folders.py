@@ -25,19 +25,28 @@ OF_HYDRA = re.compile(r"[+~]*hydra\b")
 FOLLOW = ("hydra.runtime.", "hydra.overrides.", "hydra.job.override_dirname", SEARCHPATH, "hydra.sweeper.params")
 
 
-def with_folder(overrides: list[str], folder: str | None) -> list[str]:
-    """Return the overrides, whose hydra.searchpath names `folder` (of --config-dir) too."""
-    if folder is None:
+def with_folder(overrides: list[str], folder: str | None = None) -> list[str]:
+    """Return the overrides, whose hydra.searchpath then names `folder` (of --config-dir) too, and paths alone.
+
+    So Hydra imports no package that was named as pkg://, and jobs in another place find the same folders.
+    """
+    listed = [*places(overrides), *([folder] if folder else [])]
+    if not listed:
         return overrides
     others = [word for word in overrides if not word.startswith(f"{SEARCHPATH}=")]
-    listed = ",".join(map(quoted, [*places(overrides), folder]))
-    return [*others, f"{SEARCHPATH}=[{listed}]"]
+    paths = ",".join(quoted(one.path.absolute()) for one in found(listed))
+    return [*others, f"{SEARCHPATH}=[{paths}]"]
 
 
 def named(overrides: list[str]) -> list[Folder]:
     """Return the folders that the overrides name. RequestError with a line for each that is none."""
+    return found(places(overrides))
+
+
+def found(listed: list[str]) -> list[Folder]:
+    """Return the folders that are `listed`, as hydra.searchpath has them; see `named`."""
     folders, problems = [], []
-    for place in dict.fromkeys(places(overrides)):
+    for place in dict.fromkeys(listed):
         scheme, mark, rest = place.rpartition("://")
         path = home(rest.replace("/", ".")) if scheme == "pkg" else Path(rest)
         if (mark and scheme not in ("file", "pkg")) or path is None or not path.is_dir():

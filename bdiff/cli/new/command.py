@@ -42,9 +42,8 @@ class Parser(argparse.ArgumentParser):
 
 def new(words: list[str]) -> None:
     """Carry out `bdiff new`. Raises RequestError for words that mean nothing, and rather than overwrite something."""
-    parser = Parser(
-        "bdiff new", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("bdiff new", description=__doc__, epilog=EXAMPLES, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("kind", help=", ".join(KINDS))
     parser.add_argument("name", help="of the option, and of the folder that is written")
     parser.add_argument("--folder", type=Path, default=Path(), help="where to write it (default: here)")
