@@ -80,7 +80,7 @@ class Attack(ABC):
         self,
         trigger: Trigger,
         target: Tensor,
-        poison_rate: Annotated[float, fraction, "share of the training rows that are poisoned"],
+        poison_rate: Annotated[float, fraction, "fraction of the training rows that are poisoned"],
         poison_mode: Annotated[str, one_of(*MODES), "replace rows (FIXED), or append copies (FLEX)"] = "replace",
     ):
         if trigger.pattern.shape != target.shape:

@@ -145,7 +145,7 @@ class PureDiffusion(Detection):
     )
 
     law: Annotated[str | float, one_of_or_above(0, *LAWS), "the noise's shift in triggers; 0.5 is Elijah's"]
-    timesteps: Annotated[list[float], falling, "of the chain, as shares of the schedule"]
+    timesteps: Annotated[list[float], falling, "of the chain, as fractions of the schedule"]
     shift: Annotated[float, at_least(0), "weight of the loss on the noise's shift; 0: off"]
     spread: Annotated[float, at_least(0), "weight of the loss on how predicted images differ over the batch; 0: off"]
     consistency: Annotated[float, at_least(0), "weight of the loss on how they change along the chain; 0: off"]
