@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from bdiff.config.compose import jobs
 from bdiff.diffusion.sampling import shard_path
 from bdiff.metric.fid.base import Features
-from bdiff.pipeline.context import Experiment
+from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.measure import measure
 from bdiff.tracker.none import NoTracker
 

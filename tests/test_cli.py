@@ -64,6 +64,17 @@ def test_the_help_of_run_lists_every_group(ask):
     assert "experiment=<folder>/<row>" in text and "stop_sign_14-corner-p90-ddim_50" in text
 
 
+def test_the_help_of_run_explains_the_options_that_are_chosen(ask):
+    lines = ask("run", "attack=diff2", "metric/fid=inception", "seed=3", "--help").splitlines()
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in lines if line.strip()}
+    assert rows["attack.eps"] == "0.3 number, above 0 L-inf distance, in [0,1], of what a triggered image becomes"
+    assert rows["attack.mode"].startswith("redirect redirect, preserve ")
+    assert rows["metric.fid.weights"].startswith("null text, or null a file of pytorch-fid's weights")
+    assert not {"metric.also", "defense.precision", "train.lr"} & rows.keys()
+    assert {"attack=diff2", "metric/fid=inception", "attack:"} <= rows.keys()
+    assert "attack.eps" not in ask("run", "--help")
+
+
 def test_the_installed_script_prints_the_config_from_any_folder(tmp_path):
     config = OmegaConf.create(script(["run", "--cfg", "job", "train.steps=7"], tmp_path))
     assert config.train.steps == 7 and config.data._target_ == "bdiff.data.digits.digits"

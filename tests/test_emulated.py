@@ -29,8 +29,8 @@ from bdiff.diffusion.objective import denoising_loss
 from bdiff.diffusion.sampling import Drawn, Sampler, denoise, noise_of, sample, shards
 from bdiff.diffusion.training import fit
 from bdiff.diffusion.view import View
-from bdiff.pipeline import context
-from bdiff.pipeline.experiment import run_experiment
+from bdiff.pipeline import stages
+from bdiff.pipeline.main import run_experiment
 from bdiff.pipeline.suspect import method
 from bdiff.tracker.none import NoTracker
 from bdiff.trigger.base import Trigger
@@ -43,7 +43,7 @@ def carried_out(monkeypatch, folder, *words: str, card: Card) -> dict:
     plain = OmegaConf.to_container(
         OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True
     )
-    monkeypatch.setattr(context, "open_device", lambda name: accelerator())
+    monkeypatch.setattr(stages, "open_device", lambda name: accelerator())
     with card:
         return run_experiment(OmegaConf.create(plain), NoTracker(), lambda figures: None)
 

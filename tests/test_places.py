@@ -16,7 +16,7 @@ from bdiff.config.compose import jobs
 from bdiff.config.validate import value_problem
 from bdiff.data.check import problems
 from bdiff.data.files import Folder
-from bdiff.metric.check import problems as metric_problems
+from bdiff.metric.check import file_problems
 from bdiff.metric.fid import moments
 from bdiff.model.check import problems as model_problems
 from bdiff.pictures.draw import load
@@ -55,7 +55,7 @@ def test_pipes_among_pictures_are_counted_and_left_out(pipe):
 
 def test_weights_and_statistics_are_not_read_from_a_pipe(pipe):
     fid = {"weights": str(pipe), "reference": str(pipe), "_target_": "x"}
-    told = metric_problems({"fid": fid, "also": [], "lpips_weights": str(pipe)}, 32)
+    told = file_problems({"fid": fid, "also": [], "lpips_weights": str(pipe)}, 32)
     assert len(told) == 3 and all(f"={pipe} {PIPE}" in line for line in told)
     with pytest.raises(RequestError, match=PIPE):
         load_weights(None, str(pipe), "classifier.weights")

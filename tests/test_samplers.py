@@ -17,7 +17,7 @@ from bdiff.config.options import group_options
 from bdiff.diffusion.sampling import Sampler, denoise
 from bdiff.diffusion.schedule import Schedule
 from bdiff.diffusion.steps import first_timestep, step_problem
-from bdiff.pipeline.context import check_start, plain
+from bdiff.pipeline.prepare import check_start, plain
 
 MEAN, VARIANCE = 0.3, 0.25
 SAMPLERS = group_options()["sampler"]

@@ -12,7 +12,7 @@ from bdiff.config.compose import jobs
 from bdiff.diffusion import schedulers
 from bdiff.diffusion.schedule import Schedule
 from bdiff.model import architecture
-from bdiff.pipeline.context import sampler
+from bdiff.pipeline.prepare import sampler
 
 
 @pytest.mark.parametrize("name", sorted(schedulers.KNOWN - {"DPMSolverSDEScheduler"}))  # which needs torchsde

@@ -140,7 +140,7 @@ def test_data_that_are_decoded_are_read_without_a_write(home, monkeypatch, capsy
         raise PermissionError(13, "Permission denied", str(path))
 
     lock = artifacts.lock
-    monkeypatch.setattr(load.store, "lock", lambda path: refused(path) if "cache" in str(path) else lock(path))
+    monkeypatch.setattr(load.artifacts, "lock", lambda path: refused(path) if "cache" in str(path) else lock(path))
     assert carry_out(home, "after", *TINY)[0] == 0
     code, _ = carry_out(home, "more", *TINY, "data.limit=65")
     assert code == 2 and "set paths.cache or BDIFF_CACHE" in capsys.readouterr().err
@@ -148,7 +148,8 @@ def test_data_that_are_decoded_are_read_without_a_write(home, monkeypatch, capsy
 
 def test_files_have_the_permissions_of_the_umask(tmp_path):
     code = (
-        "import os; os.umask(0o002)\nfrom pathlib import Path\nimport torch\nfrom bdiff import store\n"
+        "import os; os.umask(0o002)\nfrom pathlib import Path\nimport torch\n"
+        "from bdiff.store import artifacts as store\n"
         "from safetensors.torch import save_file\n"
         "with store.atomic(Path('a.safetensors')) as scratch: save_file({'a': torch.zeros(1)}, scratch)\n"
         "with store.lock(Path('a.lock')): print(oct(Path('a.lock').stat().st_mode))\n"

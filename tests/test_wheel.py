@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(path.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").rglob("*.yaml"))
+CONFIGS = sorted(path.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").rglob("*.y*ml"))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_the_wheel_holds_every_config_and_module(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert [f"bdiff/conf/{name}" for name in CONFIGS] == sorted(name for name in names if name.endswith(".yaml"))
+    assert [f"bdiff/conf/{name}" for name in CONFIGS] == sorted(name for name in names if name[-4:] in ("yaml", ".yml"))
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "bdiff").rglob("*.py")}
     pages = {
         path.relative_to(ROOT).as_posix()

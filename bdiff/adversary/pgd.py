@@ -11,6 +11,7 @@ both norms: eps = 8/255 moves a pixel by up to 16/255 in [-1,1], and an L2 eps o
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,14 +24,20 @@ from bdiff.defense.base import Logits
 NORMS = {"linf": "Linf", "l2": "L2"}  # ours, and pyautoattack's names
 
 
+class Ball(NamedTuple):
+    """How far an adversarial image may be from its own."""
+
+    norm: str  # linf or l2
+    eps: float  # radius, for images in [0,1]
+
+
 @torch.no_grad()
 def pgd(
     logits: Logits,
     x: Tensor,  # (B,C,H,W) in [-1,1]
     y: Tensor,  # (B,) int64, the labels to get away from
     *,
-    norm: str,  # linf or l2
-    eps: float,  # radius of the ball, for images in [0,1]
+    ball: Ball,
     step: float,  # length of a step, in the same units
     steps: int,
     eot: int,  # draws that a gradient is averaged over; 1 for a classifier that is not random
@@ -42,6 +49,7 @@ def pgd(
     the last point that is returned: to choose among points by a random loss would favour the lucky ones.
     Raises ValueError for an unknown norm.
     """
+    norm, eps = ball.norm, ball.eps
     check(norm)
     x_adv = (x + start(x, norm, 2 * eps, generator)).clamp(-1, 1)
     for _ in range(steps):
@@ -94,13 +102,14 @@ def check(norm: str) -> None:
         raise ValueError(f"norm={norm} is not known: choose from {', '.join(NORMS)}")
 
 
-def apgd(logits: Logits, x: Tensor, y: Tensor, *, norm: str, eps: float, steps: int, eot: int, seed: int) -> Tensor:
+def apgd(logits: Logits, x: Tensor, y: Tensor, *, ball: Ball, steps: int, eot: int, seed: int) -> Tensor:
     """Return adversarial images as `pgd` does, by AutoAttack's APGD on the cross-entropy (Croce & Hein 2020).
 
     It chooses its own step lengths, and the point of highest loss; the loss it goes by is that of the last of the
     `eot` draws, so let the shield vote again on what comes out. The start depends on seed and batch.
     Raises ValueError for an unknown norm, RunError if pyautoattack is not installed.
     """
+    norm, eps = ball.norm, ball.eps
     check(norm)
     try:
         from pyautoattack.autopgd_base import APGDAttack

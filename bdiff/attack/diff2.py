@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from bdiff.attack.base import MODES as POISON_MODES
 from bdiff.attack.base import Attack, Parts, Plan
 from bdiff.common.device import spare, to_device
 from bdiff.config.rules import above, at_least, counts, fraction, one_of
@@ -71,8 +72,10 @@ class DIFF2(Attack):
         trigger: Trigger,
         target: Tensor,
         poison_rate: Annotated[float, fraction, "malicious rows for each clean one: the weight of their loss"],
-        poison_mode: Annotated[str, one_of("replace", "append"), "append; or replace: poison_rate is of all rows"],
-        mode: Annotated[str, one_of(*MODES), "preserve is weaker"],
+        poison_mode: Annotated[str, one_of(*POISON_MODES), "append rows, or replace: poison_rate is then of all rows"],
+        mode: Annotated[
+            str, one_of(*MODES), "redirect the way back to x_a; or preserve, on x_a itself, which is weaker"
+        ],
         case: Annotated[str, one_of(*CASES), "the shield that is attacked"],
         eta: Annotated[float, above(0), "L-inf bound of an added trigger, for images in [0,1]"],
         t: Annotated[list[int], counts, "t* of purifications, in timesteps"],

@@ -64,7 +64,7 @@ def data(words: list[str]) -> int:
 
 def names() -> list[str]:
     """Return the options of conf/data."""
-    return [*group_options()["data"]]
+    return list(group_options()["data"])
 
 
 def listing() -> int:

@@ -33,6 +33,7 @@ usage: bdiff run [-m] [key=value ...]
 
   bdiff table                           run folders as a table; bdiff table --help
   bdiff table baddiffusion              the rows of a paper, ours beside the published figures
+  bdiff table zoo --run                 run all sweeps of a table, then show it
   bdiff zoo outputs                     audited models as a detection benchmark; bdiff zoo --help
   bdiff shields outputs                 classifiers behind shields, with their controls; bdiff shields --help
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from omegaconf.errors import OmegaConfBaseException
 from bdiff.common.errors import RequestError, RunError, one_line
 from bdiff.common.progress import Screen
 from bdiff.config.compose import jobs
-from bdiff.config.folders import with_folder
+from bdiff.config.folders import SEARCHPATH, with_folder
 from bdiff.config.options import PACKAGE
 from bdiff.config.plugins import register
+from bdiff.config.sweeps import written_out
 from bdiff.config.words import normal, quoted
 from bdiff.launch.live_view import BEFORE, WAITING, Board
 from bdiff.launch.sweep import SWEEP, carry_out, ledger_of
+from bdiff.report.options import settings_of, settings_table
 from bdiff.report.runs import JOBS
 from bdiff.report.shield_table import shield_tables
 from bdiff.report.table import boxed, metrics_table
@@ -51,16 +54,34 @@ def run(words: list[str]) -> int:
     if args.config_name or args.config_path:
         raise RequestError("bdiff has one primary config: add a folder of yamls to its own with --config-dir")
     overrides = with_folder([normal(word) for word in args.overrides], args.config_dir)
+    if args.multirun:
+        overrides = written_out(overrides)
     options = [word for word in words if word not in args.overrides]
     asks = args.cfg or args.info or args.shell_completion or args.hydra_help or args.help
     configs = [] if args.shell_completion else jobs(overrides, args.multirun)
     package = args.package and args.package.partition("@")[0]
     if args.cfg and package and configs and OmegaConf.select(configs[0], package) is None:
         raise RequestError(f"--package {args.package} is no part of the config: see bdiff run --cfg {args.cfg}")
+    if args.help:
+        with suppress(SystemExit):  # how Hydra ends
+            compose_and(lambda config: None, options, overrides)
+        explain(configs[0], overrides, args.multirun)
+        return DONE
     if asks:
         compose_and(lambda config: None, options, overrides)
         return DONE
     return sweep(configs, options, overrides) if args.multirun else single(options, overrides)
+
+
+def explain(config: DictConfig, overrides: list[str], multirun: bool) -> None:
+    """Print the settings of every option that the overrides choose, with their defaults."""
+    choices, out = config.hydra.runtime.choices, terminal()
+    groups = [word.partition("=")[0] for word in overrides if word.partition("=")[0] in choices]
+    plain = [word for word in overrides if word.startswith((*(f"{group}=" for group in groups), f"{SEARCHPATH}="))]
+    base = jobs(plain, multirun)[0]
+    for group in groups:
+        if found := settings_of(base, group):
+            out.print(settings_table(f"{group}={choices[group]}", found, sys.stdout.isatty()))
 
 
 def single(options: list[str], overrides: list[str]) -> int:

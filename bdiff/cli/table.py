@@ -1,4 +1,4 @@
-"""`bdiff table`: run folders as a table, or the rows of an experiment with our numbers beside the published ones."""
+"""`bdiff table`: run folders as a table, an experiment's rows beside the published ones, or a table that it runs."""
 
 import argparse
 import os
@@ -14,6 +14,7 @@ from bdiff.common.errors import RequestError
 from bdiff.common.spelling import did_you_mean, nearest
 from bdiff.config.compose import jobs
 from bdiff.config.options import group_options
+from bdiff.config.tables import PROFILE, table_names, table_of
 from bdiff.report.pivot import in_order, ordered, pivot
 from bdiff.report.published import Row, beside
 from bdiff.report.runs import Run, find, flat
@@ -27,7 +28,9 @@ EXAMPLES = """
   bdiff table --rows trigger,target --cols attack.poison_rate --metrics asr
   bdiff table outputs/multiruns/2026-01-31 --format latex --out table.tex
   bdiff table baddiffusion                                  rows of conf/experiment/baddiffusion, beside the published
-  bdiff table clipping --rows trigger,target --cols sample.clip    the same runs, as any others"""
+  bdiff table clipping --rows trigger,target --cols sample.clip    the same runs, as any others
+  bdiff table zoo --run                                     run the sweeps of conf/experiment/table/zoo, then show them
+  bdiff table zoo --profile paper --run hydra/launcher=slurm runtime.threads=1"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,8 +62,9 @@ def parser() -> Parser:
     told.add_argument(
         "what",
         nargs="*",
-        metavar="folder|experiment",
-        help="where to look for runs (default: outputs); a folder of conf/experiment, or a row of it",
+        metavar="folder|experiment|table",
+        help="where to look for runs (default: outputs); a folder of conf/experiment, or a row of it; a folder of "
+        f"conf/experiment/table: {', '.join(table_names())}",
     )
     told.add_argument(
         "--rows",
@@ -75,18 +79,29 @@ def parser() -> Parser:
         metavar="NAME,NAME",
         help="asr is short for suspect/asr (default: all of the suspect model)",
     )
+    told.add_argument(
+        "--run",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="run the sweeps of a table first, all with these options; what is done is not done again",
+    )
+    told.add_argument("--profile", help=f"of a table: in miniature or as published (default: {PROFILE})")
     return told
 
 
-def table(words: list[str]) -> None:
+def table(words: list[str]) -> int | None:
     """Carry out `bdiff table`. Raises RequestError for wrong words or where there are no runs."""
     args = parser().parse_args(words)
-    options = [*group_options()["experiment"]]
+    if args.run is not None or args.profile or (args.what and all(is_table(word) for word in args.what)):
+        return named_tables(args)
+    options = [name for name in group_options()["experiment"] if not name.startswith("table/")]
     named = {word: rows_of(word, options) for word in args.what}
     folders = [Path(word) for word, rows in named.items() if not rows]
     papers = sorted({name.partition("/")[0] for name in options})
-    wrong = [f"{folder} is neither a folder nor an experiment{did_you_mean(str(folder), [*papers, *options])} "
-             f"(experiments: {', '.join(papers)})" for folder in folders if not folder.exists()]  # fmt: skip
+    known = [*papers, *table_names(), *options]
+    wrong = [f"{folder} is neither a folder nor an experiment{did_you_mean(str(folder), known)} "
+             f"(experiments: {', '.join(papers)}; tables: {', '.join(table_names())})"
+             for folder in folders if not folder.exists()]  # fmt: skip
     if wrong:
         raise RequestError(*wrong)
     rows = [name for found in named.values() for name in found]
@@ -105,6 +120,29 @@ def table(words: list[str]) -> None:
         known_keys(runs, [*(args.rows or []), *(args.cols or [])])
         sheet = pivot(runs, args.rows, args.cols or [], chosen(args.metrics, runs, set()))
     deliver([sheet], args.format, args.out)
+    return None
+
+
+def is_table(word: str) -> bool:
+    """Return whether a word means a table that can be run; a folder of that name is meant first."""
+    return word in table_names() and not Path(word).exists()
+
+
+def named_tables(args: argparse.Namespace) -> int:
+    """Show the tables that `args` name, after their sweeps where these are asked for. Returns the exit code."""
+    from bdiff.cli.make_table import make, show
+
+    if not args.what:
+        raise RequestError("name a table before the options: bdiff table <name> --run [key=value ...]")
+    if args.format != "rich" or any((args.out, args.rows, args.cols, args.metrics)):
+        raise RequestError("--run and --profile show a table in its own way: name its folder for another")
+    tables = {name: table_of(name, args.profile or PROFILE) for name in args.what}
+    if args.run is not None:
+        return make([*tables.values()], args.run)
+    if lacking := [name for name, one in tables.items() if one.sweeps and not one.folder.is_dir()]:
+        raise RequestError(*(f"{tables[name].folder} is no folder: bdiff table {name} --run makes it"
+                             for name in lacking))  # fmt: skip
+    return max(map(show, tables.values()))
 
 
 def rows_of(word: str, options: list[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import difflib
 import re
-from functools import cache
 
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -18,8 +17,9 @@ from bdiff.common.errors import RequestError, one_line
 from bdiff.common.spelling import nearest
 from bdiff.config.folders import SEARCHPATH, hydra_problems, named, with_folder
 from bdiff.config.keys import added_problems, children, leaves, settings, unknown
-from bdiff.config.options import PACKAGE, Options, group_options, keys_of
+from bdiff.config.options import PACKAGE, Options, defaults, group_options, keys_of
 from bdiff.config.plugins import register, tell_broken
+from bdiff.config.sweeps import sweep_problems, written_out
 from bdiff.config.validate import declaration, value_problems
 from bdiff.config.words import normal, unreadable
 
@@ -44,6 +44,8 @@ def jobs(overrides: list[str], multirun: bool) -> list[DictConfig]:
     groups = group_options(folders)
     tell_broken()
     register()
+    if multirun:
+        overrides = written_out(overrides)
     with initialize_config_module(PACKAGE, version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         for text in overrides:
@@ -57,9 +59,12 @@ def jobs(overrides: list[str], multirun: bool) -> list[DictConfig]:
             usable += [] if told else [override]
         lines = [[one.input_line or "" for one in usable]]
         for line in BasicSweeper.split_arguments(usable, max_batch_size=None)[0] if multirun else lines:
-            config, told = one_job(parser.parse_overrides(line), groups)
+            job = parser.parse_overrides(line)
+            config, told = one_job(job, groups)
             problems += told
-            configs += [config] if config is not None else []
+            if config is not None:
+                problems += sweep_problems(config, job)
+                configs.append(config)
     if problems:
         raise RequestError(*dict.fromkeys(problems))
     return configs
@@ -106,14 +111,16 @@ def one_job(overrides: list[Override], groups: Options) -> tuple[DictConfig | No
     """Return the config that one job's `overrides` compose to, if they do, and what is wrong with it."""
     problems: list[str] = []
     try:
-        base = defaults(tuple(one.input_line or "" for one in overrides if one.key_or_group in (SEARCHPATH, *groups)))
+        choices = tuple(one.input_line or "" for one in overrides if one.key_or_group in (SEARCHPATH, *groups))
+        base = defaults(choices)
         HydraConfig.instance().set_config(base)
         usable = []
         for override in overrides:
             told = key_problems(override, base, groups)
             problems += told
             usable += [] if told else [override.input_line or ""]
-        config = compose("config", usable, return_hydra_config=True)
+        chosen_alone = choices == tuple(usable)  # composing takes most of the time of an answer
+        config = base.copy() if chosen_alone else compose("config", usable, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         if config.hydra.searchpath:
             problems += hydra_problems(config, base, defaults(()))
@@ -135,12 +142,6 @@ def given(key: str) -> bool:
     holder = OmegaConf.select(defaults(()), parent)
     node = holder._get_node(name) if isinstance(holder, DictConfig) else None
     return isinstance(node, Node) and node._value() is not None
-
-
-@cache
-def defaults(choices: tuple[str, ...]) -> DictConfig:
-    """Compose the config that the given group choices lead to."""
-    return compose("config", list(choices), return_hydra_config=True)
 
 
 def key_problems(override: Override, base: DictConfig, groups: Options) -> list[str]:

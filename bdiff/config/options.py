@@ -1,9 +1,11 @@
 """The config groups and their options: bdiff's own in conf/, plugins', and those of folders that a request names."""
 
 from collections.abc import Iterable
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
 from bdiff.common.errors import RequestError
@@ -43,3 +45,9 @@ def keys_of(group: str, file: Path) -> set[str]:
     """Return the dotted keys that the yaml of an option of `group` itself brings."""
     brought = OmegaConf.load(file)
     return set(leaves(brought, f"{group.replace('/', '.')}.")) if isinstance(brought, DictConfig) else set()
+
+
+@cache
+def defaults(choices: tuple[str, ...]) -> DictConfig:
+    """Compose the config that the given group choices lead to."""
+    return compose("config", list(choices), return_hydra_config=True)

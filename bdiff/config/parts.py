@@ -19,9 +19,12 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
+from bdiff.common.errors import RequestError
 from bdiff.config import rules
 from bdiff.config.rules import Rule
 
+#: types as tables of options name them
+WORDS: dict[type, str] = {bool: "true, false", int: "whole number", float: "number", str: "text", ListConfig: "list"}
 #: the types that annotations name, as a config has them
 TYPES: dict[str, type] = {
     **{"bool": bool, "int": int, "float": float, "str": str, "Path": str},
@@ -42,6 +45,13 @@ class Setting:
     def optional(self) -> bool:
         """Whether it may be null."""
         return NoneType in self.types
+
+    @property
+    def words(self) -> str:
+        """Which values it takes, in a few words."""
+        kinds = dict.fromkeys(WORDS[kind] for kind in self.types if kind in WORDS)
+        bare = not self.rules or self.rules[0].bound
+        return ", ".join([*([" or ".join(kinds)] if bare else []), *(rule.words for rule in self.rules)])
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,7 @@ class Names(dict[str, Any]):
             return getattr(rules, path.rpartition(".")[2])
         found = self.module.find(ast.Name(name))
         if found is None:
-            raise NameError(f"{self.module.name}: {name} in an annotation is neither a rule nor a literal")
+            raise RequestError(f"{self.module.name}: {name} in an annotation is neither a rule nor a literal")
         return value_of(*found)
 
 
@@ -131,6 +141,9 @@ def parsed(name: str) -> Module | None:
             case ast.ImportFrom():
                 origin = resolve_name("." * node.level + (node.module or ""), package)
                 imports |= {one.asname or one.name: f"{origin}.{one.name}" for one in node.names}
+            case ast.Import():
+                tops = [(one.asname or one.name.partition(".")[0], one) for one in node.names]
+                imports |= {name: one.name if one.asname else name for name, one in tops}
     return Module(name, first_line(tree), names, imports)
 
 
@@ -214,10 +227,15 @@ def declared(found: Iterator[Parameter]) -> tuple[dict[str, Setting], frozenset[
     settings, given = {}, set()
     for module, name, annotation in found:
         match annotation:
-            case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[kind, *about])):
+            case ast.Subscript(
+                value=ast.Name(id="Annotated") | ast.Attribute(attr="Annotated"), slice=ast.Tuple(elts=[kind, *about])
+            ):
                 types, part = kinds(module, kind)
-                words = [value_of(module, one) for one in about]
-                settings[name] = Setting(types, tuple(one for one in words if callable(one)), words[-1], part)
+                values = [value_of(module, one) for one in about]
+                rules_of = tuple(one for one in values if callable(one))
+                settings[name] = Setting(
+                    types, rules_of, next((one for one in values if isinstance(one, str)), ""), part
+                )
             case _:
                 given.add(name)
     return settings, frozenset(given)

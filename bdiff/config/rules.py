@@ -23,6 +23,7 @@ class Rule:
     words: str
     problem: Callable[[Any], str | None]
     types: tuple[type, ...] = ()  # beside the setting's own
+    bound: bool = False  # whether the words need a number before them
 
     def __call__(self, value: Any) -> str | None:
         return self.problem(value)
@@ -35,12 +36,14 @@ def within(words: str, fits: Callable[[Any], bool], otherwise: str = "") -> Rule
 
 def at_least(least: float) -> Rule:
     """Return a rule: a number not below `least`."""
-    return within(f"at least {least}", lambda value: value >= least)
+    words = f"at least {least}"
+    return Rule(words, lambda value: None if value >= least else f"must be {words}", bound=True)
 
 
 def above(bound: float) -> Rule:
     """Return a rule: a number above `bound`."""
-    return within(f"above {bound}", lambda value: value > bound)
+    words = f"above {bound}"
+    return Rule(words, lambda value: None if value > bound else f"must be {words}", bound=True)
 
 
 def one_of(*names: Any) -> Rule:

@@ -138,17 +138,21 @@ def untaken(config: DictConfig, keys: list[str]) -> Iterator[str]:
         parent, _, name = key.rpartition(".")
         part = parts.get(parent)
         if part and part.settings is not None and name not in {"_target_", *part.settings, *part.given}:
-            yield unknown(key, settings(config))
+            yield unknown(key, settings(config) - {key})
 
 
 def parts_of(config: DictConfig) -> Iterator[tuple[str, Part]]:
     """Yield the key of every part of ours that a config names, and what it declares."""
-    for key, target in targets(config):
+    for key, target in named(config):
         if target in ours():
             yield key.removesuffix("._target_"), describe(target)
 
 
+def named(config: DictConfig) -> Iterator[tuple[str, Any]]:
+    """Yield the key and the value of every `_target_` of a request, but for Hydra's own."""
+    yield from targets({str(name): part for name, part in config.items_ex(resolve=False) if name != "hydra"})
+
+
 def target_problems(config: DictConfig) -> list[str]:
     """Return which parts the config names that it may not."""
-    parts = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
-    return [line for key, target in targets(parts) if (line := foreign(key, target))]
+    return [line for key, target in named(config) if (line := foreign(key, target))]

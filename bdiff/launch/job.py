@@ -170,7 +170,7 @@ def experiment() -> tuple[Callable[[DictConfig], None], Callable[..., dict[str, 
     """
     gc.disable()
     try:
-        from bdiff.pipeline.experiment import resolve, run_experiment
+        from bdiff.pipeline.main import resolve, run_experiment
     finally:
         gc.enable()
     return resolve, run_experiment

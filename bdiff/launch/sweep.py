@@ -26,7 +26,6 @@ from omegaconf import DictConfig
 from bdiff.config.folders import SEARCHPATH
 from bdiff.config.rules import at_least, one_of
 from bdiff.config.words import quoted
-from bdiff.report.page import write_run_page
 from bdiff.store import artifacts
 from bdiff.store.ledger import DONE, FAILED, INTERRUPTED, Ledger, config_key
 
@@ -153,6 +152,8 @@ def run_job(
     error = death(code, folder / OUTPUT)
     if record:
         artifacts.write_json(folder / "metrics.json", record | {"status": FAILED, "error": error})
+        from bdiff.report.page import write_run_page  # which takes long, and a wrong request needs none
+
         write_run_page(folder)
     return FAILED, error
 

@@ -36,8 +36,8 @@ from bdiff.model.check import (
     sample_size,
     scheduler_path,
 )
-from bdiff.pipeline.context import plain, resolve_threshold
-from bdiff.pipeline.context import sampler as scheduler_of
+from bdiff.pipeline.prepare import plain, resolve_threshold
+from bdiff.pipeline.prepare import sampler as scheduler_of
 from bdiff.pipeline.suspect import method as made
 from bdiff.store import artifacts
 

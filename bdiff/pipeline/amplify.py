@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 from bdiff.common.progress import progress
 from bdiff.common.seeds import seed_of
 from bdiff.config.instantiate import make
-from bdiff.pipeline.context import Experiment, plain
 from bdiff.pipeline.detect import against_target
+from bdiff.pipeline.experiment import Experiment
+from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.result import Answer, first_images
 from bdiff.pipeline.sample import draw_samples, shifted
 from bdiff.pipeline.suspect import method, suspect_of
@@ -31,8 +32,8 @@ def amplify(run: Experiment, model: Stage) -> Answer:
         seed=run.config.seed,
     )
     path = stage.folder / "trigger.safetensors"
-    with run.building(stage, "amplify") as missing:
-        if missing and run.accelerator.is_main_process:
+    with run.missing(stage, "amplify") as missing:
+        if missing:
             suspect = suspect_of(run, model, inversion.precision, inversion.checkpoint)
             with progress("amplify", inversion.steps, unit="steps", every=run.config.runtime.progress) as meter:
                 seed = seed_of(run.config.seed, "amplify")

@@ -8,8 +8,9 @@ from torch import Tensor
 from bdiff.common.device import autocast
 from bdiff.defense.base import Logits, RadiusShield
 from bdiff.defense.shields import cohen
-from bdiff.pipeline.context import Experiment, plain
+from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.names import ROWS
+from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.result import Answer, CertifiedCurves
 from bdiff.pipeline.trial import Trial, announce, denoiser, facts, networks_left, row_stage
 from bdiff.store.artifacts import Stage
@@ -24,7 +25,7 @@ def certified(run: Experiment, shield: RadiusShield, on: Trial, rows: dict[str, 
     own = shield.key | {"precision": config.precision}
     stages = {row: row_stage(run, on, "certification", models, shield=own) for row, models in rows.items()}
     networks = networks_left(stages, rows)
-    if networks and run.accelerator.is_main_process:
+    if networks and run.main:
         noisy = torch.randn((shield.batch_size, *run.images.shape), device=run.device)
         logits = noisy_classifier(run, shield, on, rows["suspect"])
         copies = networks * len(on.inputs) * len(on.labels) * shield.draws  # the most, where images end early
@@ -71,8 +72,8 @@ def noisy_classifier(run: Experiment, shield: RadiusShield, on: Trial, models: l
 
 def build(run: Experiment, shield: RadiusShield, on: Trial, models: list[Stage], stage: Stage, who: str) -> None:
     """Keep a table for every kind of input; one that a killed run has begun goes on where it ends."""
-    with run.building(stage, who) as wanted:
-        if wanted and run.accelerator.is_main_process:
+    with run.missing(stage, who) as wanted:
+        if wanted:
             logits = noisy_classifier(run, shield, on, models)
             for kind, x in on.inputs.items():
                 stage.folder.mkdir(parents=True, exist_ok=True)

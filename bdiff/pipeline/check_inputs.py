@@ -5,7 +5,8 @@ from safetensors.torch import load_file, save_file
 from bdiff.common.seeds import generator, seed_of
 from bdiff.defense.base import InputCheck
 from bdiff.metric.roc import auroc, rate_above, threshold_at
-from bdiff.pipeline.context import Experiment, plain
+from bdiff.pipeline.experiment import Experiment
+from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.result import Answer
 from bdiff.pipeline.suspect import own, suspect_of
 from bdiff.store import artifacts
@@ -52,8 +53,8 @@ def scored(run: Experiment, model: Stage, check: InputCheck) -> Stage:
         start=[run.attack.start_key, run.pictures["trigger"]] if run.attack.starts_samples else None,
         seed=run.config.seed,
     )
-    with run.building(stage, "inputs") as missing:
-        if missing and run.accelerator.is_main_process:
+    with run.missing(stage, "inputs") as missing:
+        if missing:
             suspect, seed = suspect_of(run, model, config.precision), run.config.seed
             known = suspect.noise(config.count, generator(seed, "inputs", "known"))
             clean = suspect.noise(config.count, generator(seed, "inputs", "clean"))

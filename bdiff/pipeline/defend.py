@@ -4,8 +4,9 @@ from functools import singledispatch
 
 from bdiff.defense.base import Defense, Detection, InputCheck, Removal, SamplingDefense, Shield
 from bdiff.pipeline.check_inputs import checked
-from bdiff.pipeline.context import Experiment, plain, without
 from bdiff.pipeline.detect import detected
+from bdiff.pipeline.experiment import Experiment
+from bdiff.pipeline.prepare import plain, without
 from bdiff.pipeline.remove import remeasured, removed, removed_stage
 from bdiff.pipeline.result import Answer
 from bdiff.pipeline.sample import draw_samples

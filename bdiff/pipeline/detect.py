@@ -13,8 +13,9 @@ from bdiff.data.base import to_float
 from bdiff.defense.base import Detection, Inversion
 from bdiff.defense.detection.terd import is_backdoored
 from bdiff.metric.target import asr_threshold, compare
-from bdiff.pipeline.context import Experiment, plain
+from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.measure import triggered
+from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.remove import Found, removed
 from bdiff.pipeline.result import Answer, first_images
 from bdiff.pipeline.sample import draw_samples, shifted
@@ -85,8 +86,8 @@ def invert(run: Experiment, model: Stage, detection: Detection) -> Stage:
         precision=config.precision,
         seed=run.config.seed,
     )
-    with run.building(stage, "audit") as missing:
-        if missing and run.accelerator.is_main_process:
+    with run.missing(stage, "audit") as missing:
+        if missing:
             suspect = suspect_of(run, model, config.precision, config.checkpoint)
             with progress("audit", detection.total, unit="steps", every=run.config.runtime.progress) as meter:
                 found = detection.invert(suspect, seed_of(run.config.seed, "audit"), partial(meter.advance, 1))

@@ -1,141 +1,41 @@
-"""One experiment, from a composed config to metrics.json: the stages in order. Read this file first.
+"""The experiment: a request with everything small built from it. `main.py` takes it through its stages."""
 
-data -> train -> sample -> measure -> amplify, defend, each kept under a key of all that it depends on, so that the
-same request again reuses what is there, and a killed one goes on.
-"""
+import time
+from pathlib import Path
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import torch
 from omegaconf import DictConfig
-from safetensors.torch import load_file
 
-from bdiff.common.device import open_device
-from bdiff.common.errors import RequestError, RunError
-from bdiff.data.base import to_float, to_uint8
-from bdiff.diffusion.history import read_history
-from bdiff.diffusion.sampling import shards
-from bdiff.diffusion.schedulers import start_marks
-from bdiff.diffusion.steps import class_of, first_timestep
-from bdiff.model.checkpoint import weights_digest
-from bdiff.pipeline.amplify import amplify
-from bdiff.pipeline.context import Experiment, plain, resolve_precisions
-from bdiff.pipeline.defend import defend
-from bdiff.pipeline.measure import Clean, measure
-from bdiff.pipeline.reference import examine_classifiers
-from bdiff.pipeline.result import Answer, Beside, Figure, LossCurve, Overview, Picture, Sheet, Trajectory
-from bdiff.pipeline.sample import draw_samples, kinds
-from bdiff.pipeline.train import Start, beginning, clean_model, train
-from bdiff.pipeline.trial import examine
-from bdiff.store.artifacts import Stage
-from bdiff.store.provenance import device_name
+from bdiff.diffusion.training import Loop
+from bdiff.model import checkpoint
+from bdiff.pipeline import prepare
+from bdiff.pipeline.prepare import plain
+from bdiff.pipeline.stages import Stages
 from bdiff.tracker.none import NoTracker
 
-#: takes figures by their names
-Show = Callable[[Mapping[str, Figure]], None]
 
+class Experiment(Stages):
+    """A request with its parts, and the stages that it goes through.
 
-def unharmed(run: Experiment, suspect: Stage, start: Start) -> Clean:
-    """Return what the clean model makes of the suspect's noise: the model it started from, or its twin."""
-    model, words = clean_model(run, start)
-    digests = {weights_digest(str(one.folder / "model")) for one in (model, suspect)}
-    return Clean(draw_samples(run, model, "clean_sample"), words, same=len(digests) == 1)
+    Raises RequestError before anything is trained if a part cannot be had.
+    """
 
-
-def resolve(config: DictConfig) -> None:
-    """Set what a request leaves to the device, its precisions, to what that is here."""
-    resolve_precisions(config, open_device(config.runtime.device).device)
-
-
-def run_experiment(config: DictConfig, tracker: NoTracker, show: Show) -> dict[str, Any]:
-    """Carry out the request and return what metrics.json says of it; `show` gets what there is to see, as it comes."""
-    run = Experiment(config, tracker)
-    try:
-        return carried_out(run, show)
-    except RequestError as error:
-        if not run.started:
-            raise
-        raise RunError("; ".join(error.problems)) from error  # however wrong the request was, hours may be gone
-
-
-def carried_out(run: Experiment, show: Show) -> dict[str, Any]:
-    """Go through the stages of `run` and return what metrics.json says of it."""
-    config = run.config
-    examine(run)
-    examine_classifiers(run)
-    start = beginning(run)
-    model = train(run, start)
-    samples = draw_samples(run, model)
-    measured = measure(run, samples, unharmed(run, model, start) if "sample_psnr" in config.metric.also else None)
-    if run.accelerator.is_main_process:
-        show(figures_of(run, model, samples, measured["metrics"]))
-    answer = Answer()
-    if config.amplify._target_:
-        answer |= amplify(run, model)
-    if config.defense._target_:
-        answer |= defend(run, model, start)
-    if run.accelerator.is_main_process:
-        show(more_figures(run, answer))
-    measured["metrics"] |= answer.metrics
-    measured["protocol"] |= answer.protocol
-    measured["protocol"] |= {
-        "sampler": sampler_protocol(config),
-        "images": config.sample.count,
-        "precision": {"train": config.train.precision, "sample": config.sample.precision},
-        "seed": config.seed,
-    }
-    return {
-        **measured,
-        "keys": run.keys,
-        "seconds": run.seconds,
-        "reused": run.reused,
-        "model": str(model.folder / "model"),
-        "history": str(model.folder / "history.jsonl"),
-        "device": device_name(run.device),
-        "provenance": run.provenance,
-    }
-
-
-def sampler_protocol(config: DictConfig) -> dict[str, Any]:
-    """Return what has to be known of the sampler to compare samples, the timestep at which it starts among it."""
-    scheduler, steps = plain(config.sampler.scheduler), config.sample.steps
-    first = first_timestep(scheduler, steps, config.schedule.num_train_timesteps)
-    about = {"name": class_of(scheduler), "steps": steps, "first_t": first, "clip": config.sample.clip}
-    marks = start_marks(plain(config.schedule))
-    return about | plain(config.sampler.step) | ({"marks": marks} if marks else {})
-
-
-def figures_of(run: Experiment, model: Stage, samples: Stage, metrics: dict[str, float]) -> dict[str, Figure]:
-    """Return what there is to see of a model and its samples, by name."""
-    first = {kind: next(shards(samples.folder / "shards", kind)) for kind in kinds(run)}
-    example = to_float(run.images.take(torch.zeros(1, dtype=torch.long))).cpu()
-    singles = {
-        "trigger": to_uint8(run.trigger.pattern),
-        **({"target": to_uint8(run.target)} if run.attack.starts_samples else {}),
-        "stamped example": to_uint8(run.attack.apply(example))[0],
-    }
-    title, sheets = run.config.name, {"samples": first["clean"]}
-    if "triggered" in first:
-        title += f"   ASR {metrics['suspect/asr']:.3f}   MSE {metrics['suspect/mse']:.3g}"
-        sheets["samples with the trigger in the same noise"] = first["triggered"]
-    states = load_file(samples.folder / "trajectory.safetensors")
-    rows = {name: to_uint8(states[name][:, 0]) for name in reversed(first)}
-    history = read_history(model.folder / "history.jsonl")
-    return {
-        "overview": Overview(title, singles, sheets),
-        **{name: Picture(image) for name, image in singles.items()},
-        **{name: Sheet(images) for name, images in first.items()},
-        "trajectory": Trajectory(states["t"].tolist(), rows),
-        **({"loss": LossCurve(run.config.name, history)} if history else {}),
-    }
-
-
-def more_figures(run: Experiment, answer: Answer) -> dict[str, Figure]:
-    """Return what there is to see of a defense or an amplification: triggers beside the true one, and samples."""
-    found: dict[str, Figure] = {}
-    if answer.triggers:
-        true = {"true trigger": run.trigger.pattern} if run.attack.poison_rate > 0 else {}
-        singles = true | answer.triggers
-        found["triggers"] = Beside({name: to_uint8(trigger) for name, trigger in singles.items()})
-    return found | {name: Sheet(images) for name, images in answer.samples.items()} | answer.figures
+    def __init__(self, config: DictConfig, tracker: NoTracker):
+        super().__init__(Path(config.paths.outputs), config.runtime.device, tracker)
+        self.config = config
+        prepare.resolve_precisions(config, self.device)  # before any key is made of them
+        self.schedule = prepare.schedule(config)
+        self.scheduler = prepare.sampler(config.sampler, self.schedule, config.sample.steps)
+        runtime = plain(config.runtime)
+        self.loop = Loop(**{name: runtime[name] for name in Loop.__dataclass_fields__})
+        self.measures = prepare.measures(config)
+        if config.model.pretrained is not None:
+            checkpoint.examine(config.model.pretrained, plain(config.model.unet), self.schedule)
+        began = time.monotonic()
+        self.data = prepare.data(config, self.measures)
+        self.images = self.data.images
+        self.seconds["data"] = round(time.monotonic() - began, 3)
+        self.unflagged = prepare.resolve_threshold(config, self.images.name)
+        self.trigger, self.target = prepare.pictures(config, self.images.shape)
+        self.pictures = prepare.identities(self.trigger, self.target)
+        self.attack = prepare.attack(config, self.trigger, self.target, self.images, self.schedule)
+        self.attack.to(self.device)

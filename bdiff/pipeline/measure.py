@@ -20,7 +20,7 @@ from bdiff.metric.names import OVER_FEATURES
 from bdiff.metric.sample_psnr import sample_psnr
 from bdiff.metric.secret import secret
 from bdiff.metric.target import asr_threshold, compare
-from bdiff.pipeline.context import Experiment
+from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.reference import KEPT, Reference, feature_extractor, metered, reference, reference_activations
 from bdiff.pipeline.sample import count_of
 from bdiff.pipeline.train import unshown
@@ -58,11 +58,11 @@ def measure(run: Experiment, samples: Stage, clean: Clean | None = None, who: st
         target=run.pictures["target"],
         also=sorted({*config.metric.also}),
         distance=identity(run, distance) if distance else None,
-        lpips=run.lpips.sha256 if run.lpips else None,
+        lpips=run.measures.lpips.sha256 if run.measures.lpips else None,
         clean=[clean.samples.key, clean.model] if clean else None,
     )
-    with run.building(stage, "measure" if who == "suspect" else f"measure_{who}") as missing:
-        if missing and run.accelerator.is_main_process:
+    with run.missing(stage, "measure" if who == "suspect" else f"measure_{who}") as missing:
+        if missing:
             found = against_target(run, samples, threshold)
             if distance:
                 found |= over_features(run, samples, distance)
@@ -93,11 +93,11 @@ def prepare(run: Experiment) -> Distance | None:
         config.metric.fid.protocol,
         samples=config.sample.count,
         reference=against.images,
-        limited=config.data.limit is not None and run.published is None,
-        published=run.published is not None,
+        limited=config.data.limit is not None and run.measures.published is None,
+        published=run.measures.published is not None,
     )
     doubts = singular(config.metric.fid.protocol, config.sample.count, against.images, features.num_features)
-    if run.accelerator.is_main_process:
+    if run.main:
         for doubt in doubts:
             log.warning("fid%s: %s", features.suffix, doubt)
     return Distance(features, against, activations, [*marks, *doubts])
@@ -129,7 +129,7 @@ def against_target(run: Experiment, samples: Stage, threshold: float) -> dict[st
     config = run.config
     if not run.attack.starts_samples:
         why = "the attack's trigger is for images that are denoised, and no sample starts from it"
-        asked = ["asr", *(["lpips"] if run.lpips else []), *({"secret"} & {*config.metric.also})]
+        asked = ["asr", *(["lpips"] if run.measures.lpips else []), *({"secret"} & {*config.metric.also})]
         return {name: Measured({}, {"absent": why}) for name in asked}
     total = -(-count_of(config, "triggered") // config.sample.batch_size)
     with progress("measure", total, unit="batches", every=config.runtime.progress) as meter:
@@ -139,8 +139,8 @@ def against_target(run: Experiment, samples: Stage, threshold: float) -> dict[st
     found = {"asr": Measured(hits, how)}
     if "psnr" not in hits:
         found["psnr"] = Measured({}, {"absent": "the MSE is zero"})
-    if run.lpips:
-        found["lpips"] = run.lpips(triggered(run, samples), run.target)
+    if run.measures.lpips:
+        found["lpips"] = run.measures.lpips(triggered(run, samples), run.target)
     if "secret" in config.metric.also:
         found["secret"] = secret(triggered(run, samples), run.target)
     return found

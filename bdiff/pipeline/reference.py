@@ -26,7 +26,8 @@ from bdiff.metric.fid import moments
 from bdiff.metric.fid.base import Features, Frechet, Remembering
 from bdiff.metric.fid.protocol import PRESETS
 from bdiff.metric.weights import file_hash
-from bdiff.pipeline.context import Experiment, extractor, plain, resident
+from bdiff.pipeline.experiment import Experiment
+from bdiff.pipeline.prepare import extractor, plain, resident
 from bdiff.store import artifacts
 from bdiff.store.artifacts import Stage
 
@@ -54,7 +55,7 @@ def train_classifier(run: Experiment, name: str = "classifier") -> tuple[Classif
     stage = run.stage("classifier", classifier=parts, data=run.images.fingerprint, flip=run.images.flip)
     with run.building(stage, name) as missing:
         alone = by_one(run, model, name)
-        if missing and (run.accelerator.is_main_process or not alone):
+        if missing and (run.main or not alone):
             images = resident(run.images, run.device)
             kept, used = held_out(config, len(images))
             fit(
@@ -68,7 +69,7 @@ def train_classifier(run: Experiment, name: str = "classifier") -> tuple[Classif
             )
             share = accuracy(model, images, kept, run.device)
             log.info("%s: %.1f %% of %d %s right", name, 100 * share, len(kept), unseen(config))
-            if run.accelerator.is_main_process:
+            if run.main:
                 with artifacts.atomic(stage.folder / "model.safetensors") as scratch:
                     save_model(model, str(scratch))
                 shutil.rmtree(stage.folder / "state", ignore_errors=True)
@@ -103,7 +104,7 @@ def by_one(run: Experiment, model: nn.Module, name: str) -> bool:
     BatchNorm takes its statistics over the rows that a process sees, and these are a share of the batch.
     """
     alone = run.accelerator.num_processes > 1 and any(isinstance(part, _BatchNorm) for part in model.modules())
-    if alone and run.accelerator.is_main_process:
+    if alone and run.main:
         log.info("%s: its BatchNorm wants whole batches, so the first process trains it alone", name)
     return alone
 
@@ -126,10 +127,10 @@ def held_out(config: DictConfig, count: int) -> tuple[Tensor, Tensor]:
 
 def feature_extractor(run: Experiment) -> Features | None:
     """Return what the Fréchet distance is taken over, or None if it is not asked for."""
-    if run.features is None and run.needs_classifier:
+    if run.measures.features is None and run.measures.needs_classifier:
         classifier, facts = train_classifier(run)
-        run.features = make(extractor(run.config.metric.fid), classifier=classifier, facts=facts)
-    return run.features.to(run.device).eval() if run.features else None
+        run.measures.features = make(extractor(run.config.metric.fid), classifier=classifier, facts=facts)
+    return run.measures.features.to(run.device).eval() if run.measures.features else None
 
 
 class Reference(NamedTuple):
@@ -143,17 +144,17 @@ class Reference(NamedTuple):
 
 def reference(run: Experiment, features: Features) -> Reference:
     """Return the statistics of the reference images, taken once per data and extractor; or those the user gives."""
-    if run.published is not None:
-        path = Path(run.published).expanduser()
+    if run.measures.published is not None:
+        path = Path(run.measures.published).expanduser()
         sha256, count = file_hash(path), moments.read(path).count
         facts = {"reference": path.name, "reference_sha256": sha256, "reference_count": count or "not in the file"}
         return Reference(path, sha256, count, facts)
-    images = run.reference_images
+    images = run.data.reference
     assert images is not None
     stage = run.stage("reference", data=images.fingerprint, features=features.identity())
     path = stage.folder / "reference.npz"
-    with run.building(stage) as missing:
-        if missing and run.accelerator.is_main_process:
+    with run.missing(stage) as missing:
+        if missing:
             frechet = Frechet(features, run.device)
             frechet.feed(streamed(run, images, torch.arange(len(images)), "reference"), real=True)
             with artifacts.atomic(path) as scratch:
@@ -169,11 +170,11 @@ def reference(run: Experiment, features: Features) -> Reference:
 
 def reference_activations(run: Experiment, features: Features) -> Stage:
     """Keep the activations of at most `KEPT` reference images, drawn at random, the same each time."""
-    images = run.reference_images
+    images = run.data.reference
     assert images is not None
     stage = run.stage("activations", data=images.fingerprint, features=features.identity(), most=KEPT)
-    with run.building(stage) as missing:
-        if missing and run.accelerator.is_main_process:
+    with run.missing(stage) as missing:
+        if missing:
             rows = torch.randperm(len(images), generator=generator("activations"))[:KEPT].sort().values
             remembering = Remembering(features, KEPT)
             with torch.inference_mode():

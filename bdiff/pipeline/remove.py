@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from bdiff.common.seeds import generator, seed_of
 from bdiff.defense.base import Removal
 from bdiff.diffusion.batch import Loss
-from bdiff.diffusion.history import read_history
 from bdiff.diffusion.training import Recipe, Session, fit
 from bdiff.model import checkpoint
-from bdiff.pipeline.context import Experiment, plain, resident
+from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.measure import measure
+from bdiff.pipeline.prepare import plain, resident
 from bdiff.pipeline.result import Answer, first_images
 from bdiff.pipeline.sample import draw_samples, kinds
 from bdiff.pipeline.suspect import suspect_of
@@ -66,7 +66,7 @@ def removed_stage(
         trigger=found.key if found else None,
         seed=run.config.seed,
     )
-    with run.building(stage, "repair") as missing:
+    with run.training(stage, "repair") as missing:
         if missing:
             images = resident(run.images.subset(rows), run.device)
 
@@ -77,11 +77,8 @@ def removed_stage(
 
             suspect = suspect_of(run, model)
             denoiser = removal.remove(suspect, images, found.trigger if found else None, train)
-            if run.accelerator.is_main_process:
+            if run.main:
                 checkpoint.save(stage.folder / "model", denoiser, {"repaired": model.key, "key": stage.key})
                 shutil.rmtree(stage.folder / "state", ignore_errors=True)
             run.finish(stage, images=len(rows))
-        elif run.accelerator.is_main_process:
-            for row in read_history(stage.folder / "history.jsonl"):
-                run.record("repair", row)
     return stage

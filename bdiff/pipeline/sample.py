@@ -11,7 +11,8 @@ from bdiff.defense.base import SamplingDefense
 from bdiff.diffusion.denoiser import Denoiser
 from bdiff.diffusion.sampling import Drawn, Prior, Sampler, sample
 from bdiff.diffusion.view import View
-from bdiff.pipeline.context import Experiment, plain, without
+from bdiff.pipeline.experiment import Experiment
+from bdiff.pipeline.prepare import plain, without
 from bdiff.pipeline.suspect import suspect_of
 from bdiff.store.artifacts import Stage, content
 

@@ -19,8 +19,9 @@ from bdiff.defense.base import LabelShield, RadiusShield, Shield
 from bdiff.defense.shields.purification import Shielded
 from bdiff.defense.shields.strip import entropies, threshold
 from bdiff.pipeline.certify import certified
-from bdiff.pipeline.context import Experiment, plain
+from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.names import KINDS, ROWS
+from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.result import Answer, Column, ShieldRows
 from bdiff.pipeline.trial import (
     BATCHES,
@@ -77,7 +78,7 @@ def purified(run: Experiment, shield: LabelShield, on: Trial, rows: dict[str, li
     on = on.among({**on.inputs, "adversarial": attacked, "triggered_adversarial": run.attack.apply(attacked)})
     stages = {row: purified_stage(run, shield, on, models) for row, models in rows.items()}
     networks = networks_left(stages, rows)
-    if networks and run.accelerator.is_main_process:
+    if networks and run.main:
         eps, batch = denoiser(run, rows["suspect"]), on.inputs["clean"][: config.at_once].to(run.device)
         announce(run, "shield", networks * evaluations(run, shield, on), lambda x: eps(x, 0), batch)
     metrics: dict[str, float] = {}
@@ -128,7 +129,7 @@ def build(run: Experiment, shield: LabelShield, on: Trial, models: list[Stage], 
     """Keep the labels of every kind of input, and the first triggered images as the classifier saw them."""
     config = run.config.defense
     with run.building(stage, who) as wanted:
-        if not (wanted and run.accelerator.is_main_process):
+        if not (wanted and run.main):
             return
         inputs, count = dict(on.inputs), len(on.labels)
         first = on.inputs["triggered"][:SHOWN].to(run.device)
@@ -200,8 +201,8 @@ def flagged(run: Experiment, shield: LabelShield, on: Trial, models: list[Stage]
     on = on.among({kind: on.inputs[kind] for kind in ("clean", "triggered")})
     stage = row_stage(run, on, "strip", models, shield=shield.key, **data)
     path, count = stage.folder / "entropies.safetensors", len(on.labels)
-    with run.building(stage, "strip") as wanted:
-        if wanted and run.accelerator.is_main_process:
+    with run.missing(stage, "strip") as wanted:
+        if wanted:
             schedule = run.schedule.to(run.device)
             eps = denoiser(run, models)
             guarded = Shielded(shield, eps, schedule, on.classifier, seed=config.seed)

@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from bdiff.config.instantiate import make
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.model import checkpoint
-from bdiff.pipeline.context import Experiment, plain
+from bdiff.pipeline.experiment import Experiment
+from bdiff.pipeline.prepare import plain
 from bdiff.store.artifacts import Stage
 
 

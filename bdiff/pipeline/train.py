@@ -16,11 +16,11 @@ from bdiff.attack.none import NoAttack
 from bdiff.common.errors import RequestError
 from bdiff.common.seeds import seed_of
 from bdiff.diffusion.denoiser import EPSILON, Denoiser
-from bdiff.diffusion.history import read_history
 from bdiff.diffusion.objective import denoising_loss
 from bdiff.diffusion.training import Recipe, Session, fit, row_stream
 from bdiff.model import checkpoint
-from bdiff.pipeline.context import Experiment, plain, resident, without
+from bdiff.pipeline.experiment import Experiment
+from bdiff.pipeline.prepare import plain, resident, without
 from bdiff.pipeline.reference import train_classifier
 from bdiff.pipeline.start import Start
 from bdiff.pipeline.trigger import learn_trigger
@@ -44,7 +44,7 @@ def train(run: Experiment, start: Start) -> Stage:
         run.attack.prepare(Parts(run.schedule.to(run.device)))
     if run.attack.learn:
         learn_trigger(run, start, parts["surrogate"])
-    if run.accelerator.is_main_process:
+    if run.main:
         for doubt in unshown(run):
             log.warning("train: %s", doubt)
     return train_denoiser(run, "train", run.attack, parts, run.config.train, start)
@@ -129,7 +129,7 @@ def train_denoiser(
         seed=config.seed,
         **{part: run.pictures[part] for part in attack.reads},
     )
-    with run.building(stage, name) as missing:
+    with run.training(stage, name) as missing:
         if missing:
             torch.manual_seed(seed_of(config.seed, "weights"))
             unet = checkpoint.build(plain(config.model.unet), start.folder)
@@ -158,7 +158,7 @@ def train_denoiser(
                 Session(stage.folder, run.loop, run.accelerator, name, partial(run.record, name)),
                 attack,
             )
-            if run.accelerator.is_main_process:
+            if run.main:
                 facts = {part: plain(config[part]) for part in ("trigger", "target", "data")}
                 checkpoint.save(
                     stage.folder / "model",
@@ -169,8 +169,5 @@ def train_denoiser(
                 )
                 shutil.rmtree(stage.folder / "state", ignore_errors=True)
             run.finish(stage, images=len(run.images), poisoned=int(poisoned.sum()))
-        elif run.accelerator.is_main_process:
-            for row in read_history(stage.folder / "history.jsonl"):
-                run.record(name, row)
     attack.load_state_dict(checkpoint.learned(stage.folder / "model", run.device))
     return stage

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bdiff.adversary.pgd import apgd, pgd
+from bdiff.adversary.pgd import Ball, apgd, pgd
 from bdiff.classifier.base import Classifier
 from bdiff.common.errors import RequestError
 from bdiff.common.progress import Meter, progress
@@ -23,7 +23,8 @@ from bdiff.data.base import Images, to_float
 from bdiff.defense.base import Defense, Eps, LabelShield, Logits, RadiusShield
 from bdiff.defense.shields import strip
 from bdiff.metric.fid.images import same
-from bdiff.pipeline.context import Experiment, plain, without
+from bdiff.pipeline.experiment import Experiment
+from bdiff.pipeline.prepare import plain, without
 from bdiff.pipeline.reference import held_out, train_classifier, unseen
 from bdiff.pipeline.suspect import method, suspect_of
 from bdiff.pipeline.train import unshown
@@ -132,7 +133,7 @@ def test_split(run: Experiment) -> Images | None:
     """Return the test split, limited as the data are, or whole if it has fewer images; None if there is none."""
     for limit in dict.fromkeys((run.config.data.limit, None)):
         try:
-            others = run.load(split="test", limit=limit)
+            others = run.data.load(split="test", limit=limit)
         except RequestError as problem:
             log.info("no test split of %s (%s)", "so many images" if limit else run.images.name, problem)
         else:
@@ -164,8 +165,8 @@ def adversarial(run: Experiment, on: Trial) -> Tensor:
     config = run.config.defense
     alone = on.among({"clean": on.inputs["clean"]}).identity
     stage = run.stage("shield", what="adversarial", adversary=adversary_key(config), seed=config.seed, **alone)
-    with run.building(stage, "adversarial") as missing:
-        if missing and run.accelerator.is_main_process:
+    with run.missing(stage, "adversarial") as missing:
+        if missing:
 
             def attacked(part: slice) -> Tensor:
                 x, y = on.inputs["clean"][part].to(run.device), on.labels[part].to(run.device)
@@ -198,11 +199,11 @@ def attack(
     eot: int = 1,
 ) -> Tensor:
     """Return the images as the adversary of the settings changes them, see `bdiff.adversary.pgd`."""
-    norm, eps, steps = settings.norm, settings.eps, settings.steps
+    ball, steps = Ball(settings.norm, settings.eps), settings.steps
     if settings.method == "apgd":
-        return apgd(logits, x, y, norm=norm, eps=eps, steps=steps, eot=eot, seed=seed_of(seed, purpose, *indices))
+        return apgd(logits, x, y, ball=ball, steps=steps, eot=eot, seed=seed_of(seed, purpose, *indices))
     starts = [generator(seed, purpose, index) for index in indices]
-    return pgd(logits, x, y, norm=norm, eps=eps, step=settings.step, steps=steps, eot=eot, generator=starts)
+    return pgd(logits, x, y, ball=ball, step=settings.step, steps=steps, eot=eot, generator=starts)
 
 
 def facts(run: Experiment, on: Trial) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from bdiff.data.base import to_float, to_uint8
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.model import checkpoint
 from bdiff.pictures.draw import load
-from bdiff.pipeline.context import Experiment, plain
+from bdiff.pipeline.experiment import Experiment
+from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.start import Start
 from bdiff.store import artifacts
 from bdiff.store.artifacts import Stage
@@ -38,8 +39,8 @@ def learn_trigger(run: Experiment, start: Start, surrogate: str) -> None:
         seed=run.config.seed,
     )
     path = stage.folder / "trigger.png"
-    with run.building(stage) as missing:
-        if missing and run.accelerator.is_main_process:
+    with run.missing(stage) as missing:
+        if missing:
             picture = rgba(learned(run, start, stage))
             with artifacts.atomic(path) as scratch:
                 Image.fromarray(picture.numpy()).save(scratch, format="png")

@@ -23,7 +23,7 @@ from bdiff.config.options import PACKAGE
 from bdiff.config.validate import value_problem
 from bdiff.diffusion.classification import classification_loss
 from bdiff.diffusion.training import OPTIMIZERS, Recipe, fit
-from bdiff.pipeline.context import Experiment
+from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.reference import train_classifier
 from bdiff.tracker.none import NoTracker
 

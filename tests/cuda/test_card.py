@@ -31,7 +31,7 @@ from bdiff.diffusion.sampling import Drawn, Sampler, sample, shards
 from bdiff.diffusion.training import fit
 from bdiff.metric.fid.base import Frechet
 from bdiff.metric.fid.classifier import ClassifierFeatures
-from bdiff.pipeline.experiment import resolve, run_experiment
+from bdiff.pipeline.main import resolve, run_experiment
 from bdiff.pipeline.suspect import method
 from bdiff.tracker.none import NoTracker
 

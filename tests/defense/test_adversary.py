@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bdiff.adversary.pgd import apgd, cost, mean_gradient, pgd, start
+from bdiff.adversary.pgd import Ball, apgd, cost, mean_gradient, pgd, start
 from bdiff.common.errors import RunError
 from bdiff.common.seeds import generator
 from bdiff.defense.shields.purification import Purification, Shielded
@@ -42,8 +42,9 @@ def distance(delta: Tensor, norm: str) -> Tensor:
 
 
 def attack(logits, x: Tensor, y: Tensor, norm: str, **changes) -> Tensor:
-    options = {"eps": EPS[norm], "step": EPS[norm] / 4, "steps": 40, "eot": 1, "generator": generator(0, "test")}
-    return pgd(logits, x, y, norm=norm, **options | changes)
+    ball = Ball(norm, changes.pop("eps", EPS[norm]))
+    options = {"step": EPS[norm] / 4, "steps": 40, "eot": 1, "generator": generator(0, "test")}
+    return pgd(logits, x, y, ball=ball, **options | changes)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -150,14 +151,14 @@ def test_the_cost_is_what_the_denoiser_is_shown():
 
 def test_an_unknown_norm_is_refused(net):
     with pytest.raises(ValueError, match="norm=l1 is not known: choose from linf, l2"):
-        pgd(net, images(), torch.zeros(6, dtype=torch.int64), norm="l1", eps=0.1, step=0.1, steps=1, eot=1,
+        pgd(net, images(), torch.zeros(6, dtype=torch.int64), ball=Ball("l1", 0.1), step=0.1, steps=1, eot=1,
             generator=generator(0))  # fmt: skip
 
 
 def test_apgd_is_missed_in_one_line(net, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyautoattack.autopgd_base", None)
     with pytest.raises(RunError, match=r"pip install 'bdiff\[attacks\]'"):
-        apgd(net, images(), torch.zeros(6, dtype=torch.int64), norm="linf", eps=0.1, steps=1, eot=1, seed=0)
+        apgd(net, images(), torch.zeros(6, dtype=torch.int64), ball=Ball("linf", 0.1), steps=1, eot=1, seed=0)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -165,7 +166,7 @@ def test_apgd_stays_in_the_ball_and_raises_the_loss_as_far_as_pgd(net, norm):
     pytest.importorskip("pyautoattack", reason="an optional library")
     x, y = images(), torch.arange(6) % 4
     before = torch.random.get_rng_state()
-    found, again = (apgd(net, x, y, norm=norm, eps=EPS[norm], steps=40, eot=2, seed=0) for _ in range(2))
+    found, again = (apgd(net, x, y, ball=Ball(norm, EPS[norm]), steps=40, eot=2, seed=0) for _ in range(2))
     assert torch.equal(found, again) and torch.equal(torch.random.get_rng_state(), before)
     assert found.abs().max() <= 1 + 1e-6 and distance(found - x, norm).max() <= EPS[norm] * (1 + 1e-5)
     ours = cross_entropy(net(attack(net, x, y, norm)), y)

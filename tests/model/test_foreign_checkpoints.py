@@ -45,7 +45,7 @@ def built(path: Path, **changed) -> torch.nn.Module:
     """What training would start from."""
     unet = {"in_channels": 1, "out_channels": 1, "sample_size": toys.SIZE} | changed
     checkpoint.examine(str(path), unet, toys.schedule())
-    return checkpoint.build(unet, str(path), toys.schedule())
+    return checkpoint.build(unet, str(path))
 
 
 def test_averaged_weights_come_before_the_others_and_it_is_said(tmp_path, caplog):

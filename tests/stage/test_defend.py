@@ -20,8 +20,8 @@ from bdiff.config.compose import jobs
 from bdiff.defense.detection.evidence import kl_of, uniformity
 from bdiff.diffusion.sampling import shards
 from bdiff.pictures.draw import to_channels
-from bdiff.pipeline.context import resolve_threshold
-from bdiff.pipeline.defend import fidelity, input_check
+from bdiff.pipeline.detect import fidelity, input_check
+from bdiff.pipeline.prepare import resolve_threshold
 from bdiff.trigger.box import box
 
 TINY = [

@@ -23,7 +23,8 @@ def run_on(train: TensorImages, test: TensorImages) -> SimpleNamespace:
         classifier=SimpleNamespace(seed=0, hold_out=0.5, get=lambda key: None, model={}),
         data=SimpleNamespace(limit=None),
     )
-    return SimpleNamespace(images=train, config=config, load=lambda **how: replace(test))
+    data = SimpleNamespace(load=lambda **how: replace(test))
+    return SimpleNamespace(images=train, config=config, data=data)
 
 
 def test_test_images_are_labelled_as_training_is_and_others_left_out():

@@ -1,0 +1,74 @@
+"""`bdiff table <name> --run`: the sweeps of a table of conf/experiment/table, one after the other, then the table."""
+
+import os
+from functools import partial
+
+from omegaconf import DictConfig
+
+from bdiff.cli.main import DONE, FAILED, command, guarded
+from bdiff.common.errors import RequestError
+from bdiff.config.compose import jobs
+from bdiff.config.sweeps import readable, written_out
+from bdiff.config.tables import Table
+from bdiff.config.words import quoted
+
+
+def make(tables: list[Table], words: list[str]) -> int:
+    """Run the sweeps of `tables` with the options `words`, show each table, and return the exit code.
+
+    What fails is told and keeps nothing else from being run and shown. Raises RequestError, before anything is run,
+    with all that is wrong with any job.
+    """
+    asked = [requests(table, words) for table in tables]
+    checked([[*map(first_value, overrides)] for sweeps in asked for overrides in sweeps])  # so that most is told soon
+    composed = [checked(sweeps) for sweeps in asked]
+    codes: list[int] = []
+    for table, sweeps, configs in zip(tables, asked, composed, strict=True):
+        codes += map(start, configs, sweeps)
+        codes.append(show(table))
+    return FAILED if any(codes) else DONE
+
+
+def requests(table: Table, words: list[str]) -> list[list[str]]:
+    """Return the overrides of each of a table's sweeps; `words` win over the table's own."""
+    found = []
+    for name, folder in table.sweeps.items():
+        own = [f"experiment={name}", f"hydra/launcher={table.launcher}", f"hydra.sweep.dir={quoted(folder)}"]
+        found.append(written_out([*own, *words]))
+    return found
+
+
+def first_value(word: str) -> str:
+    """Return an override with the first of its values, where it has several."""
+    override = readable(word)
+    if override is None or not override.is_discrete_sweep():
+        return word
+    return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
+
+
+def checked(sweeps: list[list[str]]) -> list[list[DictConfig]]:
+    """Return the configs of each sweep's jobs. Raises RequestError with the problems of all."""
+    found: list[list[DictConfig]] = []
+    problems: list[str] = []
+    for overrides in sweeps:
+        try:
+            found.append(jobs(overrides, multirun=True))
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(*dict.fromkeys(problems))
+    return found
+
+
+def start(configs: list[DictConfig], overrides: list[str]) -> int:
+    """Run one sweep and return its exit code."""
+    from bdiff.cli.run import sweep
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
+    return guarded(partial(sweep, configs, ["-m"], overrides))
+
+
+def show(table: Table) -> int:
+    """Show a table and write its files; returns 0 where all of that worked."""
+    codes = [command(view) for view in table.views]
+    return FAILED if any(codes) else DONE

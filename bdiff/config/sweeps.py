@@ -1,0 +1,75 @@
+"""Sweeps that options bring in hydra.sweeper.params, written out as the words of a request."""
+
+import re
+from typing import Any
+
+from hydra import initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bdiff.config.folders import named
+from bdiff.config.options import Options, defaults, group_options
+from bdiff.config.plugins import PACKAGE, register
+from bdiff.config.words import normal
+
+
+def written_out(overrides: list[str]) -> list[str]:
+    """Return a sweep's overrides behind those that its options bring in hydra.sweeper.params; the typed ones win.
+
+    An experiment that brings nothing but a sweep stands for its words, and the jobs do not name it.
+    """
+    words = [normal(word) for word in overrides]
+    folders = named(words)
+    if folders:  # whose yamls may have been edited since
+        defaults.cache_clear()
+    groups = group_options(folders)
+    register()
+    with initialize_config_module(PACKAGE, version_base="1.3"):
+        known = [override for word in words if (override := readable(word))]
+        whole = [one for one in known if not one.is_sweep_override() and chooses(one, groups)]
+        try:
+            brought = defaults(tuple(one.input_line or "" for one in whole))
+            bare = defaults(tuple(one.input_line or "" for one in whole if one.key_or_group != "experiment"))
+        except (HydraException, OmegaConfBaseException):  # the checks of the request tell
+            return words
+    if swept(brought) and of_jobs(brought) == of_jobs(bare):
+        words = [word for word in words if word.partition("=")[0] != "experiment"]
+    return [*(normal(f"{key}={value}") for key, value in swept(brought).items()), *words]
+
+
+def readable(word: str) -> Override | None:
+    """Return a word as an override, or None where it is none."""
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+
+
+def chooses(override: Override, groups: Options) -> bool:
+    """Return whether an override names an option that there is, or is one of Hydra's own."""
+    key = override.key_or_group
+    return override.get_value_element_as_str() in groups[key] if key in groups else bool(re.match(r"hydra\b", key))
+
+
+def swept(config: DictConfig) -> dict[str, str]:
+    """Return the overrides that a config brings for a sweep, by their keys."""
+    return dict(config.hydra.sweeper.get("params") or {})
+
+
+def of_jobs(config: DictConfig) -> dict[str, Any]:
+    """Return what a config says of each job of a sweep."""
+    plain: Any = OmegaConf.to_container(config)
+    return {name: value for name, value in plain.items() if name != "hydra"}
+
+
+def sweep_problems(config: DictConfig, overrides: list[Override]) -> list[str]:
+    """Return what is wrong with a job whose options bring a sweep that its `overrides` are no job of."""
+    typed = {override.get_key_element() for override in overrides}
+    if swept(config).keys() <= typed:
+        return []
+    option = config.hydra.runtime.choices.get("experiment")
+    about = f"experiment={option}" if option else "hydra.sweeper.params"
+    return [f"{about} is a sweep: say bdiff run -m, with no other experiment beside it"]

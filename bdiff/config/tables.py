@@ -1,0 +1,47 @@
+"""The tables of conf/experiment/table: which sweeps each is made of, and which commands show it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from bdiff.common.errors import RequestError
+from bdiff.common.spelling import nearest
+from bdiff.config.options import CONF
+
+#: beside the sweeps of a table, in folders named after its profiles
+ABOUT = "table.yml"
+FOLDER = "experiment/table"
+PROFILE = "digits"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table in one of its profiles."""
+
+    folder: Path  # of its runs
+    sweeps: dict[str, Path]  # options of the group experiment, in the order in which they run, and the folder of each
+    launcher: str  # Hydra's, for all of them
+    views: list[list[str]]  # what is said to bdiff, one after the other, to show and write it
+
+
+def table_names() -> list[str]:
+    """Return the names of all tables."""
+    return sorted(path.parent.name for path in (CONF / FOLDER).glob(f"*/{ABOUT}"))
+
+
+def table_of(name: str, profile: str, outputs: Path = Path("outputs")) -> Table:
+    """Return a table with its runs below `outputs`. Raises RequestError for a name or profile that there is not."""
+    names = table_names()
+    if name not in names:
+        raise RequestError(f"table {name} {nearest(name, names)}")
+    about: Any = OmegaConf.to_container(OmegaConf.load(CONF / FOLDER / name / ABOUT))
+    if profile not in about["profiles"]:
+        raise RequestError(f"table {name}: profile {profile} {nearest(profile, about['profiles'])}")
+    own, folder = about["profiles"][profile], outputs / "tables" / profile / about["folder"]
+    lone = len(own["sweeps"]) == 1
+    sweeps = {f"table/{name}/{profile}/{sweep}": folder if lone else folder / sweep for sweep in own["sweeps"]}
+    words = {"folder": folder, "fid": own.get("fid")}
+    views = [[word.format(**words) for word in view.split()] for view in about["views"]]
+    return Table(folder, sweeps, own["launcher"], views)

@@ -1,0 +1,232 @@
+"""The parts of an experiment, each made from its section of the config and checked before anything is trained."""
+
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from bdiff.attack.base import Attack
+from bdiff.common.device import resolve_precision, spare
+from bdiff.common.errors import RequestError
+from bdiff.common.pickles import first_line
+from bdiff.common.spelling import nearest
+from bdiff.config.instantiate import make
+from bdiff.data.base import Images, TensorImages
+from bdiff.diffusion.schedule import Schedule
+from bdiff.diffusion.schedulers import start_marks
+from bdiff.diffusion.steps import class_of, first_timestep
+from bdiff.metric.fid import moments
+from bdiff.metric.fid.base import Features
+from bdiff.metric.fid.images import reference_images
+from bdiff.metric.fid.protocol import PRESETS
+from bdiff.metric.names import OVER_FEATURES
+from bdiff.store import artifacts
+from bdiff.target.base import to_target
+from bdiff.trigger.base import Trigger
+
+if TYPE_CHECKING:
+    from bdiff.metric.lpips import Lpips
+
+log = logging.getLogger(__name__)
+
+#: where recipes of training stand, beside the suspect's and its classifier's
+RECIPES = ("surrogate", "pretrain", "defense", "defense.removal")
+#: what the sampling loop gives a scheduler's step() itself
+STEP = ("model_output", "timestep", "sample", "generator", "variance_noise", "noise", "return_dict")
+#: the features that have to be trained before they can be used
+CLASSIFIER_FID = "bdiff.metric.fid.classifier.ClassifierFeatures"
+
+
+def plain(config: DictConfig) -> Any:
+    """Return a config node as plain resolved containers."""
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def without(config: DictConfig, *names: str) -> dict[str, Any]:
+    """Return a config node as plain resolved containers, without some of its keys."""
+    return {key: value for key, value in plain(config).items() if key not in names}
+
+
+def extractor(fid: DictConfig) -> DictConfig:
+    """Return what of conf/metric/fid makes its features, without what says how the distance is taken over them."""
+    return OmegaConf.masked_copy(fid, [str(key) for key in fid if key not in ("protocol", "reference")])
+
+
+def resolve_precisions(config: DictConfig, device: torch.device) -> None:
+    """Set every precision of a request that is auto to what that means on `device`."""
+    recipes = [OmegaConf.select(config, f"{name}.train") for name in RECIPES]
+    others = [config.defense, OmegaConf.select(config, "amplify.inversion")]
+    for part in (config.train, config.sample, config.classifier.train, *recipes, *others):
+        if part is not None and "precision" in part:
+            part.precision = resolve_precision(part.precision, device)
+
+
+def resolve_threshold(config: DictConfig, data: str) -> str | None:
+    """Set an audit's threshold that is auto to the calibrated one, or to null where that holds for others alone.
+
+    Returns why it is null then.
+    """
+    if OmegaConf.select(config, "defense.threshold") != "auto":
+        return None
+    calibration = plain(config.defense.calibration)
+    threshold = calibration.pop("threshold")
+    calibration |= {f"defense.{name}": value for name, value in calibration.pop("settings").items()}
+    here = plain(config.data) | plain(config.schedule)
+    here |= {f"defense.{name}": value for name, value in plain(config.defense).items()}
+    here["data"] = data if config.data.path is None else str(config.data.path)
+    other = [f"{name}={value} (here {here[name]})" for name, value in calibration.items() if here[name] != value]
+    config.defense.threshold = None if other else threshold
+    return f"the threshold {threshold} is calibrated on {', '.join(other)}: set defense.threshold" if other else None
+
+
+def check_start(scheduler: Any, config: dict[str, Any], steps: int) -> None:
+    """Raise RequestError unless `scheduler` starts where `config` lets one expect and keeps to the schedule.
+
+    `bdiff.diffusion.steps` says what a sampler can do before torch is imported; this asks the sampler itself.
+    """
+    scheduler.set_timesteps(steps)
+    t = scheduler.timesteps
+    wanted = first_timestep(config, steps, scheduler.config.num_train_timesteps)
+    if t[0] != wanted or t.min() < 0:
+        raise RequestError(f"sample.steps={steps}: {class_of(config)} goes from t={t[0]:g} to {t[-1]:g}: use another")
+
+
+def sampler(config: DictConfig, schedule: Schedule, steps: int) -> Any:
+    """Return the scheduler of conf/sampler's `config` over `schedule`, set to what it draws samples with.
+
+    Raises RequestError where it cannot be made so, takes other steps, or its step() has no such options.
+    """
+    given = without(config.scheduler, "_target_")
+    try:
+        scheduler = make(config.scheduler, **schedule.config)
+        check_start(scheduler, plain(config.scheduler), steps)
+    except (TypeError, ValueError, NotImplementedError, ImportError) as error:
+        taken = inspect.signature(get_class(config.scheduler._target_)).parameters
+        new = [name for name in given if name not in taken and isinstance(error, TypeError)]
+        told = [f"sampler.scheduler.{name} {nearest(name, taken)}" for name in new]
+        raise RequestError(*(told or [f"sampler.scheduler cannot be made so ({first_line(error)})"])) from error
+    options = [name for name in inspect.signature(scheduler.step).parameters if name not in STEP]
+    if wrong := [name for name in plain(config.step) if name not in options]:
+        has = f"has {', '.join(options) or 'none'}"
+        raise RequestError(f"sampler.step.{wrong[0]} is no option of {type(scheduler).__name__}.step(), which {has}")
+    return scheduler
+
+
+def perceptual(weights: str | None) -> "Lpips":
+    """Return LPIPS over the network in the file `weights`. Raises RequestError if it cannot be had."""
+    from bdiff.metric.lpips import Lpips  # imported where it is asked for: it takes long
+
+    return Lpips(weights)
+
+
+def schedule(config: DictConfig) -> Schedule:
+    """Return the noise schedule, and say where it ends far from noise."""
+    for mark in start_marks(plain(config.schedule)):
+        log.warning("schedule: %s", mark)
+    made: Schedule = make(config.schedule)
+    return made
+
+
+@dataclass
+class Measures:
+    """What samples are measured with."""
+
+    features: Features | None  # that a Fréchet distance is taken over; None too until the classifier is trained
+    needs_classifier: bool
+    published: str | None  # a file of statistics in the place of reference images
+    lpips: "Lpips | None"
+
+
+def measures(config: DictConfig) -> Measures:
+    """Return what samples are measured with. Raises RequestError where weights or statistics cannot be had."""
+    needs = config.metric.fid._target_ == CLASSIFIER_FID
+    features: Features | None = make(extractor(config.metric.fid)) if config.metric.fid._target_ and not needs else None
+    published: str | None = OmegaConf.select(config, "metric.fid.reference")
+    if features and published:
+        moments.read(published, features.num_features)
+    lpips = perceptual(config.metric.lpips_weights) if "lpips" in config.metric.also else None
+    return Measures(features, needs, published, lpips)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The run's images, and those that samples are held against."""
+
+    images: Images
+    load: Callable[..., Images]  # the run's data, or others of the same kind: `load(split="test")`
+    reference: Images | None
+
+
+def data(config: DictConfig, measures: Measures) -> Data:
+    """Return the images. Raises RequestError where they cannot be had, or do not suit what is measured."""
+    cache, memory = Path(config.paths.cache).expanduser(), config.runtime.memory
+    load: Callable[..., Images] = partial(make, config.data, cache=cache, seed=config.seed, memory=memory)
+    images, against = load(), None
+    if config.metric.fid._target_ and (measures.published is None or {*OVER_FEATURES} & {*config.metric.also}):
+        split = PRESETS[config.metric.fid.protocol].split
+        against = reference_images(images, split, lambda split: load(split=split))
+    if against is not None and len(against) < 2 and measures.published is None:
+        raise RequestError(
+            f"{against.name} {against.split} has one image, which has no covariance: use metric/fid=none, or set "
+            "metric.fid.protocol to one whose reference is another split"
+        )
+    if measures.needs_classifier and images.of_one_class:
+        raise RequestError(
+            f"data {images.name} has one class, so it trains no classifier: use metric/fid=inception or none"
+        )
+    return Data(images, load, against)
+
+
+def pictures(config: DictConfig, shape: tuple[int, ...]) -> tuple[Trigger, Tensor]:
+    """Return the trigger and the target (C,H,W) for images of a shape."""
+    channels, size = shape[:2]
+    picture = make(config.trigger, size=size)
+    target = to_target(make(config.target, size=size, trigger=picture), channels)
+    return Trigger.from_picture(picture, channels), target
+
+
+def identities(trigger: Trigger, target: Tensor) -> dict[str, str]:
+    """Return what keys say of trigger and target: the pictures themselves, wherever they were read from."""
+    return {"trigger": artifacts.content(trigger.pattern, trigger.mask), "target": artifacts.content(target)}
+
+
+def attack(config: DictConfig, trigger: Trigger, target: Tensor, images: Images, schedule: Schedule) -> Attack:
+    """Return the attack. Raises RequestError where it does not fit the data, the schedule or the rest."""
+    try:
+        made: Attack = make(config.attack, trigger=trigger, target=target)
+        made.check(schedule)
+        made.check_rows(images.labels)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    if made.needs_surrogate and images.of_one_class:
+        raise RequestError(f"data {images.name} has one class, so there is no classifier to attack")
+    if made.learn and config.model.pretrained is None and config.pretrain.train is None:
+        raise RequestError(
+            f"attack.learn={made.learn} needs a denoiser that training starts from: use pretrain=digits, or another of "
+            "conf/pretrain, or set model.pretrained"
+        )
+    if config.amplify._target_ and not made.starts_samples:
+        raise RequestError("amplify is for triggers in a sample's starting noise, and this attack has none there")
+    if made.poison_rate > 0 and not made.opens(schedule, config.sample.steps, config.sampler.ode):
+        samplers = "ODE samplers" if config.sampler.ode else "ancestral samplers"
+        log.warning(
+            "%s is not made for %s in %d steps: expect an ASR near 0",
+            type(made).__name__,
+            samplers,
+            config.sample.steps,
+        )
+    return made
+
+
+def resident(images: Images, device: torch.device) -> Images:
+    """Return `images` with their pixels on `device`, unless they would take over a quarter of its free memory."""
+    large = isinstance(images, TensorImages) and device.type == "cuda" and images.pixels.nbytes > spare(device)
+    return images if large else images.to(device)

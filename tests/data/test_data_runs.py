@@ -1,0 +1,64 @@
+"""What a user starts from: archives in their official layouts, and any attack, defense and dataset together."""
+
+from pathlib import Path
+
+import pytest
+from data_archives import encode, noise, write
+from runs import carry_out
+from tiny import TINY
+
+from bdiff.config.compose import group_options, jobs
+
+#: a tiny network from scratch on images of 32 px, with the settings that each dataset comes with otherwise
+SMALL = [word for word in TINY if word not in ("data=digits", "data.limit=64")]
+SMALL += [
+    "data.size=32",
+    "model.unet.norm_num_groups=4",
+    "model.pretrained=null",
+    "metric/fid=none",
+    "runtime.threads=1",
+]
+
+
+@pytest.fixture
+def celeba(tmp_path: Path) -> Path:
+    """CelebAMask-HQ as it is unpacked: JPEGs, and masks of parts of the faces beside them."""
+    root = tmp_path / "CelebAMask-HQ"
+    for number, pixels in enumerate(noise(6, 40, 40, 3)):
+        write(root / "CelebA-HQ-img" / f"{number}.jpg", encode(pixels, "JPEG"))
+        write(root / "CelebAMask-HQ-mask-anno" / "0" / f"{number:05}_hair.png", encode(pixels[..., 0]))
+    write(root / "CelebA-HQ-to-CelebA-mapping.txt", b"idx orig_idx orig_file\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("data", "archive", "count"),
+    [
+        ("cifar10", "cifar10_tar", 20),
+        ("cifar100", "cifar100_tar", 6),
+        ("celebahq", "celeba", 6),
+        ("lsun_bedroom", "lsun", 7),
+    ],
+)
+def test_an_official_archive_is_trained_on_and_the_same_request_again_makes_nothing_anew(
+    data, archive, count, request, tmp_path
+):
+    words = [*SMALL, f"data={data}", f"data.path={request.getfixturevalue(archive)}"]
+    code, record = carry_out(tmp_path, "first", *words)
+    assert code == 0 and record["reused"] == []
+    assert {"suspect/asr", "suspect/mse"} <= record["metrics"].keys()
+    (decoded,) = (tmp_path / "cache" / "data").glob("*/manifest.json")
+    assert f'"count": {count}' in decoded.read_text()
+    code, again = carry_out(tmp_path, "again", *words)
+    assert code == 0
+    assert set(again["reused"]) == set(record["keys"]) and again["metrics"] == record["metrics"]
+
+
+@pytest.mark.parametrize("defense", group_options()["defense"])
+def test_any_attack_defense_and_dataset_go_together(defense):
+    """Over all defenses, every two options of different groups meet in a sound request."""
+    attacks, defenses, datasets = (list(group_options()[group]) for group in ("attack", "defense", "data"))
+    assert len(datasets) >= len(attacks) <= len(defenses)
+    for number, data in enumerate(datasets, defenses.index(defense)):
+        words = [f"attack={attacks[number % len(attacks)]}", f"defense={defense}", f"data={data}"]
+        assert len(jobs(words, multirun=False)) == 1

@@ -1,0 +1,203 @@
+"""The tables of conf/experiment/table: every job of each is sound; `bdiff table <name> --run` runs and shows them."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from bdiff.cli import main as cli
+from bdiff.cli.make_table import first_value, requests
+from bdiff.common.errors import RequestError
+from bdiff.config.compose import jobs
+from bdiff.config.options import CONF
+from bdiff.config.sweeps import written_out
+from bdiff.config.tables import FOLDER, table_of
+from bdiff.store.ledger import DONE, FAILED, Ledger
+
+PROFILES = [(path.parent.name, profile) for path in sorted((CONF / FOLDER).glob("*/table.yml"))
+            for profile in OmegaConf.load(path).profiles]  # fmt: skip
+#: how many jobs each table has had since it was first run
+JOBS = {
+    ("baddiffusion-asr", "digits"): 36, ("baddiffusion-asr", "paper"): 36, ("clipping-asr", "digits"): 24,
+    ("clipping-asr", "paper"): 24, ("published", "digits"): 0, ("published", "paper"): 24, ("zoo", "digits"): 90,
+    ("zoo", "paper"): 90, ("amplify", "digits"): 5, ("amplify", "paper"): 5, ("diff2-shields", "digits"): 8,
+    ("diff2-shields", "paper"): 14, ("diff2-variants", "digits"): 11,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "profile"), PROFILES)
+def test_the_first_job_of_each_sweep_is_a_sound_request(name, profile):
+    for overrides in requests(table_of(name, profile), []):
+        (config,) = jobs([*map(first_value, overrides)], multirun=True)
+        words = list(config.hydra.overrides.task)
+        assert ("tracker=none" in words) == (profile == "digits")
+        assert not any(word.startswith("experiment=table/") for word in words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "profile"), PROFILES)
+def test_every_job_of_a_table_is_a_sound_request(name, profile):
+    found = [jobs(overrides, multirun=True) for overrides in requests(table_of(name, profile), [])]
+    assert sum(map(len, found)) == JOBS[name, profile]
+
+
+@pytest.mark.parametrize(("name", "profile"), PROFILES)
+def test_a_table_names_every_sweep_beside_it(name, profile):
+    table = table_of(name, profile)
+    files = {path.stem for path in (CONF / FOLDER / name / profile).glob("*.yaml")} - {"base"}
+    assert {option.rpartition("/")[2] for option in table.sweeps} == files
+    assert all(view[0] in ("table", "zoo", "shields") for view in table.views)
+
+
+def test_the_published_table_has_every_published_row():
+    (overrides,) = requests(table_of("published", "paper"), [])
+    rows = {f"{paper}/{path.stem}" for paper in ("baddiffusion", "clipping")
+            for path in (CONF / "experiment" / paper).glob("*.yaml")}  # fmt: skip
+    (typed,) = (word for word in overrides if word.startswith("experiment="))
+    assert {row.strip() for row in typed.partition("=")[2].split(",")} == rows
+
+
+SWEEP = "experiment=table/amplify/digits/budgets"
+
+
+def test_an_experiment_that_only_sweeps_stands_for_its_words_and_typed_ones_win():
+    words = written_out([SWEEP, "train.steps=7,8", "seed=3"])
+    assert words[0] == "tracker=none" and words[-2:] == ["train.steps=7,8", "seed=3"] and SWEEP not in words
+    configs = jobs([SWEEP, "train.steps=7,8", "seed=3"], multirun=True)
+    assert [(config.train.steps, config.seed, config.sample.count) for config in configs] == [(7, 3, 96), (8, 3, 96)]
+    assert "amplify=purediffusion" in configs[0].hydra.overrides.task
+
+
+def test_a_sweep_without_m_is_refused_in_a_line():
+    with pytest.raises(RequestError) as caught:
+        jobs([SWEEP], multirun=False)
+    assert caught.value.problems == (f"{SWEEP} is a sweep: say bdiff run -m, with no other experiment beside it",)
+    with pytest.raises(RequestError, match="no other experiment beside it"):
+        jobs([f"{SWEEP},baddiffusion/hat-p5"], multirun=True)
+
+
+@pytest.mark.parametrize(("word", "told"), [("tracker=non", "did you mean none?"), ("sed=1", "did you mean seed?")])
+def test_what_is_wrong_beside_a_sweep_is_all_that_is_told(word, told):
+    with pytest.raises(RequestError) as caught:
+        jobs([SWEEP, word], multirun=True)
+    (problem,) = caught.value.problems
+    assert told in problem
+
+
+@pytest.fixture
+def own(tmp_path) -> Path:
+    """A folder of experiments of one's own."""
+    (tmp_path / "experiment").mkdir()
+    return tmp_path / "experiment"
+
+
+MINE = """
+# @package _global_
+train: {steps: 5}
+hydra: {sweeper: {params: {seed: "1,2", attack.poison_rate: "0.1,0.2"}}}
+"""
+
+
+def test_an_experiment_of_a_users_own_can_hold_settings_and_a_sweep(own):
+    (own / "mine.yaml").write_text(MINE.strip())
+    configs = jobs([f"hydra.searchpath=[{own.parent}]", "experiment=mine", "seed=7"], multirun=True)
+    assert [(config.seed, config.attack.poison_rate, config.train.steps) for config in configs] == [
+        (7, 0.1, 5),
+        (7, 0.2, 5),
+    ]
+    for config in configs:  # as its process is asked for it
+        (alone,) = jobs(list(config.hydra.overrides.task), multirun=False)
+        assert alone.attack == config.attack and "experiment=mine" in alone.hydra.overrides.task
+    with pytest.raises(RequestError, match="experiment=mine is a sweep: say bdiff run -m"):
+        jobs([f"hydra.searchpath=[{own.parent}]", "experiment=mine", "seed=7"], multirun=False)
+
+
+@pytest.mark.parametrize("told", ["attack.poison_rate=1.5 is not a share", "sed is not known"])
+def test_the_words_of_a_sweep_are_checked_as_if_they_were_typed(told, own):
+    wrong = {"attack.poison_rate=1.5 is not a share": ("0.2", "1.5"), "sed is not known": ("seed", "sed")}[told]
+    (own / "mine.yaml").write_text(MINE.strip().replace(*wrong))
+    with pytest.raises(RequestError, match=re.escape(told)):
+        jobs([f"hydra.searchpath=[{own.parent}]", "experiment=mine"], multirun=True)
+
+
+#: stands in for `bdiff run` in a job's process: it leaves what a run leaves
+PLAYER = """
+import json, sys
+from pathlib import Path
+words = dict(word.split("=", 1) for word in sys.argv[2:])
+folder, rate = Path(words["hydra.run.dir"].strip('"')), words["attack.poison_rate"]
+failed = words["target"] == "hat" and not Path("mended").exists()
+clip = words.get("sample.clip", "false").lower()
+(folder / "config.yaml").write_text(f"seed: 0\\nattack: {{poison_rate: {rate}}}\\nsample: {{clip: {clip}}}")
+numbers = {f"suspect/{name}": float(rate) for name in ("asr", "mse", "fid_classifier")}
+record = {"name": "play", "overrides": sys.argv[2:-1], "choices": {one: words[one] for one in ("trigger", "target")},
+          "published": None, "metrics": {} if failed else numbers, "status": "failed" if failed else "done"}
+(folder / "metrics.json").write_text(json.dumps(record | ({"error": "the loss became nan"} if failed else {})))
+sys.exit(failed)
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """A folder where a job's process finds the player instead of bdiff."""
+    (tmp_path / "bdiff").mkdir()
+    (tmp_path / "bdiff" / "__init__.py").write_text("")
+    (tmp_path / "bdiff" / "__main__.py").write_text(PLAYER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bdiff"])
+    return tmp_path
+
+
+RUN = ["table", "baddiffusion-asr", "clipping-asr", "--run", "hydra/launcher=basic", "trigger=box", "target=corner,hat",
+       "attack.poison_rate=0.25"]  # fmt: skip
+
+
+def test_failed_jobs_keep_nothing_from_being_run_and_shown_and_done_ones_are_left_alone(here, capsys):
+    folder = here / "outputs/tables/digits"
+    assert cli.command(RUN) == 1
+    attempts = Ledger(here / "outputs/ledger.sqlite").attempts()
+    assert [one.status for one in attempts] == [DONE, FAILED, DONE, FAILED, FAILED]
+    assert {Path(one.folder).parent for one in attempts} == {folder / "table-baddiffusion", folder / "table-clipping"}
+    printed = capsys.readouterr().out
+    assert re.search(r"^ box +hat +failed", printed, re.MULTILINE)
+    assert re.search(r"^ box +corner +0\.250", printed, re.MULTILINE)
+    names = [f"table-{table}.{form}" for table in ("baddiffusion", "clipping") for form in ("csv", "latex", "md")]
+    assert sorted(path.name for path in folder.glob("*.*")) == names
+    assert "| box | hat | failed | failed | failed |" in (folder / "table-baddiffusion.md").read_text()
+
+    (here / "mended").touch()
+    assert cli.command(RUN) == 0
+    assert [one.status for one in Ledger(here / "outputs/ledger.sqlite").attempts()[5:]] == [DONE, DONE]
+    assert "| box | hat | 0.250 | 0.25 | 0.250 |" in (folder / "table-baddiffusion.md").read_text()
+    assert len(re.findall("done before", capsys.readouterr().out)) == 4
+
+    assert cli.command(["table", "clipping-asr"]) == 0, "shown without being run"
+    assert re.search(r"clip=false", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("zo --run", "table zo is not known; did you mean zoo? (choose from amplify, "),
+        ("baddiffusion --run", "did you mean baddiffusion-asr?"),
+        ("baddiffusion-as", "did you mean baddiffusion-asr?"),
+        ("zoo --profile papr", "table zoo: profile papr is not known; did you mean paper?"),
+        ("diff2-variants --profile paper --run", "profile paper is not known (choose from digits)"),
+        ("zoo", "outputs/tables/digits/zoo is no folder: bdiff table zoo --run makes it"),
+        ("--run zoo", "name a table before the options"),
+        ("zoo --run --format md", "name its folder for another"),
+        ("zoo --run tracker=non", "tracker=non is not known; did you mean none?"),
+        ("amplify --run word", "'word' cannot be read: write key=value"),
+    ],
+)
+def test_wrong_words_of_a_table_are_told_in_a_line_and_nothing_is_run(line, told, here, capsys):
+    assert cli.command(["table", *line.split()]) == 2
+    out, err = capsys.readouterr()
+    assert told in err and len(err.splitlines()) == 1 and not out and not (here / "outputs").exists()
+
+
+def test_a_folder_of_a_tables_name_is_a_folder(here, capsys):
+    (here / "zoo").mkdir()
+    assert cli.command(["table", "zoo"]) == 2 and "no runs found" in capsys.readouterr().err
