@@ -108,7 +108,7 @@ def test_an_experiment_of_a_users_own_can_hold_settings_and_a_sweep(own):
         (7, 0.2, 5),
     ]
     for config in configs:  # as its process is asked for it
-        (alone,) = jobs(list(config.hydra.overrides.task), multirun=False)
+        (alone,) = jobs([f"hydra.searchpath=[{own.parent}]", *config.hydra.overrides.task], multirun=False)
         assert alone.attack == config.attack and "experiment=mine" in alone.hydra.overrides.task
     with pytest.raises(RequestError, match="experiment=mine is a sweep: say bdiff run -m"):
         jobs([f"hydra.searchpath=[{own.parent}]", "experiment=mine", "seed=7"], multirun=False)
