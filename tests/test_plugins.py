@@ -201,9 +201,20 @@ HYDRAS = {
 def test_a_yaml_of_a_folder_sets_nothing_of_hydras(name, tmp_path):
     mine = folder(tmp_path / "mine", experiment__evil=f"# @package _global_\n{HYDRAS[name]}\n")
     told = problems("experiment=evil", f"hydra.searchpath=[{mine}]")
-    assert told and all(line.startswith("hydra.") for line in told)
+    assert told[0].startswith("hydra.")
     (tmp_path / "mine/experiment/evil.yaml").write_text("# @package _global_\ntrain: {steps: 3}\n")
     assert jobs(["experiment=evil", f"hydra.searchpath=[{mine}]"], False)[0].train.steps == 3
+
+
+def test_a_sweep_of_a_folder_sets_nothing_of_hydras(tmp_path):
+    params = "{trigger: 'box,noise', +hydra.job.env_set.PYTHONPATH: /evil}"
+    sweep = f"# @package _global_\nhydra: {{sweeper: {{params: {params}}}}}\n"
+    mine = folder(tmp_path / "mine", experiment__sweep=sweep)
+    words = ["experiment=sweep", f"hydra.searchpath=[{mine}]"]
+    told = "hydra.sweeper.params.+hydra.job.env_set.PYTHONPATH is set by a yaml"
+    assert problems(*words, multirun=True)[0].startswith(told) and problems(*words)[0].startswith(told)
+    folder(tmp_path / "mine", experiment__sweep=sweep.replace(", +hydra.job.env_set.PYTHONPATH: /evil", ""))
+    assert len(jobs(words, True)) == 2
 
 
 def test_a_launcher_of_a_folder_is_one_of_hydras(tmp_path):

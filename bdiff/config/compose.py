@@ -159,7 +159,7 @@ def key_problems(override: Override, base: DictConfig, groups: Options) -> list[
         return [f"{key} is a group: write {group}= (choose from {', '.join(groups[group])})"]
     if inner := children(known, key):
         return [f"{key} holds settings: set one, as in {key}.{min(inner)}="]
-    for group in (name for name in groups if name != "experiment"):  # its options set keys of all others
+    for group in (one for one in groups if key.startswith(f"{one.replace('/', '.')}.")):
         if others := [option for option, file in groups[group].items() if key in keys_of(group, file)]:
             chosen = base.hydra.runtime.choices[group]
             return [f"{key} is not known with {group}={chosen}: it belongs to {group}={' or '.join(others)}"]

@@ -1,6 +1,7 @@
 """Folders of yamls that a request names, by --config-dir or hydra.searchpath: more options, over known parts alone."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,20 @@ def hydra_problems(config: DictConfig, chosen: DictConfig, plain: DictConfig) ->
     """
     before, after = leaves(plain.hydra, "hydra."), leaves(chosen.hydra, "hydra.")
     changed = [key for key in after if before.get(key) != after[key] and not key.startswith(FOLLOW)]
-    params = chosen.hydra.sweeper.params or {}
-    changed += [f"hydra.sweeper.params.{key}" for key in params if OF_HYDRA.match(str(key))]
     named = [(key, part) for key, part in targets(config.hydra, "hydra.") if part]
     foreign = [(key, part) for key, part in named if not HYDRAS.fullmatch(str(part))]
     return [
-        *(f"{key} is set by a yaml: Hydra's own settings are for the command line" for key in changed),
+        *map(set_by_yaml, changed),
+        *parameter_problems(chosen.hydra.sweeper.params or {}),
         *(f"{key}={part} is refused beside {SEARCHPATH}: it is none of Hydra's own parts" for key, part in foreign),
     ]
+
+
+def parameter_problems(params: Iterable[str]) -> list[str]:
+    """Return which of a sweep's parameters, by their keys, are Hydra's own settings, though a yaml brings them."""
+    return [set_by_yaml(f"hydra.sweeper.params.{key}") for key in params if OF_HYDRA.match(str(key))]
+
+
+def set_by_yaml(key: str) -> str:
+    """Return that a yaml of a named folder sets what it may not."""
+    return f"{key} is set by a yaml: Hydra's own settings are for the command line"

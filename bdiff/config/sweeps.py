@@ -10,7 +10,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bdiff.config.folders import named
+from bdiff.common.errors import RequestError
+from bdiff.config.folders import named, parameter_problems
 from bdiff.config.options import Options, defaults, group_options
 from bdiff.config.plugins import PACKAGE, register
 from bdiff.config.words import normal
@@ -35,6 +36,8 @@ def written_out(overrides: list[str]) -> list[str]:
             bare = defaults(tuple(one.input_line or "" for one in whole if one.key_or_group != "experiment"))
         except (HydraException, OmegaConfBaseException):  # the checks of the request tell
             return words
+    if folders and (told := parameter_problems(swept(brought))):
+        raise RequestError(*told)
     if swept(brought) and of_jobs(brought) == of_jobs(bare):
         words = [word for word in words if word.partition("=")[0] != "experiment"]
     return [*(normal(f"{key}={value}") for key, value in swept(brought).items()), *words]
