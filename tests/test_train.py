@@ -19,7 +19,7 @@ from torch import nn
 from bdiff.common.errors import RunError
 from bdiff.diffusion import checkpointer, training
 from bdiff.diffusion.batch import Batch, mirrored
-from bdiff.diffusion.checkpointer import State
+from bdiff.diffusion.checkpointer import Checkpointer
 from bdiff.diffusion.classification import shifted
 from bdiff.diffusion.history import read_history
 from bdiff.diffusion.objective import denoising_loss
@@ -204,7 +204,7 @@ def test_streams_of_rows_are_recorded(tmp_path):
     assert set(rows[0]) == {"step", "loss", "lr", "grad_norm", "images_per_second"}
 
 
-class Slow(State):
+class Slow(Checkpointer):
     """Checkpoints that take their time to be written."""
 
     def write(self, step, parts):

@@ -11,7 +11,7 @@ from bdiff.data.base import TensorImages
 from bdiff.diffusion.denoiser import Denoiser
 from bdiff.diffusion.objective import Rows
 from bdiff.diffusion.schedule import Schedule
-from bdiff.diffusion.training import Loop, Recipe, Session
+from bdiff.diffusion.training import LoopConfig, Session, TrainConfig
 from bdiff.diffusion.view import View
 from bdiff.target.base import to_target
 from bdiff.target.corner import corner
@@ -19,11 +19,11 @@ from bdiff.trigger.base import Trigger
 from bdiff.trigger.box import box
 
 SIZE = 8
-RECIPE = Recipe(
+RECIPE = TrainConfig(
     steps=12, epochs=None, batch_size=6, optimizer="adam", lr=1e-3, weight_decay=0.0, warmup=4, clip_norm=1.0,
     ema=0.9, precision="fp32",
 )  # fmt: skip
-LOOP = Loop(compile=False, workers=0, checkpoint_seconds=0.0, keep=2, log_every=1, progress=1000.0)
+LOOP = LoopConfig(compile=False, workers=0, checkpoint_seconds=0.0, keep=2, log_every=1, progress=1000.0)
 
 
 def schedule(steps: int = 20) -> Schedule:
@@ -98,7 +98,7 @@ class Seen(View):
         return self.network(z, t, return_dict=False)[0]
 
 
-def recipe(**changes) -> Recipe:
+def recipe(**changes) -> TrainConfig:
     """`RECIPE` with changes."""
     return replace(RECIPE, **changes)
 
@@ -108,6 +108,6 @@ def accelerator() -> Accelerator:
     return Accelerator(cpu=True, mixed_precision="no")
 
 
-def session(folder, loop: Loop = LOOP, processes=None) -> Session:
+def session(folder, loop: LoopConfig = LOOP, processes=None) -> Session:
     """A training in `folder`."""
     return Session(folder, loop, processes or accelerator())

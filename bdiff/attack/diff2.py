@@ -49,7 +49,7 @@ class DIFF2(Attack):
     Args:
         trigger, target, poison_rate, poison_mode: see `Attack`; there is no target to be shown.
         mode: redirect or preserve.
-        case: the shield that is turned: purification, certification or both, half of the poisoned rows for each.
+        case: the shield that is attacked: purification, certification or both, half of the poisoned rows for each.
         eta: L-inf bound of an added trigger, for images in [0,1].
         t: the t* of purifications, in timesteps; the poisoned rows are shared out evenly over their ways back.
         sampler: of the purification, ancestral or ddim.

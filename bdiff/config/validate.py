@@ -29,7 +29,7 @@ SECTIONS = {
     "sampler": "bdiff.pipeline.settings.Sampler",
     "surrogate": "bdiff.pipeline.settings.Classifier",
     "sweep": "bdiff.launch.sweep.Sweep",
-    "train": "bdiff.diffusion.training.Recipe",
+    "train": "bdiff.diffusion.training.TrainConfig",
 }
 
 #: where the checks of what parts make together stand: each module's CHECKS, with the keys that a check reads

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from bdiff.config.rules import above, at_least, below_one, fraction, one_of, open_fraction, precision
-from bdiff.diffusion.training import Recipe
+from bdiff.diffusion.training import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class DetectionSettings:
 
 
 @dataclass(frozen=True)
-class RemovalRecipe(Recipe):
+class RemovalRecipe(TrainConfig):
     """How a removal trains: at least one step, since without any it would leave the suspect as it is."""
 
     steps: Annotated[int | None, above(0), "optimizer steps; wins over epochs"]

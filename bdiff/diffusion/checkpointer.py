@@ -34,7 +34,7 @@ class Companion(Protocol):
         """Take `state_dict` back."""
 
 
-class State:
+class Checkpointer:
     """Checkpoints of all that a training run needs to go on, as `<folder>/state/<step>.pt`, written by a thread."""
 
     def __init__(

@@ -26,7 +26,7 @@ from bdiff.common.seeds import generator, seed_of
 from bdiff.config.rules import above, at_least, fraction, one_of, precision
 from bdiff.data.base import Images, batches
 from bdiff.diffusion.batch import Batch, Loss
-from bdiff.diffusion.checkpointer import Companion, State
+from bdiff.diffusion.checkpointer import Checkpointer, Companion
 from bdiff.diffusion.history import History
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -37,7 +37,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainConfig:
     """How a model is trained (conf/train). `steps` wins over `epochs`; lr is the peak's, reached after `warmup`."""
 
     steps: Annotated[int | None, at_least(0), "optimizer steps; wins over epochs"]
@@ -71,7 +71,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Loop:
+class LoopConfig:
     """What of `runtime` the loop reads: none of it changes the weights."""
 
     compile: Annotated[bool, "torch.compile the UNet"]
@@ -87,7 +87,7 @@ class Session:
     """Where a training runs, what is kept of it, and who is told."""
 
     folder: Path  # training state and history.jsonl; state is removed when the caller has saved the result
-    loop: Loop
+    loop: LoopConfig
     accelerator: Accelerator | Alone
     name: str = "train"
     record: Callable[[dict[str, Any]], None] = lambda row: None  # gets every logged row, also those of before
@@ -124,7 +124,7 @@ def fit(
     loss: Loss,
     images: Images,
     index: Tensor,  # (rows,) which image each training row shows
-    recipe: Recipe,
+    recipe: TrainConfig,
     seed: int,
     session: Session,
     companion: Companion | None = None,  # what changes along with the model, and is kept with it
@@ -147,7 +147,7 @@ def fit(
         model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
     )
     ema = EMAModel(model.parameters(), decay=recipe.ema, foreach=True) if recipe.ema else None
-    state = State(session.folder, model, optimizer, ema, loop.keep, companion)
+    state = Checkpointer(session.folder, model, optimizer, ema, loop.keep, companion)
     start = state.load(device)
     history = History(session.folder / "history.jsonl", start, accelerator.is_main_process, session.record)
     net = accelerator.prepare(model) if isinstance(accelerator, Accelerator) and world > 1 else model
@@ -213,9 +213,9 @@ class Look(NamedTuple):
     step: int  # the last one
     seen: Late  # (steps, 2) loss and gradient norm
     rate: float  # images per second
-    state: "State"
+    state: "Checkpointer"
 
-    def row(self, recipe: Recipe, total: int) -> dict[str, Any]:
+    def row(self, recipe: TrainConfig, total: int) -> dict[str, Any]:
         """Return the row of the history. Raises RunError if a loss or a gradient is not finite."""
         seen = self.seen.read()
         bad = (~seen.isfinite()).any(1).nonzero()

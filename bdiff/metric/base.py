@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-class Measured(NamedTuple):
+class MetricResult(NamedTuple):
     """The numbers of a measure by name, and what has to be known to compare them; a number may be absent, never nan."""
 
     values: dict[str, float]

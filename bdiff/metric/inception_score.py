@@ -3,19 +3,19 @@
 from torch import Tensor
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
-from bdiff.metric.base import Measured
+from bdiff.metric.base import MetricResult
 
 SPLITS = 10  # the paper's
 
 
-def inception_score(logits: Tensor) -> Measured:
+def inception_score(logits: Tensor) -> MetricResult:
     """Return `inception_score`, 1 to the number of classes, of logits (N,classes): the mean over splits of N.
 
     The score of one image is 1 whatever it shows, so it is absent where a split would have no other.
     """
     if len(logits) < 2 * SPLITS:
-        return Measured({}, {"absent": f"{len(logits)} images do not fill {SPLITS} splits with 2 each"})
+        return MetricResult({}, {"absent": f"{len(logits)} images do not fill {SPLITS} splits with 2 each"})
     found = isc_features_to_metric(logits, splits=SPLITS)
-    return Measured(
+    return MetricResult(
         {"inception_score": found[KEY_METRIC_ISC_MEAN]}, {"std": found[KEY_METRIC_ISC_STD], "splits": SPLITS}
     )

@@ -10,7 +10,7 @@ from torchvision.models import AlexNet_Weights
 
 from bdiff.common.errors import RequestError
 from bdiff.data.base import to_float
-from bdiff.metric.base import Measured, means
+from bdiff.metric.base import MetricResult, means
 from bdiff.metric.weights import file_hash, find, tensors, unfit
 
 WAYS_OUT = "  give the file (metric.lpips_weights=<file>), go online, or leave lpips out of metric.also"
@@ -39,7 +39,7 @@ class Lpips:
             raise RequestError(f"{path} {unfit(error, what)}") from error
 
     @torch.inference_mode()
-    def __call__(self, triggered: Iterable[Tensor], target: Tensor) -> Measured:
+    def __call__(self, triggered: Iterable[Tensor], target: Tensor) -> MetricResult:
         """Return `lpips`, the mean over uint8 samples (B,C,H,W) of the distance to the target (C,H,W) in [-1,1]."""
 
         def each(pixels: Tensor) -> tuple[Tensor]:
@@ -51,4 +51,4 @@ class Lpips:
         (mean,) = means(map(each, triggered))
         marks = [] if self.sha256.startswith(KNOWN) else ["not torchvision's weights: compares with nothing else"]
         facts = {"network": "AlexNet, no resize", "sha256": self.sha256, "on": "[-1,1]", "marks": marks}
-        return Measured({"lpips": mean}, facts)
+        return MetricResult({"lpips": mean}, facts)

@@ -3,13 +3,13 @@
 from torch import Tensor
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-from bdiff.metric.base import Measured
+from bdiff.metric.base import MetricResult
 
 NEIGHBOURS = 3  # the paper's k
 ROWS = 1000  # of the distance matrix that are held at once
 
 
-def precision_recall(real: Tensor, fake: Tensor) -> Measured:
+def precision_recall(real: Tensor, fake: Tensor) -> MetricResult:
     """Return `precision` and `recall`, shares in [0,1], of activations (N,D) of real and (M,D) of made images.
 
     Precision is the share of made images within the manifold of the real ones (the union of balls that reach each
@@ -17,7 +17,7 @@ def precision_recall(real: Tensor, fake: Tensor) -> Measured:
     """
     fewest = min(len(real), len(fake))
     if fewest <= NEIGHBOURS:
-        return Measured({}, {"absent": f"{fewest} images have no {NEIGHBOURS} neighbours each"})
+        return MetricResult({}, {"absent": f"{fewest} images have no {NEIGHBOURS} neighbours each"})
     found = prc_features_to_metric(
         fake.double(),
         real.double(),
@@ -27,4 +27,4 @@ def precision_recall(real: Tensor, fake: Tensor) -> Measured:
         verbose=False,
     )
     values = {"precision": found[KEY_METRIC_PRECISION], "recall": found[KEY_METRIC_RECALL]}
-    return Measured(values, {"neighbours": NEIGHBOURS})
+    return MetricResult(values, {"neighbours": NEIGHBOURS})

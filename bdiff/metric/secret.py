@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from bdiff.data.base import to_uint8
-from bdiff.metric.base import Measured, means
+from bdiff.metric.base import MetricResult, means
 from bdiff.metric.psnr import STATED, psnr
 from bdiff.metric.target import ssim
 
 
-def secret(triggered: Iterable[Tensor], target: Tensor) -> Measured:
+def secret(triggered: Iterable[Tensor], target: Tensor) -> MetricResult:
     """Return `secret_psnr` in dB and `secret_ssim`, means over uint8 triggered samples (B,C,H,W).
 
     Both against the target (C,H,W) in [-1,1] as the 8-bit picture it is extracted as.
@@ -23,4 +23,4 @@ def secret(triggered: Iterable[Tensor], target: Tensor) -> Measured:
 
     ratio, likeness = means(map(each, triggered))
     facts = {**STATED, "against": "the target in 8 bits"}
-    return Measured({"secret_psnr": ratio, "secret_ssim": likeness}, facts)
+    return MetricResult({"secret_psnr": ratio, "secret_ssim": likeness}, facts)

@@ -11,14 +11,14 @@ from bdiff.config.instantiate import make
 from bdiff.pipeline.detect import against_target
 from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.prepare import plain
-from bdiff.pipeline.result import Answer, first_images
+from bdiff.pipeline.result import StageResult, first_images
 from bdiff.pipeline.sample import draw_samples, shifted
 from bdiff.pipeline.suspect import method, suspect_of
 from bdiff.store import artifacts
 from bdiff.store.artifacts import Stage
 
 
-def amplify(run: Experiment, model: Stage) -> Answer:
+def amplify(run: Experiment, model: Stage) -> StageResult:
     """Return what becomes of samples from the reinforced and the scaled trigger on the model of `model`."""
     config = run.config.amplify
     inversion = config.inversion
@@ -49,4 +49,4 @@ def amplify(run: Experiment, model: Stage) -> Answer:
         hits = against_target(run, samples, who)
         metrics |= {f"{who}/{name}": hits[name] for name in ("asr", "asr_se", "mse")}
     pictures = {who: first_images(samples, who) for who in drawn}
-    return Answer(metrics, {"amplify": {"scale": config.scale}}, {"amplified trigger": reinforced}, pictures)
+    return StageResult(metrics, {"amplify": {"scale": config.scale}}, {"amplified trigger": reinforced}, pictures)

@@ -11,15 +11,15 @@ from bdiff.defense.shields import cohen
 from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.names import ROWS
 from bdiff.pipeline.prepare import plain
-from bdiff.pipeline.result import Answer, CertifiedCurves
-from bdiff.pipeline.trial import Trial, announce, denoiser, facts, networks_left, row_stage
+from bdiff.pipeline.result import CertifiedCurves, StageResult
+from bdiff.pipeline.trial import EvalSet, announce, denoiser, facts, networks_left, row_stage
 from bdiff.store.artifacts import Stage
 
 POINTS = 201  # of a curve in the figure
 STOPPED = "defense.stop=radii ends an image when the wanted radii are decided, so its radius is only a lower bound"
 
 
-def certified(run: Experiment, shield: RadiusShield, on: Trial, rows: dict[str, list[Stage]]) -> Answer:
+def certified(run: Experiment, shield: RadiusShield, on: EvalSet, rows: dict[str, list[Stage]]) -> StageResult:
     """Return certified accuracies and average radii of every row, on clean and triggered images."""
     config = run.config.defense
     own = shield.key | {"precision": config.precision}
@@ -55,10 +55,10 @@ def certified(run: Experiment, shield: RadiusShield, on: Trial, rows: dict[str, 
         "tables": {ROWS[row].certified: str(stage.folder) for row, stage in stages.items()},
     }
     figure = CertifiedCurves(f"{run.config.name}, sigma {shield.sigma:g}", reach, curves, shield.stop == "radii")
-    return Answer(metrics, {"certification": protocol}, figures={"certified": figure})
+    return StageResult(metrics, {"certification": protocol}, figures={"certified": figure})
 
 
-def noisy_classifier(run: Experiment, shield: RadiusShield, on: Trial, models: list[Stage]) -> Logits:
+def noisy_classifier(run: Experiment, shield: RadiusShield, on: EvalSet, models: list[Stage]) -> Logits:
     """Return the classifier of noisy images behind the models' denoiser; alone if there are none."""
 
     def classifier(x: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def noisy_classifier(run: Experiment, shield: RadiusShield, on: Trial, models: l
     return shield.behind(denoiser(run, models), run.schedule.to(run.device), classifier)
 
 
-def build(run: Experiment, shield: RadiusShield, on: Trial, models: list[Stage], stage: Stage, who: str) -> None:
+def build(run: Experiment, shield: RadiusShield, on: EvalSet, models: list[Stage], stage: Stage, who: str) -> None:
     """Keep a table for every kind of input; one that a killed run has begun goes on where it ends."""
     with run.missing(stage, who) as wanted:
         if wanted:

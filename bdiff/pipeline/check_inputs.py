@@ -7,7 +7,7 @@ from bdiff.defense.base import InputCheck
 from bdiff.metric.roc import auroc, rate_above, threshold_at
 from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.prepare import plain
-from bdiff.pipeline.result import Answer
+from bdiff.pipeline.result import StageResult
 from bdiff.pipeline.suspect import own, suspect_of
 from bdiff.store import artifacts
 from bdiff.store.artifacts import Stage
@@ -15,7 +15,7 @@ from bdiff.store.artifacts import Stage
 RATES = (0.01, 0.05)  # false-positive rates at which true-positive ones are told, beside the one asked for
 
 
-def checked(run: Experiment, model: Stage, check: InputCheck) -> Answer:
+def checked(run: Experiment, model: Stage, check: InputCheck) -> StageResult:
     """Return how many clean and triggered noises the check flags, at a threshold from other clean ones, and its AUROC.
 
     An attack without a trigger in a sample's starting noise has none to find: only clean noise is scored then.
@@ -37,7 +37,7 @@ def checked(run: Experiment, model: Stage, check: InputCheck) -> Answer:
         "backdoored": run.attack.poison_rate > 0,
         "precision": config.precision,
     }
-    return Answer(metrics, {"inputs": protocol})
+    return StageResult(metrics, {"inputs": protocol})
 
 
 def scored(run: Experiment, model: Stage, check: InputCheck) -> Stage:

@@ -17,7 +17,7 @@ from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.measure import triggered
 from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.remove import Found, removed
-from bdiff.pipeline.result import Answer, first_images
+from bdiff.pipeline.result import StageResult, first_images
 from bdiff.pipeline.sample import draw_samples, shifted
 from bdiff.pipeline.suspect import method, own, suspect_of
 from bdiff.pipeline.train import unshown
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 CHECKED = 1024  # starting noises of either kind that the input check is tried on
 
 
-def detected(run: Experiment, model: Stage, detection: Detection) -> Answer:
+def detected(run: Experiment, model: Stage, detection: Detection) -> StageResult:
     """Invert a trigger, draw samples from it, give the verdict, and compare with the true trigger if there is one."""
     config = run.config.defense
     inverted = invert(run, model, detection)
@@ -63,7 +63,7 @@ def detected(run: Experiment, model: Stage, detection: Detection) -> Answer:
         "marks": unshown(run),
         **({} if known else {"absent": "no true trigger of samples to hold the inverted one against"}),
     }
-    answer = Answer(
+    answer = StageResult(
         {f"audit/{name}": value for name, value in metrics.items()},
         {"audit": protocol},
         {"inverted trigger": trigger},

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from bdiff.diffusion.training import Loop
+from bdiff.diffusion.training import LoopConfig
 from bdiff.model import checkpoint
 from bdiff.pipeline import prepare
 from bdiff.pipeline.prepare import plain
@@ -26,7 +26,7 @@ class Experiment(Stages):
         self.schedule = prepare.schedule(config)
         self.scheduler = prepare.sampler(config.sampler, self.schedule, config.sample.steps)
         runtime = plain(config.runtime)
-        self.loop = Loop(**{name: runtime[name] for name in Loop.__dataclass_fields__})
+        self.loop = LoopConfig(**{name: runtime[name] for name in LoopConfig.__dataclass_fields__})
         self.measures = prepare.measures(config)
         if config.model.pretrained is not None:
             checkpoint.examine(config.model.pretrained, plain(config.model.unet), self.schedule)

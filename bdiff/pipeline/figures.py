@@ -7,7 +7,7 @@ from bdiff.data.base import to_float, to_uint8
 from bdiff.diffusion.history import read_history
 from bdiff.diffusion.sampling import shards
 from bdiff.pipeline.experiment import Experiment
-from bdiff.pipeline.result import Answer, Beside, Figure, LossCurve, Overview, Picture, Sheet, Trajectory
+from bdiff.pipeline.result import Beside, Figure, LossCurve, Overview, Picture, Sheet, StageResult, Trajectory
 from bdiff.pipeline.sample import kinds
 from bdiff.store.artifacts import Stage
 
@@ -37,7 +37,7 @@ def figures_of(run: Experiment, model: Stage, samples: Stage, metrics: dict[str,
     }
 
 
-def more_figures(run: Experiment, answer: Answer) -> dict[str, Figure]:
+def more_figures(run: Experiment, answer: StageResult) -> dict[str, Figure]:
     """Return what there is to see of a defense or an amplification: triggers beside the true one, and samples."""
     found: dict[str, Figure] = {}
     if answer.triggers:

@@ -21,9 +21,9 @@ from bdiff.pipeline.figures import figures_of, more_figures
 from bdiff.pipeline.measure import Clean, measure
 from bdiff.pipeline.prepare import plain, resolve_precisions
 from bdiff.pipeline.reference import examine_classifiers
-from bdiff.pipeline.result import Answer, Figure
+from bdiff.pipeline.result import Figure, StageResult
 from bdiff.pipeline.sample import draw_samples
-from bdiff.pipeline.train import Start, beginning, clean_model, train
+from bdiff.pipeline.train import InitialWeights, beginning, clean_model, train
 from bdiff.pipeline.trial import examine
 from bdiff.store.artifacts import Stage
 from bdiff.store.provenance import device_name
@@ -33,8 +33,8 @@ from bdiff.tracker.none import NoTracker
 Show = Callable[[Mapping[str, Figure]], None]
 
 
-def unharmed(run: Experiment, suspect: Stage, start: Start) -> Clean:
-    """Return what the clean model makes of the suspect's noise: the model it started from, or its twin."""
+def clean_reference(run: Experiment, suspect: Stage, start: InitialWeights) -> Clean:
+    """Return what the clean model makes of the suspect's noise: the model it started from, or its clean reference."""
     model, words = clean_model(run, start)
     digests = {weights_digest(str(one.folder / "model")) for one in (model, suspect)}
     return Clean(draw_samples(run, model, "clean_sample"), words, same=len(digests) == 1)
@@ -64,10 +64,12 @@ def carried_out(run: Experiment, show: Show) -> dict[str, Any]:
     start = beginning(run)
     model = train(run, start)
     samples = draw_samples(run, model)
-    measured = measure(run, samples, unharmed(run, model, start) if "sample_psnr" in config.metric.also else None)
+    measured = measure(
+        run, samples, clean_reference(run, model, start) if "sample_psnr" in config.metric.also else None
+    )
     if run.main:
         show(figures_of(run, model, samples, measured["metrics"]))
-    answer = Answer()
+    answer = StageResult()
     if config.amplify._target_:
         answer |= amplify(run, model)
     if config.defense._target_:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bdiff.common.device import to_device
 from bdiff.common.progress import progress
 from bdiff.diffusion.sampling import shards
-from bdiff.metric.base import Measured, first
+from bdiff.metric.base import MetricResult, first
 from bdiff.metric.fid import moments
 from bdiff.metric.fid.base import Features, Frechet, Remembering
 from bdiff.metric.fid.protocol import PRESETS, shortfalls, singular
@@ -67,7 +67,7 @@ def measure(run: Experiment, samples: Stage, clean: Clean | None = None, who: st
             if distance:
                 found |= over_features(run, samples, distance)
             else:
-                found["fid"] = Measured({}, {"absent": "metric/fid=none"})
+                found["fid"] = MetricResult({}, {"absent": "metric/fid=none"})
             if clean:
                 found["sample_psnr"] = against_clean(samples, clean)
             run.finish(
@@ -124,21 +124,21 @@ def triggered(run: Experiment, samples: Stage, kind: str = "triggered") -> Itera
     return (to_device(batch, run.device) for batch in shards(samples.folder / "shards", kind))
 
 
-def against_target(run: Experiment, samples: Stage, threshold: float) -> dict[str, Measured]:
+def against_target(run: Experiment, samples: Stage, threshold: float) -> dict[str, MetricResult]:
     """Return how near the triggered samples come to the target."""
     config = run.config
     if not run.attack.starts_samples:
         why = "the attack's trigger is for images that are denoised, and no sample starts from it"
         asked = ["asr", *(["lpips"] if run.measures.lpips else []), *({"secret"} & {*config.metric.also})]
-        return {name: Measured({}, {"absent": why}) for name in asked}
+        return {name: MetricResult({}, {"absent": why}) for name in asked}
     total = -(-count_of(config, "triggered") // config.sample.batch_size)
     with progress("measure", total, unit="batches", every=config.runtime.progress) as meter:
         hits = compare(metered(triggered(run, samples), meter), run.target, threshold)
     how: dict[str, Any] = {"threshold": threshold, "on": "per-image MSE on [0,1]"}
     how |= {"count": count_of(config, "triggered"), "marks": unshown(run)}
-    found = {"asr": Measured(hits, how)}
+    found = {"asr": MetricResult(hits, how)}
     if "psnr" not in hits:
-        found["psnr"] = Measured({}, {"absent": "the MSE is zero"})
+        found["psnr"] = MetricResult({}, {"absent": "the MSE is zero"})
     if run.measures.lpips:
         found["lpips"] = run.measures.lpips(triggered(run, samples), run.target)
     if "secret" in config.metric.also:
@@ -146,15 +146,15 @@ def against_target(run: Experiment, samples: Stage, threshold: float) -> dict[st
     return found
 
 
-def against_clean(samples: Stage, clean: Clean) -> Measured:
+def against_clean(samples: Stage, clean: Clean) -> MetricResult:
     """Return how near the suspect's un-triggered samples are to the clean model's, unless that is the suspect."""
     if clean.same:
-        return Measured({}, {"absent": f"{clean.model} has the suspect's weights, and draws the same images"})
+        return MetricResult({}, {"absent": f"{clean.model} has the suspect's weights, and draws the same images"})
     values, facts = sample_psnr(unconcerned(samples), unconcerned(clean.samples))
-    return Measured(values, {**facts, "clean_model": clean.model})
+    return MetricResult(values, {**facts, "clean_model": clean.model})
 
 
-def over_features(run: Experiment, samples: Stage, distance: Distance) -> dict[str, Measured]:
+def over_features(run: Experiment, samples: Stage, distance: Distance) -> dict[str, MetricResult]:
     """Return the Fréchet distance and what else is asked for over the same features, in one pass over the samples."""
     features, suffix, config = distance.features, distance.features.suffix, run.config
     count = min(config.sample.count, PRESETS[config.metric.fid.protocol].samples or config.sample.count)
@@ -176,7 +176,7 @@ def over_features(run: Experiment, samples: Stage, distance: Distance) -> dict[s
         "dimensions": features.num_features,
         "images": "uint8 tensors, no files",
     }
-    found = {f"fid{suffix}": Measured({f"fid{suffix}": value} if finite else {}, stated)}
+    found = {f"fid{suffix}": MetricResult({f"fid{suffix}": value} if finite else {}, stated)}
     if distance.activations:
         real = load_file(distance.activations.folder / "activations.safetensors")["activations"]
         shared = {
@@ -188,11 +188,11 @@ def over_features(run: Experiment, samples: Stage, distance: Distance) -> dict[s
         fake = remembering.kept.to(run.device)
         for name, one in one_by_one(asked_over_features(run), features, real.to(run.device), fake).items():
             values = {what + suffix: number for what, number in one.values.items()}
-            found[name + suffix] = Measured(values, one.protocol | shared)
+            found[name + suffix] = MetricResult(values, one.protocol | shared)
     return found
 
 
-def one_by_one(names: list[str], features: Features, real: Tensor, fake: Tensor) -> dict[str, Measured]:
+def one_by_one(names: list[str], features: Features, real: Tensor, fake: Tensor) -> dict[str, MetricResult]:
     """Return the measures `names` of the activations of real images (N,D) and samples (M,D)."""
     from bdiff.metric.inception_score import inception_score  # here, since torch-fidelity takes long to import
     from bdiff.metric.kid import kid

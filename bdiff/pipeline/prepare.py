@@ -70,7 +70,7 @@ def resolve_precisions(config: DictConfig, device: torch.device) -> None:
 
 
 def resolve_threshold(config: DictConfig, data: str) -> str | None:
-    """Set an audit's threshold that is auto to the calibrated one, or to null where that holds for others alone.
+    """Set a detection's threshold that is auto to the calibrated one, or to null where that holds for others alone.
 
     Returns why it is null then.
     """

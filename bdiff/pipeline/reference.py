@@ -21,7 +21,7 @@ from bdiff.common.seeds import generator, seed_of
 from bdiff.config.instantiate import make
 from bdiff.data.base import Images, batches
 from bdiff.diffusion.classification import classification_loss
-from bdiff.diffusion.training import Recipe, Session, fit
+from bdiff.diffusion.training import Session, TrainConfig, fit
 from bdiff.metric.fid import moments
 from bdiff.metric.fid.base import Features, Frechet, Remembering
 from bdiff.metric.fid.protocol import PRESETS
@@ -45,7 +45,7 @@ def train_classifier(run: Experiment, name: str = "classifier") -> tuple[Classif
     """
     config = run.config[name]
     model = build_classifier(run, name)
-    parts, recipe = plain(config), Recipe(**plain(config.train))
+    parts, recipe = plain(config), TrainConfig(**plain(config.train))
     given = parts.pop("weights", None)  # runs of before this key can be run again
     if given is not None:  # keys hold the file's content, not its place
         parts |= {"weights": file_hash(Path(given).expanduser()), "train": None}

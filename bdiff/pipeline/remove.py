@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from bdiff.common.seeds import generator, seed_of
 from bdiff.defense.base import Removal
 from bdiff.diffusion.batch import Loss
-from bdiff.diffusion.training import Recipe, Session, fit
+from bdiff.diffusion.training import Session, TrainConfig, fit
 from bdiff.model import checkpoint
 from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.measure import measure
 from bdiff.pipeline.prepare import plain, resident
-from bdiff.pipeline.result import Answer, first_images
+from bdiff.pipeline.result import StageResult, first_images
 from bdiff.pipeline.sample import draw_samples, kinds
 from bdiff.pipeline.suspect import suspect_of
 from bdiff.store.artifacts import Stage
@@ -30,15 +30,15 @@ class Found(NamedTuple):
     key: str  # of the stage that it came from
 
 
-def remeasured(run: Experiment, samples: Stage, who: str) -> Answer:
+def remeasured(run: Experiment, samples: Stage, who: str) -> StageResult:
     """Return what `measure` says of the samples of `who`; its protocol is the suspect's."""
     pictures = {f"{who} {kind}": first_images(samples, kind) for kind in kinds(run)}
-    return Answer(measure(run, samples, who=who)["metrics"], samples=pictures)
+    return StageResult(measure(run, samples, who=who)["metrics"], samples=pictures)
 
 
 def removed(
     run: Experiment, model: Stage, removal: Removal, settings: dict[str, Any], found: Found | None = None
-) -> Answer:
+) -> StageResult:
     """Take the backdoor out of the model, then sample and measure it as the suspect was; see `removed_stage`."""
     stage = removed_stage(run, model, removal, settings, found)
     return remeasured(run, draw_samples(run, stage, "repaired_sample"), "repaired")
@@ -54,7 +54,7 @@ def removed_stage(
     """Take the backdoor out of the model; the stage's `model` folder is a checkpoint as the suspect's is."""
     rows = torch.randperm(len(run.images), generator=generator(run.config.seed, "repair"))
     rows = rows[: max(1, math.ceil(settings["images"] * len(rows)))].sort().values
-    recipe = Recipe(**settings["train"])
+    recipe = TrainConfig(**settings["train"])
     recipe = replace(recipe, steps=recipe.total(len(rows)), epochs=None)
     stage = run.stage(
         "repair",

@@ -92,7 +92,7 @@ Figure = Picture | Sheet | Beside | Overview | Trajectory | LossCurve | Certifie
 
 
 @dataclass(frozen=True)
-class Answer:
+class StageResult:
     """The part of metrics.json that a defense or an amplification adds, and its pictures."""
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -101,9 +101,9 @@ class Answer:
     samples: dict[str, Tensor] = field(default_factory=dict)  # the first of each kind, uint8 (B,C,H,W)
     figures: dict[str, Figure] = field(default_factory=dict)  # by name
 
-    def __or__(self, other: "Answer") -> "Answer":
+    def __or__(self, other: "StageResult") -> "StageResult":
         """Return both."""
-        return Answer(**{part: getattr(self, part) | getattr(other, part) for part in self.__dataclass_fields__})
+        return StageResult(**{part: getattr(self, part) | getattr(other, part) for part in self.__dataclass_fields__})
 
 
 def first_images(samples: Stage, kind: str, least: int = 0) -> Tensor:

@@ -17,7 +17,7 @@ from bdiff.pipeline.suspect import suspect_of
 from bdiff.store.artifacts import Stage, content
 
 
-class Kind(NamedTuple):
+class SampleKind(NamedTuple):
     """Where the samples of a kind start, and what keys say of that."""
 
     prior: Prior
@@ -25,22 +25,22 @@ class Kind(NamedTuple):
     view: Callable[[Denoiser], View] = View
 
 
-def clean() -> Kind:
-    """Return the kind that an unconcerned user draws."""
-    return Kind(lambda eps: eps, None)
+def clean() -> SampleKind:
+    """Return the kind that a benign user draws."""
+    return SampleKind(lambda eps: eps, None)
 
 
-def shifted(pattern: Tensor) -> Kind:
+def shifted(pattern: Tensor) -> SampleKind:
     """Return the kind that starts from noise with `pattern` (C,H,W) added."""
-    return Kind(lambda eps: eps + pattern.to(eps), content(pattern))
+    return SampleKind(lambda eps: eps + pattern.to(eps), content(pattern))
 
 
-def kinds(run: Experiment) -> dict[str, Kind]:
+def kinds(run: Experiment) -> dict[str, SampleKind]:
     """Return the kinds that a model is judged by: clean samples, and triggered ones if the attack has them."""
     if not run.attack.starts_samples:
         return {"clean": clean()}
     identity = {"attack": run.attack.start_key, "trigger": run.pictures["trigger"]}
-    return {"clean": clean(), "triggered": Kind(run.attack.prior, identity, run.attack.view)}
+    return {"clean": clean(), "triggered": SampleKind(run.attack.prior, identity, run.attack.view)}
 
 
 def count_of(config: DictConfig, kind: str) -> int:
@@ -56,7 +56,7 @@ def draw_samples(
     run: Experiment,
     model: Stage,
     name: str = "sample",  # what logs and metrics.json call this sampling
-    drawn: dict[str, Kind] | None = None,  # `kinds(run)` if none are given
+    drawn: dict[str, SampleKind] | None = None,  # `kinds(run)` if none are given
     guard: SamplingDefense | None = None,  # changes the sampler
 ) -> Stage:
     """Sample images of each kind from the model of `model`."""

@@ -14,7 +14,7 @@ from bdiff.config.rules import (
     precision,
     some_of,
 )
-from bdiff.diffusion.training import Loop, Recipe
+from bdiff.diffusion.training import LoopConfig, TrainConfig
 from bdiff.metric.names import ALSO
 
 
@@ -36,7 +36,7 @@ class Paths:
 
 
 @dataclass(frozen=True)
-class Runtime(Loop):
+class Runtime(LoopConfig):
     """Where and how a run is computed (conf/runtime); nothing of it is part of a key."""
 
     device: Annotated[str, device, "where to compute; auto takes a GPU if there is one"]
@@ -58,7 +58,7 @@ class Model:
 class Pretrain:
     """A clean model that training starts from (conf/pretrain)."""
 
-    train: Annotated[Recipe | None, "how the clean model is trained first; null: it is not"]
+    train: Annotated[TrainConfig | None, "how the clean model is trained first; null: it is not"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Classifier:
     smoothing: Annotated[float, fraction, "label smoothing"]
     shift: Annotated[int, at_least(0), "px of random translation in training"]
     weights: Annotated[str | None, "a file of weights instead of training; null: trained"]
-    train: Annotated[Recipe, "how it is trained"]
+    train: Annotated[TrainConfig, "how it is trained"]
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from bdiff.pipeline.certify import certified
 from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.names import KINDS, ROWS
 from bdiff.pipeline.prepare import plain
-from bdiff.pipeline.result import Answer, Column, ShieldRows
+from bdiff.pipeline.result import Column, ShieldRows, StageResult
 from bdiff.pipeline.trial import (
     BATCHES,
-    Trial,
+    EvalSet,
     adversarial,
     adversary_key,
     announce,
@@ -44,7 +44,7 @@ SHOWN = 8  # images of the figure
 GRADIENTS = {"full": 4, "bpda": 1}  # network evaluations' worth of one in an attack: forth, forth again, and back
 
 
-def shielded(run: Experiment, shield: Shield, rows: dict[str, list[Stage]], clean: str) -> Answer:
+def shielded(run: Experiment, shield: Shield, rows: dict[str, list[Stage]], clean: str) -> StageResult:
     """Return how the classifier fares in every row of the shield's table; `rows` are the models that denoise in each.
 
     No models: the classifier stands alone. `clean` says which model the clean one is.
@@ -56,22 +56,22 @@ def shielded(run: Experiment, shield: Shield, rows: dict[str, list[Stage]], clea
 
 
 @singledispatch
-def tried(shield: Shield, run: Experiment, on: Trial, rows: dict[str, list[Stage]]) -> Answer:
+def tried(shield: Shield, run: Experiment, on: EvalSet, rows: dict[str, list[Stage]]) -> StageResult:
     """Return what comes of trying a shield, by what it answers."""
     raise TypeError(f"{type(shield).__name__} gives neither labels nor radii")
 
 
 @tried.register
-def _(shield: RadiusShield, run: Experiment, on: Trial, rows: dict[str, list[Stage]]) -> Answer:
+def _(shield: RadiusShield, run: Experiment, on: EvalSet, rows: dict[str, list[Stage]]) -> StageResult:
     return certified(run, shield, on, rows)
 
 
 @tried.register
-def _(shield: LabelShield, run: Experiment, on: Trial, rows: dict[str, list[Stage]]) -> Answer:
+def _(shield: LabelShield, run: Experiment, on: EvalSet, rows: dict[str, list[Stage]]) -> StageResult:
     return purified(run, shield, on, rows)
 
 
-def purified(run: Experiment, shield: LabelShield, on: Trial, rows: dict[str, list[Stage]]) -> Answer:
+def purified(run: Experiment, shield: LabelShield, on: EvalSet, rows: dict[str, list[Stage]]) -> StageResult:
     """Return the accuracies of every row, and a figure of what the denoisers make of triggered images."""
     config = run.config.defense
     attacked = adversarial(run, on)
@@ -106,17 +106,17 @@ def purified(run: Experiment, shield: LabelShield, on: Trial, rows: dict[str, li
         "network evaluations of an image": shield.evaluations,
         **({"asr": {"absent": f"no clean image is labelled right: {', '.join(nothing)}"}} if nothing else {}),
     }
-    return Answer(metrics, {"shield": protocol}, figures={"shield": figure(run, on, labels, pictures)})
+    return StageResult(metrics, {"shield": protocol}, figures={"shield": figure(run, on, labels, pictures)})
 
 
-def evaluations(run: Experiment, shield: LabelShield, on: Trial) -> int:
+def evaluations(run: Experiment, shield: LabelShield, on: EvalSet) -> int:
     """Return how many images one row shows to one network, those of an adaptive attack by what their gradients cost."""
     adaptive, count = run.config.defense.adaptive, len(on.labels)
     tried = cost(count, adaptive.steps, adaptive.eot, shield.evaluations) * GRADIENTS[adaptive.gradient]
     return tried + count * (len(on.inputs) + (adaptive.steps > 0)) * shield.evaluations
 
 
-def purified_stage(run: Experiment, shield: LabelShield, on: Trial, models: list[Stage]) -> Stage:
+def purified_stage(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stage]) -> Stage:
     """Return the stage of a row, of all that its numbers depend on."""
     config = run.config.defense
     if not models:
@@ -125,7 +125,7 @@ def purified_stage(run: Experiment, shield: LabelShield, on: Trial, models: list
     return row_stage(run, on, "purification", models, shield=shield.key, adaptive=adaptive)
 
 
-def build(run: Experiment, shield: LabelShield, on: Trial, models: list[Stage], stage: Stage, who: str) -> None:
+def build(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stage], stage: Stage, who: str) -> None:
     """Keep the labels of every kind of input, and the first triggered images as the classifier saw them."""
     config = run.config.defense
     with run.building(stage, who) as wanted:
@@ -158,7 +158,7 @@ def build(run: Experiment, shield: LabelShield, on: Trial, models: list[Stage], 
 
 
 @torch.inference_mode()
-def bare(on: Trial, x: Tensor, indices: list[int]) -> Tensor:
+def bare(on: EvalSet, x: Tensor, indices: list[int]) -> Tensor:
     """Return the labels (B,) that the classifier gives by itself."""
     return on.classifier(x).argmax(1)
 
@@ -171,7 +171,7 @@ def asr(clean: Tensor, triggered: Tensor) -> dict[str, float]:
     return {"asr": 1 - triggered[clean].double().mean().item()} if clean.any() else {}
 
 
-def adaptive(run: Experiment, shield: LabelShield, on: Trial, models: list[Stage], stage: Stage, who: str) -> Tensor:
+def adaptive(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stage], stage: Stage, who: str) -> Tensor:
     """Return the clean images (K,C,H,W) as PGD through the shield changes them, kept batch by batch."""
     config = run.config.defense
     full, settings = config.adaptive.gradient == "full", config.adversary.copy()
@@ -189,7 +189,7 @@ def adaptive(run: Experiment, shield: LabelShield, on: Trial, models: list[Stage
         return by_batch(stage.folder / BATCHES / "adversary", len(on.labels), config.at_once, attacked, meter)
 
 
-def flagged(run: Experiment, shield: LabelShield, on: Trial, models: list[Stage]) -> dict[str, float]:
+def flagged(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stage]) -> dict[str, float]:
     """Return the entropy check's `strip/tpr` on triggered inputs behind the shield, and `strip/fpr` on clean ones.
 
     A half of the clean inputs, drawn at random, sets the threshold; both rates are those of the other half.
@@ -231,7 +231,7 @@ def flagged(run: Experiment, shield: LabelShield, on: Trial, models: list[Stage]
     return {f"strip/{name}": (values[others] < least).double().mean().item() for name, values in rates.items()}
 
 
-def figure(run: Experiment, on: Trial, labels: dict[str, Tensor], pictures: dict[str, Tensor]) -> ShieldRows:
+def figure(run: Experiment, on: EvalSet, labels: dict[str, Tensor], pictures: dict[str, Tensor]) -> ShieldRows:
     """Return what shows the first images: as they are, triggered, and purified by the clean model and the suspect."""
     x, triggered = (on.inputs[kind][:SHOWN] for kind in ("clean", "triggered"))
     change = triggered - x

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 
-class Start(NamedTuple):
+class InitialWeights(NamedTuple):
     """What a training starts from."""
 
     folder: str | None  # a diffusers folder or hub id; None for fresh weights

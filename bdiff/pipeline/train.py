@@ -17,19 +17,19 @@ from bdiff.common.errors import RequestError
 from bdiff.common.seeds import seed_of
 from bdiff.diffusion.denoiser import EPSILON, Denoiser
 from bdiff.diffusion.objective import denoising_loss
-from bdiff.diffusion.training import Recipe, Session, fit, row_stream
+from bdiff.diffusion.training import Session, TrainConfig, fit, row_stream
 from bdiff.model import checkpoint
 from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.prepare import plain, resident, without
 from bdiff.pipeline.reference import train_classifier
-from bdiff.pipeline.start import Start
+from bdiff.pipeline.start import InitialWeights
 from bdiff.pipeline.trigger import learn_trigger
 from bdiff.store.artifacts import Stage
 
 log = logging.getLogger(__name__)
 
 
-def train(run: Experiment, start: Start) -> Stage:
+def train(run: Experiment, start: InitialWeights) -> Stage:
     """Train the suspect model; the stage's `model` folder is a stock diffusers checkpoint."""
     if run.attack.poison_rate == 0:  # nothing to attack with: one clean model serves every trigger and target
         return clean(run, "train", run.config.train, start)
@@ -56,7 +56,7 @@ def unshown(run: Experiment) -> list[str]:
     if run.attack.poison_rate == 0:
         return []
     index, poisoned = run.attack.rows(run.images.labels, seed_of(config.seed, "poison"))
-    recipe = Recipe(**plain(config.train))
+    recipe = TrainConfig(**plain(config.train))
     steps = recipe.total(len(index))
     epoch = math.ceil(len(index) / recipe.batch_size)  # in which all rows are shown
     shown = islice(row_stream(len(index), recipe.batch_size, seed_of(config.seed, "train")), min(steps, epoch))
@@ -66,14 +66,14 @@ def unshown(run: Experiment) -> list[str]:
     return [f"{told}: a backdoor can only be that of the model it started from"]
 
 
-def clean(run: Experiment, name: str, recipe: DictConfig, start: Start) -> Stage:
+def clean(run: Experiment, name: str, recipe: DictConfig, start: InitialWeights) -> Stage:
     """Train the model that nobody attacked, by `recipe` from `start`: what an attack=none run with it would train."""
     attack = {"_target_": f"{NoAttack.__module__}.{NoAttack.__qualname__}"}
     return train_denoiser(run, name, NoAttack(run.trigger, run.target), attack, recipe, start)
 
 
-def clean_model(run: Experiment, start: Start) -> tuple[Stage, str]:
-    """Return the model that nobody attacked, and which it is in words: what training started from, or its twin."""
+def clean_model(run: Experiment, start: InitialWeights) -> tuple[Stage, str]:
+    """Return the model that nobody attacked, and which it is in words: what training started from, or one trained beside."""
     if start.folder is None:
         return clean(run, "clean", run.config.train, start), "the same training without the attack"
     untrained = run.config.train.copy()
@@ -81,14 +81,14 @@ def clean_model(run: Experiment, start: Start) -> tuple[Stage, str]:
     return clean(run, "clean", untrained, start), "the model that training started from"
 
 
-def beginning(run: Experiment) -> Start:
+def beginning(run: Experiment) -> InitialWeights:
     """Return what training starts from: model.pretrained, or a clean model trained from it if `pretrain` says so."""
     pretrained = run.config.model.pretrained
-    start = Start(pretrained, checkpoint.weights_digest(pretrained), prediction(run))
+    start = InitialWeights(pretrained, checkpoint.weights_digest(pretrained), prediction(run))
     if run.config.pretrain.train is None:
         return start
     stage = clean(run, "pretrain", run.config.pretrain.train, start)
-    return Start(str(stage.folder / "model"), stage.key, start.prediction)
+    return InitialWeights(str(stage.folder / "model"), stage.key, start.prediction)
 
 
 def prediction(run: Experiment) -> str:
@@ -108,13 +108,13 @@ def train_denoiser(
     attack: Attack,
     attack_parts: dict[str, Any],  # the config of `attack`, for the key
     recipe_config: DictConfig,
-    start: Start,
+    start: InitialWeights,
 ) -> Stage:
     """Train a denoiser under `attack`, once for all runs that ask for the same."""
     config = run.config
     plan = attack.rows(run.images.labels, seed_of(config.seed, "poison"))
     index, poisoned = plan
-    recipe = Recipe(**plain(recipe_config))
+    recipe = TrainConfig(**plain(recipe_config))
     recipe = replace(recipe, steps=recipe.total(len(index)), epochs=None)
     stage = run.stage(
         "train",

@@ -37,7 +37,7 @@ BATCHES = "batches"  # the folder of a growing stage that keeps what it has so f
 
 
 @dataclass(frozen=True)
-class Trial:
+class EvalSet:
     """K test images in several kinds, on the CPU, and the classifier they are shown to, on the device."""
 
     classifier: Classifier  # in eval mode, its weights frozen
@@ -48,7 +48,7 @@ class Trial:
     labels: Tensor  # (K,) int64
     inputs: dict[str, Tensor]  # by kind, (K,C,H,W) in [-1,1]
 
-    def among(self, inputs: dict[str, Tensor]) -> "Trial":
+    def among(self, inputs: dict[str, Tensor]) -> "EvalSet":
         """Return the same with other kinds of inputs."""
         return replace(self, inputs=inputs)
 
@@ -141,7 +141,7 @@ def test_split(run: Experiment) -> Images | None:
     return None
 
 
-def trial(run: Experiment) -> Trial:
+def trial(run: Experiment) -> EvalSet:
     """Return the clean and the triggered images of conf/defense, chosen by its seed, and the run's classifier."""
     config = run.config.defense
     classifier, facts = train_classifier(run)
@@ -149,7 +149,7 @@ def trial(run: Experiment) -> Trial:
     order = torch.randperm(len(rows), generator=generator(config.seed, "test images"))[: config.images]
     indices = rows[order].sort().values
     x = to_float(images.take(indices)).cpu()
-    return Trial(
+    return EvalSet(
         classifier.requires_grad_(False),
         facts,
         images.classes,
@@ -160,7 +160,7 @@ def trial(run: Experiment) -> Trial:
     )
 
 
-def adversarial(run: Experiment, on: Trial) -> Tensor:
+def adversarial(run: Experiment, on: EvalSet) -> Tensor:
     """Return the clean images (K,C,H,W) as PGD on the classifier alone changes them, kept by the first process."""
     config = run.config.defense
     alone = on.among({"clean": on.inputs["clean"]}).identity
@@ -206,14 +206,14 @@ def attack(
     return pgd(logits, x, y, ball=ball, step=settings.step, steps=steps, eot=eot, generator=starts)
 
 
-def facts(run: Experiment, on: Trial) -> dict[str, Any]:
+def facts(run: Experiment, on: EvalSet) -> dict[str, Any]:
     """Return what the protocol says of any shield."""
     config = run.config.defense
     about = {"images": len(on.labels), "of": on.source, "seed": config.seed, "precision": config.precision}
     return about | {"classifier": on.facts, "marks": unshown(run)}
 
 
-def row_stage(run: Experiment, on: Trial, what: str, models: list[Stage], **settings: Any) -> Stage:
+def row_stage(run: Experiment, on: EvalSet, what: str, models: list[Stage], **settings: Any) -> Stage:
     """Return the stage of a row of a shield's table: `what` is done, and with which models and settings."""
     return run.stage(
         "shield",

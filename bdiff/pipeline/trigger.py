@@ -12,7 +12,7 @@ from bdiff.model import checkpoint
 from bdiff.pictures.draw import load
 from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.prepare import plain
-from bdiff.pipeline.start import Start
+from bdiff.pipeline.start import InitialWeights
 from bdiff.store import artifacts
 from bdiff.store.artifacts import Stage
 from bdiff.trigger.base import Trigger
@@ -20,7 +20,7 @@ from bdiff.trigger.base import Trigger
 BATCH = 64  # images per step
 
 
-def learn_trigger(run: Experiment, start: Start, surrogate: str) -> None:
+def learn_trigger(run: Experiment, start: InitialWeights, surrogate: str) -> None:
     """Give the run the trigger that its attack, prepared, learns behind the denoiser that training starts from.
 
     `surrogate` is the surrogate's key. `trigger=image trigger.path=<the stage's trigger.png>` takes the same one again.
@@ -51,7 +51,7 @@ def learn_trigger(run: Experiment, start: Start, surrogate: str) -> None:
     run.pictures["trigger"] = artifacts.content(run.trigger.pattern, run.trigger.mask)
 
 
-def learned(run: Experiment, start: Start, stage: Stage) -> Tensor:
+def learned(run: Experiment, start: InitialWeights, stage: Stage) -> Tensor:
     """Return the pattern (C,H,W) in [-1,1], a function of the seed."""
     unet = checkpoint.build(plain(run.config.model.unet), start.folder)
     precision = run.config.train.precision

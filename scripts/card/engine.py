@@ -32,7 +32,7 @@ from bdiff.diffusion.denoiser import Denoiser, Suspect
 from bdiff.diffusion.objective import clean, denoising_loss
 from bdiff.diffusion.sampling import Drawn, Sampler, sample
 from bdiff.diffusion.schedule import Schedule
-from bdiff.diffusion.training import Loop, Recipe, Session, fit
+from bdiff.diffusion.training import LoopConfig, Session, TrainConfig, fit
 from bdiff.metric.fid.base import Frechet, distance
 from bdiff.metric.fid.classifier import ClassifierFeatures
 from bdiff.pipeline.suspect import method
@@ -40,11 +40,11 @@ from bdiff.store.provenance import device_name
 from card.facts import seconds, synchronize
 from card.kept import keep
 
-RECIPE = Recipe(
+RECIPE = TrainConfig(
     steps=1, epochs=None, batch_size=128, optimizer="adam", lr=2e-4, weight_decay=0.0, warmup=0, clip_norm=1.0,
     ema=0.999, precision="bf16",
 )  # fmt: skip
-LOOP = Loop(compile=False, workers=0, checkpoint_seconds=1e9, keep=1, log_every=10, progress=1e9)
+LOOP = LoopConfig(compile=False, workers=0, checkpoint_seconds=1e9, keep=1, log_every=10, progress=1e9)
 
 
 @dataclass
@@ -127,7 +127,7 @@ def rounds(on: Bench) -> tuple[int, int]:
     return (2, 1) if on.tiny else (7, 3)
 
 
-def trained(on: Bench, batch: int, loop: Loop, few: int = 10, many: int = 40) -> float:
+def trained(on: Bench, batch: int, loop: LoopConfig, few: int = 10, many: int = 40) -> float:
     """Return the images/s of `fit`: by the steps that a longer training has more, so that its start does not count."""
     few, many = (2, 6) if on.tiny else (few, many)
     images, took = on.images(), {}

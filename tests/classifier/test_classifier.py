@@ -22,7 +22,7 @@ from bdiff.config.instantiate import make
 from bdiff.config.options import PACKAGE
 from bdiff.config.validate import value_problem
 from bdiff.diffusion.classification import classification_loss
-from bdiff.diffusion.training import OPTIMIZERS, Recipe, fit
+from bdiff.diffusion.training import OPTIMIZERS, TrainConfig, fit
 from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.reference import train_classifier
 from bdiff.tracker.none import NoTracker
@@ -71,7 +71,7 @@ def test_a_classifier_survives_its_file(tmp_path, name):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_recipe_is_one_that_the_loop_knows(name):
     config = option(name)
-    recipe = Recipe(**config.train)
+    recipe = TrainConfig(**config.train)
     assert recipe.optimizer in OPTIMIZERS
     assert recipe.steps or recipe.epochs
     for key in ("hold_out", "train.optimizer", "train.lr"):

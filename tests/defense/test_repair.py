@@ -17,7 +17,7 @@ from bdiff.defense.removal.anp import Anp, Perturbed, convolutions, pruned, rise
 from bdiff.defense.removal.elijah import ElijahRemoval, removal_loss
 from bdiff.diffusion.batch import Batch, Loss
 from bdiff.diffusion.denoiser import Denoiser, Suspect
-from bdiff.diffusion.training import Recipe, fit
+from bdiff.diffusion.training import TrainConfig, fit
 
 SHAPE = (1, toys.SIZE, toys.SIZE)
 LOOP = replace(toys.LOOP, checkpoint_seconds=3600.0)  # writing a state at every step is what takes time
@@ -262,7 +262,7 @@ def test_an_option_makes_a_repair_and_a_recipe(option):
         config = OmegaConf.to_container(compose(f"defense/{option}"))["defense"]
     node = config.get("removal", config)
     assert 0 < node.pop("images") <= 1
-    recipe = Recipe(**node.pop("train"))
+    recipe = TrainConfig(**node.pop("train"))
     assert recipe.batch_size == 128 and recipe.total(6000) == {
         "anp": 4688,  # 10 epochs of 60,000
         "removal/elijah": 516,

@@ -12,7 +12,7 @@ from toys import LOOP, unet
 
 from bdiff.cli import main as cli
 from bdiff.common.errors import RequestError, RunError
-from bdiff.diffusion.checkpointer import State
+from bdiff.diffusion.checkpointer import Checkpointer
 from bdiff.metric.fid.inception import InceptionFeatures
 from bdiff.model import checkpoint
 
@@ -113,7 +113,7 @@ def test_inception_weights_with_code_in_them(way, mark, tmp_path):
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_training_state_with_code_in_it(way, mark, tmp_path):
     model = unet()
-    state = State(tmp_path, model, torch.optim.Adam(model.parameters()), None, LOOP.keep)
+    state = Checkpointer(tmp_path, model, torch.optim.Adam(model.parameters()), None, LOOP.keep)
     state.save(3)
     state.wait()
     WAYS[way](Code(mark), tmp_path / "state" / "00000004.pt")
