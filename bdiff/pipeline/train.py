@@ -73,7 +73,7 @@ def clean(run: Experiment, name: str, recipe: DictConfig, start: InitialWeights)
 
 
 def clean_model(run: Experiment, start: InitialWeights) -> tuple[Stage, str]:
-    """Return the model that nobody attacked, and which it is in words: what training started from, or one trained beside."""
+    """Return the model that nobody attacked, and in words which: what training started from, or one trained beside."""
     if start.folder is None:
         return clean(run, "clean", run.config.train, start), "the same training without the attack"
     untrained = run.config.train.copy()
