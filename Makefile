@@ -61,7 +61,7 @@ table-diff2-variants: $(READY)  ## on the digits: preserve, a patch, a learned t
 	$(BIN)/bdiff table diff2-variants $(RUN)
 
 test: $(READY)  ## the tests that take seconds
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' --durations=10 --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' --durations=10 --numprocesses 2 --dist loadgroup
 
 test-slow: $(READY)  ## the tests that take minutes: kills, launchers, pytorch-fid's own command
 	$(BIN)/pytest -m slow --durations=10

@@ -17,6 +17,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["WANDB_MODE"] = "disabled"
 
 
+#: files whose tests share nothing that is dear, so that each of them may go to another process
+APART = {"test_request.py", "test_config.py", "test_samplers.py", "test_emulated.py", "test_sweep.py", "test_tables.py",
+         "test_data_runs.py", "test_data_errors.py", "test_data_hostile.py", "test_cli.py", "test_train.py"}  # fmt: skip
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process (`--dist loadgroup`), as they share fixtures, but for those APART."""
+    for item in items:
+        if item.path.name not in APART:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     """A folder with its own outputs and cache, shared by the tests of a file as by a user's runs."""
