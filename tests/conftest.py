@@ -18,8 +18,10 @@ os.environ["WANDB_MODE"] = "disabled"
 
 
 #: files whose tests share nothing that is dear, so that each of them may go to another process
-APART = {"test_request.py", "test_config.py", "test_samplers.py", "test_emulated.py", "test_sweep.py", "test_tables.py",
-         "test_data_runs.py", "test_data_errors.py", "test_data_hostile.py", "test_cli.py", "test_train.py"}  # fmt: skip
+APART = {
+    *("test_request.py", "test_config.py", "test_samplers.py", "test_emulated.py", "test_sweep.py", "test_tables.py"),
+    *("test_data_runs.py", "test_data_errors.py", "test_data_hostile.py", "test_cli.py", "test_train.py"),
+}
 
 
 @pytest.hookimpl(tryfirst=True)
