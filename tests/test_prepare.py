@@ -279,7 +279,6 @@ def hostile_zip(home: Path) -> str:
         (["prepare", "images", hostile_zip], "outside of its folder"),
         (["verify", "images", hostile_zip], "outside of its folder"),
         (["verify", "digits", "seed=x"], "must be a whole number"),
-        (["prepare", "digits", "data._target_=bdiff.trigger.box.box"], "is no Dataset"),
     ],
 )
 def test_wrong_words_are_told_in_one_line(words, said, home, capsys):

@@ -166,7 +166,7 @@ def test_the_clean_baseline_reads_no_trigger(home):
 def test_an_ode_sampler_is_warned_of_and_runs(home, caplog, capsys):
     code, _ = run(home, "ode", "sampler=ddim")
     assert code == 0
-    assert "is not made for ODE samplers in 3 steps" in (home / "ode" / "run.log").read_text()
+    assert "is not made for ODE samplers in 4 steps" in (home / "ode" / "run.log").read_text()
 
 
 @pytest.mark.slow

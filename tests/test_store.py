@@ -86,7 +86,7 @@ import logging, sys
 from pathlib import Path
 from bdiff.store import artifacts
 logging.basicConfig(level=logging.INFO, format="%(message)s")
-with store.lock(Path(sys.argv[1])):
+with artifacts.lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """

@@ -151,8 +151,8 @@ def test_files_have_the_permissions_of_the_umask(tmp_path):
         "import os; os.umask(0o002)\nfrom pathlib import Path\nimport torch\n"
         "from bdiff.store import artifacts as store\n"
         "from safetensors.torch import save_file\n"
-        "with store.atomic(Path('a.safetensors')) as scratch: save_file({'a': torch.zeros(1)}, scratch)\n"
-        "with store.lock(Path('a.lock')): print(oct(Path('a.lock').stat().st_mode))\n"
+        "with artifacts.atomic(Path('a.safetensors')) as scratch: save_file({'a': torch.zeros(1)}, scratch)\n"
+        "with artifacts.lock(Path('a.lock')): print(oct(Path('a.lock').stat().st_mode))\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
     assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o664
