@@ -151,17 +151,27 @@ def test_a_stages_key_is_its_name_version_and_parts(tmp_path):
     assert len(keys | {key}) == 5
 
 
+def test_a_part_of_ours_is_told_by_its_name_so_that_it_may_move(tmp_path):
+    def key(target: str) -> str:
+        return artifacts.stage(tmp_path, "audit", 1, defense={"_target_": target, "steps": [1]}).key
+
+    assert key("bdiff.defense.elijah.Elijah") == key("bdiff.defense.detection.elijah.Elijah")
+    assert key("bdiff.defense.elijah.Elijah") != key("bdiff.defense.terd.Terd")
+    assert key("mine.elijah.Elijah") != key("other.elijah.Elijah") != key("bdiff.elijah.Elijah")
+
+
 def test_seconds_of_a_stage_add_up_over_its_attempts_also_when_one_is_killed(tmp_path):
     code = """
 import sys, time
 from pathlib import Path
 from bdiff.store import artifacts
-store.Clock.EVERY = 0.05
-with store.Clock(Path(sys.argv[1]), True):
+artifacts.Clock.EVERY = 0.05
+with artifacts.Clock(Path(sys.argv[1]), True):
     time.sleep(60)
 """
     killed = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
     while not (tmp_path / "seconds.json").exists() or artifacts.read_json(tmp_path / "seconds.json") < 0.3:
+        assert killed.poll() is None
         time.sleep(0.01)
     killed.kill()
     killed.wait()

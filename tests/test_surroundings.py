@@ -149,7 +149,7 @@ def test_data_that_are_decoded_are_read_without_a_write(home, monkeypatch, capsy
 def test_files_have_the_permissions_of_the_umask(tmp_path):
     code = (
         "import os; os.umask(0o002)\nfrom pathlib import Path\nimport torch\n"
-        "from bdiff.store import artifacts as store\n"
+        "from bdiff.store import artifacts\n"
         "from safetensors.torch import save_file\n"
         "with artifacts.atomic(Path('a.safetensors')) as scratch: save_file({'a': torch.zeros(1)}, scratch)\n"
         "with artifacts.lock(Path('a.lock')): print(oct(Path('a.lock').stat().st_mode))\n"
