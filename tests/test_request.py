@@ -95,7 +95,7 @@ WRONG = [
     ("run defense=purediffusion defense.law=nosuch", "defense.law=nosuch is not known", "ancestral, ode", "a number"),
     ("run defense=purediffusion defense.timesteps=[0.2,0.5]", "defense.timesteps=[0.2, 0.5] must be falling shares"),
     ("run defense=elijah defense.removal.images=2", "defense.removal.images=2 is not a share"),
-    ("run classifier@surrogate=resnet18 surrogate.hold_out=2", "surrogate.hold_out=2 must lie between 0 and 1"),
+    ("run classifier@surrogate=resnet18 surrogate.val_fraction=2", "surrogate.val_fraction=2 must lie between 0 and 1"),
     ("run classifier@surrogate=resnet18 surrogate.weights=5", "surrogate.weights=5 must be text"),
     ("run attack=diff2 attack.mode=turn attack.eps=0", "mode=turn is not known", "attack.eps=0 must be above 0"),
     # what does not fit together

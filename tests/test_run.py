@@ -201,7 +201,7 @@ def test_a_limit_that_leaves_one_class_is_no_data_for_a_classifier(home, tmp_pat
     Image.new("L", (16, 16), 200).save(tmp_path / "b" / "0.png")
     code, record = run(home, "one-class-left", f"data.path={tmp_path}", "data.limit=2")
     assert code == 2 and "one class" in record["error"] and "train" not in record.get("keys", {})
-    code, record = run(home, "both-left", f"data.path={tmp_path}", "data.limit=null", "classifier.hold_out=0.999")
+    code, record = run(home, "both-left", f"data.path={tmp_path}", "data.limit=null", "classifier.val_fraction=0.999")
     assert code == 0
 
 

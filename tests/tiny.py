@@ -25,7 +25,7 @@ DEFENSES = {
     "anp": ["defense.train.steps=2", "defense.train.batch_size=4", "defense.count=4"],
     "finetune": ["defense.train.steps=2", "defense.train.batch_size=4"],
     "clipping": [],
-    "purification": [*SHIELD, "defense.t=3", "defense.adaptive.steps=1", "defense.strip.blends=2",
+    "purification": [*SHIELD, "defense.t=3", "defense.adaptive.steps=1", "defense.strip.overlays=2",
                      "defense.strip.false_positive_rate=0.4", "defense.adversary.steps=2", "defense.ensemble=true"],
     "certification": [*SHIELD, "defense.n0=4", "defense.n=12", "defense.radii=[0.0]"],
 }  # fmt: skip

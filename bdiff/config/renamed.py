@@ -1,4 +1,6 @@
-"""Parts under the paths that saved configs of earlier versions have."""
+"""Parts and options under the names that they had in earlier versions."""
+
+import sys
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,10 +18,42 @@ RENAMED = {
     "bdiff.defense.clipping.Clipping": "bdiff.defense.sampling.clipping.Clipping",
     "bdiff.schedule.Schedule": "bdiff.diffusion.schedule.Schedule",
 }
+#: today's name of each option by that of bdiff 0.1, which works for this version
+OPTIONS = {
+    **{
+        f"{place}.{old}": f"{place}.{new}"
+        for place in ("classifier", "surrogate")
+        for old, new in (
+            ("hold_out", "val_fraction"),
+            ("smoothing", "label_smoothing"),
+            ("shift", "random_crop_padding"),
+        )
+    },
+    "defense.at_once": "defense.batch_size",
+    "defense.votes": "defense.copies",
+    "defense.strip.blends": "defense.strip.overlays",
+    "defense.removal.unshift": "defense.removal.shift_weight",
+    "defense.removal.keep": "defense.removal.clean_weight",
+}
+
+
+def today(word: str) -> str:
+    """Return an override with its option's name of today, and say so on stderr where that has changed."""
+    key, equals, value = word.partition("=")
+    name = key.lstrip("+~")
+    if name not in OPTIONS:
+        return word
+    print(f"bdiff: {name} is called {OPTIONS[name]} now; the old name goes with the next version", file=sys.stderr)
+    return f"{key.removesuffix(name)}{OPTIONS[name]}{equals}{value}"
 
 
 def rename(config: DictConfig) -> None:
-    """Give the parts that a saved config names the paths of today."""
+    """Give the parts and options of a saved config the names of today."""
+    for old, new in OPTIONS.items():
+        parent, _, name = old.rpartition(".")
+        holder = OmegaConf.select(config, parent)
+        if isinstance(holder, DictConfig) and name in holder:
+            OmegaConf.update(config, new, holder.pop(name))
     for key, target in list(targets(config)):
         if target in RENAMED:
             OmegaConf.update(config, key, RENAMED[target])

@@ -5,16 +5,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+from bdiff.config.renamed import today
+
 #: what an override's value consists of, between commas, brackets and quotes
 PIECE = re.compile(r"""\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|(?:\\.|[^,\[\](){}"'\\])+""")
 
 
 def normal(word: str) -> str:
     """Return an override with ~ expanded, and the authors' spelling of an option (BOX_14) in ours (box_14)."""
-    key, equals, value = word.partition("=")
+    key, equals, value = today(word).partition("=")
     if equals and key in ("trigger", "target", "attack", "data"):
         return f"{key}={value.lower()}"
-    return f"{key}={PIECE.sub(at_home, value)}" if equals else word
+    return f"{key}={PIECE.sub(at_home, value)}" if equals else key
 
 
 def at_home(piece: re.Match[str]) -> str:

@@ -136,12 +136,12 @@ class Shield(Defense):
 
 
 class LabelShield(Shield):
-    """Gives each image a label: the classifier's of its purified copies, of which there are `votes`."""
+    """Gives each image a label: the classifier's of its purified copies, of which there are `copies`."""
 
     checks = ("bdiff.defense.check.adversary_problems",)
 
     settings = LabelSettings
-    votes: int
+    copies: int
 
     @property
     @abstractmethod

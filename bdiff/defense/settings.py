@@ -92,7 +92,7 @@ class Adaptive:
 class Strip:
     """An entropy check of the inputs behind the shield with the suspect."""
 
-    blends: Annotated[int, at_least(0), "clean images that each input is blended with; 0: not tried"]
+    overlays: Annotated[int, at_least(0), "clean images that each input is blended with; 0: not tried"]
     weight: Annotated[float, below_one, "of the clean image in a blend"]
     false_positive_rate: Annotated[float, open_fraction, "of clean inputs that may be flagged"]
 
@@ -101,7 +101,7 @@ class Strip:
 class LabelSettings(ShieldSettings):
     """What the pipeline reads of the config of a shield that gives labels."""
 
-    at_once: Annotated[int, at_least(1), "images at a time, each with all its copies"]
+    batch_size: Annotated[int, at_least(1), "images at a time, each with all its copies"]
     adversary: Annotated[Adversary, "an attack on the classifier alone"]
     adaptive: Annotated[Adaptive, "the same attack through the shield"]
     strip: Annotated[Strip, "an entropy check of the inputs"]

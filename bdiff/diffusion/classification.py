@@ -7,14 +7,14 @@ from bdiff.data.base import to_float
 from bdiff.diffusion.batch import Batch, Loss, mirrored
 
 
-def classification_loss(labels: Tensor, smoothing: float, flip: bool, shift: int) -> Loss:
-    """Return cross-entropy with label smoothing, under random flips and shifts by up to `shift` px."""
+def classification_loss(labels: Tensor, label_smoothing: float, flip: bool, padding: int) -> Loss:
+    """Return cross-entropy with label smoothing, under random flips and shifts by up to `padding` px."""
 
     def loss(net: nn.Module, batch: Batch) -> Tensor:
         x = mirrored(to_float(batch.pixels), batch)[0] if flip else to_float(batch.pixels)
-        if shift:
-            x = shifted(x, batch, shift)
-        return nn.functional.cross_entropy(net(x).float(), labels[batch.rows], label_smoothing=smoothing)
+        if padding:
+            x = shifted(x, batch, padding)
+        return nn.functional.cross_entropy(net(x).float(), labels[batch.rows], label_smoothing=label_smoothing)
 
     return loss
 

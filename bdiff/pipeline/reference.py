@@ -58,9 +58,10 @@ def train_classifier(run: Experiment, name: str = "classifier") -> tuple[Classif
         if missing and (run.main or not alone):
             images = resident(run.images, run.device)
             kept, used = held_out(config, len(images))
+            labels = images.labels[used].to(run.device)
             fit(
                 model,
-                classification_loss(images.labels[used].to(run.device), config.smoothing, images.flip, config.shift),
+                classification_loss(labels, config.label_smoothing, images.flip, config.random_crop_padding),
                 images,
                 used,
                 recipe,
@@ -121,7 +122,7 @@ def held_out(config: DictConfig, count: int) -> tuple[Tensor, Tensor]:
     One at least of either, where there are two.
     """
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(config.seed, "hold out")))
-    kept, used = order.tensor_split([max(1, min(round(config.hold_out * count), count - 1))])
+    kept, used = order.tensor_split([max(1, min(round(config.val_fraction * count), count - 1))])
     return kept, used
 
 

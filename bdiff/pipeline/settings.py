@@ -66,9 +66,9 @@ class Classifier:
     """A classifier of the data (conf/classifier), the run's or the attacker's own."""
 
     seed: Annotated[int, at_least(0), "its own, so that runs with different seeds share a classifier"]
-    hold_out: Annotated[float, open_fraction, "fraction of the images kept for its accuracy"]
-    smoothing: Annotated[float, fraction, "label smoothing"]
-    shift: Annotated[int, at_least(0), "px of random translation in training"]
+    val_fraction: Annotated[float, open_fraction, "fraction of the images kept for its accuracy"]
+    label_smoothing: Annotated[float, fraction, "label smoothing"]
+    random_crop_padding: Annotated[int, at_least(0), "px of random translation in training"]
     weights: Annotated[str | None, "a file of weights instead of training; null: trained"]
     train: Annotated[TrainConfig, "how it is trained"]
 

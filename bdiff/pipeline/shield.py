@@ -79,7 +79,7 @@ def purified(run: Experiment, shield: LabelShield, on: EvalSet, rows: dict[str, 
     stages = {row: purified_stage(run, shield, on, models) for row, models in rows.items()}
     networks = networks_left(stages, rows)
     if networks and run.main:
-        eps, batch = denoiser(run, rows["suspect"]), on.inputs["clean"][: config.at_once].to(run.device)
+        eps, batch = denoiser(run, rows["suspect"]), on.inputs["clean"][: config.batch_size].to(run.device)
         announce(run, "shield", networks * evaluations(run, shield, on), lambda x: eps(x, 0), batch)
     metrics: dict[str, float] = {}
     labels, pictures, nothing = {}, {}, []
@@ -96,7 +96,7 @@ def purified(run: Experiment, shield: LabelShield, on: EvalSet, rows: dict[str, 
             nothing.append(who)
         kept = load_file(stage.folder / "answers.safetensors")
         labels[row], pictures[row] = kept["triggered"][:SHOWN], kept["seen"]
-    if config.strip.blends:
+    if config.strip.overlays:
         metrics |= flagged(run, shield, on, rows["suspect"])
     protocol = {
         **facts(run, on),
@@ -148,7 +148,7 @@ def build(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stage]
                 def labels(part: slice, x: Tensor = x) -> Tensor:
                     return ask(x[part].to(run.device), on.indices[part].tolist())
 
-                answers[kind] = by_batch(stage.folder / BATCHES / kind, count, config.at_once, labels, meter)
+                answers[kind] = by_batch(stage.folder / BATCHES / kind, count, config.batch_size, labels, meter)
         right = {kind: found == on.labels for kind, found in answers.items()}
         with artifacts.atomic(stage.folder / "answers.safetensors") as scratch:
             save_file({**answers, "seen": to_uint8(seen).cpu()}, scratch)
@@ -186,7 +186,7 @@ def adaptive(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Sta
         return attack(shield_now, x, y, indices, settings, config.seed, "adaptive", config.adaptive.eot)
 
     with progress(f"{who} adaptive", len(on.labels), unit="images", every=run.config.runtime.progress) as meter:
-        return by_batch(stage.folder / BATCHES / "adversary", len(on.labels), config.at_once, attacked, meter)
+        return by_batch(stage.folder / BATCHES / "adversary", len(on.labels), config.batch_size, attacked, meter)
 
 
 def flagged(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stage]) -> dict[str, float]:
@@ -206,10 +206,10 @@ def flagged(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stag
             schedule = run.schedule.to(run.device)
             eps = denoiser(run, models)
             guarded = Shielded(shield, eps, schedule, on.classifier, seed=config.seed)
-            drawn = torch.randperm(len(run.images), generator=generator(config.seed, "blends"))[: config.strip.blends]
+            drawn = torch.randperm(len(run.images), generator=generator(config.seed, "blends"))[: config.strip.overlays]
             others = to_float(run.images.take(drawn)).to(run.device)
             shown = 2 * count * len(others) * shield.evaluations
-            batch = on.inputs["clean"][: config.at_once].to(run.device)
+            batch = on.inputs["clean"][: config.batch_size].to(run.device)
             announce(run, "strip", shown, lambda x: eps(x, 0), batch)
             with progress("strip", 2 * count, unit="images", every=run.config.runtime.progress) as meter:
                 found = {}
@@ -219,7 +219,7 @@ def flagged(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stag
                         logits = guarded.attacked(on.indices[part].tolist())
                         return entropies(logits, x[part].to(run.device), others, config.strip.weight)
 
-                    found[kind] = by_batch(stage.folder / BATCHES / kind, count, config.at_once, entropy, meter)
+                    found[kind] = by_batch(stage.folder / BATCHES / kind, count, config.batch_size, entropy, meter)
             with artifacts.atomic(path) as scratch:
                 save_file(found, scratch)
             shutil.rmtree(stage.folder / BATCHES)

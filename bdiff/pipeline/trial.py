@@ -93,7 +93,7 @@ def _(defense: LabelShield, run: Experiment) -> None:
             config.adversary.eps,
         )
     count = min(config.images, len(test_rows(run)[1]))
-    if config.strip.blends:
+    if config.strip.overlays:
         try:
             strip.threshold(torch.zeros(count // 2), config.strip.false_positive_rate)
         except ValueError as error:
@@ -173,7 +173,7 @@ def adversarial(run: Experiment, on: EvalSet) -> Tensor:
                 return attack(on.classifier, x, y, on.indices[part].tolist(), config.adversary, config.seed, "pgd")
 
             with progress("adversarial", len(on.labels), unit="images", every=run.config.runtime.progress) as meter:
-                x = by_batch(stage.folder / BATCHES, len(on.labels), config.at_once, attacked, meter)
+                x = by_batch(stage.folder / BATCHES, len(on.labels), config.batch_size, attacked, meter)
             with artifacts.atomic(stage.folder / "images.safetensors") as scratch:
                 save_file({"x": x}, scratch)
             shutil.rmtree(stage.folder / BATCHES)
@@ -184,7 +184,7 @@ def adversarial(run: Experiment, on: EvalSet) -> Tensor:
 def adversary_key(config: DictConfig) -> dict[str, Any]:
     """Return conf/defense's adversary for keys: APGD chooses its steps' length, and its answers depend on the batch."""
     if config.adversary.method == "apgd":
-        return without(config.adversary, "step") | {"at_once": config.at_once}
+        return without(config.adversary, "step") | {"batch_size": config.batch_size}
     return plain(config.adversary)
 
 

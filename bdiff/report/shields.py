@@ -15,7 +15,7 @@ from bdiff.report.shield_table import BESIDE
 PURIFICATION, CERTIFICATION = "Purification", "Certification"  # by their names, wherever they were when a run was made
 
 #: of the protocol, what the shield's strength decides: runs that differ in it are there to be compared
-STRENGTH = {"t", "sampler", "steps", "votes", "sigma", "network evaluations of an image"}
+STRENGTH = {"t", "sampler", "steps", "copies", "sigma", "network evaluations of an image"}
 
 TPR, FPR = "strip/tpr", "strip/fpr"
 

@@ -38,7 +38,7 @@ REMOVAL = {False: ["defense.removal.train.steps=300"], True: ["defense.removal.t
 DIFF2 = {
     False: ["attack=diff2_cifar10", "trigger=universal", "classifier=resnet18", "classifier.train.steps=3000",
             "train.steps=1000", "train.batch_size=128", "defense=purification_cifar10", "defense.images=256",
-            "defense.at_once=256", "sample.count=512"],
+            "defense.batch_size=256", "sample.count=512"],
     True: ["attack=diff2", "trigger=universal", "attack.t=[3]", "attack.steps=1", "train.steps=2",
            "classifier=resnet18", "classifier.train.steps=2", "defense=purification", "defense.t=3", "defense.images=4",
            "defense.adversary.steps=2"],

@@ -74,7 +74,7 @@ def test_a_recipe_is_one_that_the_loop_knows(name):
     recipe = TrainConfig(**config.train)
     assert recipe.optimizer in OPTIMIZERS
     assert recipe.steps or recipe.epochs
-    for key in ("hold_out", "train.optimizer", "train.lr"):
+    for key in ("val_fraction", "train.optimizer", "train.lr"):
         assert value_problem(f"classifier.{key}", full(name), full("small_cnn")) is None
 
 
@@ -128,7 +128,7 @@ def test_sgd_learns(tmp_path):
     torch.manual_seed(0)
     model = WideResNet(1, 2, depth=10, width=1)
     recipe = toys.recipe(steps=20, batch_size=20, optimizer="sgd", lr=0.05, weight_decay=5e-4, ema=None, clip_norm=None)
-    loss = classification_loss(images.labels, smoothing=0.1, flip=True, shift=1)
+    loss = classification_loss(images.labels, label_smoothing=0.1, flip=True, padding=1)
     fit(model, loss, images, torch.arange(40), recipe, 0, toys.session(tmp_path))
     assert accuracy(model, images, torch.arange(40), torch.device("cpu")) > 0.9
 

@@ -140,7 +140,7 @@ def test_the_cost_is_what_the_denoiser_is_shown():
         shown += len(x)
         return 0.1 * x
 
-    purification = Purification(t=6, sampler="ancestral", steps=3, votes=2)
+    purification = Purification(t=6, sampler="ancestral", steps=3, copies=2)
     classifier = nn.Sequential(nn.Flatten(), nn.Linear(32, 2))
     shield = Shielded(purification, eps, Schedule(20, 0.005, 0.4, "linear"), classifier, seed=0)
     x, y = images(5), torch.zeros(5, dtype=torch.int64)

@@ -67,9 +67,9 @@ class TinyClassifier(nn.Module):
         return self.layers(x)
 
 
-def toy_shield(checkpoint: bool = False, votes: int = 2, seed: int = 0, **options) -> Shielded:
+def toy_shield(checkpoint: bool = False, copies: int = 2, seed: int = 0, **options) -> Shielded:
     suspect = Suspect(toys.unet(), toys.schedule(), SHAPE, recompute=checkpoint)
-    purification = Purification(t=5, sampler="ancestral", steps=None, votes=votes)
+    purification = Purification(t=5, sampler="ancestral", steps=None, copies=copies)
     return Shielded(purification, suspect.eps, suspect.schedule, TinyClassifier(), seed=seed, **options)
 
 
@@ -78,7 +78,7 @@ def toy_shield(checkpoint: bool = False, votes: int = 2, seed: int = 0, **option
     [(4, None, [3, 2, 1, 0, -1]), (100, 4, [99, 74, 49, 24, -1]), (7, 3, [6, 4, 2, -1]), (9, 1, [8, -1])],
 )
 def test_the_path_leads_from_t_to_the_image_in_even_steps(t, steps, path):
-    purification = Purification(t=t, sampler="ddim", steps=steps, votes=3)
+    purification = Purification(t=t, sampler="ddim", steps=steps, copies=3)
     assert purification.path == path
     assert purification.evaluations == 3 * (len(path) - 1)
 
@@ -177,12 +177,12 @@ def test_results_depend_on_seed_index_and_vote_but_not_on_the_batch():
 
 def test_the_label_is_that_of_the_mean_logits_over_the_votes():
     x = torch.linspace(-1, 1, 128).view(2, *SHAPE)
-    shield = toy_shield(votes=3)
+    shield = toy_shield(copies=3)
     copies = [
         Purification(5, "ancestral", None, 1).purify(
-            x, shield.eps, shield.schedule, Noise([generator(0, "purify", index, vote) for index in (7, 9)], SHAPE, CPU)
+            x, shield.eps, shield.schedule, Noise([generator(0, "purify", index, copy) for index in (7, 9)], SHAPE, CPU)
         )
-        for vote in range(3)
+        for copy in range(3)
     ]
     mean = sum(shield.classifier(copy) for copy in copies) / 3
     torch.testing.assert_close(shield.logits(x, shield.noise("purify", [7, 9], x)), mean)
@@ -204,11 +204,11 @@ def test_every_call_has_fresh_noise_and_a_shield_of_the_same_seed_the_same():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"t": 0}, "t=0"), ({"steps": 9}, "steps=9"), ({"sampler": "ode"}, "sampler=ode"), ({"votes": 0}, "votes=0")],
+    [({"t": 0}, "t=0"), ({"steps": 9}, "steps=9"), ({"sampler": "ode"}, "sampler=ode"), ({"copies": 0}, "copies=0")],
 )
 def test_values_that_make_no_sense_are_refused(change, message):
     with pytest.raises(ValueError, match=f"defense.{message}"):
-        Purification(**{"t": 8, "sampler": "ddim", "steps": None, "votes": 1} | change)
+        Purification(**{"t": 8, "sampler": "ddim", "steps": None, "copies": 1} | change)
 
 
 def test_a_t_beyond_the_schedule_is_refused():

@@ -60,15 +60,17 @@ def silent(unet: nn.Module) -> int:
     return sum(int(((conv.weight.flatten(1) == 0).all(1) & (conv.bias == 0)).sum()) for conv in convs)
 
 
-@pytest.mark.parametrize(("unshift", "keep"), [(1.0, 1.0), (0.5, 3.0)])
-def test_the_removal_loss_is_the_papers(unshift, keep):
+@pytest.mark.parametrize(("shift_weight", "clean_weight"), [(1.0, 1.0), (0.5, 3.0)])
+def test_the_removal_loss_is_the_papers(shift_weight, clean_weight):
     frozen, net, tau = suspect(), toys.denoiser(), trigger()
     with torch.no_grad():
         for weight in net.parameters():  # a copy that has been trained, so that no term is zero
             weight += 0.05 * torch.randn_like(weight)
     pixels = toys.images().take(torch.arange(6))
     torch.manual_seed(7)
-    value = removal_loss(frozen, tau, False, unshift, keep)(net, Batch(pixels, torch.arange(6), slice(6), 6))
+    value = removal_loss(frozen, tau, False, shift_weight, clean_weight)(
+        net, Batch(pixels, torch.arange(6), slice(6), 6)
+    )
 
     torch.manual_seed(7)
     t, eps = torch.randint(20, (6,)), torch.randn(6, *SHAPE)
@@ -87,7 +89,7 @@ def test_the_removal_loss_is_the_papers(unshift, keep):
             terms[-1].append(((kept - before[row]) ** 2).mean())
     clean, triggered, held = torch.tensor(terms).mean(0).tolist()
     assert min(clean, triggered, held) > 1e-3
-    assert value.item() == pytest.approx(clean + unshift * triggered + keep * held, rel=1e-4)
+    assert value.item() == pytest.approx(clean + shift_weight * triggered + clean_weight * held, rel=1e-4)
 
 
 def test_the_removal_loss_is_the_same_for_any_split_over_processes():
@@ -103,7 +105,7 @@ def test_the_removal_loss_is_the_same_for_any_split_over_processes():
 def test_removal_trains_a_copy_to_overlook_the_trigger(tmp_path):
     frozen, tau = suspect(), 3 * trigger()
     before = weights(frozen.network)
-    mended = ElijahRemoval(unshift=1.0, keep=1.0).remove(
+    mended = ElijahRemoval(shift_weight=1.0, clean_weight=1.0).remove(
         frozen, toys.images(), tau, trainer(tmp_path, steps=40, lr=1e-2, ema=None)
     )
     assert same(weights(frozen.network), before) and not any(one.requires_grad for one in frozen.network.parameters())
@@ -118,7 +120,7 @@ def test_removal_trains_a_copy_to_overlook_the_trigger(tmp_path):
 
 def test_removal_needs_a_trigger(tmp_path):
     with pytest.raises(ValueError, match="inverted trigger"):
-        ElijahRemoval(unshift=1.0, keep=1.0).remove(suspect(), toys.images(), None, trainer(tmp_path))
+        ElijahRemoval(shift_weight=1.0, clean_weight=1.0).remove(suspect(), toys.images(), None, trainer(tmp_path))
 
 
 def test_an_unchanged_perturbation_changes_nothing_and_a_changed_one_is_an_affine_map_of_channels():
@@ -248,7 +250,7 @@ def test_anp_finds_the_channel_that_carries_everything(tmp_path, carrier):
         (lambda: Anp(budget=0.0, share=0.1, count=8), "budget=0.0"),
         (lambda: Anp(budget=1.0, share=1.1, count=8), "share=1.1"),
         (lambda: Anp(budget=1.0, share=0.1, count=0), "count=0"),
-        (lambda: ElijahRemoval(unshift=-1.0, keep=1.0), "unshift=-1.0"),
+        (lambda: ElijahRemoval(shift_weight=-1.0, clean_weight=1.0), "shift_weight=-1.0"),
     ],
 )
 def test_values_that_make_no_sense_are_named(build, told):

@@ -21,7 +21,7 @@ TINY = [
     "model.unet.block_out_channels=[8,8,8]", "sample.count=12", "sample.batch_size=6", "sample.steps=4",
     "classifier.train.steps=60", "classifier.model.width=16", "runtime.progress=1000", "defense.precision=fp32",
 ]  # fmt: skip
-PURIFICATION = ["defense=purification", "defense.images=24", "defense.t=2", "defense.at_once=10"]
+PURIFICATION = ["defense=purification", "defense.images=24", "defense.t=2", "defense.batch_size=10"]
 CERTIFICATION = [
     "defense=certification", "defense.images=6", "defense.n0=20", "defense.n=60", "defense.batch_size=80",
     "defense.radii=[0.0,0.1,0.25]",
@@ -80,7 +80,7 @@ def test_the_same_shield_again_is_reused(home, purified):
 
 
 def test_another_t_makes_only_what_depends_on_it(home, purified):
-    code, record = run(home, "deeper", "attack=baddiffusion", *PURIFICATION, "defense.t=6", "defense.at_once=24")
+    code, record = run(home, "deeper", "attack=baddiffusion", *PURIFICATION, "defense.t=6", "defense.batch_size=24")
     assert code == 0
     assert {*record["keys"]} - {*record["reused"]} == {"shield", "shield_clean_model"}
     alone = {name for name in record["metrics"] if name.startswith("no_shield/")}
@@ -88,7 +88,7 @@ def test_another_t_makes_only_what_depends_on_it(home, purified):
 
 
 def test_the_size_of_batches_changes_no_answer(home, purified):
-    words = ["defense.at_once=24", "defense.adversary.steps=19"]  # one step less, so that nothing is reused
+    words = ["defense.batch_size=24", "defense.adversary.steps=19"]  # one step less, so that nothing is reused
     code, record = run(home, "whole", "attack=baddiffusion", *PURIFICATION, *words)
     assert code == 0
     for kind in ("clean", "triggered"):
@@ -123,7 +123,7 @@ def test_the_adversary_of_clean_images_knows_no_trigger(home, purified):
 
 
 def test_the_rows_that_are_asked_for(home):
-    words = ["defense.adaptive.steps=1", "defense.adaptive.eot=2", "defense.ensemble=true", "defense.strip.blends=2"]
+    words = ["defense.adaptive.steps=1", "defense.adaptive.eot=2", "defense.ensemble=true", "defense.strip.overlays=2"]
     words += ["defense.strip.false_positive_rate=0.2", "defense.repair=true", "defense/removal=finetune"]
     words += ["defense.removal.train.steps=2", "defense.removal.train.batch_size=8", "defense.images=10"]
     code, record = run(home, "more", "attack=baddiffusion", *PURIFICATION, *words)
@@ -144,7 +144,7 @@ def test_autoattack_is_an_adversary_too(home, purified):
     metrics = shields(record)
     assert metrics["no_shield/adversarial/accuracy"] < metrics["no_shield/clean/accuracy"] - 0.3
     assert record["keys"]["adversarial"] != purified["keys"]["adversarial"]
-    words.append("defense.at_once=4")  # whose answers depend on the batch
+    words.append("defense.batch_size=4")  # whose answers depend on the batch
     other = run(home, "apgd smaller", "attack=baddiffusion", *PURIFICATION, *words)[1]
     assert other["keys"]["adversarial"] != record["keys"]["adversarial"]
 
@@ -224,7 +224,7 @@ def test_on_a_gpu_a_shield_is_tried_as_on_a_cpu(tmp_path, shield):
     words = ["attack=diff2", "attack.t=[2]", "attack.learn=2", "pretrain=digits", "pretrain.train.steps=4", *shield]
     words += ["pretrain.train.precision=fp32", "sample.precision=fp32", "defense.ensemble=true"]
     if shield is PURIFICATION:
-        words += ["defense.adaptive.steps=1", "defense.adaptive.eot=2", "defense.strip.blends=2"]
+        words += ["defense.adaptive.steps=1", "defense.adaptive.eot=2", "defense.strip.overlays=2"]
         words += ["defense.strip.false_positive_rate=0.2"]
     found = {}
     for device in ("cpu", "cuda"):  # each with its own outputs, or the second would take the first one's
@@ -291,7 +291,7 @@ def test_data_with_one_class_are_refused_before_training(home, capfd):
 
 
 def test_too_few_images_for_the_entropy_check_are_refused_before_training(home):
-    words = [*PURIFICATION, "attack=none", "defense.strip.blends=2", "seed=9"]
+    words = [*PURIFICATION, "attack=none", "defense.strip.overlays=2", "seed=9"]
     code, record = run(home, "few", *words)
     assert code == 2
     assert "defense.strip takes its threshold from half of 24 images" in record["error"]

@@ -20,7 +20,7 @@ def images(split: str, classes: tuple[str, ...], names: list[str]) -> TensorImag
 def run_on(train: TensorImages, test: TensorImages) -> SimpleNamespace:
     """What `test_rows` asks of a run."""
     config = SimpleNamespace(
-        classifier=SimpleNamespace(seed=0, hold_out=0.5, get=lambda key: None, model={}),
+        classifier=SimpleNamespace(seed=0, val_fraction=0.5, get=lambda key: None, model={}),
         data=SimpleNamespace(limit=None),
     )
     data = SimpleNamespace(load=lambda **how: replace(test))

@@ -33,7 +33,7 @@ class Purification(LabelShield):
     t: Annotated[int, at_least(1), "t*: images are noised as far as timestep t* - 1, and t* lead back"]
     sampler: Annotated[str, one_of("ancestral", "ddim"), "ddim is the probability flow ODE"]
     steps: Annotated[int | None, at_least(1), "denoising steps, evenly spaced over the t*; null: all"]
-    votes: Annotated[int, at_least(1), "purified copies of an image, whose mean logits decide"]
+    copies: Annotated[int, at_least(1), "purified copies of an image, whose mean logits decide"]
 
     def __post_init__(self) -> None:
         if self.t < 1:
@@ -42,8 +42,8 @@ class Purification(LabelShield):
             raise ValueError(f"defense.sampler={self.sampler} is not known: choose ancestral or ddim")
         if self.steps is not None and not 1 <= self.steps <= self.t:
             raise ValueError(f"defense.steps={self.steps} must be 1 to defense.t={self.t}, or null for all")
-        if self.votes < 1:
-            raise ValueError(f"defense.votes={self.votes} decide nothing: choose at least 1")
+        if self.copies < 1:
+            raise ValueError(f"defense.copies={self.copies} decide nothing: choose at least 1")
 
     def check(self, schedule: Schedule) -> None:
         """Raise ValueError if t* is beyond the schedule; see `Shield.check`."""
@@ -64,7 +64,7 @@ class Purification(LabelShield):
     @property
     def evaluations(self) -> int:
         """How many images the network is shown for one label."""
-        return self.votes * (len(self.path) - 1)
+        return self.copies * (len(self.path) - 1)
 
     def purify(self, x: Tensor, eps: Eps, schedule: Schedule, noise: Noise) -> Tensor:
         """Return one purified copy (B,C,H,W) of each image in [-1,1]; not clamped, so that no gradient is lost.
@@ -138,17 +138,17 @@ class Shielded:
         return PassThrough.apply(x, answer)
 
     def logits(self, x: Tensor, noise: Noise) -> Tensor:
-        """Return (B, classes) logits, the mean over the votes; `noise` is of every copy, vote after vote."""
-        votes = self.shield.votes
-        return self.classifier(self.purified(x.repeat(votes, 1, 1, 1), noise)).view(votes, len(x), -1).mean(0)
+        """Return (B, classes) logits, the mean over the copies; `noise` is of every copy, one after the other."""
+        copies = self.shield.copies
+        return self.classifier(self.purified(x.repeat(copies, 1, 1, 1), noise)).view(copies, len(x), -1).mean(0)
 
-    def noise(self, purpose: str, indices: Sequence[int], x: Tensor, votes: int | None = None) -> Noise:
+    def noise(self, purpose: str, indices: Sequence[int], x: Tensor, copies: int | None = None) -> Noise:
         """Return the noise of every copy of the images `indices`: a function of seed, purpose, index and vote alone.
 
-        Shaped and placed as x (B,C,H,W) is; `votes` are all unless fewer are asked for.
+        Shaped and placed as x (B,C,H,W) is; `copies` are all unless fewer are asked for.
         """
-        copies = range(votes or self.shield.votes)
-        draws = [generator(self.seed, purpose, index, vote) for vote in copies for index in indices]
+        all_copies = range(copies or self.shield.copies)
+        draws = [generator(self.seed, purpose, index, copy) for copy in all_copies for index in indices]
         return Noise(draws, x.shape[1:], x.device)
 
     def attacked(self, indices: Sequence[int]) -> Logits:
@@ -173,4 +173,4 @@ class Shielded:
     @torch.inference_mode()
     def images(self, x: Tensor, indices: Sequence[int]) -> Tensor:
         """Return what `labels` sees of each image (B,C,H,W) in its first vote."""
-        return self.purified(x, self.noise("purify", indices, x, votes=1))
+        return self.purified(x, self.noise("purify", indices, x, copies=1))
