@@ -31,6 +31,7 @@ def packages(tmp_path_factory) -> list[Path]:
     return [installed_as_written(new(place, name, *words)) for name, words in KINDS.items()]
 
 
+@pytest.mark.slow
 def test_every_package_passes_its_own_test(packages):
     path = os.pathsep.join([*map(str, packages), os.environ.get("PYTHONPATH", "")])
     words = ["-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", *map(str, packages)]

@@ -223,6 +223,7 @@ def test_a_launcher_of_a_folder_is_one_of_hydras(tmp_path):
     assert told.startswith("hydra.launcher._target_=os.system is refused")
 
 
+@pytest.mark.slow
 def test_a_sweeps_jobs_and_a_rerun_find_what_is_outside(site, tmp_path, monkeypatch):
     install(site, "dots", DOT)
     mine = folder(tmp_path / "mine", target__mine="_target_: bdiff.target.corner.corner\n")

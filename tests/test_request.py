@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -257,9 +258,47 @@ def assert_refused(answer: subprocess.CompletedProcess, here: Path) -> None:
     assert not list(here.iterdir())
 
 
-@pytest.mark.parametrize(("line", "words"), [(line, words) for line, *words in WRONG], ids=[row[0] for row in WRONG])
-def test_a_wrong_request_is_told_in_a_few_lines(line, words, files, no_torch, tmp_path):
-    answer = script(line.replace("{files}", str(files)).split(), tmp_path, no_torch)
+#: answers requests, a line of JSON each, as the script does, without starting Python for each
+SERVER = """
+import contextlib, io, json, os, sys
+from bdiff.cli.main import command
+for line in sys.stdin:
+    here, words = json.loads(line)
+    os.chdir(here)
+    os.environ["BDIFF_CACHE"] = here + "/cache"
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = command(words)
+    os.chdir("/")
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def ask(no_torch) -> Iterator[Callable[[list[str], Path], subprocess.CompletedProcess]]:
+    """What answers as `script`, in one process that lives as long as the tests of this file."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(no_torch), os.environ.get("PYTHONPATH", "")]).strip(":")}
+    pipe = subprocess.PIPE
+    server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=pipe, stdout=pipe, text=True, env=env)
+
+    def asked(words: list[str], here: Path) -> subprocess.CompletedProcess:
+        server.stdin.write(json.dumps([str(here), words]) + "\n")
+        server.stdin.flush()
+        return subprocess.CompletedProcess(words, *json.loads(server.stdout.readline()))
+
+    with server:
+        yield asked
+        server.stdin.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "words", "alone"),
+    [(line, words, place % 12 == 0) for place, (line, *words) in enumerate(WRONG)],
+    ids=[row[0] for row in WRONG],
+)
+def test_a_wrong_request_is_told_in_a_few_lines(line, words, alone, files, no_torch, ask, tmp_path):
+    asked = line.replace("{files}", str(files)).split()
+    answer = script(asked, tmp_path, no_torch) if alone else ask(asked, tmp_path)
     assert_refused(answer, tmp_path)
     for word in words:
         assert word.replace("{files}", str(files)) in answer.stderr

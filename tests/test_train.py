@@ -213,7 +213,7 @@ class Slow(Checkpointer):
 
 
 def test_a_checkpoint_is_written_while_training_goes_on_and_holds_what_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "State", Slow)
+    monkeypatch.setattr(training, "Checkpointer", Slow)
     seen = {}
     attack, images = toys.attack(), toys.images()
     loss = denoising_loss(attack.poison, toys.schedule(), attack.rows(images.labels, 0)[1], flip=True)

@@ -109,6 +109,7 @@ def test_a_failure_of_wandb_warns_once_and_nothing_more(source, said, tracker, t
     assert len(told) == 1 and told[0].startswith(said or "wandb: its process has ended early, with exit code -9")
 
 
+@pytest.mark.slow
 def test_a_host_that_does_not_answer_costs_seconds_and_the_run_is_kept(tracker, tmp_path, monkeypatch, caplog):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -139,6 +140,7 @@ def test_the_default_run_is_tracked_offline_in_its_own_folder(home, tmp_path):
     assert exit_code(read_back(home / "tracked", patience=0)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_is_closed_as_a_failed_one(sign, tmp_path):
     words = [Path(sys.executable).with_name("bdiff"), "run", *DEFAULT, "train.steps=100000", "hydra.run.dir=here"]
