@@ -204,6 +204,40 @@ def test_streams_of_rows_are_recorded(tmp_path):
     assert set(rows[0]) == {"step", "loss", "lr", "grad_norm", "images_per_second"}
 
 
+class Learned:
+    """What changes along with the model, by what it sees of it and by its own random numbers."""
+
+    def __init__(self):
+        self.sum = torch.zeros(())
+
+    def update(self, model, draw):
+        self.sum = self.sum + weights(model).sum() * torch.rand((), generator=draw)
+
+    def state_dict(self):
+        return {"sum": self.sum}
+
+    def load_state_dict(self, state):
+        self.sum = state["sum"]
+
+
+def test_what_is_learned_with_the_model_is_in_its_checkpoints(tmp_path):
+    whole, killed, resumed = Learned(), Learned(), Learned()
+    trained(tmp_path / "whole", companion=whole)
+    attack, images = toys.attack(), toys.images()
+    loss, calls = denoising_loss(attack.poison, toys.schedule(), attack.rows(images.labels, 0).poisoned, flip=True), []
+
+    def killing(net, batch):
+        calls.append(batch)
+        if len(calls) > 7:
+            raise Killed
+        return loss(net, batch)
+
+    with pytest.raises(Killed):
+        trained(tmp_path / "killed", killing, companion=killed)
+    trained(tmp_path / "killed", companion=resumed)
+    assert torch.equal(resumed.sum, whole.sum) and not torch.equal(killed.sum, whole.sum)
+
+
 class Slow(Checkpointer):
     """Checkpoints that take their time to be written."""
 

@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 JOBS = "jobs.json"
 #: in a run's folder
 FILES = ("config.yaml", "metrics.json")
-#: metrics that are fractions
-FRACTIONS = ("asr", "false_trigger", "ssim", "precision", "recall")
+#: the values that metrics can have, least and most
+RANGES = dict.fromkeys(("asr", "false_trigger", "precision", "recall"), (0.0, 1.0)) | {"ssim": (-1.0, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,6 @@ def check(run: Run) -> None:
     for name, value in run.metrics.items():
         if type(value) not in (int, float) or not math.isfinite(value):
             raise ValueError(f"{name} in metrics.json is {value!r}, not a finite number")
-        least, most = (0, 1) if name.rpartition("/")[2] in FRACTIONS else (-math.inf, math.inf)
+        least, most = RANGES.get(name.rpartition("/")[2], (-math.inf, math.inf))
         if not least <= value <= most:
-            raise ValueError(f"{name} in metrics.json is {value!r}, outside of {least} to {most}")
+            raise ValueError(f"{name} in metrics.json is {value!r}, outside of {least:g} to {most:g}")
