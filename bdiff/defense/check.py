@@ -12,7 +12,7 @@ from bdiff.config.parts import describe
 from bdiff.diffusion.schedulers import last_abar
 
 SHIELD = "bdiff.defense.base.Shield"
-#: correction coefficient that have a name, see bdiff/defense/laws.py
+#: correction coefficient that have a name, see bdiff/defense/detection/laws.py
 LAWS = ("ancestral", "ode")
 #: fraction of alpha of a certification's last look at the votes, where it can stop earlier
 LAST = 0.9

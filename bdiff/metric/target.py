@@ -1,4 +1,4 @@
-"""How near triggered samples come to the attacker's target (DESIGN section 5)."""
+"""How near triggered samples come to the attacker's target."""
 
 import math
 from collections.abc import Iterable
