@@ -1,23 +1,26 @@
-"""How well scores tell two kinds apart: AUROC, and rates above a threshold."""
+"""How well scores tell two kinds apart: AUROC, and rates above a threshold. Torch-free: tables are made of it too."""
 
-import torch
-from torch import Tensor
-
-
-def auroc(clean: Tensor, attacked: Tensor) -> float:
-    """Return the probability that an attacked input's score (m,) is above a clean one's (n,), ties counting half."""
-    order = torch.cat([clean, attacked]).unique(sorted=True, return_inverse=True)[1].double()
-    below = torch.searchsorted(order[: len(clean)].sort().values, order[len(clean) :])
-    upto = torch.searchsorted(order[: len(clean)].sort().values, order[len(clean) :], right=True)
-    return ((below + upto).double() / 2).mean().item() / len(clean)
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from statistics import fmean
 
 
-def threshold_at(clean: Tensor, rate: float) -> float:
-    """Return the smallest of the clean scores (n,) that at most a fraction `rate` of them is above."""
-    kept = clean.sort().values
-    return kept[len(kept) - 1 - int(rate * len(kept))].item()
+def auroc(clean: Sequence[float], attacked: Sequence[float]) -> float | None:
+    """Return the probability that an attacked score is above a clean one, a tie counting half; None without a pair.
+
+    This is the area under the ROC curve (Hanley and McNeil 1982), exact: no score is rounded or squashed for it.
+    """
+    ordered = sorted(clean)
+    below = [(bisect_left(ordered, score) + bisect_right(ordered, score)) / 2 for score in attacked]
+    return fmean(below) / len(ordered) if ordered and below else None
 
 
-def rate_above(scores: Tensor, threshold: float) -> float:
-    """Return the fraction of scores (n,) above the threshold."""
-    return (scores > threshold).double().mean().item()
+def threshold_at(clean: Sequence[float], rate: float) -> float:
+    """Return the smallest of the clean scores that at most a fraction `rate`, in [0,1), of them is above."""
+    ordered = sorted(clean)
+    return ordered[len(ordered) - 1 - int(rate * len(ordered))]
+
+
+def rate_above(scores: Sequence[float], threshold: float) -> float:
+    """Return the fraction of the scores above the threshold."""
+    return fmean(score > threshold for score in scores)

@@ -1,5 +1,7 @@
 """The evaluation of an input check: how well its scores tell noise with the trigger from clean noise."""
 
+from typing import cast
+
 from safetensors.torch import load_file, save_file
 
 from bdiff.common.seeds import generator, seed_of
@@ -21,13 +23,14 @@ def checked(run: Experiment, model: Stage, check: InputCheck) -> StageResult:
     An attack without a trigger in a sample's starting noise has none to find: only clean noise is scored then.
     """
     config = run.config.defense
-    scores = load_file(scored(run, model, check).folder / "scores.safetensors")
+    kept = load_file(scored(run, model, check).folder / "scores.safetensors")
+    scores = {kind: values.tolist() for kind, values in kept.items()}
     known, clean = scores["known"], scores["clean"]
     threshold = threshold_at(known, config.false_positive_rate)
     metrics = {"inputs/fpr": rate_above(clean, threshold)}
     if "triggered" in scores:
         metrics["inputs/tpr"] = rate_above(scores["triggered"], threshold)
-        metrics["inputs/auroc"] = auroc(clean, scores["triggered"])
+        metrics["inputs/auroc"] = cast(float, auroc(clean, scores["triggered"]))  # count is 2 at least
         for rate in RATES:
             metrics[f"inputs/tpr@{rate:g}"] = rate_above(scores["triggered"], threshold_at(known, rate))
     protocol = {

@@ -20,6 +20,7 @@ from bdiff.common.pickles import first_line
 from bdiff.common.spelling import nearest
 from bdiff.config.instantiate import make
 from bdiff.data.base import Images, TensorImages
+from bdiff.diffusion.check import TRAININGS
 from bdiff.diffusion.schedule import Schedule
 from bdiff.diffusion.schedulers import start_marks
 from bdiff.diffusion.steps import class_of, first_timestep
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: where recipes of training stand, beside the suspect's and its classifier's
-RECIPES = ("surrogate", "pretrain", "defense", "defense.removal")
 #: what the sampling loop gives a scheduler's step() itself
 STEP = ("model_output", "timestep", "sample", "generator", "variance_noise", "noise", "return_dict")
 #: the features that have to be trained before they can be used
@@ -62,9 +61,9 @@ def extractor(fid: DictConfig) -> DictConfig:
 
 def resolve_precisions(config: DictConfig, device: torch.device) -> None:
     """Set every precision of a request that is auto to what that means on `device`."""
-    recipes = [OmegaConf.select(config, f"{name}.train") for name in RECIPES]
-    others = [config.defense, OmegaConf.select(config, "amplify.inversion")]
-    for part in (config.train, config.sample, config.classifier.train, *recipes, *others):
+    trainings = [OmegaConf.select(config, f"{place}train") for place in TRAININGS]
+    others = [config.sample, config.defense, OmegaConf.select(config, "amplify.inversion")]
+    for part in (*trainings, *others):
         if part is not None and "precision" in part:
             part.precision = resolve_precision(part.precision, device)
 

@@ -36,12 +36,11 @@ def train(run: Experiment, start: InitialWeights) -> Stage:
     parts = without(run.config.attack, "learn")  # what is learned is the trigger, which has its own part of the key
     if run.attack.version > 1:
         parts["version"] = run.attack.version
+    surrogate = None
     if run.attack.needs_surrogate:
         surrogate, facts = train_classifier(run, "surrogate" if run.config.get("surrogate") else "classifier")
-        run.attack.prepare(Parts(run.schedule.to(run.device), surrogate))
         parts["surrogate"] = facts["key"]
-    else:
-        run.attack.prepare(Parts(run.schedule.to(run.device)))
+    run.attack.prepare(Parts(run.schedule.to(run.device), surrogate))
     if run.attack.learn:
         learn_trigger(run, start, parts["surrogate"])
     if run.main:

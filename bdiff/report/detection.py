@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from bdiff.metric.roc import auroc
+
 #: sample standard deviations of the clean models' scores from their mean to the threshold
 DEVIATIONS = 3
 
@@ -43,12 +45,3 @@ def detection(clean: Sequence[float], backdoored: Sequence[float]) -> Detection:
     if not hits:
         return Detection(None, None, fmean(passes), ranked, limit)
     return Detection(fmean(hits + passes), fmean(hits), fmean(passes), ranked, limit)
-
-
-def auroc(clean: Sequence[float], backdoored: Sequence[float]) -> float | None:
-    """Return the chance that a backdoored model scores above a clean one, a tie counting half; None without a pair.
-
-    This is the area under the ROC curve (Hanley and McNeil 1982), exact: no score is rounded or squashed for it.
-    """
-    wins = [(bad > good) + (bad == good) / 2 for bad in backdoored for good in clean]
-    return fmean(wins) if wins else None
