@@ -88,6 +88,12 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until `device` has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 class Late:
     """A tensor, or all those in nested containers, on the way to the CPU: the device goes on meanwhile."""
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bdiff.common.device import autocast, to_device
+from bdiff.common.device import to_device
+from bdiff.diffusion.engine import Engine
 from bdiff.diffusion.schedule import Schedule
 
 EPSILON, SAMPLE, VELOCITY = PREDICTIONS = ("epsilon", "sample", "v_prediction")  # in diffusers' words
@@ -43,6 +44,7 @@ class Denoiser(nn.Module):
         device = device or next((weight.device for weight in network.parameters()), torch.device("cpu"))
         self.network, self.schedule, self.shape = network.to(device), schedule.to(device), tuple(shape)
         self.prediction, self.precision, self.recompute = prediction, precision, recompute
+        self.engine = Engine(self.network, predict, precision)
         self.evaluations = 0  # images that the network has been shown by `eps` so far
         self.timesteps = torch.arange(len(schedule), device=device)  # of which a timestep is a view, no copy
 
@@ -53,8 +55,7 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the network's own prediction (B,C,H,W), float32, of x (B,C,H,W) at t (B,): what losses compare."""
-        prediction: Tensor = self.network(x, t, return_dict=False)[0].float()
-        return prediction
+        return predict(self.network, x, t)
 
     def eps(self, x: Tensor, t: Tensor | int | float) -> Tensor:
         """Return the predicted noise (B,C,H,W), float32, of x (B,C,H,W) at timesteps t, one for all or (B,).
@@ -65,12 +66,8 @@ class Denoiser(nn.Module):
         self.evaluations += len(x)
         t = self.at(t, len(x))
 
-        def evaluate(x: Tensor) -> Tensor:
-            with autocast(self.precision, x.device):
-                return self(x, t)
-
         keep = not (self.recompute and x.requires_grad)
-        raw = evaluate(x) if keep else checkpoint(evaluate, x, use_reentrant=False)
+        raw = self.engine(x, t) if keep else checkpoint(self.engine, x, t, use_reentrant=False)
         return eps_of(self.prediction, self.schedule, x, raw, t)
 
     def at(self, t: Tensor | int | float, count: int) -> Tensor:
@@ -95,6 +92,12 @@ class Suspect(Denoiser):
     def __init__(self, *args: object, **options: object):
         super().__init__(*args, **options)  # type: ignore[arg-type]
         self.eval().requires_grad_(False)
+
+
+def predict(network: nn.Module, x: Tensor, t: Tensor) -> Tensor:
+    """Return a network's own prediction (B,C,H,W), float32, of x (B,C,H,W) at t (B,)."""
+    prediction: Tensor = network(x, t, return_dict=False)[0].float()
+    return prediction
 
 
 def eps_of(prediction: str, schedule: Schedule, x_t: Tensor, raw: Tensor, t: Tensor) -> Tensor:

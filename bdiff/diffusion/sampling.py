@@ -23,6 +23,7 @@ from bdiff.common.progress import progress
 from bdiff.common.seeds import generator
 from bdiff.data.base import to_uint8
 from bdiff.diffusion.denoiser import Denoiser
+from bdiff.diffusion.engine import steady
 from bdiff.diffusion.noise import Noise
 from bdiff.diffusion.view import View, beside
 from bdiff.store import artifacts
@@ -165,13 +166,14 @@ def sample(
     calls, views = sampler.calls, {name: kind.view(denoiser) for name, kind in kinds.items()}
     total, done = len(mine) * calls, (len(mine) - len(missing)) * calls
     with progress("sample", total, done, "model calls", every, accelerator.is_main_process) as meter:
-        for start in missing:
+
+        def batch(start: int) -> None:
             noise = noise_of(denoiser.shape, seed, range(start, min(start + batch_size, count)), device)
             there = {name: min(kind.count - start, len(noise)) for name, kind in kinds.items() if kind.count > start}
             eps, view = next(noise), beside([views[name] for name in there], [*there.values()])
             states = Trajectory(trajectory, calls, there) if start == 0 else None
 
-            def watch(call: int, t: Tensor, z: Tensor, view: View = view, states: Trajectory | None = states) -> None:
+            def watch(call: int, t: Tensor, z: Tensor) -> None:
                 meter.advance()
                 if states and call in states.wanted:
                     states.add(t, view.show(z, t))
@@ -191,6 +193,9 @@ def sample(
             parts = zip(there, to_uint8(x).cpu().split([*there.values()]), strict=True)
             with artifacts.atomic(shard_path(folder, start)) as scratch:
                 save_file({kind: part.contiguous() for kind, part in parts}, scratch)
+
+        for start in missing:
+            steady(partial(batch, start))
 
 
 def shared(noise: Noise, sizes: list[int]) -> Tensor:

@@ -21,7 +21,7 @@ from torch.nn.functional import mse_loss
 from torch.utils.flop_counter import FlopCounterMode
 
 from bdiff.classifier.resnet18 import ResNet18
-from bdiff.common.device import autocast, open_device
+from bdiff.common.device import autocast, open_device, synchronize
 from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
 from bdiff.data.base import TensorImages
@@ -37,7 +37,7 @@ from bdiff.metric.fid.base import Frechet, distance
 from bdiff.metric.fid.classifier import ClassifierFeatures
 from bdiff.pipeline.suspect import method
 from bdiff.store.provenance import device_name
-from card.facts import seconds, synchronize
+from card.facts import seconds
 from card.kept import keep
 
 RECIPE = TrainConfig(

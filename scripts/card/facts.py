@@ -9,14 +9,9 @@ from typing import Any
 
 import torch
 
+from bdiff.common.device import synchronize
 from bdiff.store.provenance import device_name, versions
 from card.kept import keep
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def seconds(work: Callable[[], Any], device: torch.device, rounds: int = 5, warm: int = 2) -> float:

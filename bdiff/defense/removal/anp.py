@@ -104,9 +104,8 @@ class Anp(Removal):
         train(perturbed, ascent)
         perturbed.project()
         ranked = rises(perturbed, loss, images, self.count).argsort(descending=True, stable=True)
-        copy = suspect.trainable()
-        copy.network = pruned(suspect.network, ranked[: round(self.share * len(ranked))])
-        return copy
+        network = pruned(suspect.network, ranked[: round(self.share * len(ranked))])
+        return Denoiser(network, suspect.schedule, suspect.shape, prediction=suspect.prediction)
 
 
 def rises(perturbed: Perturbed, loss: Loss, images: Images, count: int) -> Tensor:
