@@ -21,7 +21,7 @@ CUDA_TESTS = $(sort $(shell grep -rl 'mark.cuda' tests --include='test_*.py'))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo tables table-baddiffusion table-clipping table-published zoo table-amplify table-diff2 \
-	table-diff2-variants test test-slow test-cuda gpu check format constraints clean
+	table-diff2-variants test test-slow test-cuda bench gpu check format constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ test-slow: $(READY)  ## the tests that take minutes: kills, launchers, pytorch-f
 
 test-cuda: $(READY)  ## the tests that need a CUDA device, a process for each file
 	@code=0; for file in $(CUDA_TESTS); do $(BIN)/pytest -m cuda $$file || code=1; done; exit $$code
+
+bench: $(READY)  ## how fast the loops are, beside the bare network and what one would run instead (results/bench)
+	$(BIN)/python scripts/bench
 
 gpu:  ## a machine with a card, all that is worth knowing within MINUTES (DATA=CIFAR-10); installs nothing
 	$(PYTHON) scripts/gpu.py --minutes $(MINUTES) --out $(OUT) $(if $(DATA),--data $(DATA)) $(GPU)

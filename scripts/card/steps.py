@@ -1,13 +1,20 @@
 """The steps by name, and the parts that they belong to, in their order."""
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from card import engine, facts, runs
+import torch
+from bench.all import BENCHES
+from bench.subject import subject
+
+from bdiff.store.provenance import device_name
+from card import facts, runs
+from card.kept import keep
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,22 +49,34 @@ def tests(asked: argparse.Namespace) -> None:
         sys.exit(f"failed: {', '.join(bad)}")
 
 
+def bench(name: str) -> Callable[[argparse.Namespace], None]:
+    """Return the step that takes the figures of a benchmark, of the 35.7 M DDPM at 32 px or of a miniature."""
+
+    def take(asked: argparse.Namespace) -> None:
+        on = subject("tiny" if asked.tiny else "cifar10", asked.device, "bf16")
+        found = BENCHES[name](on)
+        metrics = dict(found.metrics)
+        if on.device.type == "cuda":
+            metrics["peak_memory_bytes"] = torch.cuda.max_memory_allocated(on.device)
+        machine = asked.state / "results" / "machine.json"
+        if "flops" in metrics and machine.exists():  # the part of the measured matmul rate that it comes to
+            most = json.loads(machine.read_text())["metrics"]["matmul_bf16_flops"]
+            metrics["fraction_of_matmul"] = metrics["bdiff"] * metrics["flops"] / most
+        keep(asked.state, name, found.config, metrics, device=device_name(on.device), **found.more)
+
+    return take
+
+
 STEPS: dict[str, Callable[[argparse.Namespace], None]] = {
     "machine": facts.machine,
-    "training": engine.training,
-    "sampling": engine.sampling,
-    "inversion": engine.inversion,
-    "certification": engine.certification,
-    "fid": engine.fid,
-    "compiled": engine.compiled,
-    "profile": engine.profile,
+    **{name: bench(name) for name in BENCHES},
     "tests": tests,
     **{name: runs.step(name) for name in runs.RUNS},
 }
 
 PARTS = [
     Part("a machine", 0.05, ["machine"]),
-    Part("c engine", 0.2, ["training", "sampling", "inversion", "certification", "fid", "profile", "compiled"]),
+    Part("c bench", 0.2, [*BENCHES]),
     Part("d base model", 0.3, ["base"]),
     Part("b tests", 0.12, ["tests"]),
     Part("d attacked", 0.2, [name for name in runs.RUNS if name not in ("base", "diff2")]),

@@ -1,0 +1,5 @@
+"""Benchmarks: each of bdiff's loops beside the bare network in the same precision, and beside what a user would run.
+
+`timing.py` takes rates, in turn and within one process; `subject.py` has the networks; each loop has a file, whose
+function returns a `Figures`. Yardsticks are written from the libraries, not from bdiff.
+"""

@@ -1,0 +1,27 @@
+"""The benchmarks by name, each at the size that suits the machine."""
+
+from collections.abc import Callable
+
+from bench.certification import certification
+from bench.fid import fid
+from bench.inversion import inversion
+from bench.kernels import kernels
+from bench.sampling import sampling
+from bench.subject import Subject
+from bench.timing import Figures
+from bench.training import training
+
+
+def size(on: Subject, tiny: int, cpu: int, cuda: int) -> int:
+    """Return the number for a miniature, a CPU or a card."""
+    return tiny if on.tiny else cuda if on.device.type == "cuda" else cpu
+
+
+BENCHES: dict[str, Callable[[Subject], Figures]] = {
+    "training": lambda on: training(on, size(on, 8, 128, 128)),
+    "sampling": lambda on: sampling(on, size(on, 8, 128, 512)),
+    "inversion": inversion,
+    "certification": lambda on: certification(on, size(on, 2, 4, 16), size(on, 16, 256, 1000), size(on, 8, 128, 500)),
+    "fid": lambda on: fid(on, size(on, 4, 100, 1000)),
+    "profile": lambda on: kernels(on, size(on, 8, 64, 128)),
+}
