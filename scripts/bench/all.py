@@ -18,7 +18,8 @@ def size(on: Subject, tiny: int, cpu: int, cuda: int) -> int:
 
 
 BENCHES: dict[str, Callable[[Subject], Figures]] = {
-    "training": lambda on: training(on, size(on, 8, 128, 128)),
+    "training": lambda on: training(on, size(on, 8, 128, 512)),
+    "training_small_batch": lambda on: training(on, size(on, 4, 32, 128)),
     "sampling": lambda on: sampling(on, size(on, 8, 128, 512)),
     "inversion": inversion,
     "certification": lambda on: certification(on, size(on, 2, 4, 16), size(on, 16, 256, 1000), size(on, 8, 128, 500)),

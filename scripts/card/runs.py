@@ -94,7 +94,7 @@ def base_steps(asked: argparse.Namespace) -> int:
     if not path.exists():
         figure = asked.state / "results" / "training.json"
         rate = RATE
-        if figure.exists() and (images := json.loads(figure.read_text())["metrics"].get("images_per_second_512")):
+        if figure.exists() and (images := json.loads(figure.read_text())["metrics"].get("bdiff")):
             rate = images / BATCH
         steps = 4 if asked.tiny else max(200, int(rate * 60 * asked.minutes * BASE_SHARE))
         path.write_text(json.dumps(steps))
