@@ -23,7 +23,7 @@ def amplify(run: Experiment, model: Stage) -> StageResult:
     config = run.config.amplify
     inversion = config.inversion
     amplifier = make(OmegaConf.masked_copy(config, ["_target_", "scale"]), inversion=method(inversion))
-    stage = run.stage(
+    stage = run.stages.stage(
         "amplify",
         model=model.key,
         schedule=plain(run.config.schedule),
@@ -32,7 +32,7 @@ def amplify(run: Experiment, model: Stage) -> StageResult:
         seed=run.config.seed,
     )
     path = stage.folder / "trigger.safetensors"
-    with run.missing(stage, "amplify") as missing:
+    with run.stages.missing(stage, "amplify") as missing:
         if missing:
             suspect = suspect_of(run, model, inversion.precision, inversion.checkpoint)
             with progress("amplify", inversion.steps, unit="steps", every=run.config.runtime.progress) as meter:
@@ -40,7 +40,7 @@ def amplify(run: Experiment, model: Stage) -> StageResult:
                 found = amplifier.reinforce(suspect, run.trigger.pattern, seed, partial(meter.advance, 1))
             with artifacts.atomic(path) as scratch:
                 save_file({"trigger": found.trigger.contiguous()}, scratch)
-            run.finish(stage, curve=found.curve, evaluations=suspect.evaluations)
+            run.stages.end(stage, curve=found.curve, evaluations=suspect.evaluations)
     reinforced = load_file(path)["trigger"]
     drawn = {"amplified": shifted(reinforced), "scaled": shifted(config.scale * run.trigger.pattern)}
     samples = draw_samples(run, model, "amplified_sample", drawn)

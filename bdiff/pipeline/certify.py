@@ -25,8 +25,8 @@ def certified(run: Experiment, shield: RadiusShield, on: EvalSet, rows: dict[str
     own = shield.key | {"precision": config.precision}
     stages = {row: row_stage(run, on, "certification", models, shield=own) for row, models in rows.items()}
     networks = networks_left(stages, rows)
-    if networks and run.main:
-        noisy = torch.randn((shield.batch_size, *run.images.shape), device=run.device)
+    if networks and run.stages.main:
+        noisy = torch.randn((shield.batch_size, *run.images.shape), device=run.stages.device)
         logits = noisy_classifier(run, shield, on, rows["suspect"])
         copies = networks * len(on.inputs) * len(on.labels) * shield.draws  # the most, where images end early
         announce(run, "certification", copies, logits, noisy)
@@ -62,24 +62,24 @@ def noisy_classifier(run: Experiment, shield: RadiusShield, on: EvalSet, models:
     """Return the classifier of noisy images behind the models' denoiser; alone if there are none."""
 
     def classifier(x: Tensor) -> Tensor:
-        with autocast(run.config.defense.precision, run.device):  # it is asked as often as the denoiser is
+        with autocast(run.config.defense.precision, run.stages.device):  # it is asked as often as the denoiser is
             return on.classifier(x).float()
 
     if not models:
         return classifier
-    return shield.behind(denoiser(run, models), run.schedule.to(run.device), classifier)
+    return shield.behind(denoiser(run, models), run.schedule.to(run.stages.device), classifier)
 
 
 def build(run: Experiment, shield: RadiusShield, on: EvalSet, models: list[Stage], stage: Stage, who: str) -> None:
     """Keep a table for every kind of input; one that a killed run has begun goes on where it ends."""
-    with run.missing(stage, who) as wanted:
+    with run.stages.missing(stage, who) as wanted:
         if wanted:
             logits = noisy_classifier(run, shield, on, models)
             for kind, x in on.inputs.items():
                 stage.folder.mkdir(parents=True, exist_ok=True)
                 shield.run(
                     logits,
-                    x.to(run.device),
+                    x.to(run.stages.device),
                     on.labels,
                     on.indices,
                     stage.folder / f"{kind}.tsv",
@@ -87,4 +87,4 @@ def build(run: Experiment, shield: RadiusShield, on: EvalSet, models: list[Stage
                     name=f"{who} {kind}",
                     every=run.config.runtime.progress,
                 )
-            run.finish(stage)
+            run.stages.end(stage)

@@ -46,7 +46,7 @@ def checked(run: Experiment, model: Stage, check: InputCheck) -> StageResult:
 def scored(run: Experiment, model: Stage, check: InputCheck) -> Stage:
     """Keep the scores of noise that sets the threshold, of other clean noise, and of that with the trigger."""
     config = run.config.defense
-    stage = run.stage(
+    stage = run.stages.stage(
         "inputs",
         model=model.key,
         schedule=plain(run.config.schedule),
@@ -56,7 +56,7 @@ def scored(run: Experiment, model: Stage, check: InputCheck) -> Stage:
         start=[run.attack.start_key, run.pictures["trigger"]] if run.attack.starts_samples else None,
         seed=run.config.seed,
     )
-    with run.missing(stage, "inputs") as missing:
+    with run.stages.missing(stage, "inputs") as missing:
         if missing:
             suspect, seed = suspect_of(run, model, config.precision), run.config.seed
             known = suspect.noise(config.count, generator(seed, "inputs", "known"))
@@ -67,5 +67,5 @@ def scored(run: Experiment, model: Stage, check: InputCheck) -> Stage:
             found = {kind: check.score(x, suspect, seed_of(seed, "inputs", kind)) for kind, x in kinds.items()}
             with artifacts.atomic(stage.folder / "scores.safetensors") as scratch:
                 save_file({kind: scores.detach().double().cpu() for kind, scores in found.items()}, scratch)
-            run.finish(stage, evaluations=suspect.evaluations)
+            run.stages.end(stage, evaluations=suspect.evaluations)
     return stage

@@ -78,7 +78,7 @@ def detected(run: Experiment, model: Stage, detection: Detection) -> StageResult
 def invert(run: Experiment, model: Stage, detection: Detection) -> Stage:
     """Let the detection invert a trigger, kept as trigger.safetensors; by the first process."""
     config = run.config.defense
-    stage = run.stage(
+    stage = run.stages.stage(
         "audit",
         model=model.key,
         schedule=plain(run.config.schedule),
@@ -86,14 +86,14 @@ def invert(run: Experiment, model: Stage, detection: Detection) -> Stage:
         precision=config.precision,
         seed=run.config.seed,
     )
-    with run.missing(stage, "audit") as missing:
+    with run.stages.missing(stage, "audit") as missing:
         if missing:
             suspect = suspect_of(run, model, config.precision, config.checkpoint)
             with progress("audit", detection.total, unit="steps", every=run.config.runtime.progress) as meter:
                 found = detection.invert(suspect, seed_of(run.config.seed, "audit"), partial(meter.advance, 1))
             with artifacts.atomic(stage.folder / "trigger.safetensors") as scratch:
                 save_file({"trigger": found.trigger.contiguous()}, scratch)
-            run.finish(stage, curve=found.curve, evidence=found.evidence, evaluations=suspect.evaluations)
+            run.stages.end(stage, curve=found.curve, evidence=found.evidence, evaluations=suspect.evaluations)
     return stage
 
 

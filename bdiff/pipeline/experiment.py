@@ -1,41 +1,67 @@
-"""The experiment: a request with everything small built from it. `main.py` takes it through its stages."""
+"""The experiment: a request, and everything small that is built from it. `main.py` takes it through its stages."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
+from bdiff.attack.base import Attack
+from bdiff.data.base import Images
+from bdiff.diffusion.schedule import Schedule
 from bdiff.diffusion.training import LoopConfig
 from bdiff.model import checkpoint
 from bdiff.pipeline import prepare
-from bdiff.pipeline.prepare import plain
+from bdiff.pipeline.prepare import Data, Measures, plain
 from bdiff.pipeline.stages import Stages
 from bdiff.tracker.none import NoTracker
+from bdiff.trigger.base import Trigger
 
 
-class Experiment(Stages):
-    """A request with its parts, and the stages that it goes through.
+@dataclass
+class Experiment:
+    """A request with its parts, and the stages that it goes through."""
+
+    config: DictConfig
+    stages: Stages
+    schedule: Schedule
+    scheduler: Any  # diffusers'
+    measures: Measures
+    data: Data
+    trigger: Trigger
+    target: torch.Tensor
+    pictures: dict[str, str]
+    attack: Attack
+    unflagged: str | None  # why the detection's threshold flags no model here
+
+    @property
+    def images(self) -> Images:
+        """The images of training."""
+        return self.data.images
+
+
+def build_experiment(config: DictConfig, tracker: NoTracker) -> Experiment:
+    """Return the request with its parts.
 
     Raises RequestError before anything is trained if a part cannot be had.
     """
-
-    def __init__(self, config: DictConfig, tracker: NoTracker):
-        super().__init__(Path(config.paths.outputs), config.runtime.device, tracker)
-        self.config = config
-        prepare.resolve_precisions(config, self.device)  # before any key is made of them
-        self.schedule = prepare.schedule(config)
-        self.scheduler = prepare.sampler(config.sampler, self.schedule, config.sample.steps)
-        runtime = plain(config.runtime)
-        self.loop = LoopConfig(**{name: runtime[name] for name in LoopConfig.__dataclass_fields__})
-        self.measures = prepare.measures(config)
-        if config.model.pretrained is not None:
-            checkpoint.examine(config.model.pretrained, plain(config.model.unet), self.schedule)
-        began = time.monotonic()
-        self.data = prepare.data(config, self.measures)
-        self.images = self.data.images
-        self.seconds["data"] = round(time.monotonic() - began, 3)
-        self.unflagged = prepare.resolve_threshold(config, self.images.name)
-        self.trigger, self.target = prepare.pictures(config, self.images.shape)
-        self.pictures = prepare.identities(self.trigger, self.target)
-        self.attack = prepare.attack(config, self.trigger, self.target, self.images, self.schedule)
-        self.attack.to(self.device)
+    runtime = plain(config.runtime)
+    loop = LoopConfig(**{name: runtime[name] for name in LoopConfig.__dataclass_fields__})
+    stages = Stages(Path(config.paths.outputs), config.runtime.device, tracker, loop)
+    prepare.resolve_precisions(config, stages.device)  # before any key is made of them
+    schedule = prepare.schedule(config)
+    scheduler = prepare.sampler(config.sampler, schedule, config.sample.steps)
+    measures = prepare.measures(config)
+    if config.model.pretrained is not None:
+        checkpoint.examine(config.model.pretrained, plain(config.model.unet), schedule)
+    began = time.monotonic()
+    data = prepare.data(config, measures)
+    stages.seconds["data"] = round(time.monotonic() - began, 3)
+    unflagged = prepare.resolve_threshold(config, data.images.name)
+    trigger, target = prepare.pictures(config, data.images.shape)
+    pictures = prepare.identities(trigger, target)
+    attack = prepare.attack(config, trigger, target, data.images, schedule)
+    attack.to(stages.device)
+    return Experiment(config, stages, schedule, scheduler, measures, data, trigger, target, pictures, attack, unflagged)

@@ -16,7 +16,7 @@ from bdiff.diffusion.steps import class_of, first_timestep
 from bdiff.model.checkpoint import weights_digest
 from bdiff.pipeline.amplify import amplify
 from bdiff.pipeline.defend import defend
-from bdiff.pipeline.experiment import Experiment
+from bdiff.pipeline.experiment import Experiment, build_experiment
 from bdiff.pipeline.figures import figures_of, more_figures
 from bdiff.pipeline.measure import Clean, measure
 from bdiff.pipeline.prepare import plain, resolve_precisions
@@ -47,11 +47,11 @@ def resolve(config: DictConfig) -> None:
 
 def run_experiment(config: DictConfig, tracker: NoTracker, show: Show) -> dict[str, Any]:
     """Carry out the request and return what metrics.json says of it; `show` gets what there is to see, as it comes."""
-    run = Experiment(config, tracker)
+    run = build_experiment(config, tracker)
     try:
         return carried_out(run, show)
     except RequestError as error:
-        if not run.started:
+        if not run.stages.started:
             raise
         raise RunError("; ".join(error.problems)) from error  # however wrong the request was, hours may be gone
 
@@ -67,14 +67,14 @@ def carried_out(run: Experiment, show: Show) -> dict[str, Any]:
     measured = measure(
         run, samples, clean_reference(run, model, start) if "sample_psnr" in config.metric.also else None
     )
-    if run.main:
+    if run.stages.main:
         show(figures_of(run, model, samples, measured["metrics"]))
     answer = StageResult()
     if config.amplify._target_:
         answer |= amplify(run, model)
     if config.defense._target_:
         answer |= defend(run, model, start)
-    if run.main:
+    if run.stages.main:
         show(more_figures(run, answer))
     measured["metrics"] |= answer.metrics
     measured["protocol"] |= answer.protocol
@@ -86,13 +86,13 @@ def carried_out(run: Experiment, show: Show) -> dict[str, Any]:
     }
     return {
         **measured,
-        "keys": run.keys,
-        "seconds": run.seconds,
-        "reused": run.reused,
+        "keys": run.stages.keys,
+        "seconds": run.stages.seconds,
+        "reused": run.stages.reused,
         "model": str(model.folder / "model"),
         "history": str(model.folder / "history.jsonl"),
-        "device": device_name(run.device),
-        "provenance": run.provenance,
+        "device": device_name(run.stages.device),
+        "provenance": run.stages.provenance,
     }
 
 

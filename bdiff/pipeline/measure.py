@@ -51,7 +51,7 @@ def measure(run: Experiment, samples: Stage, clean: Clean | None = None, who: st
     config = run.config
     distance = prepare(run)
     threshold = asr_threshold(config.metric.asr_threshold, run.images.shape[1])
-    stage = run.stage(
+    stage = run.stages.stage(
         "measure",
         samples=samples.key,
         threshold=threshold,
@@ -61,7 +61,7 @@ def measure(run: Experiment, samples: Stage, clean: Clean | None = None, who: st
         lpips=run.measures.lpips.sha256 if run.measures.lpips else None,
         clean=[clean.samples.key, clean.model] if clean else None,
     )
-    with run.missing(stage, "measure" if who == "suspect" else f"measure_{who}") as missing:
+    with run.stages.missing(stage, "measure" if who == "suspect" else f"measure_{who}") as missing:
         if missing:
             found = against_target(run, samples, threshold)
             if distance:
@@ -70,7 +70,7 @@ def measure(run: Experiment, samples: Stage, clean: Clean | None = None, who: st
                 found["fid"] = MetricResult({}, {"absent": "metric/fid=none"})
             if clean:
                 found["sample_psnr"] = against_clean(samples, clean)
-            run.finish(
+            run.stages.end(
                 stage,
                 metrics={name: value for one in found.values() for name, value in one.values.items()},
                 protocol={name: one.protocol for name, one in found.items()},
@@ -97,7 +97,7 @@ def prepare(run: Experiment) -> Distance | None:
         published=run.measures.published is not None,
     )
     doubts = singular(config.metric.fid.protocol, config.sample.count, against.images, features.num_features)
-    if run.main:
+    if run.stages.main:
         for doubt in doubts:
             log.warning("fid%s: %s", features.suffix, doubt)
     return Distance(features, against, activations, [*marks, *doubts])
@@ -121,7 +121,7 @@ def unconcerned(samples: Stage) -> Iterator[Tensor]:
 
 def triggered(run: Experiment, samples: Stage, kind: str = "triggered") -> Iterator[Tensor]:
     """Yield the triggered samples, or those of another kind, uint8 (B,C,H,W), on the device."""
-    return (to_device(batch, run.device) for batch in shards(samples.folder / "shards", kind))
+    return (to_device(batch, run.stages.device) for batch in shards(samples.folder / "shards", kind))
 
 
 def against_target(run: Experiment, samples: Stage, threshold: float) -> dict[str, MetricResult]:
@@ -159,7 +159,7 @@ def over_features(run: Experiment, samples: Stage, distance: Distance) -> dict[s
     features, suffix, config = distance.features, distance.features.suffix, run.config
     count = min(config.sample.count, PRESETS[config.metric.fid.protocol].samples or config.sample.count)
     remembering = Remembering(features, KEPT if distance.activations else 0)
-    frechet = Frechet(remembering, run.device)
+    frechet = Frechet(remembering, run.stages.device)
     frechet.reference = moments.read(distance.reference.path)
     total = -(-count // config.sample.batch_size)
     with progress(f"fid{suffix}", total, unit="batches", every=config.runtime.progress) as meter:
@@ -185,8 +185,8 @@ def over_features(run: Experiment, samples: Stage, distance: Distance) -> dict[s
             "reference_count": len(real),
             "images": f"the first samples and reference images drawn at random, at most {KEPT} of each",
         }
-        fake = remembering.kept.to(run.device)
-        for name, one in one_by_one(asked_over_features(run), features, real.to(run.device), fake).items():
+        fake = remembering.kept.to(run.stages.device)
+        for name, one in one_by_one(asked_over_features(run), features, real.to(run.stages.device), fake).items():
             values = {what + suffix: number for what, number in one.values.items()}
             found[name + suffix] = MetricResult(values, one.protocol | shared)
     return found

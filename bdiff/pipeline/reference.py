@@ -52,13 +52,13 @@ def train_classifier(run: Experiment, name: str = "classifier") -> tuple[Classif
         recipe = replace(recipe, steps=0)
     if parts["model"].get("path") is not None:
         parts["model"]["path"] = file_hash(Path(parts["model"]["path"]).expanduser())
-    stage = run.stage("classifier", classifier=parts, data=run.images.fingerprint, flip=run.images.flip)
-    with run.building(stage, name) as missing:
+    stage = run.stages.stage("classifier", classifier=parts, data=run.images.fingerprint, flip=run.images.flip)
+    with run.stages.building(stage, name) as missing:
         alone = by_one(run, model, name)
-        if missing and (run.main or not alone):
-            images = resident(run.images, run.device)
+        if missing and (run.stages.main or not alone):
+            images = resident(run.images, run.stages.device)
             kept, used = held_out(config, len(images))
-            labels = images.labels[used].to(run.device)
+            labels = images.labels[used].to(run.stages.device)
             fit(
                 model,
                 classification_loss(labels, config.label_smoothing, images.flip, config.random_crop_padding),
@@ -66,19 +66,25 @@ def train_classifier(run: Experiment, name: str = "classifier") -> tuple[Classif
                 used,
                 recipe,
                 seed_of(config.seed, "train"),
-                Session(stage.folder, run.loop, Alone(run.device) if alone else run.accelerator, name),
+                Session(
+                    stage.folder, run.stages.loop, Alone(run.stages.device) if alone else run.stages.accelerator, name
+                ),
             )
-            share = accuracy(model, images, kept, run.device)
+            share = accuracy(model, images, kept, run.stages.device)
             log.info("%s: %.1f %% of %d %s right", name, 100 * share, len(kept), unseen(config))
-            if run.main:
+            if run.stages.main:
                 with artifacts.atomic(stage.folder / "model.safetensors") as scratch:
                     save_model(model, str(scratch))
                 shutil.rmtree(stage.folder / "state", ignore_errors=True)
-            run.finish(stage, accuracy=share, held_out=len(kept))
+            run.stages.end(stage, accuracy=share, held_out=len(kept))
     load_model(model, stage.folder / "model.safetensors")
     manifest = stage.manifest
     assert manifest is not None
-    return model.to(run.device).eval(), {"key": stage.key, "accuracy": manifest["accuracy"], "on": unseen(config)}
+    return model.to(run.stages.device).eval(), {
+        "key": stage.key,
+        "accuracy": manifest["accuracy"],
+        "on": unseen(config),
+    }
 
 
 def build_classifier(run: Experiment, name: str) -> Classifier:
@@ -104,8 +110,8 @@ def by_one(run: Experiment, model: nn.Module, name: str) -> bool:
 
     BatchNorm takes its statistics over the rows that a process sees, and these are a share of the batch.
     """
-    alone = run.accelerator.num_processes > 1 and any(isinstance(part, _BatchNorm) for part in model.modules())
-    if alone and run.main:
+    alone = run.stages.accelerator.num_processes > 1 and any(isinstance(part, _BatchNorm) for part in model.modules())
+    if alone and run.stages.main:
         log.info("%s: its BatchNorm wants whole batches, so the first process trains it alone", name)
     return alone
 
@@ -131,7 +137,7 @@ def feature_extractor(run: Experiment) -> Features | None:
     if run.measures.features is None and run.measures.needs_classifier:
         classifier, facts = train_classifier(run)
         run.measures.features = make(extractor(run.config.metric.fid), classifier=classifier, facts=facts)
-    return run.measures.features.to(run.device).eval() if run.measures.features else None
+    return run.measures.features.to(run.stages.device).eval() if run.measures.features else None
 
 
 class Reference(NamedTuple):
@@ -152,16 +158,16 @@ def reference(run: Experiment, features: Features) -> Reference:
         return Reference(path, sha256, count, facts)
     images = run.data.reference
     assert images is not None
-    stage = run.stage("reference", data=images.fingerprint, features=features.identity())
+    stage = run.stages.stage("reference", data=images.fingerprint, features=features.identity())
     path = stage.folder / "reference.npz"
-    with run.missing(stage) as missing:
+    with run.stages.missing(stage) as missing:
         if missing:
-            frechet = Frechet(features, run.device)
+            frechet = Frechet(features, run.stages.device)
             frechet.feed(streamed(run, images, torch.arange(len(images)), "reference"), real=True)
             with artifacts.atomic(path) as scratch:
                 moments.write(scratch, frechet.reference)
             log.info("reference: mu and sigma of %d images in %s", len(images), path)
-            run.finish(stage, images=len(images))
+            run.stages.end(stage, images=len(images))
     whole = PRESETS[run.config.metric.fid.protocol].split not in (None, images.split)
     told = (
         f"{images.name} {images.split}{' (all of it: the data has no splits)' if whole else ''}, {images.fingerprint}"
@@ -173,8 +179,8 @@ def reference_activations(run: Experiment, features: Features) -> Stage:
     """Keep the activations of at most `KEPT` reference images, drawn at random, the same each time."""
     images = run.data.reference
     assert images is not None
-    stage = run.stage("activations", data=images.fingerprint, features=features.identity(), most=KEPT)
-    with run.missing(stage) as missing:
+    stage = run.stages.stage("activations", data=images.fingerprint, features=features.identity(), most=KEPT)
+    with run.stages.missing(stage) as missing:
         if missing:
             rows = torch.randperm(len(images), generator=generator("activations"))[:KEPT].sort().values
             remembering = Remembering(features, KEPT)
@@ -183,7 +189,7 @@ def reference_activations(run: Experiment, features: Features) -> Stage:
                     remembering(pixels)
             with artifacts.atomic(stage.folder / "activations.safetensors") as scratch:
                 save_file({"activations": remembering.kept}, scratch)
-            run.finish(stage, images=len(rows))
+            run.stages.end(stage, images=len(rows))
     return stage
 
 
@@ -191,7 +197,7 @@ def streamed(run: Experiment, images: Images, rows: Tensor, name: str) -> Iterat
     """Yield the images at `rows` (n,) batch by batch on the device, with a progress bar called `name`."""
     parts = rows.split(run.config.metric.batch_size)
     with progress(name, len(parts), unit="batches", every=run.config.runtime.progress) as meter:
-        yield from metered(batches(images, parts, run.device, run.config.runtime.workers), meter)
+        yield from metered(batches(images, parts, run.stages.device, run.config.runtime.workers), meter)
 
 
 def metered(batches: Iterable[Tensor], meter: Meter) -> Iterator[Tensor]:

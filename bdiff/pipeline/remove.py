@@ -56,7 +56,7 @@ def removed_stage(
     rows = rows[: max(1, math.ceil(settings["images"] * len(rows)))].sort().values
     recipe = TrainConfig(**settings["train"])
     recipe = replace(recipe, steps=recipe.total(len(rows)), epochs=None)
-    stage = run.stage(
+    stage = run.stages.stage(
         "repair",
         model=model.key,
         schedule=plain(run.config.schedule),
@@ -66,19 +66,25 @@ def removed_stage(
         trigger=found.key if found else None,
         seed=run.config.seed,
     )
-    with run.training(stage, "repair") as missing:
+    with run.stages.training(stage, "repair") as missing:
         if missing:
-            images = resident(run.images.subset(rows), run.device)
+            images = resident(run.images.subset(rows), run.stages.device)
 
             def train(net: nn.Module, loss: Loss) -> nn.Module:
                 seed = seed_of(run.config.seed, "repair")
-                session = Session(stage.folder, run.loop, run.accelerator, "repair", partial(run.record, "repair"))
+                session = Session(
+                    stage.folder,
+                    run.stages.loop,
+                    run.stages.accelerator,
+                    "repair",
+                    partial(run.stages.record, "repair"),
+                )
                 return fit(net, loss, images, torch.arange(len(images)), recipe, seed, session)
 
             suspect = suspect_of(run, model)
             denoiser = removal.remove(suspect, images, found.trigger if found else None, train)
-            if run.main:
+            if run.stages.main:
                 checkpoint.save(stage.folder / "model", denoiser, {"repaired": model.key, "key": stage.key})
                 shutil.rmtree(stage.folder / "state", ignore_errors=True)
-            run.finish(stage, images=len(rows))
+            run.stages.end(stage, images=len(rows))
     return stage

@@ -66,7 +66,7 @@ def draw_samples(
     if guard:
         scheduler = guard.scheduler(scheduler)
     counts = {name: count_of(config, name) for name in drawn}
-    stage = run.stage(
+    stage = run.stages.stage(
         "sample",
         model=model.key,
         schedule=plain(config.schedule),
@@ -77,7 +77,7 @@ def draw_samples(
         kinds={name: kind.identity for name, kind in drawn.items()},
         seed=config.seed,
     )
-    with run.building(stage, name) as missing:
+    with run.stages.building(stage, name) as missing:
         if missing:
             sample(
                 suspect_of(run, model, config.sample.precision),
@@ -86,9 +86,9 @@ def draw_samples(
                 config.sample.batch_size,
                 seed_of(config.seed, "samples"),
                 stage.folder / "shards",
-                run.accelerator,
+                run.stages.accelerator,
                 config.runtime.progress,
             )
-            run.accelerator.wait_for_everyone()
-            run.finish(stage, images=counts)
+            run.stages.accelerator.wait_for_everyone()
+            run.stages.end(stage, images=counts)
     return stage

@@ -78,8 +78,8 @@ def purified(run: Experiment, shield: LabelShield, on: EvalSet, rows: dict[str, 
     on = on.among({**on.inputs, "adversarial": attacked, "triggered_adversarial": run.attack.apply(attacked)})
     stages = {row: purified_stage(run, shield, on, models) for row, models in rows.items()}
     networks = networks_left(stages, rows)
-    if networks and run.main:
-        eps, batch = denoiser(run, rows["suspect"]), on.inputs["clean"][: config.batch_size].to(run.device)
+    if networks and run.stages.main:
+        eps, batch = denoiser(run, rows["suspect"]), on.inputs["clean"][: config.batch_size].to(run.stages.device)
         announce(run, "shield", networks * evaluations(run, shield, on), lambda x: eps(x, 0), batch)
     metrics: dict[str, float] = {}
     labels, pictures, nothing = {}, {}, []
@@ -128,13 +128,13 @@ def purified_stage(run: Experiment, shield: LabelShield, on: EvalSet, models: li
 def build(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stage], stage: Stage, who: str) -> None:
     """Keep the labels of every kind of input, and the first triggered images as the classifier saw them."""
     config = run.config.defense
-    with run.building(stage, who) as wanted:
-        if not (wanted and run.main):
+    with run.stages.building(stage, who) as wanted:
+        if not (wanted and run.stages.main):
             return
         inputs, count = dict(on.inputs), len(on.labels)
-        first = on.inputs["triggered"][:SHOWN].to(run.device)
+        first = on.inputs["triggered"][:SHOWN].to(run.stages.device)
         if models:
-            schedule = run.schedule.to(run.device)
+            schedule = run.schedule.to(run.stages.device)
             guarded = Shielded(shield, denoiser(run, models), schedule, on.classifier, seed=config.seed)
             ask, seen = guarded.labels, guarded.images(first, on.indices[:SHOWN].tolist())
             if config.adaptive.steps:
@@ -146,7 +146,7 @@ def build(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stage]
             for kind, x in inputs.items():
 
                 def labels(part: slice, x: Tensor = x) -> Tensor:
-                    return ask(x[part].to(run.device), on.indices[part].tolist())
+                    return ask(x[part].to(run.stages.device), on.indices[part].tolist())
 
                 answers[kind] = by_batch(stage.folder / BATCHES / kind, count, config.batch_size, labels, meter)
         right = {kind: found == on.labels for kind, found in answers.items()}
@@ -154,7 +154,7 @@ def build(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stage]
             save_file({**answers, "seen": to_uint8(seen).cpu()}, scratch)
         shutil.rmtree(stage.folder / BATCHES)
         accuracy = {kind: hits.double().mean().item() for kind, hits in right.items()}
-        run.finish(stage, accuracy=accuracy, **asr(right["clean"], right["triggered"]))
+        run.stages.end(stage, accuracy=accuracy, **asr(right["clean"], right["triggered"]))
 
 
 @torch.inference_mode()
@@ -176,11 +176,11 @@ def adaptive(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Sta
     config = run.config.defense
     full, settings = config.adaptive.gradient == "full", config.adversary.copy()
     settings.steps = config.adaptive.steps
-    eps, schedule = denoiser(run, models, recompute=full), run.schedule.to(run.device)
+    eps, schedule = denoiser(run, models, recompute=full), run.schedule.to(run.stages.device)
     guarded = Shielded(shield, eps, schedule, on.classifier, seed=config.seed, bpda=not full)
 
     def attacked(part: slice) -> Tensor:
-        x, y = on.inputs["clean"][part].to(run.device), on.labels[part].to(run.device)
+        x, y = on.inputs["clean"][part].to(run.stages.device), on.labels[part].to(run.stages.device)
         indices = on.indices[part].tolist()
         shield_now = guarded.attacked(indices)
         return attack(shield_now, x, y, indices, settings, config.seed, "adaptive", config.adaptive.eot)
@@ -201,15 +201,15 @@ def flagged(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stag
     on = on.among({kind: on.inputs[kind] for kind in ("clean", "triggered")})
     stage = row_stage(run, on, "strip", models, shield=shield.key, **data)
     path, count = stage.folder / "entropies.safetensors", len(on.labels)
-    with run.missing(stage, "strip") as wanted:
+    with run.stages.missing(stage, "strip") as wanted:
         if wanted:
-            schedule = run.schedule.to(run.device)
+            schedule = run.schedule.to(run.stages.device)
             eps = denoiser(run, models)
             guarded = Shielded(shield, eps, schedule, on.classifier, seed=config.seed)
             drawn = torch.randperm(len(run.images), generator=generator(config.seed, "blends"))[: config.strip.overlays]
-            others = to_float(run.images.take(drawn)).to(run.device)
+            others = to_float(run.images.take(drawn)).to(run.stages.device)
             shown = 2 * count * len(others) * shield.evaluations
-            batch = on.inputs["clean"][: config.batch_size].to(run.device)
+            batch = on.inputs["clean"][: config.batch_size].to(run.stages.device)
             announce(run, "strip", shown, lambda x: eps(x, 0), batch)
             with progress("strip", 2 * count, unit="images", every=run.config.runtime.progress) as meter:
                 found = {}
@@ -217,13 +217,13 @@ def flagged(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stag
 
                     def entropy(part: slice, x: Tensor = on.inputs[kind]) -> Tensor:
                         logits = guarded.attacked(on.indices[part].tolist())
-                        return entropies(logits, x[part].to(run.device), others, config.strip.weight)
+                        return entropies(logits, x[part].to(run.stages.device), others, config.strip.weight)
 
                     found[kind] = by_batch(stage.folder / BATCHES / kind, count, config.batch_size, entropy, meter)
             with artifacts.atomic(path) as scratch:
                 save_file(found, scratch)
             shutil.rmtree(stage.folder / BATCHES)
-            run.finish(stage)
+            run.stages.end(stage)
     kept = load_file(path)
     known, others = torch.randperm(count, generator=generator(config.seed, "strip")).split([count // 2, -(-count // 2)])
     least = threshold(kept["clean"][known], rate)
@@ -236,7 +236,7 @@ def figure(run: Experiment, on: EvalSet, labels: dict[str, Tensor], pictures: di
     x, triggered = (on.inputs[kind][:SHOWN] for kind in ("clean", "triggered"))
     change = triggered - x
     factor = max(1, int(1 / change.abs().max().clamp(min=0.02)))  # as strong as it can be shown
-    plainly = bare(on, x.to(run.device), []).cpu()
+    plainly = bare(on, x.to(run.stages.device), []).cpu()
 
     def words(given: Tensor) -> list[str]:
         return [on.classes[int(label)] for label in given]

@@ -16,7 +16,9 @@ from bdiff.store.artifacts import Stage
 
 def suspect_of(run: Experiment, model: Stage, precision: str = "fp32", recompute: bool = False) -> Suspect:
     """Return what a defense may see of the model of `model`."""
-    return checkpoint.suspect(model.folder / "model", run.schedule, run.images.shape, run.device, precision, recompute)
+    return checkpoint.suspect(
+        model.folder / "model", run.schedule, run.images.shape, run.stages.device, precision, recompute
+    )
 
 
 def method(config: DictConfig) -> Any:

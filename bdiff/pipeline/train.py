@@ -40,10 +40,10 @@ def train(run: Experiment, start: InitialWeights) -> Stage:
     if run.attack.needs_surrogate:
         surrogate, facts = train_classifier(run, "surrogate" if run.config.get("surrogate") else "classifier")
         parts["surrogate"] = facts["key"]
-    run.attack.prepare(Parts(run.schedule.to(run.device), surrogate))
+    run.attack.prepare(Parts(run.schedule.to(run.stages.device), surrogate))
     if run.attack.learn:
         learn_trigger(run, start, parts["surrogate"])
-    if run.main:
+    if run.stages.main:
         for doubt in unshown(run):
             log.warning("train: %s", doubt)
     return train_denoiser(run, "train", run.attack, parts, run.config.train, start)
@@ -115,7 +115,7 @@ def train_denoiser(
     index, poisoned = plan
     recipe = TrainConfig(**plain(recipe_config))
     recipe = replace(recipe, steps=recipe.total(len(index)), epochs=None)
-    stage = run.stage(
+    stage = run.stages.stage(
         "train",
         unet=plain(config.model.unet),
         start=start.identity,
@@ -128,11 +128,11 @@ def train_denoiser(
         seed=config.seed,
         **{part: run.pictures[part] for part in attack.reads},
     )
-    with run.training(stage, name) as missing:
+    with run.stages.training(stage, name) as missing:
         if missing:
             torch.manual_seed(seed_of(config.seed, "weights"))
             unet = checkpoint.build(plain(config.model.unet), start.folder)
-            denoiser = Denoiser(unet, run.schedule, run.images.shape, run.device, start.prediction)
+            denoiser = Denoiser(unet, run.schedule, run.images.shape, run.stages.device, start.prediction)
             log.info(
                 "%s: %d images, %d of %d rows poisoned, %.2f M weights, %d steps in %s on %s",
                 name,
@@ -142,22 +142,22 @@ def train_denoiser(
                 sum(weight.numel() for weight in unet.parameters()) / 1e6,
                 recipe.steps,
                 recipe.precision,
-                run.device,
+                run.stages.device,
             )
-            images = resident(run.images, run.device)
+            images = resident(run.images, run.stages.device)
             attack.prepare_rows(images, plan)
             poison, schedule = attack.poison, denoiser.schedule
             fit(
                 denoiser,
-                denoising_loss(poison, schedule, poisoned.to(run.device), run.images.flip, denoiser.prediction),
+                denoising_loss(poison, schedule, poisoned.to(run.stages.device), run.images.flip, denoiser.prediction),
                 images,
                 index,
                 recipe,
                 seed_of(config.seed, "train"),
-                Session(stage.folder, run.loop, run.accelerator, name, partial(run.record, name)),
+                Session(stage.folder, run.stages.loop, run.stages.accelerator, name, partial(run.stages.record, name)),
                 attack,
             )
-            if run.main:
+            if run.stages.main:
                 facts = {part: plain(config[part]) for part in ("trigger", "target", "data")}
                 checkpoint.save(
                     stage.folder / "model",
@@ -167,6 +167,6 @@ def train_denoiser(
                     attack.state_dict(),
                 )
                 shutil.rmtree(stage.folder / "state", ignore_errors=True)
-            run.finish(stage, images=len(run.images), poisoned=int(poisoned.sum()))
-    attack.load_state_dict(checkpoint.learned(stage.folder / "model", run.device))
+            run.stages.end(stage, images=len(run.images), poisoned=int(poisoned.sum()))
+    attack.load_state_dict(checkpoint.learned(stage.folder / "model", run.stages.device))
     return stage

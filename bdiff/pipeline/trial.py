@@ -164,12 +164,12 @@ def adversarial(run: Experiment, on: EvalSet) -> Tensor:
     """Return the clean images (K,C,H,W) as PGD on the classifier alone changes them, kept by the first process."""
     config = run.config.defense
     alone = on.among({"clean": on.inputs["clean"]}).identity
-    stage = run.stage("shield", what="adversarial", adversary=adversary_key(config), seed=config.seed, **alone)
-    with run.missing(stage, "adversarial") as missing:
+    stage = run.stages.stage("shield", what="adversarial", adversary=adversary_key(config), seed=config.seed, **alone)
+    with run.stages.missing(stage, "adversarial") as missing:
         if missing:
 
             def attacked(part: slice) -> Tensor:
-                x, y = on.inputs["clean"][part].to(run.device), on.labels[part].to(run.device)
+                x, y = on.inputs["clean"][part].to(run.stages.device), on.labels[part].to(run.stages.device)
                 return attack(on.classifier, x, y, on.indices[part].tolist(), config.adversary, config.seed, "pgd")
 
             with progress("adversarial", len(on.labels), unit="images", every=run.config.runtime.progress) as meter:
@@ -177,7 +177,7 @@ def adversarial(run: Experiment, on: EvalSet) -> Tensor:
             with artifacts.atomic(stage.folder / "images.safetensors") as scratch:
                 save_file({"x": x}, scratch)
             shutil.rmtree(stage.folder / BATCHES)
-            run.finish(stage)
+            run.stages.end(stage)
     return load_file(stage.folder / "images.safetensors")["x"]
 
 
@@ -215,7 +215,7 @@ def facts(run: Experiment, on: EvalSet) -> dict[str, Any]:
 
 def row_stage(run: Experiment, on: EvalSet, what: str, models: list[Stage], **settings: Any) -> Stage:
     """Return the stage of a row of a shield's table: `what` is done, and with which models and settings."""
-    return run.stage(
+    return run.stages.stage(
         "shield",
         what=what,
         models=[model.key for model in models],
@@ -262,8 +262,8 @@ def announce(run: Experiment, name: str, evaluations: int, ask: Callable[[Tensor
     def timed() -> float:
         began = time.monotonic()
         ask(batch)
-        if run.device.type == "cuda":
-            torch.cuda.synchronize(run.device)
+        if run.stages.device.type == "cuda":
+            torch.cuda.synchronize(run.stages.device)
         return time.monotonic() - began
 
     with torch.inference_mode():

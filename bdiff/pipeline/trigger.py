@@ -26,7 +26,7 @@ def learn_trigger(run: Experiment, start: InitialWeights, surrogate: str) -> Non
     `surrogate` is the surrogate's key. `trigger=image trigger.path=<the stage's trigger.png>` takes the same one again.
     """
     settings = plain(run.config.attack)
-    stage = run.stage(
+    stage = run.stages.stage(
         "trigger",
         attack={name: settings[name] for name in ("_target_", "learn", *run.attack.learn_reads)},
         surrogate=surrogate,
@@ -39,15 +39,15 @@ def learn_trigger(run: Experiment, start: InitialWeights, surrogate: str) -> Non
         seed=run.config.seed,
     )
     path = stage.folder / "trigger.png"
-    with run.missing(stage) as missing:
+    with run.stages.missing(stage) as missing:
         if missing:
             picture = rgba(learned(run, start, stage))
             with artifacts.atomic(path) as scratch:
                 Image.fromarray(picture.numpy()).save(scratch, format="png")
-            run.finish(stage)
+            run.stages.end(stage)
     channels, size = run.images.shape[:2]
     run.trigger = run.attack.trigger = Trigger.from_picture(load(path, size, "trigger.path"), channels)
-    run.attack.to(run.device)
+    run.attack.to(run.stages.device)
     run.pictures["trigger"] = artifacts.content(run.trigger.pattern, run.trigger.mask)
 
 
@@ -55,11 +55,13 @@ def learned(run: Experiment, start: InitialWeights, stage: Stage) -> Tensor:
     """Return the pattern (C,H,W) in [-1,1], a function of the seed."""
     unet = checkpoint.build(plain(run.config.model.unet), start.folder)
     precision = run.config.train.precision
-    denoiser = Suspect(unet, run.schedule, run.images.shape, run.device, start.prediction, precision)
-    draws, pattern = generator(run.config.seed, "trigger"), run.trigger.pattern.to(run.device)
+    denoiser = Suspect(unet, run.schedule, run.images.shape, run.stages.device, start.prediction, precision)
+    draws, pattern = generator(run.config.seed, "trigger"), run.trigger.pattern.to(run.stages.device)
     with progress(stage.name, run.attack.learn, unit="steps", every=run.config.runtime.progress) as meter:
         for _ in range(run.attack.learn):
-            x = to_float(run.images.take(torch.randint(len(run.images), (BATCH,), generator=draws)).to(run.device))
+            x = to_float(
+                run.images.take(torch.randint(len(run.images), (BATCH,), generator=draws)).to(run.stages.device)
+            )
             pattern = run.attack.update_trigger(denoiser, pattern, x, denoiser.noise(len(x), draws))
             meter.advance()
     return pattern.cpu()

@@ -23,7 +23,7 @@ from bdiff.config.options import PACKAGE
 from bdiff.config.validate import value_problem
 from bdiff.diffusion.classification import classification_loss
 from bdiff.diffusion.training import OPTIMIZERS, TrainConfig, fit
-from bdiff.pipeline.experiment import Experiment
+from bdiff.pipeline.experiment import build_experiment
 from bdiff.pipeline.reference import train_classifier
 from bdiff.tracker.none import NoTracker
 
@@ -153,7 +153,7 @@ def classified(folder: Path, *overrides: str):
         "name=test",
     ]
     (config,) = jobs([*words, *overrides], multirun=False)
-    return train_classifier(Experiment(config, NoTracker()))
+    return train_classifier(build_experiment(config, NoTracker()))
 
 
 def test_a_run_takes_its_classifier_from_a_file(tmp_path):
