@@ -67,7 +67,7 @@ def noisy_classifier(run: Experiment, shield: RadiusShield, on: EvalSet, models:
 
     if not models:
         return classifier
-    return shield.behind(denoiser(run, models), run.schedule.to(run.stages.device), classifier)
+    return shield.behind(denoiser(run, models), run.diffusion.schedule_here, classifier)
 
 
 def build(run: Experiment, shield: RadiusShield, on: EvalSet, models: list[Stage], stage: Stage, who: str) -> None:

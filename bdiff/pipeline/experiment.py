@@ -5,41 +5,61 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
 from bdiff.attack.base import Attack
 from bdiff.data.base import Images
-from bdiff.diffusion.schedule import Schedule
-from bdiff.diffusion.training import LoopConfig
+from bdiff.diffusion.training import LoopConfig, TrainConfig
 from bdiff.model import checkpoint
 from bdiff.pipeline import prepare
-from bdiff.pipeline.prepare import Data, Measures, plain
+from bdiff.pipeline.prepare import Data, Measures, Pictures, plain, train_config
+from bdiff.pipeline.sample import SampleKind, Sampling, sample_kinds
 from bdiff.pipeline.stages import Stages
+from bdiff.pipeline.suspect import Diffusion
+from bdiff.pipeline.train import TrainingSetup, training_marks
 from bdiff.tracker.none import NoTracker
-from bdiff.trigger.base import Trigger
 
 
 @dataclass
 class Experiment:
-    """A request with its parts, and the stages that it goes through."""
+    """A request with its parts, from which every stage is given the few that it needs."""
 
     config: DictConfig
     stages: Stages
-    schedule: Schedule
-    scheduler: Any  # diffusers'
+    diffusion: Diffusion
+    sampling: Sampling
     measures: Measures
     data: Data
-    trigger: Trigger
-    target: torch.Tensor
-    pictures: dict[str, str]
+    pictures: Pictures  # another trigger once the attack has learned one
     attack: Attack
-    unflagged: str | None  # why the detection's threshold flags no model here
+    unflagged: str | None  # why a detection's threshold flags no model here
 
     @property
     def images(self) -> Images:
         """The images of training."""
         return self.data.images
+
+    @property
+    def train(self) -> TrainConfig:
+        """How the suspect is trained."""
+        return train_config(self.config.train)
+
+    @property
+    def setup(self) -> TrainingSetup:
+        """What all trainings of a denoiser have in common."""
+        about = {part: plain(self.config[part]) for part in ("trigger", "target", "data")}
+        unet = plain(self.config.model.unet)
+        return TrainingSetup(unet, self.diffusion, self.images, self.pictures, self.config.seed, about)
+
+    @property
+    def kinds(self) -> dict[str, SampleKind]:
+        """The kinds of samples that a model is judged by."""
+        return sample_kinds(self.attack, self.pictures)
+
+    @property
+    def marks(self) -> list[str]:
+        """What casts doubt on the suspect's training."""
+        return training_marks(self.attack, self.images.labels, self.train, self.config.seed)
 
 
 def build_experiment(config: DictConfig, tracker: NoTracker) -> Experiment:
@@ -47,9 +67,7 @@ def build_experiment(config: DictConfig, tracker: NoTracker) -> Experiment:
 
     Raises RequestError before anything is trained if a part cannot be had.
     """
-    runtime = plain(config.runtime)
-    loop = LoopConfig(**{name: runtime[name] for name in LoopConfig.__dataclass_fields__})
-    stages = Stages(Path(config.paths.outputs), config.runtime.device, tracker, loop)
+    stages = Stages(Path(config.paths.outputs), config.runtime.device, tracker, loop_config(config.runtime))
     prepare.resolve_precisions(config, stages.device)  # before any key is made of them
     schedule = prepare.schedule(config)
     scheduler = prepare.sampler(config.sampler, schedule, config.sample.steps)
@@ -60,8 +78,15 @@ def build_experiment(config: DictConfig, tracker: NoTracker) -> Experiment:
     data = prepare.data(config, measures)
     stages.seconds["data"] = round(time.monotonic() - began, 3)
     unflagged = prepare.resolve_threshold(config, data.images.name)
-    trigger, target = prepare.pictures(config, data.images.shape)
-    pictures = prepare.identities(trigger, target)
-    attack = prepare.attack(config, trigger, target, data.images, schedule)
+    pictures = prepare.pictures(config, data.images.shape)
+    attack = prepare.attack(config, pictures, data.images, schedule)
     attack.to(stages.device)
-    return Experiment(config, stages, schedule, scheduler, measures, data, trigger, target, pictures, attack, unflagged)
+    diffusion = Diffusion(schedule, plain(config.schedule), data.images.shape, stages.device)
+    sampling = Sampling(diffusion, scheduler, config.sampler, config.sample, config.seed)
+    return Experiment(config, stages, diffusion, sampling, measures, data, pictures, attack, unflagged)
+
+
+def loop_config(runtime: DictConfig) -> LoopConfig:
+    """Return what of conf/runtime the training loop reads."""
+    settings: dict[str, Any] = plain(runtime)
+    return LoopConfig(**{name: settings[name] for name in LoopConfig.__dataclass_fields__})

@@ -134,7 +134,7 @@ def build(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stage]
         inputs, count = dict(on.inputs), len(on.labels)
         first = on.inputs["triggered"][:SHOWN].to(run.stages.device)
         if models:
-            schedule = run.schedule.to(run.stages.device)
+            schedule = run.diffusion.schedule_here
             guarded = Shielded(shield, denoiser(run, models), schedule, on.classifier, seed=config.seed)
             ask, seen = guarded.labels, guarded.images(first, on.indices[:SHOWN].tolist())
             if config.adaptive.steps:
@@ -176,7 +176,7 @@ def adaptive(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Sta
     config = run.config.defense
     full, settings = config.adaptive.gradient == "full", config.adversary.copy()
     settings.steps = config.adaptive.steps
-    eps, schedule = denoiser(run, models, recompute=full), run.schedule.to(run.stages.device)
+    eps, schedule = denoiser(run, models, recompute=full), run.diffusion.schedule_here
     guarded = Shielded(shield, eps, schedule, on.classifier, seed=config.seed, bpda=not full)
 
     def attacked(part: slice) -> Tensor:
@@ -203,7 +203,7 @@ def flagged(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stag
     path, count = stage.folder / "entropies.safetensors", len(on.labels)
     with run.stages.missing(stage, "strip") as wanted:
         if wanted:
-            schedule = run.schedule.to(run.stages.device)
+            schedule = run.diffusion.schedule_here
             eps = denoiser(run, models)
             guarded = Shielded(shield, eps, schedule, on.classifier, seed=config.seed)
             drawn = torch.randperm(len(run.images), generator=generator(config.seed, "blends"))[: config.strip.overlays]

@@ -23,11 +23,10 @@ from bdiff.data.base import Images, to_float
 from bdiff.defense.base import Defense, Eps, LabelShield, Logits, RadiusShield
 from bdiff.defense.shields import strip
 from bdiff.metric.fid.images import same
+from bdiff.pipeline.classifier import held_out, train_classifier, unseen
 from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.prepare import plain, without
-from bdiff.pipeline.reference import held_out, train_classifier, unseen
 from bdiff.pipeline.suspect import method, suspect_of
-from bdiff.pipeline.train import unshown
 from bdiff.store import artifacts
 from bdiff.store.artifacts import Stage
 
@@ -84,7 +83,9 @@ def _(defense: RadiusShield, run: Experiment) -> None:
 @examined.register
 def _(defense: LabelShield, run: Experiment) -> None:
     config = run.config.defense
-    weak = defense.noise_problem(run.schedule, config.adversary.eps) if config.adversary.norm == "linf" else None
+    weak = (
+        defense.noise_problem(run.diffusion.schedule, config.adversary.eps) if config.adversary.norm == "linf" else None
+    )
     if weak:
         log.warning(
             "%s, and the adversary up to %.2g: for 32 px and 1000 timesteps there is defense=purification_cifar10, and "
@@ -144,7 +145,7 @@ def test_split(run: Experiment) -> Images | None:
 def trial(run: Experiment) -> EvalSet:
     """Return the clean and the triggered images of conf/defense, chosen by its seed, and the run's classifier."""
     config = run.config.defense
-    classifier, facts = train_classifier(run)
+    classifier, facts = train_classifier(run.stages, run.images, run.config.classifier)
     images, rows, words = test_rows(run)
     order = torch.randperm(len(rows), generator=generator(config.seed, "test images"))[: config.images]
     indices = rows[order].sort().values
@@ -210,7 +211,7 @@ def facts(run: Experiment, on: EvalSet) -> dict[str, Any]:
     """Return what the protocol says of any shield."""
     config = run.config.defense
     about = {"images": len(on.labels), "of": on.source, "seed": config.seed, "precision": config.precision}
-    return about | {"classifier": on.facts, "marks": unshown(run)}
+    return about | {"classifier": on.facts, "marks": run.marks}
 
 
 def row_stage(run: Experiment, on: EvalSet, what: str, models: list[Stage], **settings: Any) -> Stage:
@@ -219,7 +220,7 @@ def row_stage(run: Experiment, on: EvalSet, what: str, models: list[Stage], **se
         "shield",
         what=what,
         models=[model.key for model in models],
-        schedule=plain(run.config.schedule) if models else None,
+        schedule=run.diffusion.key if models else None,
         precision=run.config.defense.precision if models else None,
         seed=run.config.defense.seed,
         **on.identity,
@@ -234,7 +235,7 @@ def networks_left(stages: dict[str, Stage], rows: dict[str, list[Stage]]) -> int
 
 def denoiser(run: Experiment, models: list[Stage], recompute: bool = False) -> Eps:
     """Return the mean noise that models predict; with `recompute`, gradients through it take less memory."""
-    suspects = [suspect_of(run, model, run.config.defense.precision, recompute) for model in models]
+    suspects = [suspect_of(model, run.diffusion, run.config.defense.precision, recompute) for model in models]
     return lambda x, t: torch.stack([suspect.eps(x, t) for suspect in suspects]).mean(0)
 
 
