@@ -4,9 +4,12 @@ from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import Any
 
+from omegaconf import DictConfig
+
 from bdiff.defense.base import Defense, Detection, InputCheck, Removal, SamplingDefense, Shield
 from bdiff.pipeline.check_inputs import checked
 from bdiff.pipeline.detect import Truth, detected
+from bdiff.pipeline.eval_set import EvalSet, eval_set
 from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.measure import Measuring, measure
 from bdiff.pipeline.prepare import plain, without
@@ -14,6 +17,7 @@ from bdiff.pipeline.remove import Found, remove
 from bdiff.pipeline.result import StageResult, first_images
 from bdiff.pipeline.sample import draw_samples
 from bdiff.pipeline.shield import shielded
+from bdiff.pipeline.shield_table import ShieldTable
 from bdiff.pipeline.suspect import method
 from bdiff.pipeline.train import InitialWeights, clean_model
 from bdiff.store.artifacts import Stage
@@ -66,7 +70,19 @@ def _(defense: SamplingDefense, case: Case) -> StageResult:
 
 @evaluated.register
 def _(defense: Shield, case: Case) -> StageResult:
-    return shielded(case.run, defense, *shield_rows(case))
+    run, config = case.run, case.run.config
+    rows, clean = shield_rows(case)
+    on = eval_set(run.stages, run.data, config.classifier, config.defense, run.attack)
+    table = ShieldTable(config.name, config.defense, run.diffusion, on, rows)
+    answer = shielded(defense, run.stages, table, run.attack, run.images)
+    facts = shield_protocol(on, config.defense) | {"marks": run.marks, "clean model": clean}
+    return replace(answer, protocol={name: facts | own for name, own in answer.protocol.items()})
+
+
+def shield_protocol(on: EvalSet, config: DictConfig) -> dict[str, Any]:
+    """Return what the protocol says of any shield, by conf/defense, beside the shield's own settings."""
+    about = {"images": len(on.labels), "of": on.source, "seed": config.seed, "precision": config.precision}
+    return about | {"classifier": on.facts}
 
 
 def removed(case: Case, removal: Removal, settings: dict[str, Any], found: Found | None = None) -> StageResult:

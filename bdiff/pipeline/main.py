@@ -20,6 +20,7 @@ from bdiff.model.checkpoint import weights_digest
 from bdiff.pipeline.amplify import amplify
 from bdiff.pipeline.classifier import examine_classifier, train_classifier
 from bdiff.pipeline.defend import Case, evaluated
+from bdiff.pipeline.eval_set import examined, test_rows
 from bdiff.pipeline.experiment import Experiment, build_experiment
 from bdiff.pipeline.figures import attack_pictures, model_figures, result_figures
 from bdiff.pipeline.measure import Clean, Measuring, distance_to_reference, measure
@@ -36,7 +37,6 @@ from bdiff.pipeline.train import (
     initial_weights,
     train_denoiser,
 )
-from bdiff.pipeline.trial import examine
 from bdiff.pipeline.trigger import learn_trigger
 from bdiff.store.artifacts import Stage
 from bdiff.store.provenance import device_name
@@ -106,10 +106,13 @@ def carried_out(run: Experiment, show: Show) -> dict[str, Any]:
 
 def examine_requirements(run: Experiment) -> None:
     """Raise RequestError, before anything is trained, where a file or the data do not suit what comes after it."""
-    examine(run)
+    config = run.config
+    if config.defense._target_:
+        schedule, defense = run.diffusion.schedule, config.defense
+        examined(method(defense), defense, schedule, lambda: test_rows(run.data, config.classifier)[1])
     for name in ("classifier", "surrogate"):
-        if run.config.get(name):
-            examine_classifier(run.images, run.config[name], name)
+        if config.get(name):
+            examine_classifier(run.images, config[name], name)
 
 
 def train_suspect(run: Experiment, start: InitialWeights) -> Stage:

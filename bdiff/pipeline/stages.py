@@ -41,7 +41,6 @@ class Stages:
         #: by the name of every stage that was met, reused or not: what made it
         self.provenance: dict[str, dict[str, Any]] = {}
         self.code = provenance.code()
-        self.clock: artifacts.Clock  # of the stage that is being built
 
     @property
     def main(self) -> bool:
@@ -79,56 +78,12 @@ class Stages:
                 for row in read_history(stage.folder / "history.jsonl") if history and self.main else []:
                     self.record(name, row)
             self.accelerator.wait_for_everyone()
-        return self.met(stage, name)
-
-    def met(self, stage: Stage, name: str) -> dict[str, Any]:
-        """Return the manifest of a finished stage, and record it as `name`."""
         manifest = stage.manifest
         assert manifest is not None, f"{stage.name} left no manifest"
         self.keys[name], self.seconds[name] = stage.key, manifest["seconds"]
         about = {what: manifest[what] for what in ("key", "seconds", "finished")}
         self.provenance[name] = about | manifest.get("made_by", {})  # which manifests of before lack
         return manifest
-
-    @contextmanager
-    def missing(self, stage: Stage, name: str | None = None) -> Iterator[bool]:
-        """As `building`, for a stage that the first process builds alone: yields whether it has to, here."""
-        with self.building(stage, name) as missing:
-            yield missing and self.main
-
-    @contextmanager
-    def training(self, stage: Stage, name: str) -> Iterator[bool]:
-        """As `building`, for a stage that trains a model by all processes: a reused one's history is recorded too."""
-        with self.building(stage, name) as missing:
-            yield missing
-            if not missing and self.main:
-                for row in read_history(stage.folder / "history.jsonl"):
-                    self.record(name, row)
-
-    @contextmanager
-    def building(self, stage: Stage, name: str | None = None) -> Iterator[bool]:
-        """Hold the stage's lock on behalf of all processes; yields whether it still has to be built.
-
-        The run's record calls it `name`, where one run has several stages of a kind.
-        """
-        name = name or stage.name
-        with self.locked(stage):
-            if stage.manifest is None:
-                self.started = True
-                with threads.kept(stage.folder), artifacts.Clock(stage.folder, self.main) as self.clock:
-                    yield True
-            else:
-                if name not in self.keys:  # or it was met earlier in this run
-                    log.info("%s: reused %s", name, stage.folder)
-                    self.reused.append(name)
-                yield False
-            self.accelerator.wait_for_everyone()
-        self.met(stage, name)
-
-    def end(self, stage: Stage, **facts: Any) -> None:
-        """Write the manifest of the stage that is being built, with what made it; by the first process."""
-        if self.main:
-            self.finish(stage, self.clock.seconds, facts)
 
     @contextmanager
     def locked(self, stage: Stage) -> Iterator[None]:
