@@ -1,52 +1,58 @@
 """The amplification stage: samples from a reinforced trigger and from the true one scaled, each measured."""
 
 from functools import partial
+from typing import Any
 
-from omegaconf import OmegaConf
-from safetensors.torch import load_file, save_file
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file
 
-from bdiff.common.progress import progress
 from bdiff.common.seeds import seed_of
 from bdiff.config.instantiate import make
-from bdiff.pipeline.detect import against_target
-from bdiff.pipeline.experiment import Experiment
-from bdiff.pipeline.prepare import plain
+from bdiff.pipeline.measure import Measuring, target_hits
+from bdiff.pipeline.prepare import Pictures, plain
 from bdiff.pipeline.result import StageResult, first_images
-from bdiff.pipeline.sample import draw_samples, shifted
+from bdiff.pipeline.sample import Sampling, draw_samples, shifted
+from bdiff.pipeline.stages import Stages, keep
 from bdiff.pipeline.suspect import method, suspect_of
-from bdiff.store import artifacts
 from bdiff.store.artifacts import Stage
 
 
-def amplify(run: Experiment, model: Stage) -> StageResult:
+def amplify(
+    stages: Stages,
+    model: Stage,
+    config: DictConfig,  # conf/amplify
+    sampling: Sampling,
+    pictures: Pictures,
+    measuring: Measuring,
+) -> StageResult:
     """Return what becomes of samples from the reinforced and the scaled trigger on the model of `model`."""
-    config = run.config.amplify
-    inversion = config.inversion
+    inversion, pattern = config.inversion, pictures.trigger.pattern
     amplifier = make(OmegaConf.masked_copy(config, ["_target_", "scale"]), inversion=method(inversion))
-    stage = run.stage(
+    stage = stages.stage(
         "amplify",
         model=model.key,
-        schedule=plain(run.config.schedule),
+        schedule=sampling.diffusion.key,
         amplify=plain(config),
-        trigger=run.pictures["trigger"],
-        seed=run.config.seed,
+        trigger=pictures.keys["trigger"],
+        seed=sampling.seed,
     )
     path = stage.folder / "trigger.safetensors"
-    with run.missing(stage, "amplify") as missing:
-        if missing:
-            suspect = suspect_of(run, model, inversion.precision, inversion.checkpoint)
-            with progress("amplify", inversion.steps, unit="steps", every=run.config.runtime.progress) as meter:
-                seed = seed_of(run.config.seed, "amplify")
-                found = amplifier.reinforce(suspect, run.trigger.pattern, seed, partial(meter.advance, 1))
-            with artifacts.atomic(path) as scratch:
-                save_file({"trigger": found.trigger.contiguous()}, scratch)
-            run.finish(stage, curve=found.curve, evaluations=suspect.evaluations)
+
+    def build() -> dict[str, Any]:
+        suspect = suspect_of(model, sampling.diffusion, inversion.precision, inversion.checkpoint)
+        with stages.meter("amplify", inversion.steps, "steps") as meter:
+            seed = seed_of(sampling.seed, "amplify")
+            found = amplifier.reinforce(suspect, pattern, seed, partial(meter.advance, 1))
+        keep(path, {"trigger": found.trigger.contiguous()})
+        return {"curve": found.curve, "evaluations": suspect.evaluations}
+
+    stages.once(stage, build)
     reinforced = load_file(path)["trigger"]
-    drawn = {"amplified": shifted(reinforced), "scaled": shifted(config.scale * run.trigger.pattern)}
-    samples = draw_samples(run, model, "amplified_sample", drawn)
+    drawn = {"amplified": shifted(reinforced), "scaled": shifted(config.scale * pattern)}
+    samples = draw_samples(stages, sampling, model, drawn, "amplified_sample")
     metrics: dict[str, float] = {}
     for who in drawn:
-        hits = against_target(run, samples, who)
+        hits = target_hits(samples, who, measuring, stages.device)
         metrics |= {f"{who}/{name}": hits[name] for name in ("asr", "asr_se", "mse")}
-    pictures = {who: first_images(samples, who) for who in drawn}
-    return StageResult(metrics, {"amplify": {"scale": config.scale}}, {"amplified trigger": reinforced}, pictures)
+    first = {who: first_images(samples, who) for who in drawn}
+    return StageResult(metrics, {"amplify": {"scale": config.scale}}, {"amplified trigger": reinforced}, first)

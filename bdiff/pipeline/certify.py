@@ -1,6 +1,7 @@
 """The certification stage: Cohen's table for every row and kind of input, and what is read off it."""
 
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,83 +9,87 @@ from torch import Tensor
 from bdiff.common.device import autocast
 from bdiff.defense.base import Logits, RadiusShield
 from bdiff.defense.shields import cohen
-from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.names import ROWS
 from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.result import CertifiedCurves, StageResult
-from bdiff.pipeline.trial import EvalSet, announce, denoiser, facts, networks_left, row_stage
+from bdiff.pipeline.shield_table import ShieldTable, announce, mean_denoiser, networks_left, row_stage
+from bdiff.pipeline.stages import Stages
 from bdiff.store.artifacts import Stage
 
 POINTS = 201  # of a curve in the figure
-STOPPED = "defense.stop=radii ends an image when the wanted radii are decided, so its radius is only a lower bound"
+STOPPED = "defense.stop=radii ends an image when the radii asked for are decided, so its radius is only a lower bound"
 
 
-def certified(run: Experiment, shield: RadiusShield, on: EvalSet, rows: dict[str, list[Stage]]) -> StageResult:
+def certified(stages: Stages, shield: RadiusShield, table: ShieldTable) -> StageResult:
     """Return certified accuracies and average radii of every row, on clean and triggered images."""
-    config = run.config.defense
+    config, on = table.config, table.on
     own = shield.key | {"precision": config.precision}
-    stages = {row: row_stage(run, on, "certification", models, shield=own) for row, models in rows.items()}
-    networks = networks_left(stages, rows)
-    if networks and run.main:
-        noisy = torch.randn((shield.batch_size, *run.images.shape), device=run.device)
-        logits = noisy_classifier(run, shield, on, rows["suspect"])
+    rows = {row: row_stage(stages, table, "certification", models, shield=own) for row, models in table.rows.items()}
+    networks = networks_left(rows, table.rows)
+    if networks and stages.main:
+        noisy = torch.randn((shield.batch_size, *table.diffusion.shape), device=stages.device)
+        logits = noisy_classifier(shield, table, table.rows["suspect"])
         copies = networks * len(on.inputs) * len(on.labels) * shield.draws  # the most, where images end early
-        announce(run, "certification", copies, logits, noisy)
+        announce("certification", copies, logits, noisy)
     metrics, found = {}, {}
-    for row, stage in stages.items():
+    for row, stage in rows.items():
         who = ROWS[row].certified
-        build(run, shield, on, rows[row], stage, who)
+        certify(stages, shield, table, table.rows[row], stage, who)
         for kind in on.inputs:
-            found[ROWS[row].label, kind] = table = cohen.read(stage.folder / f"{kind}.tsv")
-            for radius, share in zip(config.radii, cohen.certified_accuracy(table, config.radii), strict=True):
-                metrics[f"{who}/{kind}/acc@{radius:g}"] = share
+            found[ROWS[row].label, kind] = lines = cohen.read(stage.folder / f"{kind}.tsv")
+            for radius, accuracy in zip(config.radii, cohen.certified_accuracy(lines, config.radii), strict=True):
+                metrics[f"{who}/{kind}/acc@{radius:g}"] = accuracy
             if shield.stop == "radii":
-                metrics[f"{who}/{kind}/draws"] = fmean(line.draws or 0 for line in table)
+                metrics[f"{who}/{kind}/draws"] = fmean(line.draws or 0 for line in lines)
             else:
-                metrics[f"{who}/{kind}/acr"] = cohen.acr(table)
+                metrics[f"{who}/{kind}/acr"] = cohen.acr(lines)
     reach = plain(config.radii)
     if shield.stop == "never":
-        furthest = max([*config.radii, *(line.radius for table in found.values() for line in table)])
+        furthest = max([*config.radii, *(line.radius for lines in found.values() for line in lines)])
         reach = torch.linspace(0, 1.05 * furthest, POINTS).tolist()
-    curves = {of: cohen.certified_accuracy(table, reach) for of, table in found.items()}
+    curves = {of: cohen.certified_accuracy(lines, reach) for of, lines in found.items()}
     protocol = {
-        **facts(run, on),
         **own,
         "radii": plain(config.radii),
         **({"acr": {"absent": STOPPED}} if shield.stop == "radii" else {}),
-        "tables": {ROWS[row].certified: str(stage.folder) for row, stage in stages.items()},
+        "tables": {ROWS[row].certified: str(stage.folder) for row, stage in rows.items()},
     }
-    figure = CertifiedCurves(f"{run.config.name}, sigma {shield.sigma:g}", reach, curves, shield.stop == "radii")
+    figure = CertifiedCurves(f"{table.name}, sigma {shield.sigma:g}", reach, curves, shield.stop == "radii")
     return StageResult(metrics, {"certification": protocol}, figures={"certified": figure})
 
 
-def noisy_classifier(run: Experiment, shield: RadiusShield, on: EvalSet, models: list[Stage]) -> Logits:
+def noisy_classifier(shield: RadiusShield, table: ShieldTable, models: list[Stage]) -> Logits:
     """Return the classifier of noisy images behind the models' denoiser; alone if there are none."""
 
     def classifier(x: Tensor) -> Tensor:
-        with autocast(run.config.defense.precision, run.device):  # it is asked as often as the denoiser is
-            return on.classifier(x).float()
+        with autocast(table.config.precision, table.diffusion.device):  # it is asked as often as the denoiser is
+            return table.on.classifier(x).float()
 
     if not models:
         return classifier
-    return shield.behind(denoiser(run, models), run.schedule.to(run.device), classifier)
+    return shield.behind(mean_denoiser(table, models), table.diffusion.schedule_here, classifier)
 
 
-def build(run: Experiment, shield: RadiusShield, on: EvalSet, models: list[Stage], stage: Stage, who: str) -> None:
-    """Keep a table for every kind of input; one that a killed run has begun goes on where it ends."""
-    with run.missing(stage, who) as wanted:
-        if wanted:
-            logits = noisy_classifier(run, shield, on, models)
-            for kind, x in on.inputs.items():
-                stage.folder.mkdir(parents=True, exist_ok=True)
-                shield.run(
-                    logits,
-                    x.to(run.device),
-                    on.labels,
-                    on.indices,
-                    stage.folder / f"{kind}.tsv",
-                    seed=run.config.defense.seed,
-                    name=f"{who} {kind}",
-                    every=run.config.runtime.progress,
-                )
-            run.finish(stage)
+def certify(
+    stages: Stages, shield: RadiusShield, table: ShieldTable, models: list[Stage], stage: Stage, who: str
+) -> None:
+    """Keep Cohen's table for every kind of input; one that a killed run has begun goes on where it ends."""
+    on = table.on
+
+    def build() -> dict[str, Any]:
+        logits = noisy_classifier(shield, table, models)
+        stage.folder.mkdir(parents=True, exist_ok=True)
+        for kind, x in on.inputs.items():
+            shield.run(
+                logits,
+                x.to(stages.device),
+                on.labels,
+                on.indices,
+                stage.folder / f"{kind}.tsv",
+                seed=table.config.seed,
+                name=f"{who} {kind}",
+                every=stages.loop.progress,
+            )
+        return {}
+
+    stages.once(stage, build, who)

@@ -1,29 +1,39 @@
 """The evaluation of an input check: how well its scores tell noise with the trigger from clean noise."""
 
-from typing import cast
+from typing import Any, cast
 
-from safetensors.torch import load_file, save_file
+from omegaconf import DictConfig
+from safetensors.torch import load_file
 
+from bdiff.attack.base import Attack
 from bdiff.common.seeds import generator, seed_of
 from bdiff.defense.base import InputCheck
 from bdiff.metric.roc import auroc, rate_above, threshold_at
-from bdiff.pipeline.experiment import Experiment
-from bdiff.pipeline.prepare import plain
+from bdiff.pipeline.prepare import Pictures
 from bdiff.pipeline.result import StageResult
-from bdiff.pipeline.suspect import own, suspect_of
-from bdiff.store import artifacts
+from bdiff.pipeline.stages import Stages, keep
+from bdiff.pipeline.suspect import Diffusion, own, suspect_of
 from bdiff.store.artifacts import Stage
 
-RATES = (0.01, 0.05)  # false-positive rates at which true-positive ones are told, beside the one asked for
+RATES = (0.01, 0.05)  # false-positive rates at which true-positive ones are given, beside the one asked for
 
 
-def checked(run: Experiment, model: Stage, check: InputCheck) -> StageResult:
+def checked(
+    stages: Stages,
+    model: Stage,
+    check: InputCheck,
+    config: DictConfig,  # conf/defense
+    diffusion: Diffusion,
+    attack: Attack,
+    pictures: Pictures,
+    seed: int,
+) -> StageResult:
     """Return how many clean and triggered noises the check flags, at a threshold from other clean ones, and its AUROC.
 
     An attack without a trigger in a sample's starting noise has none to find: only clean noise is scored then.
     """
-    config = run.config.defense
-    kept = load_file(scored(run, model, check).folder / "scores.safetensors")
+    scored_by = score(stages, model, check, config, diffusion, attack, pictures, seed)
+    kept = load_file(scored_by.folder / "scores.safetensors")
     scores = {kind: values.tolist() for kind, values in kept.items()}
     known, clean = scores["known"], scores["clean"]
     threshold = threshold_at(known, config.false_positive_rate)
@@ -37,35 +47,45 @@ def checked(run: Experiment, model: Stage, check: InputCheck) -> StageResult:
         "threshold": threshold,
         "false_positive_rate": config.false_positive_rate,
         "count": config.count,
-        "backdoored": run.attack.poison_rate > 0,
+        "backdoored": attack.poison_rate > 0,
         "precision": config.precision,
     }
     return StageResult(metrics, {"inputs": protocol})
 
 
-def scored(run: Experiment, model: Stage, check: InputCheck) -> Stage:
+def score(
+    stages: Stages,
+    model: Stage,
+    check: InputCheck,
+    config: DictConfig,
+    diffusion: Diffusion,
+    attack: Attack,
+    pictures: Pictures,
+    seed: int,
+) -> Stage:
     """Keep the scores of noise that sets the threshold, of other clean noise, and of that with the trigger."""
-    config = run.config.defense
-    stage = run.stage(
+    stage = stages.stage(
         "inputs",
         model=model.key,
-        schedule=plain(run.config.schedule),
+        schedule=diffusion.key,
         check=own(config),
         precision=config.precision,
         count=config.count,
-        start=[run.attack.start_key, run.pictures["trigger"]] if run.attack.starts_samples else None,
-        seed=run.config.seed,
+        start=[attack.start_key, pictures.keys["trigger"]] if attack.starts_samples else None,
+        seed=seed,
     )
-    with run.missing(stage, "inputs") as missing:
-        if missing:
-            suspect, seed = suspect_of(run, model, config.precision), run.config.seed
-            known = suspect.noise(config.count, generator(seed, "inputs", "known"))
-            clean = suspect.noise(config.count, generator(seed, "inputs", "clean"))
-            kinds = {"known": known, "clean": clean}
-            if run.attack.starts_samples:
-                kinds["triggered"] = run.attack.prior(clean)
-            found = {kind: check.score(x, suspect, seed_of(seed, "inputs", kind)) for kind, x in kinds.items()}
-            with artifacts.atomic(stage.folder / "scores.safetensors") as scratch:
-                save_file({kind: scores.detach().double().cpu() for kind, scores in found.items()}, scratch)
-            run.finish(stage, evaluations=suspect.evaluations)
+
+    def build() -> dict[str, Any]:
+        suspect = suspect_of(model, diffusion, config.precision)
+        known = suspect.noise(config.count, generator(seed, "inputs", "known"))
+        clean = suspect.noise(config.count, generator(seed, "inputs", "clean"))
+        kinds = {"known": known, "clean": clean}
+        if attack.starts_samples:
+            kinds["triggered"] = attack.prior(clean)
+        found = {kind: check.score(x, suspect, seed_of(seed, "inputs", kind)) for kind, x in kinds.items()}
+        scores = {kind: values.detach().double().cpu() for kind, values in found.items()}
+        keep(stage.folder / "scores.safetensors", scores)
+        return {"evaluations": suspect.evaluations}
+
+    stages.once(stage, build)
     return stage

@@ -1,68 +1,121 @@
 """The defense stage: every role of a defense is evaluated in one way, and its class says which role that is."""
 
+from dataclasses import dataclass, replace
 from functools import singledispatch
+from typing import Any
+
+from omegaconf import DictConfig
 
 from bdiff.defense.base import Defense, Detection, InputCheck, Removal, SamplingDefense, Shield
 from bdiff.pipeline.check_inputs import checked
-from bdiff.pipeline.detect import detected
+from bdiff.pipeline.detect import Truth, detected
+from bdiff.pipeline.eval_set import EvalSet, eval_set
 from bdiff.pipeline.experiment import Experiment
+from bdiff.pipeline.measure import Measuring, measure
 from bdiff.pipeline.prepare import plain, without
-from bdiff.pipeline.remove import remeasured, removed, removed_stage
-from bdiff.pipeline.result import StageResult
+from bdiff.pipeline.remove import Found, remove
+from bdiff.pipeline.result import StageResult, first_images
 from bdiff.pipeline.sample import draw_samples
 from bdiff.pipeline.shield import shielded
-from bdiff.pipeline.start import InitialWeights
+from bdiff.pipeline.shield_table import ShieldTable
 from bdiff.pipeline.suspect import method
-from bdiff.pipeline.train import clean_model
+from bdiff.pipeline.train import InitialWeights, clean_model
 from bdiff.store.artifacts import Stage
 
 
-def defend(run: Experiment, model: Stage, start: InitialWeights) -> StageResult:
-    """Return what the request's defense says of the model of `model`, trained from `start`, or makes of it."""
-    return evaluated(method(run.config.defense), run, model, start)
+@dataclass(frozen=True)
+class Case:
+    """A model that a defense is evaluated on, and its run, of which the evaluation of each role gets what it needs."""
+
+    run: Experiment
+    model: Stage
+    start: InitialWeights  # of the model's training
+    measuring: Measuring
 
 
 @singledispatch
-def evaluated(defense: Defense, run: Experiment, model: Stage, start: InitialWeights) -> StageResult:
-    """Return what comes of a defense, by its role."""
+def evaluated(defense: Defense, case: Case) -> StageResult:
+    """Return what comes of a defense, by its role: what it says of the model, or what it makes of it, measured."""
     raise TypeError(f"{type(defense).__name__} has none of the roles of bdiff.defense.base")
 
 
 @evaluated.register
-def _(defense: Detection, run: Experiment, model: Stage, start: InitialWeights) -> StageResult:
-    return detected(run, model, defense)
+def _(defense: Detection, case: Case) -> StageResult:
+    run, config = case.run, case.run.config.defense
+    truth = Truth(run.attack, run.pictures.trigger, case.measuring)
+    answer, found = detected(run.stages, case.model, defense, config, run.sampling, truth, run.unflagged)
+    return answer | removed(case, method(config.removal), plain(config.removal), found) if config.repair else answer
 
 
 @evaluated.register
-def _(defense: Removal, run: Experiment, model: Stage, start: InitialWeights) -> StageResult:
-    return removed(run, model, defense, without(run.config.defense, "removal"))
+def _(defense: Removal, case: Case) -> StageResult:
+    return removed(case, defense, without(case.run.config.defense, "removal"))
 
 
 @evaluated.register
-def _(defense: InputCheck, run: Experiment, model: Stage, start: InitialWeights) -> StageResult:
-    return checked(run, model, defense)
+def _(defense: InputCheck, case: Case) -> StageResult:
+    run, config = case.run, case.run.config
+    return checked(
+        run.stages, case.model, defense, config.defense, run.diffusion, run.attack, run.pictures, config.seed
+    )
 
 
 @evaluated.register
-def _(defense: SamplingDefense, run: Experiment, model: Stage, start: InitialWeights) -> StageResult:
-    return remeasured(run, draw_samples(run, model, "guarded_sample", guard=defense), "guarded")
+def _(defense: SamplingDefense, case: Case) -> StageResult:
+    run = case.run
+    settings = without(run.config.defense, "removal")
+    changed = replace(run.sampling, scheduler=defense.scheduler(run.sampling.scheduler), defense=settings)
+    return remeasured(case, draw_samples(run.stages, changed, case.model, run.kinds, "guarded_sample"), "guarded")
 
 
 @evaluated.register
-def _(defense: Shield, run: Experiment, model: Stage, start: InitialWeights) -> StageResult:
-    return shielded(run, defense, *shield_rows(run, model, start))
+def _(defense: Shield, case: Case) -> StageResult:
+    run, config = case.run, case.run.config
+    rows, clean = shield_rows(case)
+    on = eval_set(run.stages, run.data, config.classifier, config.defense, run.attack)
+    table = ShieldTable(config.name, config.defense, run.diffusion, on, rows)
+    answer = shielded(defense, run.stages, table, run.attack, run.images)
+    facts = shield_protocol(on, config.defense) | {"marks": run.marks, "clean model": clean}
+    return replace(answer, protocol={name: facts | own for name, own in answer.protocol.items()})
 
 
-def shield_rows(run: Experiment, model: Stage, start: InitialWeights) -> tuple[dict[str, list[Stage]], str]:
+def shield_protocol(on: EvalSet, config: DictConfig) -> dict[str, Any]:
+    """Return what the protocol says of any shield, by conf/defense, beside the shield's own settings."""
+    about = {"images": len(on.labels), "of": on.source, "seed": config.seed, "precision": config.precision}
+    return about | {"classifier": on.facts}
+
+
+def removed(case: Case, removal: Removal, settings: dict[str, Any], found: Found | None = None) -> StageResult:
+    """Return what `measure` says of the model without its backdoor; see `remove`."""
+    stage = removed_stage(case, removal, settings, found)
+    samples = draw_samples(case.run.stages, case.run.sampling, stage, case.run.kinds, "repaired_sample")
+    return remeasured(case, samples, "repaired")
+
+
+def removed_stage(case: Case, removal: Removal, settings: dict[str, Any], found: Found | None = None) -> Stage:
+    """Return the model of a case without its backdoor; see `remove`."""
+    run = case.run
+    return remove(run.stages, case.model, removal, settings, run.diffusion, run.images, run.config.seed, found)
+
+
+def remeasured(case: Case, samples: Stage, who: str) -> StageResult:
+    """Return what `measure` says of the samples of `who`; its protocol is the suspect's."""
+    pictures = {f"{who} {kind}": first_images(samples, kind) for kind in case.run.kinds}
+    return StageResult(measure(case.run.stages, samples, case.measuring, who=who)["metrics"], samples=pictures)
+
+
+def shield_rows(case: Case) -> tuple[dict[str, list[Stage]], str]:
     """Return the rows of a shield's table, see `bdiff.pipeline.names.ROWS`, and which model the clean one is in words.
 
     Each row has the models that denoise for it.
     """
-    config = run.config.defense
-    clean, words = (model, "the suspect") if run.attack.poison_rate == 0 else clean_model(run, start)
+    run, model, config = case.run, case.model, case.run.config.defense
+    clean, words = (model, "the suspect")
+    if run.attack.poison_rate > 0:
+        clean, words = clean_model(run.stages, run.setup, run.train, case.start)
     found: dict[str, list[Stage]] = {"none": [], "clean": [clean], "suspect": [model]}
     if config.ensemble:
         found["ensemble"] = [model, clean]
     if config.repair:
-        found["repaired"] = [removed_stage(run, model, method(config.removal), plain(config.removal))]
+        found["repaired"] = [removed_stage(case, method(config.removal), plain(config.removal))]
     return found, words

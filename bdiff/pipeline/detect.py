@@ -1,42 +1,60 @@
-"""The evaluation of a detection: its verdict, and how near its inverted trigger comes to the true one."""
+"""The evaluation of a detection: its verdict, and how near its inverted trigger comes to the true one.
+
+Its stages and metrics are called "audit", as the command is.
+"""
 
 import logging
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from omegaconf import DictConfig
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bdiff.common.progress import progress
+from bdiff.attack.base import Attack
 from bdiff.common.seeds import generator, seed_of
 from bdiff.data.base import to_float
 from bdiff.defense.base import Detection, Inversion
 from bdiff.defense.detection.terd import is_backdoored
-from bdiff.metric.target import asr_threshold, compare
-from bdiff.pipeline.experiment import Experiment
-from bdiff.pipeline.measure import triggered
-from bdiff.pipeline.prepare import plain
-from bdiff.pipeline.remove import Found, removed
+from bdiff.pipeline.measure import Measuring, target_hits
+from bdiff.pipeline.remove import Found
 from bdiff.pipeline.result import StageResult, first_images
-from bdiff.pipeline.sample import draw_samples, shifted
-from bdiff.pipeline.suspect import method, own, suspect_of
-from bdiff.pipeline.train import unshown
-from bdiff.store import artifacts
+from bdiff.pipeline.sample import Sampling, draw_samples, shifted
+from bdiff.pipeline.stages import Stages, keep
+from bdiff.pipeline.suspect import Diffusion, own, suspect_of
 from bdiff.store.artifacts import Stage
+from bdiff.trigger.base import Trigger
 
 log = logging.getLogger(__name__)
 
-CHECKED = 1024  # starting noises of either kind that the input check is tried on
+CHECKED = 1024  # starting noises of either kind that TERD's input check gets
 
 
-def detected(run: Experiment, model: Stage, detection: Detection) -> StageResult:
-    """Invert a trigger, draw samples from it, give the verdict, and compare with the true trigger if there is one."""
-    config = run.config.defense
-    inverted = invert(run, model, detection)
-    manifest = inverted.manifest
-    assert manifest is not None
+class Truth(NamedTuple):
+    """What the measuring side knows of the backdoor, and no detection does."""
+
+    attack: Attack
+    trigger: Trigger
+    measuring: Measuring
+
+
+def detected(
+    stages: Stages,
+    model: Stage,
+    detection: Detection,
+    config: DictConfig,  # conf/defense
+    sampling: Sampling,
+    truth: Truth,
+    unflagged: str | None = None,  # why the threshold flags no model here
+) -> tuple[StageResult, Found]:
+    """Invert a trigger, draw samples from it, give the verdict, and compare with the true trigger if there is one.
+
+    Returns the inverted trigger too.
+    """
+    inverted, manifest = invert(stages, model, detection, config, sampling.diffusion, sampling.seed)
     trigger = load_file(inverted.folder / "trigger.safetensors")["trigger"]
-    samples = draw_samples(run, model, "audit_sample", {"inverted": shifted(trigger)})
+    samples = draw_samples(stages, sampling, model, {"inverted": shifted(trigger)}, "audit_sample")
     first = first_images(samples, "inverted", detection.reads)
     verdict = detection.verdict(Inversion(trigger, manifest["curve"], manifest["evidence"]), to_float(first))
     metrics = {
@@ -47,20 +65,20 @@ def detected(run: Experiment, model: Stage, detection: Detection) -> StageResult
     }
     if detection.threshold is not None:
         metrics["flagged"] = float(verdict.flagged)
-    backdoored = run.attack.poison_rate > 0
-    known = backdoored and run.attack.starts_samples
-    if known:  # the measuring side knows the truth; the detection did not
-        hits = against_target(run, samples, "inverted")
-        metrics |= fidelity(trigger, run.trigger.pattern, run.trigger.mask) | input_check(run, trigger)
+    backdoored = truth.attack.poison_rate > 0
+    known = backdoored and truth.attack.starts_samples
+    if known:
+        hits = target_hits(samples, "inverted", truth.measuring, stages.device)
+        metrics |= fidelity(trigger, truth.trigger.pattern, truth.trigger.mask)
+        metrics |= input_check(truth.attack, trigger, sampling.seed)
         metrics |= {name: hits[name] for name in ("asr", "asr_se", "mse")}
-    told = run.unflagged or ("flagged" if verdict.flagged else "not flagged")
-    log.info("audit: score %.4g, %s", verdict.score, told)
+    log.info("audit: score %.4g, %s", verdict.score, unflagged or ("flagged" if verdict.flagged else "not flagged"))
     protocol = {
         "backdoored": backdoored,
         "threshold": detection.threshold,
-        **({"not flagged": run.unflagged} if run.unflagged else {}),
+        **({"not flagged": unflagged} if unflagged else {}),
         "precision": config.precision,
-        "marks": unshown(run),
+        "marks": truth.measuring.marks,
         **({} if known else {"absent": "no true trigger of samples to hold the inverted one against"}),
     }
     answer = StageResult(
@@ -69,38 +87,30 @@ def detected(run: Experiment, model: Stage, detection: Detection) -> StageResult
         {"inverted trigger": trigger},
         {"inverted": first},
     )
-    if not config.repair:
-        return answer
-    found = Found(trigger, inverted.key)
-    return answer | removed(run, model, method(config.removal), plain(config.removal), found)
+    return answer, Found(trigger, inverted.key)
 
 
-def invert(run: Experiment, model: Stage, detection: Detection) -> Stage:
-    """Let the detection invert a trigger, kept as trigger.safetensors; by the first process."""
-    config = run.config.defense
-    stage = run.stage(
+def invert(
+    stages: Stages, model: Stage, detection: Detection, config: DictConfig, diffusion: Diffusion, seed: int
+) -> tuple[Stage, dict[str, Any]]:
+    """Let the detection invert a trigger, kept as trigger.safetensors; return the stage and its manifest."""
+    stage = stages.stage(
         "audit",
         model=model.key,
-        schedule=plain(run.config.schedule),
+        schedule=diffusion.key,
         defense=own(config, "threshold"),  # which changes nothing of the trigger
         precision=config.precision,
-        seed=run.config.seed,
+        seed=seed,
     )
-    with run.missing(stage, "audit") as missing:
-        if missing:
-            suspect = suspect_of(run, model, config.precision, config.checkpoint)
-            with progress("audit", detection.total, unit="steps", every=run.config.runtime.progress) as meter:
-                found = detection.invert(suspect, seed_of(run.config.seed, "audit"), partial(meter.advance, 1))
-            with artifacts.atomic(stage.folder / "trigger.safetensors") as scratch:
-                save_file({"trigger": found.trigger.contiguous()}, scratch)
-            run.finish(stage, curve=found.curve, evidence=found.evidence, evaluations=suspect.evaluations)
-    return stage
 
+    def build() -> dict[str, Any]:
+        suspect = suspect_of(model, diffusion, config.precision, config.checkpoint)
+        with stages.meter("audit", detection.total, "steps") as meter:
+            found = detection.invert(suspect, seed_of(seed, "audit"), partial(meter.advance, 1))
+        keep(stage.folder / "trigger.safetensors", {"trigger": found.trigger.contiguous()})
+        return {"curve": found.curve, "evidence": found.evidence, "evaluations": suspect.evaluations}
 
-def against_target(run: Experiment, samples: Stage, kind: str) -> dict[str, float]:
-    """Return how near samples of a kind come to the attack's target, by name of the measure."""
-    threshold = asr_threshold(run.config.metric.asr_threshold, run.images.shape[1])
-    return compare(triggered(run, samples, kind), run.target, threshold)
+    return stage, stages.once(stage, build)
 
 
 def fidelity(trigger: Tensor, pattern: Tensor, mask: Tensor) -> dict[str, float]:
@@ -123,8 +133,11 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return nn.functional.cosine_similarity(a, b, dim=0).item()
 
 
-def input_check(run: Experiment, trigger: Tensor) -> dict[str, float]:
-    """Return how often TERD's input check sees the true trigger in noise (TPR), and lets plain noise pass (TNR)."""
-    eps = torch.randn((CHECKED, *run.images.shape), generator=generator(run.config.seed, "input check"))
-    tpr = is_backdoored(run.attack.prior(eps), trigger).float().mean().item()
+def input_check(attack: Attack, trigger: Tensor, seed: int) -> dict[str, float]:
+    """Return how often TERD's input check, with an inverted trigger (C,H,W), is right on two kinds of noise.
+
+    It should see the attack's trigger in noise (TPR), and let plain noise pass (TNR).
+    """
+    eps = torch.randn((CHECKED, *trigger.shape), generator=generator(seed, "input check"))
+    tpr = is_backdoored(attack.prior(eps), trigger).float().mean().item()
     return {"input_tpr": tpr, "input_tnr": 1 - is_backdoored(eps, trigger).float().mean().item()}

@@ -1,41 +1,92 @@
-"""The experiment: a request with everything small built from it. `main.py` takes it through its stages."""
+"""The experiment: a request, and everything small that is built from it. `main.py` takes it through its stages."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
-from bdiff.diffusion.training import LoopConfig
+from bdiff.attack.base import Attack
+from bdiff.data.base import Images
+from bdiff.diffusion.training import LoopConfig, TrainConfig
 from bdiff.model import checkpoint
 from bdiff.pipeline import prepare
-from bdiff.pipeline.prepare import plain
+from bdiff.pipeline.prepare import Data, Measures, Pictures, plain, train_config
+from bdiff.pipeline.sample import SampleKind, Sampling, sample_kinds
 from bdiff.pipeline.stages import Stages
+from bdiff.pipeline.suspect import Diffusion
+from bdiff.pipeline.train import TrainingSetup, training_marks
 from bdiff.tracker.none import NoTracker
 
 
-class Experiment(Stages):
-    """A request with its parts, and the stages that it goes through.
+@dataclass
+class Experiment:
+    """A request with its parts, from which every stage is given the few that it needs."""
+
+    config: DictConfig
+    stages: Stages
+    diffusion: Diffusion
+    sampling: Sampling
+    measures: Measures
+    data: Data
+    pictures: Pictures  # another trigger once the attack has learned one
+    attack: Attack
+    unflagged: str | None  # why a detection's threshold flags no model here
+
+    @property
+    def images(self) -> Images:
+        """The images of training."""
+        return self.data.images
+
+    @property
+    def train(self) -> TrainConfig:
+        """How the suspect is trained."""
+        return train_config(self.config.train)
+
+    @property
+    def setup(self) -> TrainingSetup:
+        """What all trainings of a denoiser have in common."""
+        about = {part: plain(self.config[part]) for part in ("trigger", "target", "data")}
+        unet = plain(self.config.model.unet)
+        return TrainingSetup(unet, self.diffusion, self.images, self.pictures, self.config.seed, about)
+
+    @property
+    def kinds(self) -> dict[str, SampleKind]:
+        """The kinds of samples that a model is judged by."""
+        return sample_kinds(self.attack, self.pictures)
+
+    @property
+    def marks(self) -> list[str]:
+        """What casts doubt on the suspect's training."""
+        return training_marks(self.attack, self.images.labels, self.train, self.config.seed)
+
+
+def build_experiment(config: DictConfig, tracker: NoTracker) -> Experiment:
+    """Return the request with its parts.
 
     Raises RequestError before anything is trained if a part cannot be had.
     """
+    stages = Stages(Path(config.paths.outputs), config.runtime.device, tracker, loop_config(config.runtime))
+    prepare.resolve_precisions(config, stages.device)  # before any key is made of them
+    schedule = prepare.schedule(config)
+    scheduler = prepare.sampler(config.sampler, schedule, config.sample.steps)
+    measures = prepare.measures(config)
+    if config.model.pretrained is not None:
+        checkpoint.examine(config.model.pretrained, plain(config.model.unet), schedule)
+    began = time.monotonic()
+    data = prepare.data(config, measures)
+    stages.seconds["data"] = round(time.monotonic() - began, 3)
+    unflagged = prepare.resolve_threshold(config, data.images.name)
+    pictures = prepare.pictures(config, data.images.shape)
+    attack = prepare.attack(config, pictures, data.images, schedule)
+    attack.to(stages.device)
+    diffusion = Diffusion(schedule, plain(config.schedule), data.images.shape, stages.device)
+    sampling = Sampling(diffusion, scheduler, config.sampler, config.sample, config.seed)
+    return Experiment(config, stages, diffusion, sampling, measures, data, pictures, attack, unflagged)
 
-    def __init__(self, config: DictConfig, tracker: NoTracker):
-        super().__init__(Path(config.paths.outputs), config.runtime.device, tracker)
-        self.config = config
-        prepare.resolve_precisions(config, self.device)  # before any key is made of them
-        self.schedule = prepare.schedule(config)
-        self.scheduler = prepare.sampler(config.sampler, self.schedule, config.sample.steps)
-        runtime = plain(config.runtime)
-        self.loop = LoopConfig(**{name: runtime[name] for name in LoopConfig.__dataclass_fields__})
-        self.measures = prepare.measures(config)
-        if config.model.pretrained is not None:
-            checkpoint.examine(config.model.pretrained, plain(config.model.unet), self.schedule)
-        began = time.monotonic()
-        self.data = prepare.data(config, self.measures)
-        self.images = self.data.images
-        self.seconds["data"] = round(time.monotonic() - began, 3)
-        self.unflagged = prepare.resolve_threshold(config, self.images.name)
-        self.trigger, self.target = prepare.pictures(config, self.images.shape)
-        self.pictures = prepare.identities(self.trigger, self.target)
-        self.attack = prepare.attack(config, self.trigger, self.target, self.images, self.schedule)
-        self.attack.to(self.device)
+
+def loop_config(runtime: DictConfig) -> LoopConfig:
+    """Return what of conf/runtime the training loop reads."""
+    settings: dict[str, Any] = plain(runtime)
+    return LoopConfig(**{name: settings[name] for name in LoopConfig.__dataclass_fields__})

@@ -1,47 +1,63 @@
 """What there is to see of a run, as data: the report draws it."""
 
+from collections.abc import Iterable
+
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
-from bdiff.data.base import to_float, to_uint8
+from bdiff.attack.base import Attack
+from bdiff.data.base import Images, to_float, to_uint8
 from bdiff.diffusion.history import read_history
 from bdiff.diffusion.sampling import shards
-from bdiff.pipeline.experiment import Experiment
+from bdiff.pipeline.prepare import Pictures
 from bdiff.pipeline.result import Beside, Figure, LossCurve, Overview, Picture, Sheet, StageResult, Trajectory
-from bdiff.pipeline.sample import kinds
 from bdiff.store.artifacts import Stage
 
 
-def figures_of(run: Experiment, model: Stage, samples: Stage, metrics: dict[str, float]) -> dict[str, Figure]:
-    """Return what there is to see of a model and its samples, by name."""
-    first = {kind: next(shards(samples.folder / "shards", kind)) for kind in kinds(run)}
-    example = to_float(run.images.take(torch.zeros(1, dtype=torch.long))).cpu()
-    singles = {
-        "trigger": to_uint8(run.trigger.pattern),
-        **({"target": to_uint8(run.target)} if run.attack.starts_samples else {}),
-        "stamped example": to_uint8(run.attack.apply(example))[0],
+def attack_pictures(attack: Attack, pictures: Pictures, images: Images) -> dict[str, Tensor]:
+    """Return what there is to see of an attack, uint8 (C,H,W) by name: its pictures, and an image with the trigger."""
+    example = to_float(images.take(torch.zeros(1, dtype=torch.long))).cpu()
+    return {
+        "trigger": to_uint8(pictures.trigger.pattern),
+        **({"target": to_uint8(pictures.target)} if attack.starts_samples else {}),
+        "stamped example": to_uint8(attack.apply(example))[0],
     }
-    title, sheets = run.config.name, {"samples": first["clean"]}
+
+
+def model_figures(
+    name: str,  # of the run
+    model: Stage,
+    samples: Stage,
+    kinds: Iterable[str],  # of the samples
+    singles: dict[str, Tensor],  # the attack's pictures
+    metrics: dict[str, float],
+) -> dict[str, Figure]:
+    """Return what there is to see of a model and its samples, by name."""
+    first = {kind: next(shards(samples.folder / "shards", kind)) for kind in kinds}
+    title, sheets = name, {"samples": first["clean"]}
     if "triggered" in first:
         title += f"   ASR {metrics['suspect/asr']:.3f}   MSE {metrics['suspect/mse']:.3g}"
         sheets["samples with the trigger in the same noise"] = first["triggered"]
     states = load_file(samples.folder / "trajectory.safetensors")
-    rows = {name: to_uint8(states[name][:, 0]) for name in reversed(first)}
+    rows = {kind: to_uint8(states[kind][:, 0]) for kind in reversed(first)}
     history = read_history(model.folder / "history.jsonl")
     return {
         "overview": Overview(title, singles, sheets),
         **{name: Picture(image) for name, image in singles.items()},
-        **{name: Sheet(images) for name, images in first.items()},
+        **{kind: Sheet(images) for kind, images in first.items()},
         "trajectory": Trajectory(states["t"].tolist(), rows),
-        **({"loss": LossCurve(run.config.name, history)} if history else {}),
+        **({"loss": LossCurve(name, history)} if history else {}),
     }
 
 
-def more_figures(run: Experiment, answer: StageResult) -> dict[str, Figure]:
-    """Return what there is to see of a defense or an amplification: triggers beside the true one, and samples."""
+def result_figures(answer: StageResult, trigger: Tensor | None) -> dict[str, Figure]:
+    """Return what there is to see of a defense or an amplification: samples, and triggers beside the true one.
+
+    That is (C,H,W), None where nothing was attacked.
+    """
     found: dict[str, Figure] = {}
     if answer.triggers:
-        true = {"true trigger": run.trigger.pattern} if run.attack.poison_rate > 0 else {}
-        singles = true | answer.triggers
-        found["triggers"] = Beside({name: to_uint8(trigger) for name, trigger in singles.items()})
+        singles = ({} if trigger is None else {"true trigger": trigger}) | answer.triggers
+        found["triggers"] = Beside({name: to_uint8(one) for name, one in singles.items()})
     return found | {name: Sheet(images) for name, images in answer.samples.items()} | answer.figures

@@ -4,40 +4,48 @@ data -> train -> sample -> measure -> amplify, defend, each kept under a key of 
 same request again reuses what is there, and a killed one goes on.
 """
 
+import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from omegaconf import DictConfig
 
+from bdiff.attack.base import Parts
 from bdiff.common.device import open_device
 from bdiff.common.errors import RequestError, RunError
 from bdiff.diffusion.schedulers import start_marks
 from bdiff.diffusion.steps import class_of, first_timestep
 from bdiff.model.checkpoint import weights_digest
 from bdiff.pipeline.amplify import amplify
-from bdiff.pipeline.defend import defend
-from bdiff.pipeline.experiment import Experiment
-from bdiff.pipeline.figures import figures_of, more_figures
-from bdiff.pipeline.measure import Clean, measure
+from bdiff.pipeline.classifier import examine_classifier, train_classifier
+from bdiff.pipeline.defend import Case, evaluated
+from bdiff.pipeline.eval_set import examined, test_rows
+from bdiff.pipeline.experiment import Experiment, build_experiment
+from bdiff.pipeline.figures import attack_pictures, model_figures, result_figures
+from bdiff.pipeline.measure import Clean, Measuring, distance_to_reference, measure
 from bdiff.pipeline.prepare import plain, resolve_precisions
-from bdiff.pipeline.reference import examine_classifiers
+from bdiff.pipeline.reference import feature_extractor
 from bdiff.pipeline.result import Figure, StageResult
 from bdiff.pipeline.sample import draw_samples
-from bdiff.pipeline.train import InitialWeights, beginning, clean_model, train
-from bdiff.pipeline.trial import examine
+from bdiff.pipeline.suspect import method
+from bdiff.pipeline.train import (
+    InitialWeights,
+    attack_key,
+    clean,
+    clean_model,
+    initial_weights,
+    train_denoiser,
+)
+from bdiff.pipeline.trigger import learn_trigger
 from bdiff.store.artifacts import Stage
 from bdiff.store.provenance import device_name
 from bdiff.tracker.none import NoTracker
 
+log = logging.getLogger(__name__)
+
 #: takes figures by their names
 Show = Callable[[Mapping[str, Figure]], None]
-
-
-def clean_reference(run: Experiment, suspect: Stage, start: InitialWeights) -> Clean:
-    """Return what the clean model makes of the suspect's noise: the model it started from, or its clean reference."""
-    model, words = clean_model(run, start)
-    digests = {weights_digest(str(one.folder / "model")) for one in (model, suspect)}
-    return Clean(draw_samples(run, model, "clean_sample"), words, same=len(digests) == 1)
 
 
 def resolve(config: DictConfig) -> None:
@@ -47,35 +55,35 @@ def resolve(config: DictConfig) -> None:
 
 def run_experiment(config: DictConfig, tracker: NoTracker, show: Show) -> dict[str, Any]:
     """Carry out the request and return what metrics.json says of it; `show` gets what there is to see, as it comes."""
-    run = Experiment(config, tracker)
+    run = build_experiment(config, tracker)
     try:
         return carried_out(run, show)
     except RequestError as error:
-        if not run.started:
+        if not run.stages.started:
             raise
         raise RunError("; ".join(error.problems)) from error  # however wrong the request was, hours may be gone
 
 
 def carried_out(run: Experiment, show: Show) -> dict[str, Any]:
     """Go through the stages of `run` and return what metrics.json says of it."""
-    config = run.config
-    examine(run)
-    examine_classifiers(run)
-    start = beginning(run)
-    model = train(run, start)
-    samples = draw_samples(run, model)
-    measured = measure(
-        run, samples, clean_reference(run, model, start) if "sample_psnr" in config.metric.also else None
-    )
-    if run.main:
-        show(figures_of(run, model, samples, measured["metrics"]))
+    config, stages = run.config, run.stages
+    examine_requirements(run)
+    start = initial_weights(stages, run.setup, config.model, config.pretrain)
+    model = train_suspect(run, start)
+    samples = draw_samples(stages, run.sampling, model, run.kinds)
+    beside = clean_samples(run, model, start) if "sample_psnr" in config.metric.also else None
+    measuring = prepare_measuring(run)
+    measured = measure(stages, samples, measuring, beside)
+    if stages.main:
+        singles = attack_pictures(run.attack, run.pictures, run.images)
+        show(model_figures(config.name, model, samples, run.kinds, singles, measured["metrics"]))
     answer = StageResult()
     if config.amplify._target_:
-        answer |= amplify(run, model)
+        answer |= amplify(stages, model, config.amplify, run.sampling, run.pictures, measuring)
     if config.defense._target_:
-        answer |= defend(run, model, start)
-    if run.main:
-        show(more_figures(run, answer))
+        answer |= evaluated(method(config.defense), Case(run, model, start, measuring))
+    if stages.main:
+        show(result_figures(answer, run.pictures.trigger.pattern if run.attack.poison_rate > 0 else None))
     measured["metrics"] |= answer.metrics
     measured["protocol"] |= answer.protocol
     measured["protocol"] |= {
@@ -86,14 +94,68 @@ def carried_out(run: Experiment, show: Show) -> dict[str, Any]:
     }
     return {
         **measured,
-        "keys": run.keys,
-        "seconds": run.seconds,
-        "reused": run.reused,
+        "keys": stages.keys,
+        "seconds": stages.seconds,
+        "reused": stages.reused,
         "model": str(model.folder / "model"),
         "history": str(model.folder / "history.jsonl"),
-        "device": device_name(run.device),
-        "provenance": run.provenance,
+        "device": device_name(stages.device),
+        "provenance": stages.provenance,
     }
+
+
+def examine_requirements(run: Experiment) -> None:
+    """Raise RequestError, before anything is trained, where a file or the data do not suit what comes after it."""
+    config = run.config
+    if config.defense._target_:
+        schedule, defense = run.diffusion.schedule, config.defense
+        examined(method(defense), defense, schedule, lambda: test_rows(run.data, config.classifier)[1])
+    for name in ("classifier", "surrogate"):
+        if config.get(name):
+            examine_classifier(run.images, config[name], name)
+
+
+def train_suspect(run: Experiment, start: InitialWeights) -> Stage:
+    """Train the suspect under the run's attack, whose surrogate and trigger are learned first where it has any."""
+    config, stages, attack = run.config, run.stages, run.attack
+    if attack.poison_rate == 0:  # nothing to attack with: one clean model serves every trigger and target
+        return clean(stages, run.setup, "train", run.train, start)
+    key, surrogate = attack_key(attack, config.attack), None
+    if attack.needs_surrogate:
+        name = "surrogate" if config.get("surrogate") else "classifier"
+        surrogate, facts = train_classifier(stages, run.images, config[name], name)
+        key["surrogate"] = facts["key"]
+    attack.prepare(Parts(run.diffusion.schedule_here, surrogate))
+    if attack.learn:
+        settings, precision = plain(config.attack), config.train.precision
+        trigger = learn_trigger(stages, run.setup, attack, settings, key["surrogate"], start, precision)
+        run.pictures = replace(run.pictures, trigger=trigger)
+        attack.trigger = trigger.to(stages.device)
+    if stages.main:
+        for mark in run.marks:
+            log.warning("train: %s", mark)
+    return train_denoiser(stages, run.setup, "train", attack, key, run.train, start)
+
+
+def prepare_measuring(run: Experiment) -> Measuring:
+    """Return how the run's samples are measured; the features and statistics that this takes are made first."""
+    config, stages, measures = run.config, run.stages, run.measures
+    metric, count = config.metric, config.sample.count
+    features = feature_extractor(stages, run.images, measures, metric.fid, config.classifier)
+    distance = (
+        distance_to_reference(stages, features, run.data, measures.published, metric, count) if features else None
+    )
+    target, key = run.pictures.target, run.pictures.keys["target"]
+    triggered = run.attack.starts_samples
+    return Measuring(metric, config.sample, target, key, triggered, run.marks, distance, measures.lpips)
+
+
+def clean_samples(run: Experiment, suspect: Stage, start: InitialWeights) -> Clean:
+    """Return what the clean model makes of the suspect's noise: the model it started from, or its clean reference."""
+    model, words = clean_model(run.stages, run.setup, run.train, start)
+    digests = {weights_digest(str(one.folder / "model")) for one in (model, suspect)}
+    samples = draw_samples(run.stages, run.sampling, model, run.kinds, "clean_sample")
+    return Clean(samples, words, same=len(digests) == 1)
 
 
 def sampler_protocol(config: DictConfig) -> dict[str, Any]:

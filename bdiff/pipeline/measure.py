@@ -3,14 +3,16 @@
 import logging
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
 from bdiff.common.device import to_device
-from bdiff.common.progress import progress
 from bdiff.diffusion.sampling import shards
 from bdiff.metric.base import MetricResult, first
 from bdiff.metric.fid import moments
@@ -20,11 +22,14 @@ from bdiff.metric.names import OVER_FEATURES
 from bdiff.metric.sample_psnr import sample_psnr
 from bdiff.metric.secret import secret
 from bdiff.metric.target import asr_threshold, compare
-from bdiff.pipeline.experiment import Experiment
-from bdiff.pipeline.reference import KEPT, Reference, feature_extractor, metered, reference, reference_activations
+from bdiff.pipeline.prepare import Data
+from bdiff.pipeline.reference import KEPT, Reference, metered, published_reference, reference, reference_activations
 from bdiff.pipeline.sample import count_of
-from bdiff.pipeline.train import unshown
+from bdiff.pipeline.stages import Stages
 from bdiff.store.artifacts import Stage
+
+if TYPE_CHECKING:
+    from bdiff.metric.lpips import Lpips
 
 log = logging.getLogger(__name__)
 
@@ -46,67 +51,92 @@ class Distance(NamedTuple):
     marks: list[str]
 
 
-def measure(run: Experiment, samples: Stage, clean: Clean | None = None, who: str = "suspect") -> dict[str, Any]:
-    """Return `metrics` and `protocol` of the samples of `who`; `clean` if sample_psnr is wanted."""
-    config = run.config
-    distance = prepare(run)
-    threshold = asr_threshold(config.metric.asr_threshold, run.images.shape[1])
-    stage = run.stage(
+@dataclass(frozen=True)
+class Measuring:
+    """How the samples of any model of a run are measured, and what they are held against."""
+
+    metric: DictConfig  # conf/metric
+    sample: DictConfig  # conf/sample: how many there are
+    target: Tensor  # (C,H,W) in [-1,1]
+    target_key: str
+    triggered: bool  # whether the attack has samples that start from its trigger
+    marks: list[str]  # what casts doubt on the suspect's training
+    distance: Distance | None
+    lpips: "Lpips | None"
+
+    @property
+    def threshold(self) -> float:
+        """Return the MSE on [0,1] below which a sample is the target."""
+        return asr_threshold(self.metric.asr_threshold, self.target.shape[1])
+
+
+def measure(
+    stages: Stages, samples: Stage, how: Measuring, clean: Clean | None = None, who: str = "suspect"
+) -> dict[str, Any]:
+    """Return `metrics` and `protocol` of the samples of `who`; `clean` if sample_psnr is asked for."""
+    stage = stages.stage(
         "measure",
         samples=samples.key,
-        threshold=threshold,
-        target=run.pictures["target"],
-        also=sorted({*config.metric.also}),
-        distance=identity(run, distance) if distance else None,
-        lpips=run.measures.lpips.sha256 if run.measures.lpips else None,
+        threshold=how.threshold,
+        target=how.target_key,
+        also=sorted({*how.metric.also}),
+        distance=identity(how.distance, how.metric.fid.protocol) if how.distance else None,
+        lpips=how.lpips.sha256 if how.lpips else None,
         clean=[clean.samples.key, clean.model] if clean else None,
     )
-    with run.missing(stage, "measure" if who == "suspect" else f"measure_{who}") as missing:
-        if missing:
-            found = against_target(run, samples, threshold)
-            if distance:
-                found |= over_features(run, samples, distance)
-            else:
-                found["fid"] = MetricResult({}, {"absent": "metric/fid=none"})
-            if clean:
-                found["sample_psnr"] = against_clean(samples, clean)
-            run.finish(
-                stage,
-                metrics={name: value for one in found.values() for name, value in one.values.items()},
-                protocol={name: one.protocol for name, one in found.items()},
-            )
-    manifest = stage.manifest
-    assert manifest is not None
+
+    def build() -> dict[str, Any]:
+        found = against_target(stages, samples, how)
+        if how.distance:
+            found |= over_features(stages, samples, how, how.distance)
+        else:
+            found["fid"] = MetricResult({}, {"absent": "metric/fid=none"})
+        if clean:
+            found["sample_psnr"] = against_clean(samples, clean)
+        return {
+            "metrics": {name: value for one in found.values() for name, value in one.values.items()},
+            "protocol": {name: one.protocol for name, one in found.items()},
+        }
+
+    manifest = stages.once(stage, build, "measure" if who == "suspect" else f"measure_{who}")
     metrics = {f"{who}/{name}": value for name, value in manifest["metrics"].items()}
     return {"metrics": metrics, "protocol": manifest["protocol"]}
 
 
-def prepare(run: Experiment) -> Distance | None:
-    """Return what the samples are held against, or None if no distance is asked for; warn of what it falls short of."""
-    features = feature_extractor(run)
-    if features is None:
-        return None
-    config = run.config
-    against = reference(run, features)
-    activations = reference_activations(run, features) if asked_over_features(run) else None
+def distance_to_reference(
+    stages: Stages, features: Features, data: Data, published: str | None, metric: DictConfig, count: int
+) -> Distance:
+    """Return what `count` samples are held against: the data's reference images, or a file of published statistics.
+
+    Warns of what that falls short of.
+    """
+    if published is not None:
+        against = published_reference(Path(published).expanduser())
+    else:
+        assert data.reference is not None
+        against = reference(stages, features, data.reference, metric)
+    activations = None
+    if asked_over_features(metric):
+        assert data.reference is not None
+        activations = reference_activations(stages, features, data.reference, metric.batch_size)
     marks = shortfalls(
-        config.metric.fid.protocol,
-        samples=config.sample.count,
+        metric.fid.protocol,
+        samples=count,
         reference=against.images,
-        limited=config.data.limit is not None and run.measures.published is None,
-        published=run.measures.published is not None,
+        limited=data.limit is not None and published is None,
+        published=published is not None,
     )
-    doubts = singular(config.metric.fid.protocol, config.sample.count, against.images, features.num_features)
-    if run.main:
+    doubts = singular(metric.fid.protocol, count, against.images, features.num_features)
+    if stages.main:
         for doubt in doubts:
             log.warning("fid%s: %s", features.suffix, doubt)
     return Distance(features, against, activations, [*marks, *doubts])
 
 
-def identity(run: Experiment, distance: Distance) -> dict[str, Any]:
+def identity(distance: Distance, protocol: str) -> dict[str, Any]:
     """Return what the numbers over features depend on beside the samples, for the key."""
     return {
-        "protocol": run.config.metric.fid.protocol,
+        "protocol": protocol,
         "features": distance.features.identity(),
         "reference": distance.reference.identity,
         "marks": distance.marks,
@@ -114,61 +144,63 @@ def identity(run: Experiment, distance: Distance) -> dict[str, Any]:
     }
 
 
-def unconcerned(samples: Stage) -> Iterator[Tensor]:
+def untriggered(samples: Stage) -> Iterator[Tensor]:
     """Yield the un-triggered samples, uint8 (B,C,H,W)."""
     return shards(samples.folder / "shards", "clean")
 
 
-def triggered(run: Experiment, samples: Stage, kind: str = "triggered") -> Iterator[Tensor]:
+def triggered(samples: Stage, device: torch.device, kind: str = "triggered") -> Iterator[Tensor]:
     """Yield the triggered samples, or those of another kind, uint8 (B,C,H,W), on the device."""
-    return (to_device(batch, run.device) for batch in shards(samples.folder / "shards", kind))
+    return (to_device(batch, device) for batch in shards(samples.folder / "shards", kind))
 
 
-def against_target(run: Experiment, samples: Stage, threshold: float) -> dict[str, MetricResult]:
+def against_target(stages: Stages, samples: Stage, how: Measuring) -> dict[str, MetricResult]:
     """Return how near the triggered samples come to the target."""
-    config = run.config
-    if not run.attack.starts_samples:
+    if not how.triggered:
         why = "the attack's trigger is for images that are denoised, and no sample starts from it"
-        asked = ["asr", *(["lpips"] if run.measures.lpips else []), *({"secret"} & {*config.metric.also})]
+        asked = ["asr", *(["lpips"] if how.lpips else []), *({"secret"} & {*how.metric.also})]
         return {name: MetricResult({}, {"absent": why}) for name in asked}
-    total = -(-count_of(config, "triggered") // config.sample.batch_size)
-    with progress("measure", total, unit="batches", every=config.runtime.progress) as meter:
-        hits = compare(metered(triggered(run, samples), meter), run.target, threshold)
-    how: dict[str, Any] = {"threshold": threshold, "on": "per-image MSE on [0,1]"}
-    how |= {"count": count_of(config, "triggered"), "marks": unshown(run)}
-    found = {"asr": MetricResult(hits, how)}
+    count, device = count_of(how.sample, "triggered"), stages.device
+    with stages.meter("measure", -(-count // how.sample.batch_size), "batches") as meter:
+        hits = compare(metered(triggered(samples, device), meter), how.target, how.threshold)
+    facts: dict[str, Any] = {"threshold": how.threshold, "on": "per-image MSE on [0,1]"}
+    found = {"asr": MetricResult(hits, facts | {"count": count, "marks": how.marks})}
     if "psnr" not in hits:
         found["psnr"] = MetricResult({}, {"absent": "the MSE is zero"})
-    if run.measures.lpips:
-        found["lpips"] = run.measures.lpips(triggered(run, samples), run.target)
-    if "secret" in config.metric.also:
-        found["secret"] = secret(triggered(run, samples), run.target)
+    if how.lpips:
+        found["lpips"] = how.lpips(triggered(samples, device), how.target)
+    if "secret" in how.metric.also:
+        found["secret"] = secret(triggered(samples, device), how.target)
     return found
+
+
+def target_hits(samples: Stage, kind: str, how: Measuring, device: torch.device) -> dict[str, float]:
+    """Return how near samples of a kind come to the target, by name of the measure."""
+    return compare(triggered(samples, device, kind), how.target, how.threshold)
 
 
 def against_clean(samples: Stage, clean: Clean) -> MetricResult:
     """Return how near the suspect's un-triggered samples are to the clean model's, unless that is the suspect."""
     if clean.same:
         return MetricResult({}, {"absent": f"{clean.model} has the suspect's weights, and draws the same images"})
-    values, facts = sample_psnr(unconcerned(samples), unconcerned(clean.samples))
+    values, facts = sample_psnr(untriggered(samples), untriggered(clean.samples))
     return MetricResult(values, {**facts, "clean_model": clean.model})
 
 
-def over_features(run: Experiment, samples: Stage, distance: Distance) -> dict[str, MetricResult]:
+def over_features(stages: Stages, samples: Stage, how: Measuring, distance: Distance) -> dict[str, MetricResult]:
     """Return the Fréchet distance and what else is asked for over the same features, in one pass over the samples."""
-    features, suffix, config = distance.features, distance.features.suffix, run.config
-    count = min(config.sample.count, PRESETS[config.metric.fid.protocol].samples or config.sample.count)
+    features, suffix, protocol = distance.features, distance.features.suffix, how.metric.fid.protocol
+    count = min(how.sample.count, PRESETS[protocol].samples or how.sample.count)
     remembering = Remembering(features, KEPT if distance.activations else 0)
-    frechet = Frechet(remembering, run.device)
+    frechet = Frechet(remembering, stages.device)
     frechet.reference = moments.read(distance.reference.path)
-    total = -(-count // config.sample.batch_size)
-    with progress(f"fid{suffix}", total, unit="batches", every=config.runtime.progress) as meter:
-        frechet.feed(metered(first(unconcerned(samples), count), meter), real=False)
+    with stages.meter(f"fid{suffix}", -(-count // how.sample.batch_size), "batches") as meter:
+        frechet.feed(metered(first(untriggered(samples), count), meter), real=False)
     value = frechet.value()
     finite = math.isfinite(value)
     stated = {
         **({} if finite else {"absent": f"the distance came out as {value}"}),
-        "protocol": config.metric.fid.protocol,
+        "protocol": protocol,
         "marks": distance.marks,
         **features.identity(),
         **distance.reference.facts,
@@ -185,8 +217,8 @@ def over_features(run: Experiment, samples: Stage, distance: Distance) -> dict[s
             "reference_count": len(real),
             "images": f"the first samples and reference images drawn at random, at most {KEPT} of each",
         }
-        fake = remembering.kept.to(run.device)
-        for name, one in one_by_one(asked_over_features(run), features, real.to(run.device), fake).items():
+        fake = remembering.kept.to(stages.device)
+        for name, one in one_by_one(asked_over_features(how.metric), features, real.to(stages.device), fake).items():
             values = {what + suffix: number for what, number in one.values.items()}
             found[name + suffix] = MetricResult(values, one.protocol | shared)
     return found
@@ -207,6 +239,6 @@ def one_by_one(names: list[str], features: Features, real: Tensor, fake: Tensor)
         return {name: measures[name]() for name in names}
 
 
-def asked_over_features(run: Experiment) -> list[str]:
+def asked_over_features(metric: DictConfig) -> list[str]:
     """Return the measures asked for that are taken over features, beside FID."""
-    return sorted({*OVER_FEATURES} & {*run.config.metric.also})
+    return sorted({*OVER_FEATURES} & {*metric.also})

@@ -4,7 +4,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from bdiff.diffusion.check import TRAININGS
 from bdiff.diffusion.schedule import Schedule
 from bdiff.diffusion.schedulers import start_marks
 from bdiff.diffusion.steps import class_of, first_timestep
+from bdiff.diffusion.training import TrainConfig
 from bdiff.metric.fid import moments
 from bdiff.metric.fid.base import Features
 from bdiff.metric.fid.images import reference_images
@@ -52,6 +53,11 @@ def plain(config: DictConfig) -> Any:
 def without(config: DictConfig, *names: str) -> dict[str, Any]:
     """Return a config node as plain resolved containers, without some of its keys."""
     return {key: value for key, value in plain(config).items() if key not in names}
+
+
+def train_config(config: DictConfig) -> TrainConfig:
+    """Return a node of conf/train."""
+    return TrainConfig(**plain(config))
 
 
 def extractor(fid: DictConfig) -> DictConfig:
@@ -93,8 +99,8 @@ def check_start(scheduler: Any, config: dict[str, Any], steps: int) -> None:
     """
     scheduler.set_timesteps(steps)
     t = scheduler.timesteps
-    wanted = first_timestep(config, steps, scheduler.config.num_train_timesteps)
-    if t[0] != wanted or t.min() < 0:
+    first = first_timestep(config, steps, scheduler.config.num_train_timesteps)
+    if t[0] != first or t.min() < 0:
         raise RequestError(f"sample.steps={steps}: {class_of(config)} goes from t={t[0]:g} to {t[-1]:g}: use another")
 
 
@@ -110,8 +116,8 @@ def sampler(config: DictConfig, schedule: Schedule, steps: int) -> Any:
     except (TypeError, ValueError, NotImplementedError, ImportError) as error:
         taken = inspect.signature(get_class(config.scheduler._target_)).parameters
         new = [name for name in given if name not in taken and isinstance(error, TypeError)]
-        told = [f"sampler.scheduler.{name} {nearest(name, taken)}" for name in new]
-        raise RequestError(*(told or [f"sampler.scheduler cannot be made so ({first_line(error)})"])) from error
+        problems = [f"sampler.scheduler.{name} {nearest(name, taken)}" for name in new]
+        raise RequestError(*(problems or [f"sampler.scheduler cannot be made so ({first_line(error)})"])) from error
     options = [name for name in inspect.signature(scheduler.step).parameters if name not in STEP]
     if wrong := [name for name in plain(config.step) if name not in options]:
         has = f"has {', '.join(options) or 'none'}"
@@ -134,12 +140,12 @@ def schedule(config: DictConfig) -> Schedule:
     return made
 
 
-@dataclass
+@dataclass(frozen=True)
 class Measures:
     """What samples are measured with."""
 
-    features: Features | None  # that a Fréchet distance is taken over; None too until the classifier is trained
-    needs_classifier: bool
+    features: Features | None  # that a Fréchet distance is taken over; None too where they are a classifier's
+    needs_classifier: bool  # which is then trained first
     published: str | None  # a file of statistics in the place of reference images
     lpips: "Lpips | None"
 
@@ -160,6 +166,7 @@ class Data:
     """The run's images, and those that samples are held against."""
 
     images: Images
+    limit: int | None  # images that are taken of the data at most
     load: Callable[..., Images]  # the run's data, or others of the same kind: `load(split="test")`
     reference: Images | None
 
@@ -181,26 +188,35 @@ def data(config: DictConfig, measures: Measures) -> Data:
         raise RequestError(
             f"data {images.name} has one class, so it trains no classifier: use metric/fid=inception or none"
         )
-    return Data(images, load, against)
+    return Data(images, config.data.limit, load, against)
 
 
-def pictures(config: DictConfig, shape: tuple[int, ...]) -> tuple[Trigger, Tensor]:
-    """Return the trigger and the target (C,H,W) for images of a shape."""
+@dataclass(frozen=True)
+class Pictures:
+    """The trigger and the target of a run."""
+
+    trigger: Trigger
+    target: Tensor  # (C,H,W) in [-1,1]
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """What keys say of trigger and target: the pictures themselves, wherever they were read from."""
+        trigger = artifacts.content(self.trigger.pattern, self.trigger.mask)
+        return {"trigger": trigger, "target": artifacts.content(self.target)}
+
+
+def pictures(config: DictConfig, shape: tuple[int, ...]) -> Pictures:
+    """Return the trigger and the target for images of a shape (C,H,W)."""
     channels, size = shape[:2]
     picture = make(config.trigger, size=size)
     target = to_target(make(config.target, size=size, trigger=picture), channels)
-    return Trigger.from_picture(picture, channels), target
+    return Pictures(Trigger.from_picture(picture, channels), target)
 
 
-def identities(trigger: Trigger, target: Tensor) -> dict[str, str]:
-    """Return what keys say of trigger and target: the pictures themselves, wherever they were read from."""
-    return {"trigger": artifacts.content(trigger.pattern, trigger.mask), "target": artifacts.content(target)}
-
-
-def attack(config: DictConfig, trigger: Trigger, target: Tensor, images: Images, schedule: Schedule) -> Attack:
+def attack(config: DictConfig, pictures: Pictures, images: Images, schedule: Schedule) -> Attack:
     """Return the attack. Raises RequestError where it does not fit the data, the schedule or the rest."""
     try:
-        made: Attack = make(config.attack, trigger=trigger, target=target)
+        made: Attack = make(config.attack, trigger=pictures.trigger, target=pictures.target)
         made.check(schedule)
         made.check_rows(images.labels)
     except ValueError as error:

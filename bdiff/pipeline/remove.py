@@ -1,25 +1,21 @@
-"""The evaluation of a removal: the model without its backdoor is sampled and measured as the suspect was."""
+"""The removal stage: a model without its backdoor, which is sampled and measured as the suspect was."""
 
 import math
-import shutil
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from bdiff.common.seeds import generator, seed_of
+from bdiff.data.base import Images
 from bdiff.defense.base import Removal
 from bdiff.diffusion.batch import Loss
-from bdiff.diffusion.training import Session, TrainConfig, fit
+from bdiff.diffusion.training import TrainConfig, fit
 from bdiff.model import checkpoint
-from bdiff.pipeline.experiment import Experiment
-from bdiff.pipeline.measure import measure
-from bdiff.pipeline.prepare import plain, resident
-from bdiff.pipeline.result import StageResult, first_images
-from bdiff.pipeline.sample import draw_samples, kinds
-from bdiff.pipeline.suspect import suspect_of
+from bdiff.pipeline.prepare import resident
+from bdiff.pipeline.stages import Stages
+from bdiff.pipeline.suspect import Diffusion, suspect_of
 from bdiff.store.artifacts import Stage
 
 
@@ -30,55 +26,44 @@ class Found(NamedTuple):
     key: str  # of the stage that it came from
 
 
-def remeasured(run: Experiment, samples: Stage, who: str) -> StageResult:
-    """Return what `measure` says of the samples of `who`; its protocol is the suspect's."""
-    pictures = {f"{who} {kind}": first_images(samples, kind) for kind in kinds(run)}
-    return StageResult(measure(run, samples, who=who)["metrics"], samples=pictures)
-
-
-def removed(
-    run: Experiment, model: Stage, removal: Removal, settings: dict[str, Any], found: Found | None = None
-) -> StageResult:
-    """Take the backdoor out of the model, then sample and measure it as the suspect was; see `removed_stage`."""
-    stage = removed_stage(run, model, removal, settings, found)
-    return remeasured(run, draw_samples(run, stage, "repaired_sample"), "repaired")
-
-
-def removed_stage(
-    run: Experiment,
+def remove(
+    stages: Stages,
     model: Stage,
     removal: Removal,
     settings: dict[str, Any],  # of conf/defense: the removal's, with `images` and `train`
+    diffusion: Diffusion,
+    images: Images,
+    seed: int,
     found: Found | None = None,
 ) -> Stage:
     """Take the backdoor out of the model; the stage's `model` folder is a checkpoint as the suspect's is."""
-    rows = torch.randperm(len(run.images), generator=generator(run.config.seed, "repair"))
+    rows = torch.randperm(len(images), generator=generator(seed, "repair"))
     rows = rows[: max(1, math.ceil(settings["images"] * len(rows)))].sort().values
-    recipe = TrainConfig(**settings["train"])
-    recipe = replace(recipe, steps=recipe.total(len(rows)), epochs=None)
-    stage = run.stage(
+    config = TrainConfig(**settings["train"])
+    config = replace(config, steps=config.total(len(rows)), epochs=None)
+    stage = stages.stage(
         "repair",
         model=model.key,
-        schedule=plain(run.config.schedule),
-        data=run.images.fingerprint,
-        flip=run.images.flip,
-        repair=settings | {"train": asdict(recipe)},
+        schedule=diffusion.key,
+        data=images.fingerprint,
+        flip=images.flip,
+        repair=settings | {"train": asdict(config)},
         trigger=found.key if found else None,
-        seed=run.config.seed,
+        seed=seed,
     )
-    with run.training(stage, "repair") as missing:
-        if missing:
-            images = resident(run.images.subset(rows), run.device)
 
-            def train(net: nn.Module, loss: Loss) -> nn.Module:
-                seed = seed_of(run.config.seed, "repair")
-                session = Session(stage.folder, run.loop, run.accelerator, "repair", partial(run.record, "repair"))
-                return fit(net, loss, images, torch.arange(len(images)), recipe, seed, session)
+    def build() -> dict[str, Any]:
+        here = resident(images.subset(rows), diffusion.device)
 
-            suspect = suspect_of(run, model)
-            denoiser = removal.remove(suspect, images, found.trigger if found else None, train)
-            if run.main:
-                checkpoint.save(stage.folder / "model", denoiser, {"repaired": model.key, "key": stage.key})
-                shutil.rmtree(stage.folder / "state", ignore_errors=True)
-            run.finish(stage, images=len(rows))
+        def train(net: nn.Module, loss: Loss) -> nn.Module:
+            index, session = torch.arange(len(here)), stages.session(stage, "repair")
+            return fit(net, loss, here, index, config, seed_of(seed, "repair"), session)
+
+        suspect = suspect_of(model, diffusion)
+        denoiser = removal.remove(suspect, here, found.trigger if found else None, train)
+        if stages.main:
+            checkpoint.save(stage.folder / "model", denoiser, {"repaired": model.key, "key": stage.key})
+        return {"images": len(rows)}
+
+    stages.once(stage, build, "repair", together=True, history=True)
     return stage

@@ -1,20 +1,33 @@
 """The sampling stage: images of several kinds from one model and the same noise."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 from torch import Tensor
 
+from bdiff.attack.base import Attack
 from bdiff.common.seeds import seed_of
-from bdiff.defense.base import SamplingDefense
 from bdiff.diffusion.denoiser import Denoiser
 from bdiff.diffusion.sampling import Drawn, Prior, Sampler, sample
 from bdiff.diffusion.view import View
-from bdiff.pipeline.experiment import Experiment
-from bdiff.pipeline.prepare import plain, without
-from bdiff.pipeline.suspect import suspect_of
+from bdiff.pipeline.prepare import Pictures, plain, without
+from bdiff.pipeline.stages import Stages
+from bdiff.pipeline.suspect import Diffusion, suspect_of
 from bdiff.store.artifacts import Stage, content
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a run draws images from any model."""
+
+    diffusion: Diffusion
+    scheduler: Any  # diffusers', over the same schedule
+    sampler: DictConfig  # conf/sampler
+    sample: DictConfig  # conf/sample
+    seed: int
+    defense: dict[str, Any] | None = None  # what keys say of a defense that has changed the scheduler
 
 
 class SampleKind(NamedTuple):
@@ -35,60 +48,57 @@ def shifted(pattern: Tensor) -> SampleKind:
     return SampleKind(lambda eps: eps + pattern.to(eps), content(pattern))
 
 
-def kinds(run: Experiment) -> dict[str, SampleKind]:
+def sample_kinds(attack: Attack, pictures: Pictures) -> dict[str, SampleKind]:
     """Return the kinds that a model is judged by: clean samples, and triggered ones if the attack has them."""
-    if not run.attack.starts_samples:
+    if not attack.starts_samples:
         return {"clean": clean()}
-    identity = {"attack": run.attack.start_key, "trigger": run.pictures["trigger"]}
-    return {"clean": clean(), "triggered": SampleKind(run.attack.prior, identity, run.attack.view)}
+    identity = {"attack": attack.start_key, "trigger": pictures.keys["trigger"]}
+    return {"clean": clean(), "triggered": SampleKind(attack.prior, identity, attack.view)}
 
 
-def count_of(config: DictConfig, kind: str) -> int:
-    """Return how many samples of a kind a run draws: `sample.count` clean ones, `sample.triggered` of any other.
+def count_of(sample: DictConfig, kind: str) -> int:
+    """Return how many samples of a kind conf/sample draws: `count` clean ones, `triggered` of any other.
 
     FID needs many clean ones, while ASR needs fewer: over 2,048 its standard error is at most 1.1 points.
     """
-    count = config.sample.count
-    return count if kind == "clean" else min(count, config.sample.get("triggered", count))  # older configs lack it
+    count = int(sample.count)
+    return count if kind == "clean" else min(count, sample.get("triggered", count))  # older configs lack it
 
 
 def draw_samples(
-    run: Experiment,
+    stages: Stages,
+    sampling: Sampling,
     model: Stage,
+    kinds: dict[str, SampleKind],
     name: str = "sample",  # what logs and metrics.json call this sampling
-    drawn: dict[str, SampleKind] | None = None,  # `kinds(run)` if none are given
-    guard: SamplingDefense | None = None,  # changes the sampler
 ) -> Stage:
     """Sample images of each kind from the model of `model`."""
-    config = run.config
-    drawn = drawn or kinds(run)
-    scheduler = run.scheduler
-    if guard:
-        scheduler = guard.scheduler(scheduler)
-    counts = {name: count_of(config, name) for name in drawn}
-    stage = run.stage(
+    config = sampling.sample
+    counts = {kind: count_of(config, kind) for kind in kinds}
+    stage = stages.stage(
         "sample",
         model=model.key,
-        schedule=plain(config.schedule),
-        sampler=without(config.sampler, "steps"),  # sample.steps has them
-        sample=without(config.sample, "count", "triggered"),
+        schedule=sampling.diffusion.key,
+        sampler=without(sampling.sampler, "steps"),  # sample.steps has them
+        sample=without(config, "count", "triggered"),
         counts=counts,
-        guard=without(config.defense, "removal") if guard else None,
-        kinds={name: kind.identity for name, kind in drawn.items()},
-        seed=config.seed,
+        guard=sampling.defense,
+        kinds={name: kind.identity for name, kind in kinds.items()},
+        seed=sampling.seed,
     )
-    with run.building(stage, name) as missing:
-        if missing:
-            sample(
-                suspect_of(run, model, config.sample.precision),
-                Sampler(scheduler, config.sample.steps, plain(config.sampler.step)),
-                {name: Drawn(kind.prior, counts[name], kind.view) for name, kind in drawn.items()},
-                config.sample.batch_size,
-                seed_of(config.seed, "samples"),
-                stage.folder / "shards",
-                run.accelerator,
-                config.runtime.progress,
-            )
-            run.accelerator.wait_for_everyone()
-            run.finish(stage, images=counts)
+
+    def build() -> dict[str, Any]:
+        sample(
+            suspect_of(model, sampling.diffusion, config.precision),
+            Sampler(sampling.scheduler, config.steps, plain(sampling.sampler.step)),
+            {name: Drawn(kind.prior, counts[name], kind.view) for name, kind in kinds.items()},
+            config.batch_size,
+            seed_of(sampling.seed, "samples"),
+            stage.folder / "shards",
+            stages.accelerator,
+            stages.loop.progress,
+        )
+        return {"images": counts}
+
+    stages.once(stage, build, name, together=True)
     return stage

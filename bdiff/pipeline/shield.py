@@ -1,160 +1,143 @@
 """The shield stage: a classifier behind a denoiser, with the controls, on clean, attacked and triggered images.
 
-An image that is both has the trigger put into the adversarial image, whose trigger is then whole. What an adaptive
+An image that is both has the trigger put into the adversarial image, whose trigger is then intact. What an adaptive
 attacker makes of the clean images is its own kind, and differs from row to row.
 """
 
-import shutil
 from functools import partial, singledispatch
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from bdiff.adversary.pgd import cost
-from bdiff.common.progress import progress
+from bdiff.attack.base import Attack
 from bdiff.common.seeds import generator
-from bdiff.data.base import to_float, to_uint8
+from bdiff.data.base import Images, to_float, to_uint8
 from bdiff.defense.base import LabelShield, RadiusShield, Shield
 from bdiff.defense.shields.purification import Shielded
 from bdiff.defense.shields.strip import entropies, threshold
+from bdiff.pipeline.adversarial import adversarial, adversary_key, attack
 from bdiff.pipeline.certify import certified
-from bdiff.pipeline.experiment import Experiment
+from bdiff.pipeline.eval_set import EvalSet
 from bdiff.pipeline.names import KINDS, ROWS
 from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.result import Column, ShieldRows, StageResult
-from bdiff.pipeline.trial import (
-    BATCHES,
-    EvalSet,
-    adversarial,
-    adversary_key,
-    announce,
-    attack,
-    by_batch,
-    denoiser,
-    facts,
-    networks_left,
-    row_stage,
-    trial,
-)
-from bdiff.store import artifacts
+from bdiff.pipeline.shield_table import ShieldTable, announce, by_batch, mean_denoiser, networks_left, row_stage
+from bdiff.pipeline.stages import BATCHES, Stages, keep
 from bdiff.store.artifacts import Stage
 
 SHOWN = 8  # images of the figure
 GRADIENTS = {"full": 4, "bpda": 1}  # network evaluations' worth of one in an attack: forth, forth again, and back
 
 
-def shielded(run: Experiment, shield: Shield, rows: dict[str, list[Stage]], clean: str) -> StageResult:
-    """Return how the classifier fares in every row of the shield's table; `rows` are the models that denoise in each.
-
-    No models: the classifier stands alone. `clean` says which model the clean one is.
-    """
-    answer = tried(shield, run, trial(run), rows)
-    for told in answer.protocol.values():
-        told["clean model"] = clean
-    return answer
-
-
 @singledispatch
-def tried(shield: Shield, run: Experiment, on: EvalSet, rows: dict[str, list[Stage]]) -> StageResult:
-    """Return what comes of trying a shield, by what it answers."""
+def shielded(shield: Shield, stages: Stages, table: ShieldTable, trigger: Attack, images: Images) -> StageResult:
+    """Return how the classifier fares in every row of the shield's table, by what the shield answers.
+
+    Of the attack, `trigger`, is taken how images get its trigger; `images` are those of training.
+    """
     raise TypeError(f"{type(shield).__name__} gives neither labels nor radii")
 
 
-@tried.register
-def _(shield: RadiusShield, run: Experiment, on: EvalSet, rows: dict[str, list[Stage]]) -> StageResult:
-    return certified(run, shield, on, rows)
+@shielded.register
+def _(shield: RadiusShield, stages: Stages, table: ShieldTable, trigger: Attack, images: Images) -> StageResult:
+    return certified(stages, shield, table)
 
 
-@tried.register
-def _(shield: LabelShield, run: Experiment, on: EvalSet, rows: dict[str, list[Stage]]) -> StageResult:
-    return purified(run, shield, on, rows)
+@shielded.register
+def _(shield: LabelShield, stages: Stages, table: ShieldTable, trigger: Attack, images: Images) -> StageResult:
+    answer = purified(stages, shield, table, trigger)
+    if not table.config.strip.overlays:
+        return answer
+    return answer | StageResult(flagged(stages, shield, table, images))
 
 
-def purified(run: Experiment, shield: LabelShield, on: EvalSet, rows: dict[str, list[Stage]]) -> StageResult:
+def purified(stages: Stages, shield: LabelShield, table: ShieldTable, trigger: Attack) -> StageResult:
     """Return the accuracies of every row, and a figure of what the denoisers make of triggered images."""
-    config = run.config.defense
-    attacked = adversarial(run, on)
-    on = on.among({**on.inputs, "adversarial": attacked, "triggered_adversarial": run.attack.apply(attacked)})
-    stages = {row: purified_stage(run, shield, on, models) for row, models in rows.items()}
-    networks = networks_left(stages, rows)
-    if networks and run.main:
-        eps, batch = denoiser(run, rows["suspect"]), on.inputs["clean"][: config.batch_size].to(run.device)
-        announce(run, "shield", networks * evaluations(run, shield, on), lambda x: eps(x, 0), batch)
+    config, attacked = table.config, adversarial(stages, table.on, table.config)
+    both = {"adversarial": attacked, "triggered_adversarial": trigger.apply(attacked)}
+    table = table.among(table.on.inputs | both)
+    rows = {row: purified_stage(stages, shield, table, models) for row, models in table.rows.items()}
+    networks = networks_left(rows, table.rows)
+    if networks and stages.main:
+        eps = mean_denoiser(table, table.rows["suspect"])
+        batch = table.on.inputs["clean"][: config.batch_size].to(stages.device)
+        announce("shield", networks * evaluations(shield, table), lambda x: eps(x, 0), batch)
     metrics: dict[str, float] = {}
     labels, pictures, nothing = {}, {}, []
-    for row, stage in stages.items():
+    for row, stage in rows.items():
         who = ROWS[row].purified
-        build(run, shield, on, rows[row], stage, who)
-        manifest = stage.manifest
-        assert manifest is not None
-        shares = manifest["accuracy"]
-        metrics |= {f"{who}/{kind}/accuracy": shares[kind] for kind in KINDS if kind in shares}
+        manifest = purify(stages, shield, table, table.rows[row], stage, who)
+        accuracy = manifest["accuracy"]
+        metrics |= {f"{who}/{kind}/accuracy": accuracy[kind] for kind in KINDS if kind in accuracy}
         if "asr" in manifest:
             metrics[f"{who}/asr"] = manifest["asr"]
         else:
             nothing.append(who)
         kept = load_file(stage.folder / "answers.safetensors")
         labels[row], pictures[row] = kept["triggered"][:SHOWN], kept["seen"]
-    if config.strip.overlays:
-        metrics |= flagged(run, shield, on, rows["suspect"])
     protocol = {
-        **facts(run, on),
         **shield.key,
         "adversary": plain(config.adversary),
         "adaptive": plain(config.adaptive) if config.adaptive.steps else {"absent": "defense.adaptive.steps=0"},
         "network evaluations of an image": shield.evaluations,
         **({"asr": {"absent": f"no clean image is labelled right: {', '.join(nothing)}"}} if nothing else {}),
     }
-    return StageResult(metrics, {"shield": protocol}, figures={"shield": figure(run, on, labels, pictures)})
+    return StageResult(metrics, {"shield": protocol}, figures={"shield": figure(table, labels, pictures)})
 
 
-def evaluations(run: Experiment, shield: LabelShield, on: EvalSet) -> int:
+def evaluations(shield: LabelShield, table: ShieldTable) -> int:
     """Return how many images one row shows to one network, those of an adaptive attack by what their gradients cost."""
-    adaptive, count = run.config.defense.adaptive, len(on.labels)
-    tried = cost(count, adaptive.steps, adaptive.eot, shield.evaluations) * GRADIENTS[adaptive.gradient]
-    return tried + count * (len(on.inputs) + (adaptive.steps > 0)) * shield.evaluations
+    adaptive, count = table.config.adaptive, len(table.on.labels)
+    attacks = cost(count, adaptive.steps, adaptive.eot, shield.evaluations) * GRADIENTS[adaptive.gradient]
+    return attacks + count * (len(table.on.inputs) + (adaptive.steps > 0)) * shield.evaluations
 
 
-def purified_stage(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stage]) -> Stage:
+def purified_stage(stages: Stages, shield: LabelShield, table: ShieldTable, models: list[Stage]) -> Stage:
     """Return the stage of a row, of all that its numbers depend on."""
-    config = run.config.defense
+    config = table.config
     if not models:
-        return row_stage(run, on, "no shield", models)
+        return row_stage(stages, table, "no shield", models)
     adaptive = adversary_key(config) | plain(config.adaptive) if config.adaptive.steps else None
-    return row_stage(run, on, "purification", models, shield=shield.key, adaptive=adaptive)
+    return row_stage(stages, table, "purification", models, shield=shield.key, adaptive=adaptive)
 
 
-def build(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stage], stage: Stage, who: str) -> None:
-    """Keep the labels of every kind of input, and the first triggered images as the classifier saw them."""
-    config = run.config.defense
-    with run.building(stage, who) as wanted:
-        if not (wanted and run.main):
-            return
+def purify(
+    stages: Stages, shield: LabelShield, table: ShieldTable, models: list[Stage], stage: Stage, who: str
+) -> dict[str, Any]:
+    """Keep the labels of every kind of input, and the first triggered images as the classifier saw them.
+
+    Returns the manifest, with the accuracies.
+    """
+    config, on, device = table.config, table.on, stages.device
+
+    def build() -> dict[str, Any]:
         inputs, count = dict(on.inputs), len(on.labels)
-        first = on.inputs["triggered"][:SHOWN].to(run.device)
+        first = on.inputs["triggered"][:SHOWN].to(device)
         if models:
-            schedule = run.schedule.to(run.device)
-            guarded = Shielded(shield, denoiser(run, models), schedule, on.classifier, seed=config.seed)
+            schedule = table.diffusion.schedule_here
+            guarded = Shielded(shield, mean_denoiser(table, models), schedule, on.classifier, seed=config.seed)
             ask, seen = guarded.labels, guarded.images(first, on.indices[:SHOWN].tolist())
             if config.adaptive.steps:
-                inputs["adaptive"] = adaptive(run, shield, on, models, stage, who)
+                inputs["adaptive"] = adaptive(stages, shield, table, models, stage, who)
         else:
             ask, seen = partial(bare, on), first
-        with progress(who, len(inputs) * count, unit="images", every=run.config.runtime.progress) as meter:
+        with stages.meter(who, len(inputs) * count, "images") as meter:
             answers = {}
             for kind, x in inputs.items():
 
                 def labels(part: slice, x: Tensor = x) -> Tensor:
-                    return ask(x[part].to(run.device), on.indices[part].tolist())
+                    return ask(x[part].to(device), on.indices[part].tolist())
 
                 answers[kind] = by_batch(stage.folder / BATCHES / kind, count, config.batch_size, labels, meter)
         right = {kind: found == on.labels for kind, found in answers.items()}
-        with artifacts.atomic(stage.folder / "answers.safetensors") as scratch:
-            save_file({**answers, "seen": to_uint8(seen).cpu()}, scratch)
-        shutil.rmtree(stage.folder / BATCHES)
+        keep(stage.folder / "answers.safetensors", {**answers, "seen": to_uint8(seen).cpu()})
         accuracy = {kind: hits.double().mean().item() for kind, hits in right.items()}
-        run.finish(stage, accuracy=accuracy, **asr(right["clean"], right["triggered"]))
+        return {"accuracy": accuracy, **asr(right["clean"], right["triggered"])}
+
+    return stages.once(stage, build, who)
 
 
 @torch.inference_mode()
@@ -171,59 +154,59 @@ def asr(clean: Tensor, triggered: Tensor) -> dict[str, float]:
     return {"asr": 1 - triggered[clean].double().mean().item()} if clean.any() else {}
 
 
-def adaptive(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stage], stage: Stage, who: str) -> Tensor:
+def adaptive(
+    stages: Stages, shield: LabelShield, table: ShieldTable, models: list[Stage], stage: Stage, who: str
+) -> Tensor:
     """Return the clean images (K,C,H,W) as PGD through the shield changes them, kept batch by batch."""
-    config = run.config.defense
+    config, on, device = table.config, table.on, stages.device
     full, settings = config.adaptive.gradient == "full", config.adversary.copy()
     settings.steps = config.adaptive.steps
-    eps, schedule = denoiser(run, models, recompute=full), run.schedule.to(run.device)
+    eps, schedule = mean_denoiser(table, models, recompute=full), table.diffusion.schedule_here
     guarded = Shielded(shield, eps, schedule, on.classifier, seed=config.seed, bpda=not full)
 
     def attacked(part: slice) -> Tensor:
-        x, y = on.inputs["clean"][part].to(run.device), on.labels[part].to(run.device)
+        x, y = on.inputs["clean"][part].to(device), on.labels[part].to(device)
         indices = on.indices[part].tolist()
         shield_now = guarded.attacked(indices)
         return attack(shield_now, x, y, indices, settings, config.seed, "adaptive", config.adaptive.eot)
 
-    with progress(f"{who} adaptive", len(on.labels), unit="images", every=run.config.runtime.progress) as meter:
+    with stages.meter(f"{who} adaptive", len(on.labels), "images") as meter:
         return by_batch(stage.folder / BATCHES / "adversary", len(on.labels), config.batch_size, attacked, meter)
 
 
-def flagged(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stage]) -> dict[str, float]:
+def flagged(stages: Stages, shield: LabelShield, table: ShieldTable, images: Images) -> dict[str, float]:
     """Return the entropy check's `strip/tpr` on triggered inputs behind the shield, and `strip/fpr` on clean ones.
 
-    A half of the clean inputs, drawn at random, sets the threshold; both rates are those of the other half.
+    A half of the clean inputs, drawn at random, sets the threshold; both rates are those of the other half. `images`
+    are overlaid.
     """
-    config = run.config.defense
+    config, on, models = table.config, table.on, table.rows["suspect"]
     settings = plain(config.strip)
     rate = settings.pop("false_positive_rate")
-    data = {"data": run.images.fingerprint, "strip": settings}
-    on = on.among({kind: on.inputs[kind] for kind in ("clean", "triggered")})
-    stage = row_stage(run, on, "strip", models, shield=shield.key, **data)
+    data = {"data": images.fingerprint, "strip": settings}
+    stage = row_stage(stages, table, "strip", models, shield=shield.key, **data)
     path, count = stage.folder / "entropies.safetensors", len(on.labels)
-    with run.missing(stage, "strip") as wanted:
-        if wanted:
-            schedule = run.schedule.to(run.device)
-            eps = denoiser(run, models)
-            guarded = Shielded(shield, eps, schedule, on.classifier, seed=config.seed)
-            drawn = torch.randperm(len(run.images), generator=generator(config.seed, "blends"))[: config.strip.overlays]
-            others = to_float(run.images.take(drawn)).to(run.device)
-            shown = 2 * count * len(others) * shield.evaluations
-            batch = on.inputs["clean"][: config.batch_size].to(run.device)
-            announce(run, "strip", shown, lambda x: eps(x, 0), batch)
-            with progress("strip", 2 * count, unit="images", every=run.config.runtime.progress) as meter:
-                found = {}
-                for kind in ("clean", "triggered"):
 
-                    def entropy(part: slice, x: Tensor = on.inputs[kind]) -> Tensor:
-                        logits = guarded.attacked(on.indices[part].tolist())
-                        return entropies(logits, x[part].to(run.device), others, config.strip.weight)
+    def build() -> dict[str, Any]:
+        eps = mean_denoiser(table, models)
+        guarded = Shielded(shield, eps, table.diffusion.schedule_here, on.classifier, seed=config.seed)
+        drawn = torch.randperm(len(images), generator=generator(config.seed, "blends"))[: config.strip.overlays]
+        overlays = to_float(images.take(drawn)).to(stages.device)
+        batch = on.inputs["clean"][: config.batch_size].to(stages.device)
+        announce("strip", 2 * count * len(overlays) * shield.evaluations, lambda x: eps(x, 0), batch)
+        with stages.meter("strip", 2 * count, "images") as meter:
+            found = {}
+            for kind in ("clean", "triggered"):
 
-                    found[kind] = by_batch(stage.folder / BATCHES / kind, count, config.batch_size, entropy, meter)
-            with artifacts.atomic(path) as scratch:
-                save_file(found, scratch)
-            shutil.rmtree(stage.folder / BATCHES)
-            run.finish(stage)
+                def entropy(part: slice, x: Tensor = on.inputs[kind]) -> Tensor:
+                    logits = guarded.attacked(on.indices[part].tolist())
+                    return entropies(logits, x[part].to(stages.device), overlays, config.strip.weight)
+
+                found[kind] = by_batch(stage.folder / BATCHES / kind, count, config.batch_size, entropy, meter)
+        keep(path, found)
+        return {}
+
+    stages.once(stage, build, "strip")
     kept = load_file(path)
     known, others = torch.randperm(count, generator=generator(config.seed, "strip")).split([count // 2, -(-count // 2)])
     least = threshold(kept["clean"][known], rate)
@@ -231,12 +214,13 @@ def flagged(run: Experiment, shield: LabelShield, on: EvalSet, models: list[Stag
     return {f"strip/{name}": (values[others] < least).double().mean().item() for name, values in rates.items()}
 
 
-def figure(run: Experiment, on: EvalSet, labels: dict[str, Tensor], pictures: dict[str, Tensor]) -> ShieldRows:
+def figure(table: ShieldTable, labels: dict[str, Tensor], pictures: dict[str, Tensor]) -> ShieldRows:
     """Return what shows the first images: as they are, triggered, and purified by the clean model and the suspect."""
+    on = table.on
     x, triggered = (on.inputs[kind][:SHOWN] for kind in ("clean", "triggered"))
     change = triggered - x
     factor = max(1, int(1 / change.abs().max().clamp(min=0.02)))  # as strong as it can be shown
-    plainly = bare(on, x.to(run.device), []).cpu()
+    plainly = bare(on, x.to(table.diffusion.device), []).cpu()
 
     def words(given: Tensor) -> list[str]:
         return [on.classes[int(label)] for label in given]
@@ -248,4 +232,4 @@ def figure(run: Experiment, on: EvalSet, labels: dict[str, Tensor], pictures: di
         Column("by the clean model", pictures["clean"], words(labels["clean"])),
         Column("by the suspect", pictures["suspect"], words(labels["suspect"])),
     ]
-    return ShieldRows(run.config.name, words(on.labels[:SHOWN]), columns)
+    return ShieldRows(table.name, words(on.labels[:SHOWN]), columns)

@@ -1,22 +1,39 @@
 """What the stages make of conf/defense: the method, and what it may see of a model."""
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from bdiff.config.instantiate import make
 from bdiff.diffusion.denoiser import Suspect
+from bdiff.diffusion.schedule import Schedule
 from bdiff.model import checkpoint
-from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.prepare import plain
 from bdiff.store.artifacts import Stage
 
 
-def suspect_of(run: Experiment, model: Stage, precision: str = "fp32", recompute: bool = False) -> Suspect:
-    """Return what a defense may see of the model of `model`."""
-    return checkpoint.suspect(model.folder / "model", run.schedule, run.images.shape, run.device, precision, recompute)
+@dataclass(frozen=True)
+class Diffusion:
+    """The diffusion that all models of a run undo: a noise schedule over images of a shape, on a device."""
+
+    schedule: Schedule  # with its tables on the CPU
+    key: dict[str, Any]  # conf/schedule, for keys
+    shape: tuple[int, ...]  # (C,H,W)
+    device: torch.device
+
+    @property
+    def schedule_here(self) -> Schedule:
+        """The schedule with its tables on the device."""
+        return self.schedule.to(self.device)
+
+
+def suspect_of(model: Stage, diffusion: Diffusion, precision: str = "fp32", recompute: bool = False) -> Suspect:
+    """Return what a defense may see of the model of `model`; with `recompute`, gradients take less memory."""
+    folder = model.folder / "model"
+    return checkpoint.suspect(folder, diffusion.schedule, diffusion.shape, diffusion.device, precision, recompute)
 
 
 def method(config: DictConfig) -> Any:

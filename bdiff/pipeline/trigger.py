@@ -1,66 +1,73 @@
 """The trigger stage: a pattern that the attack learns before training, kept as a picture that other runs can take."""
 
+from typing import Any
+
 import torch
 from PIL import Image
 from torch import Tensor
 
-from bdiff.common.progress import progress
+from bdiff.attack.base import Attack
 from bdiff.common.seeds import generator
 from bdiff.data.base import to_float, to_uint8
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.model import checkpoint
 from bdiff.pictures.draw import load
-from bdiff.pipeline.experiment import Experiment
-from bdiff.pipeline.prepare import plain
-from bdiff.pipeline.start import InitialWeights
+from bdiff.pipeline.stages import Stages
+from bdiff.pipeline.train import InitialWeights, TrainingSetup
 from bdiff.store import artifacts
-from bdiff.store.artifacts import Stage
 from bdiff.trigger.base import Trigger
 
 BATCH = 64  # images per step
 
 
-def learn_trigger(run: Experiment, start: InitialWeights, surrogate: str) -> None:
-    """Give the run the trigger that its attack, prepared, learns behind the denoiser that training starts from.
+def learn_trigger(
+    stages: Stages,
+    setup: TrainingSetup,
+    attack: Attack,  # prepared
+    settings: dict[str, Any],  # of conf/attack
+    surrogate: str,  # the surrogate's key
+    start: InitialWeights,
+    precision: str,
+) -> Trigger:
+    """Return the trigger that the attack learns behind the denoiser that training starts from.
 
-    `surrogate` is the surrogate's key. `trigger=image trigger.path=<the stage's trigger.png>` takes the same one again.
+    `trigger=image trigger.path=<the stage's trigger.png>` takes the same one again.
     """
-    settings = plain(run.config.attack)
-    stage = run.stage(
+    stage = stages.stage(
         "trigger",
-        attack={name: settings[name] for name in ("_target_", "learn", *run.attack.learn_reads)},
+        attack={name: settings[name] for name in ("_target_", "learn", *attack.learn_reads)},
         surrogate=surrogate,
-        trigger=run.pictures["trigger"],
+        trigger=setup.pictures.keys["trigger"],
         start=start.identity,
-        unet=plain(run.config.model.unet),
-        schedule=plain(run.config.schedule),
-        data=run.images.fingerprint,
-        precision=run.config.train.precision,
-        seed=run.config.seed,
+        unet=setup.unet,
+        schedule=setup.diffusion.key,
+        data=setup.images.fingerprint,
+        precision=precision,
+        seed=setup.seed,
     )
     path = stage.folder / "trigger.png"
-    with run.missing(stage) as missing:
-        if missing:
-            picture = rgba(learned(run, start, stage))
-            with artifacts.atomic(path) as scratch:
-                Image.fromarray(picture.numpy()).save(scratch, format="png")
-            run.finish(stage)
-    channels, size = run.images.shape[:2]
-    run.trigger = run.attack.trigger = Trigger.from_picture(load(path, size, "trigger.path"), channels)
-    run.attack.to(run.device)
-    run.pictures["trigger"] = artifacts.content(run.trigger.pattern, run.trigger.mask)
+
+    def build() -> dict[str, Any]:
+        picture = rgba(learned(stages, setup, attack, start, precision))
+        with artifacts.atomic(path) as scratch:
+            Image.fromarray(picture.numpy()).save(scratch, format="png")
+        return {}
+
+    stages.once(stage, build)
+    channels, size = setup.diffusion.shape[:2]
+    return Trigger.from_picture(load(path, size, "trigger.path"), channels)
 
 
-def learned(run: Experiment, start: InitialWeights, stage: Stage) -> Tensor:
+def learned(stages: Stages, setup: TrainingSetup, attack: Attack, start: InitialWeights, precision: str) -> Tensor:
     """Return the pattern (C,H,W) in [-1,1], a function of the seed."""
-    unet = checkpoint.build(plain(run.config.model.unet), start.folder)
-    precision = run.config.train.precision
-    denoiser = Suspect(unet, run.schedule, run.images.shape, run.device, start.prediction, precision)
-    draws, pattern = generator(run.config.seed, "trigger"), run.trigger.pattern.to(run.device)
-    with progress(stage.name, run.attack.learn, unit="steps", every=run.config.runtime.progress) as meter:
-        for _ in range(run.attack.learn):
-            x = to_float(run.images.take(torch.randint(len(run.images), (BATCH,), generator=draws)).to(run.device))
-            pattern = run.attack.update_trigger(denoiser, pattern, x, denoiser.noise(len(x), draws))
+    images, device = setup.images, setup.diffusion.device
+    unet = checkpoint.build(setup.unet, start.folder)
+    denoiser = Suspect(unet, setup.diffusion.schedule, setup.diffusion.shape, device, start.prediction, precision)
+    draws, pattern = generator(setup.seed, "trigger"), setup.pictures.trigger.pattern.to(device)
+    with stages.meter("trigger", attack.learn, "steps") as meter:
+        for _ in range(attack.learn):
+            x = to_float(images.take(torch.randint(len(images), (BATCH,), generator=draws)).to(device))
+            pattern = attack.update_trigger(denoiser, pattern, x, denoiser.noise(len(x), draws))
             meter.advance()
     return pattern.cpu()
 

@@ -23,8 +23,8 @@ from bdiff.config.options import PACKAGE
 from bdiff.config.validate import value_problem
 from bdiff.diffusion.classification import classification_loss
 from bdiff.diffusion.training import OPTIMIZERS, TrainConfig, fit
-from bdiff.pipeline.experiment import Experiment
-from bdiff.pipeline.reference import train_classifier
+from bdiff.pipeline.classifier import train_classifier
+from bdiff.pipeline.experiment import build_experiment
 from bdiff.tracker.none import NoTracker
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "classifier").glob("*.yaml"))
@@ -153,7 +153,8 @@ def classified(folder: Path, *overrides: str):
         "name=test",
     ]
     (config,) = jobs([*words, *overrides], multirun=False)
-    return train_classifier(Experiment(config, NoTracker()))
+    run = build_experiment(config, NoTracker())
+    return train_classifier(run.stages, run.images, config.classifier)
 
 
 def test_a_run_takes_its_classifier_from_a_file(tmp_path):

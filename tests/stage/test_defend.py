@@ -4,7 +4,6 @@ import json
 import logging
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -272,20 +271,23 @@ def test_fidelity_by_hand():
 
 def test_the_input_checks_rates_are_those_of_two_gaussians():
     attack = toys.attack()
-    run: SimpleNamespace = SimpleNamespace(
-        images=toys.images(), config=SimpleNamespace(seed=3), attack=attack, trigger=attack.trigger
-    )
     true = attack.trigger.pattern  # of norm 7: hardly a noise is taken for another
-    assert input_check(run, true) == {"input_tpr": pytest.approx(1, abs=0.01), "input_tnr": pytest.approx(1, abs=0.01)}
-    assert input_check(run, torch.zeros_like(true)) == {"input_tpr": 0, "input_tnr": 1}  # it explains nothing better
+    assert input_check(attack, true, 3) == {
+        "input_tpr": pytest.approx(1, abs=0.01),
+        "input_tnr": pytest.approx(1, abs=0.01),
+    }
+    assert input_check(attack, torch.zeros_like(true), 3) == {
+        "input_tpr": 0,
+        "input_tnr": 1,
+    }  # it explains nothing better
     small = 0.2 * true
     length, along = small.norm().item(), (true * small).sum().item() / small.norm().item()
     passed = 0.5 * math.erfc((length / 2 - along) / math.sqrt(2))  # noise plus the true trigger beyond half the way
     wrong = 0.5 * math.erfc(length / 2 / math.sqrt(2))
-    found = input_check(run, small)
+    found = input_check(attack, small, 3)
     assert found["input_tpr"] == pytest.approx(passed, abs=0.03) and passed > 0.99
     assert found["input_tnr"] == pytest.approx(1 - wrong, abs=0.05) and 0.2 < wrong < 0.3
-    assert input_check(run, -true)["input_tpr"] == pytest.approx(0, abs=0.01)
+    assert input_check(attack, -true, 3)["input_tpr"] == pytest.approx(0, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from bdiff.common.progress import Meter
 from bdiff.config.compose import jobs
 from bdiff.defense.shields import cohen
 from bdiff.pipeline.shield import asr
-from bdiff.pipeline.trial import by_batch, networks_left
+from bdiff.pipeline.shield_table import by_batch, networks_left
 from bdiff.store.artifacts import Stage
 
 TINY = [

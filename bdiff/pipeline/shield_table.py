@@ -1,0 +1,95 @@
+"""A shield's table: a stage for every row, whose models denoise for the classifier, with what all rows need."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bdiff.common.progress import Meter
+from bdiff.defense.base import Eps
+from bdiff.pipeline.eval_set import EvalSet
+from bdiff.pipeline.stages import Stages, keep
+from bdiff.pipeline.suspect import Diffusion, suspect_of
+from bdiff.store import artifacts
+from bdiff.store.artifacts import Stage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ShieldTable:
+    """What a shield is evaluated on, and by which rows."""
+
+    name: str  # of the run, for the titles of figures
+    config: DictConfig  # conf/defense
+    diffusion: Diffusion
+    on: EvalSet
+    rows: dict[str, list[Stage]]  # the models that denoise in each, see `bdiff.pipeline.names.ROWS`; none: no shield
+
+    def among(self, inputs: dict[str, Tensor]) -> "ShieldTable":
+        """Return the same with other kinds of inputs."""
+        return replace(self, on=self.on.among(inputs))
+
+
+def row_stage(stages: Stages, table: ShieldTable, what: str, models: list[Stage], **settings: Any) -> Stage:
+    """Return the stage of a row: `what` is done, and with which models and settings."""
+    return stages.stage(
+        "shield",
+        what=what,
+        models=[model.key for model in models],
+        schedule=table.diffusion.key if models else None,
+        precision=table.config.precision if models else None,
+        seed=table.config.seed,
+        **table.on.identity,
+        **settings,
+    )
+
+
+def networks_left(stages: dict[str, Stage], rows: dict[str, list[Stage]]) -> int:
+    """Return how many networks there are to be asked in rows that are not finished; rows with the same key are one."""
+    return sum({stage.key: len(rows[row]) for row, stage in stages.items() if stage.manifest is None}.values())
+
+
+def mean_denoiser(table: ShieldTable, models: list[Stage], recompute: bool = False) -> Eps:
+    """Return the mean noise that models predict; with `recompute`, gradients through it take less memory."""
+    suspects = [suspect_of(model, table.diffusion, table.config.precision, recompute) for model in models]
+    return lambda x, t: torch.stack([suspect.eps(x, t) for suspect in suspects]).mean(0)
+
+
+def by_batch(folder: Path, count: int, size: int, make: Callable[[slice], Tensor], meter: Meter) -> Tensor:
+    """Return `make` of every batch of `count` rows, joined; kept in `folder` as they come, so that none is made twice.
+
+    `size` is the batch's, and changes no number.
+    """
+    parts = []
+    for first in range(0, count, size):
+        last = min(first + size, count)
+        path = folder / f"{first}-{last}.safetensors"
+        if not artifacts.whole(path):
+            keep(path, {"part": make(slice(first, last)).cpu().contiguous()})
+        parts.append(load_file(path)["part"])
+        meter.advance(last - first)
+    return torch.cat(parts)
+
+
+def announce(name: str, evaluations: int, ask: Callable[[Tensor], Any], batch: Tensor) -> None:
+    """Log what is to come: so many images shown to the network, and an estimate of the time from one batch on it."""
+
+    def timed() -> float:
+        began = time.monotonic()
+        ask(batch)
+        if batch.device.type == "cuda":
+            torch.cuda.synchronize(batch.device)
+        return time.monotonic() - began
+
+    with torch.inference_mode():
+        timed()  # the first is slower than those that follow
+        seconds = timed() * evaluations / len(batch)
+    log.info("%s: %s images to be shown to the network, about %.3g s", name, f"{evaluations:,}", seconds)
