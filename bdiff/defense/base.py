@@ -18,6 +18,7 @@ from bdiff.defense.settings import DetectionSettings, InputCheckSettings, LabelS
 from bdiff.defense.shields import cohen
 from bdiff.diffusion.batch import Loss
 from bdiff.diffusion.denoiser import Denoiser, Suspect
+from bdiff.diffusion.mode import Work
 from bdiff.diffusion.noise import Noise
 from bdiff.diffusion.schedule import Schedule
 
@@ -64,6 +65,11 @@ class Detection(Defense):
     @abstractmethod
     def total(self) -> int:
         """How many steps `invert` takes, of each of which it tells."""
+
+    @property
+    def work(self) -> Work:
+        """What `invert` asks of the network with gradients, as far as that is known beforehand."""
+        return Work(0, 1, gradients=True)
 
     @property
     def reads(self) -> int:

@@ -80,6 +80,10 @@ class Denoiser(nn.Module):
         """Return standard normal noise (count,C,H,W) on the device, drawn on the CPU so that devices agree."""
         return to_device(torch.randn((count, *self.shape), generator=generator), self.device)
 
+    def example(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return what the network may be asked: `count` images of noise at the last timestep."""
+        return self.noise(count, torch.Generator().manual_seed(0)), self.at(len(self.schedule) - 1, count)
+
     def trainable(self) -> "Denoiser":
         """Return a copy whose weights can be trained; it runs as the training's context says."""
         network = deepcopy(self.network).requires_grad_(True)

@@ -50,19 +50,21 @@ class Engine:
     def __init__(self, network: nn.Module, evaluate: Evaluate, precision: str):
         self.network, self.evaluate, self.precision = network, evaluate, precision
         self.batch: int | None = None  # the static batch size in compiled mode; None: eager
+        self.gradients = False  # whether it is calls with gradients that are compiled, and not those without
         self.cast: nn.Module | None = None  # the weights of compiled mode
         self.failure: str | None = None  # why it fell back to eager mode
 
-    def compile(self, batch: int) -> None:
-        """Evaluate in compiled mode from now on, `batch` inputs at a time.
+    def compile(self, batch: int, gradients: bool = False) -> None:
+        """Evaluate in compiled mode from now on, `batch` inputs at a time; calls of the other kind stay eager.
 
-        Weights are cast once to the working precision, in the layout that compiled kernels prefer.
+        Weights are cast once to the working precision, in the layout that compiled kernels prefer. `gradients` says
+        which kind it is: calls whose input needs a gradient, or those whose input needs none.
         """
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         with torch.inference_mode(False):  # or gradients could not go through the copy
             copy = nn.Module.to(deepcopy(self.network), dtype)  # diffusers' own `to` would warn
             self.cast = copy.to(memory_format=torch.channels_last)
-        self.batch = batch
+        self.batch, self.gradients = batch, gradients
 
     def fall_back(self, reason: str | None = None) -> None:
         """Evaluate in eager mode from now on; `reason`: what failed."""
@@ -70,7 +72,7 @@ class Engine:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Return the network's output (B,...) of inputs (B,...). Raises CompilerFailed; the next call is eager."""
-        if self.batch is None:
+        if self.batch is None or self.gradients != (torch.is_grad_enabled() and inputs[0].requires_grad):
             with autocast(self.precision, inputs[0].device):
                 return self.evaluate(self.network, *inputs)
         parts = zip(*(one.split(self.batch) for one in inputs), strict=True)
@@ -81,7 +83,7 @@ class Engine:
         """Return the compiled output of at most `batch` inputs, padded to the one static shape."""
         assert self.batch is not None and self.cast is not None
         count = len(inputs[0])
-        graphs = inputs[0].is_cuda and not torch.is_grad_enabled()
+        graphs = inputs[0].is_cuda and not self.gradients
         x, *others = (pad(one, self.batch) for one in inputs)
         if x.is_floating_point():
             x = x.to(next(self.cast.parameters()).dtype)

@@ -4,8 +4,8 @@ import math
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,14 +28,11 @@ class Mode:
     compiled: bool
     reason: str
     batch: int
+    gradients: bool = False  # whether it is calls with gradients that this is about
     difference: float | None = None
 
-    @property
-    def protocol(self) -> dict[str, Any]:
-        """What has to be known to compare numbers."""
-        if not self.compiled:
-            return {"mode": "eager"}
-        return {"mode": "compiled", "difference from eager": self.difference}
+    def __str__(self) -> str:
+        return f"{'compiled' if self.compiled else 'eager'} mode ({self.reason})"
 
 
 @dataclass(frozen=True)
@@ -93,35 +90,36 @@ def choose(setting: bool | str, engine: Engine, inputs: tuple[Tensor, ...], work
         work: what is left to do.
         costs: what is known of compiling, which is added to.
     """
+    eager = partial(Mode, False, batch=work.batch, gradients=work.gradients)
     if setting is False:
-        return Mode(False, "runtime.compile=false", work.batch)
+        return eager("runtime.compile=false")
     if setting == "auto" and work.calls < FEW:
-        return Mode(False, f"{work.calls} calls of the network pay for no compiling", work.batch)
-    eager, expected = timed(engine, inputs, work)
-    path, total = costs.path(engine, inputs, work), eager * work.calls
+        return eager(f"{work.calls} calls of the network pay for no compiling")
+    slow, expected = timed(engine, inputs, work)
+    path, total = costs.path(engine, inputs, work), slow * work.calls
     seconds, gain = costs.expected(path, inputs[0].device)
     saved = total * (1 - 1 / gain)
     if setting == "auto" and saved < 2 * seconds:  # what is not known well has to pay well
         reason = f"{total:.3g} s of work; compiling takes about {seconds:.2g} s and saves {saved:.2g} s"
-        return Mode(False, reason, work.batch)
+        return eager(reason)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(costs.folder / "kernels"))
     began = time.monotonic()
     try:
-        engine.compile(work.batch)
+        engine.compile(work.batch, work.gradients)
         first(engine, inputs, work)
         took = time.monotonic() - began
         fast, found = timed(engine, inputs, work)
     except CompilerFailed as error:
-        return Mode(False, f"the compiler failed: {error}", work.batch)
-    gain = eager / fast
+        return eager(f"the compiler failed: {error}")
+    gain = slow / fast
     costs.keep(path, took, gain)
     difference = distance(found, expected)
     reason = f"compiled in {took:.3g} s, {gain:.2f} times as fast; {total:.3g} s of eager work"
     off = difference > TOLERANCE[engine.precision]
     if off or (setting == "auto" and gain < 1):
         engine.fall_back()
-        return Mode(False, reason + f", but {difference:.2g} off the eager output" * off, work.batch, difference)
-    return Mode(True, reason, work.batch, difference)
+        return eager(reason + f", but {difference:.2g} off the eager output" * off)
+    return Mode(True, reason, work.batch, work.gradients, difference)
 
 
 def first(engine: Engine, inputs: tuple[Tensor, ...], work: Work) -> list[Tensor]:

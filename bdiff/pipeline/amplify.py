@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from bdiff.common.seeds import seed_of
 from bdiff.config.instantiate import make
+from bdiff.diffusion.engine import steady
 from bdiff.pipeline.measure import Measuring, target_hits
 from bdiff.pipeline.prepare import Pictures, plain
 from bdiff.pipeline.result import StageResult, first_images
@@ -27,7 +28,8 @@ def amplify(
 ) -> StageResult:
     """Return what becomes of samples from the reinforced and the scaled trigger on the model of `model`."""
     inversion, pattern = config.inversion, pictures.trigger.pattern
-    amplifier = make(OmegaConf.masked_copy(config, ["_target_", "scale"]), inversion=method(inversion))
+    detection = method(inversion)
+    amplifier = make(OmegaConf.masked_copy(config, ["_target_", "scale"]), inversion=detection)
     stage = stages.stage(
         "amplify",
         model=model.key,
@@ -40,9 +42,10 @@ def amplify(
 
     def build() -> dict[str, Any]:
         suspect = suspect_of(model, sampling.diffusion, inversion.precision, inversion.checkpoint)
+        stages.settle(stage, suspect, detection.work)
+        seed = seed_of(sampling.seed, "amplify")
         with stages.meter("amplify", inversion.steps, "steps") as meter:
-            seed = seed_of(sampling.seed, "amplify")
-            found = amplifier.reinforce(suspect, pattern, seed, partial(meter.advance, 1))
+            found = steady(lambda: amplifier.reinforce(suspect, pattern, seed, partial(meter.advance, 1)))
         keep(path, {"trigger": found.trigger.contiguous()})
         return {"curve": found.curve, "evaluations": suspect.evaluations}
 

@@ -1,5 +1,7 @@
 """The certification stage: Cohen's table for every row and kind of input, and what is read off it."""
 
+from collections.abc import Callable
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -9,6 +11,9 @@ from torch import Tensor
 from bdiff.common.device import autocast
 from bdiff.defense.base import Logits, RadiusShield
 from bdiff.defense.shields import cohen
+from bdiff.diffusion.denoiser import Suspect
+from bdiff.diffusion.engine import steady
+from bdiff.diffusion.mode import Work
 from bdiff.pipeline.names import ROWS
 from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.result import CertifiedCurves, StageResult
@@ -58,8 +63,16 @@ def certified(stages: Stages, shield: RadiusShield, table: ShieldTable) -> Stage
     return StageResult(metrics, {"certification": protocol}, figures={"certified": figure})
 
 
-def noisy_classifier(shield: RadiusShield, table: ShieldTable, models: list[Stage]) -> Logits:
-    """Return the classifier of noisy images behind the models' denoiser; alone if there are none."""
+def noisy_classifier(
+    shield: RadiusShield,
+    table: ShieldTable,
+    models: list[Stage],
+    settle: Callable[[Suspect], None] = lambda suspect: None,
+) -> Logits:
+    """Return the classifier of noisy images behind the models' denoiser; alone if there are none.
+
+    `settle` is for `mean_denoiser`.
+    """
 
     def classifier(x: Tensor) -> Tensor:
         with autocast(table.config.precision, table.diffusion.device):  # it is asked as often as the denoiser is
@@ -67,7 +80,7 @@ def noisy_classifier(shield: RadiusShield, table: ShieldTable, models: list[Stag
 
     if not models:
         return classifier
-    return shield.behind(mean_denoiser(table, models), table.diffusion.schedule_here, classifier)
+    return shield.behind(mean_denoiser(table, models, settle=settle), table.diffusion.schedule_here, classifier)
 
 
 def certify(
@@ -77,11 +90,12 @@ def certify(
     on = table.on
 
     def build() -> dict[str, Any]:
-        logits = noisy_classifier(shield, table, models)
         stage.folder.mkdir(parents=True, exist_ok=True)
+        work = Work(len(on.inputs) * len(on.labels) * shield.draws, shield.batch_size)
+        logits = noisy_classifier(shield, table, models, lambda suspect: stages.settle(stage, suspect, work))
         for kind, x in on.inputs.items():
             shield.run(
-                logits,
+                lambda noisy: steady(partial(logits, noisy)),
                 x.to(stages.device),
                 on.labels,
                 on.indices,

@@ -17,6 +17,7 @@ from bdiff.common.seeds import generator, seed_of
 from bdiff.data.base import to_float
 from bdiff.defense.base import Detection, Inversion
 from bdiff.defense.detection.terd import is_backdoored
+from bdiff.diffusion.engine import steady
 from bdiff.pipeline.measure import Measuring, target_hits
 from bdiff.pipeline.remove import Found
 from bdiff.pipeline.result import StageResult, first_images
@@ -105,8 +106,9 @@ def invert(
 
     def build() -> dict[str, Any]:
         suspect = suspect_of(model, diffusion, config.precision, config.checkpoint)
+        stages.settle(stage, suspect, detection.work)
         with stages.meter("audit", detection.total, "steps") as meter:
-            found = detection.invert(suspect, seed_of(seed, "audit"), partial(meter.advance, 1))
+            found = steady(lambda: detection.invert(suspect, seed_of(seed, "audit"), partial(meter.advance, 1)))
         keep(stage.folder / "trigger.safetensors", {"trigger": found.trigger.contiguous()})
         return {"curve": found.curve, "evidence": found.evidence, "evaluations": suspect.evaluations}
 

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from bdiff.attack.base import Attack
 from bdiff.data.base import Images
+from bdiff.diffusion.mode import Costs
 from bdiff.diffusion.training import LoopConfig, TrainConfig
 from bdiff.model import checkpoint
 from bdiff.pipeline import prepare
@@ -67,7 +68,8 @@ def build_experiment(config: DictConfig, tracker: NoTracker) -> Experiment:
 
     Raises RequestError before anything is trained if a part cannot be had.
     """
-    stages = Stages(Path(config.paths.outputs), config.runtime.device, tracker, loop_config(config.runtime))
+    costs = Costs(Path(config.paths.cache).expanduser() / "compiled")
+    stages = Stages(Path(config.paths.outputs), config.runtime.device, tracker, loop_config(config.runtime), costs)
     prepare.resolve_precisions(config, stages.device)  # before any key is made of them
     schedule = prepare.schedule(config)
     scheduler = prepare.sampler(config.sampler, schedule, config.sample.steps)

@@ -10,6 +10,7 @@ from torch import Tensor
 from bdiff.attack.base import Attack
 from bdiff.common.seeds import seed_of
 from bdiff.diffusion.denoiser import Denoiser
+from bdiff.diffusion.mode import Work
 from bdiff.diffusion.sampling import Drawn, Prior, Sampler, sample
 from bdiff.diffusion.view import View
 from bdiff.pipeline.prepare import Pictures, plain, without
@@ -88,9 +89,13 @@ def draw_samples(
     )
 
     def build() -> dict[str, Any]:
+        suspect = suspect_of(model, sampling.diffusion, config.precision)
+        sampler = Sampler(sampling.scheduler, config.steps, plain(sampling.sampler.step))
+        shown = sum(counts.values()) * sampler.calls // stages.accelerator.num_processes
+        stages.settle(stage, suspect, Work(shown, config.batch_size), together=True)
         sample(
-            suspect_of(model, sampling.diffusion, config.precision),
-            Sampler(sampling.scheduler, config.steps, plain(sampling.sampler.step)),
+            suspect,
+            sampler,
             {name: Drawn(kind.prior, counts[name], kind.view) for name, kind in kinds.items()},
             config.batch_size,
             seed_of(sampling.seed, "samples"),

@@ -4,6 +4,7 @@ An image that is both has the trigger put into the adversarial image, whose trig
 attacker makes of the clean images is its own kind, and differs from row to row.
 """
 
+from collections.abc import Callable
 from functools import partial, singledispatch
 from typing import Any
 
@@ -18,6 +19,9 @@ from bdiff.data.base import Images, to_float, to_uint8
 from bdiff.defense.base import LabelShield, RadiusShield, Shield
 from bdiff.defense.shields.purification import Shielded
 from bdiff.defense.shields.strip import entropies, threshold
+from bdiff.diffusion.denoiser import Suspect
+from bdiff.diffusion.engine import steady
+from bdiff.diffusion.mode import Work
 from bdiff.pipeline.adversarial import adversarial, adversary_key, attack
 from bdiff.pipeline.certify import certified
 from bdiff.pipeline.eval_set import EvalSet
@@ -118,8 +122,10 @@ def purify(
         first = on.inputs["triggered"][:SHOWN].to(device)
         if models:
             schedule = table.diffusion.schedule_here
-            guarded = Shielded(shield, mean_denoiser(table, models), schedule, on.classifier, seed=config.seed)
-            ask, seen = guarded.labels, guarded.images(first, on.indices[:SHOWN].tolist())
+            shown = count * (len(inputs) + (config.adaptive.steps > 0)) * shield.evaluations
+            eps = mean_denoiser(table, models, settle=settled(stages, stage, shield, table, shown))
+            guarded = Shielded(shield, eps, schedule, on.classifier, seed=config.seed)
+            ask, seen = guarded.labels, steady(lambda: guarded.images(first, on.indices[:SHOWN].tolist()))
             if config.adaptive.steps:
                 inputs["adaptive"] = adaptive(stages, shield, table, models, stage, who)
         else:
@@ -138,6 +144,20 @@ def purify(
         return {"accuracy": accuracy, **asr(right["clean"], right["triggered"])}
 
     return stages.once(stage, build, who)
+
+
+def settled(
+    stages: Stages,
+    stage: Stage,
+    shield: LabelShield,
+    table: ShieldTable,
+    shown: int,  # images, to the network
+    purpose: str = "network",
+    gradients: bool = False,
+) -> Callable[[Suspect], None]:
+    """Return what puts a suspect into the stage's mode for so much work."""
+    work = Work(shown, table.config.batch_size * shield.copies, gradients)
+    return lambda suspect: stages.settle(stage, suspect, work, purpose)
 
 
 @torch.inference_mode()
@@ -161,7 +181,9 @@ def adaptive(
     config, on, device = table.config, table.on, stages.device
     full, settings = config.adaptive.gradient == "full", config.adversary.copy()
     settings.steps = config.adaptive.steps
-    eps, schedule = mean_denoiser(table, models, recompute=full), table.diffusion.schedule_here
+    shown = cost(len(on.labels), settings.steps, config.adaptive.eot, shield.evaluations)
+    settle = settled(stages, stage, shield, table, shown, "adaptive", gradients=full)
+    eps, schedule = mean_denoiser(table, models, recompute=full, settle=settle), table.diffusion.schedule_here
     guarded = Shielded(shield, eps, schedule, on.classifier, seed=config.seed, bpda=not full)
 
     def attacked(part: slice) -> Tensor:
@@ -188,7 +210,8 @@ def flagged(stages: Stages, shield: LabelShield, table: ShieldTable, images: Ima
     path, count = stage.folder / "entropies.safetensors", len(on.labels)
 
     def build() -> dict[str, Any]:
-        eps = mean_denoiser(table, models)
+        shown = 2 * count * config.strip.overlays * shield.evaluations
+        eps = mean_denoiser(table, models, settle=settled(stages, stage, shield, table, shown))
         guarded = Shielded(shield, eps, table.diffusion.schedule_here, on.classifier, seed=config.seed)
         drawn = torch.randperm(len(images), generator=generator(config.seed, "blends"))[: config.strip.overlays]
         overlays = to_float(images.take(drawn)).to(stages.device)

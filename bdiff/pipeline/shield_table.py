@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from bdiff.common.progress import Meter
 from bdiff.defense.base import Eps
+from bdiff.diffusion.denoiser import Suspect
+from bdiff.diffusion.engine import steady
 from bdiff.pipeline.eval_set import EvalSet
 from bdiff.pipeline.stages import Stages, keep
 from bdiff.pipeline.suspect import Diffusion, suspect_of
@@ -57,9 +60,19 @@ def networks_left(stages: dict[str, Stage], rows: dict[str, list[Stage]]) -> int
     return sum({stage.key: len(rows[row]) for row, stage in stages.items() if stage.manifest is None}.values())
 
 
-def mean_denoiser(table: ShieldTable, models: list[Stage], recompute: bool = False) -> Eps:
-    """Return the mean noise that models predict; with `recompute`, gradients through it take less memory."""
+def mean_denoiser(
+    table: ShieldTable,
+    models: list[Stage],
+    recompute: bool = False,
+    settle: Callable[[Suspect], None] = lambda suspect: None,
+) -> Eps:
+    """Return the mean noise that models predict; with `recompute`, gradients through it take less memory.
+
+    `settle` puts each into the mode of its stage; eager mode without.
+    """
     suspects = [suspect_of(model, table.diffusion, table.config.precision, recompute) for model in models]
+    for suspect in suspects:
+        settle(suspect)
     return lambda x, t: torch.stack([suspect.eps(x, t) for suspect in suspects]).mean(0)
 
 
@@ -73,7 +86,7 @@ def by_batch(folder: Path, count: int, size: int, make: Callable[[slice], Tensor
         last = min(first + size, count)
         path = folder / f"{first}-{last}.safetensors"
         if not artifacts.whole(path):
-            keep(path, {"part": make(slice(first, last)).cpu().contiguous()})
+            keep(path, {"part": steady(partial(make, slice(first, last))).cpu().contiguous()})
         parts.append(load_file(path)["part"])
         meter.advance(last - first)
     return torch.cat(parts)

@@ -4,6 +4,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from torch import Tensor
 from bdiff.common.device import open_device
 from bdiff.common.progress import Meter, progress
 from bdiff.common.versions import VERSION
+from bdiff.diffusion.denoiser import Suspect
+from bdiff.diffusion.engine import Engine
 from bdiff.diffusion.history import read_history
+from bdiff.diffusion.mode import Costs, Mode, Work, choose
 from bdiff.diffusion.training import LoopConfig, Session
 from bdiff.store import artifacts, provenance, threads
 from bdiff.store.artifacts import Stage
@@ -25,13 +29,14 @@ log = logging.getLogger(__name__)
 
 #: folders of a growing stage that only a killed run needs again: a training's state, and answers batch by batch
 STATE, BATCHES = "state", "batches"
+MODES = "modes.json"  # of its networks, in the folder of a stage
 
 
 class Stages:
     """What has been built and reused in a run, on one device, in the folder `root`; the tracker gets every history."""
 
-    def __init__(self, root: Path, device: str, tracker: NoTracker, loop: LoopConfig):
-        self.root, self.tracker, self.loop = root, tracker, loop
+    def __init__(self, root: Path, device: str, tracker: NoTracker, loop: LoopConfig, costs: Costs):
+        self.root, self.tracker, self.loop, self.costs = root, tracker, loop, costs
         self.accelerator = open_device(device)
         self.device = self.accelerator.device
         self.seconds: dict[str, float] = {}
@@ -41,6 +46,7 @@ class Stages:
         #: by the name of every stage that was met, reused or not: what made it
         self.provenance: dict[str, dict[str, Any]] = {}
         self.code = provenance.code()
+        self.engines: dict[str, tuple[Mode, Engine]] = {}  # of the stage that is being built, by their purpose
 
     @property
     def main(self) -> bool:
@@ -64,6 +70,7 @@ class Stages:
         with self.locked(stage):
             if stage.manifest is None:
                 self.started = True
+                self.engines.clear()
                 with threads.kept(stage.folder), artifacts.Clock(stage.folder, self.main) as clock:
                     if together or self.main:
                         facts = build()
@@ -96,6 +103,15 @@ class Stages:
             self.accelerator.wait_for_everyone()
             yield
 
+    @property
+    def compiled(self) -> dict[str, Any]:
+        """What was compiled in the stage that is being built, by purpose, and what failed at it."""
+        return {
+            purpose: {"difference from eager": mode.difference} | ({"failed": engine.failure} if engine.failure else {})
+            for purpose, (mode, engine) in self.engines.items()
+            if mode.compiled
+        }
+
     def finish(self, stage: Stage, seconds: float, facts: dict[str, Any]) -> None:
         """Write the manifest of a stage that `seconds` of work built, with what made it."""
         for growing in (STATE, BATCHES):
@@ -107,8 +123,32 @@ class Stages:
             "precision": provenance.precision_of(stage.parts),
             "threads": torch.get_num_threads(),
             "processes": self.accelerator.num_processes,
+            **({"compiled": modes} if (modes := self.compiled) else {}),
         }
         stage.finish(seconds, made_by=made, **facts)
+
+    def settle(
+        self, stage: Stage, suspect: Suspect, work: Work, purpose: str = "network", together: bool = False
+    ) -> None:
+        """Put a suspect's engine into the mode that the stage has for it, chosen here before its first step.
+
+        `purpose` tells the engines of a stage apart; networks that share the work have one. `together`: by all
+        processes.
+        """
+        path = stage.folder / MODES
+        known = artifacts.recall(path, dict[str, Any]())
+        if self.main and purpose not in known:
+            mode = choose(self.loop.compile, suspect.engine, suspect.example(work.batch), work, self.costs)
+            log.info("%s: %s", stage.name, mode)
+            known |= {purpose: asdict(mode)}
+            artifacts.write_json(path, known)
+        if together:
+            self.accelerator.wait_for_everyone()
+            known = artifacts.recall(path, known)
+        mode = Mode(**known[purpose])
+        if mode.compiled and suspect.engine.batch is None:
+            suspect.engine.compile(mode.batch, mode.gradients)
+        self.engines[purpose] = mode, suspect.engine
 
     def record(self, name: str, row: dict[str, Any]) -> None:
         """Pass a row of the history of the training `name` on to the tracker."""

@@ -12,6 +12,7 @@ from bdiff.config.rules import above, at_least, auto_or_number
 from bdiff.defense.base import Detection, Inversion, Suspect
 from bdiff.defense.detection.curve import Curve
 from bdiff.defense.detection.evidence import total_variation, uniformity
+from bdiff.diffusion.mode import Work
 
 
 def elijah_loss(predicted: Tensor, tau: Tensor, shift: float) -> Tensor:
@@ -42,6 +43,11 @@ class Elijah(Detection):
     def total(self) -> int:
         """See `Detection.total`."""
         return self.steps
+
+    @property
+    def work(self) -> Work:
+        """See `Detection.work`."""
+        return Work(self.steps * self.batch, self.batch, gradients=True)
 
     def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
         """Return the trigger after the last step; see `Detection.invert`."""

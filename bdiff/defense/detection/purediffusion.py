@@ -25,6 +25,7 @@ from bdiff.defense.detection.curve import Curve
 from bdiff.defense.detection.evidence import kl_of, total_variation, uniformity
 from bdiff.defense.detection.laws import shift_law
 from bdiff.defense.detection.probe import probe
+from bdiff.diffusion.mode import Work
 
 
 class Chain(NamedTuple):
@@ -167,6 +168,11 @@ class PureDiffusion(Detection):
     def total(self) -> int:
         """See `Detection.total`."""
         return (self.restarts + self.probes) * self.steps
+
+    @property
+    def work(self) -> Work:
+        """See `Detection.work`."""
+        return Work(self.total * len(self.timesteps) * self.batch, self.batch, gradients=True)
 
     def losses(self, suspect: Suspect, seed: int) -> Losses:
         """Return the objective on the noise of `seed`. ValueError if the timesteps do not fall."""

@@ -14,6 +14,7 @@ from bdiff.config.rules import above, at_least, auto_or_number
 from bdiff.defense.base import Detection, Inversion, Suspect
 from bdiff.defense.detection.curve import Curve
 from bdiff.defense.detection.evidence import kl_of
+from bdiff.diffusion.mode import Work
 
 
 def terd_loss(eps: Tensor, predicted: Tensor) -> Tensor:
@@ -69,6 +70,13 @@ class Terd(Detection):
     def total(self) -> int:
         """See `Detection.total`."""
         return self.steps + self.refine_steps
+
+    @property
+    def work(self) -> Work:
+        """See `Detection.work`."""
+        return Work(
+            self.batch * (2 * self.steps + (self.ddim_steps + 4) * self.refine_steps), 2 * self.batch, gradients=True
+        )
 
     def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
         """Return the trigger after the refinement; see `Detection.invert`.
