@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from bdiff.config.compose import jobs
 from bdiff.diffusion.sampling import shard_path
 from bdiff.metric.fid.base import Features
-from bdiff.pipeline.experiment import Experiment
-from bdiff.pipeline.measure import measure
+from bdiff.pipeline.experiment import build_experiment
+from bdiff.pipeline.measure import Measuring, distance_to_reference, measure
 from bdiff.tracker.none import NoTracker
 
 BATCH = 250
@@ -73,20 +73,23 @@ def one(count: int) -> dict[str, Any]:
             random_inception(Path(scratch) / "weights.pth")
             words += ["metric/fid=inception", f"metric.fid.weights={scratch}/weights.pth", "metric.fid.sha256=''"]
         (config,) = jobs(words, multirun=False)
-        run = Experiment(config, NoTracker())
-        run.features = run.features or Stub()
-        samples = run.stage("sample", noise=count)
+        run = build_experiment(config, NoTracker())
+        features = (run.measures.features or Stub()).to(run.stages.device).eval()
+        samples = run.stages.stage("sample", noise=count)
         for start in range(0, count, BATCH):
             noise = torch.randint(256, (2, min(BATCH, count - start), 3, 32, 32), dtype=torch.uint8)
             path = shard_path(samples.folder / "shards", start)
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({"clean": noise[0].clone(), "triggered": noise[1].clone()}, path)
         began = time.monotonic()
-        measured = measure(run, samples)
-        assert measured["protocol"][f"fid{run.features.suffix}"]["sample_count"] == count
+        distance = distance_to_reference(run.stages, features, run.data, None, config.metric, count)
+        target, key = run.pictures.target, run.pictures.keys["target"]
+        how = Measuring(config.metric, config.sample, target, key, True, [], distance, None)
+        measured = measure(run.stages, samples, how)
+        assert measured["protocol"][f"fid{features.suffix}"]["sample_count"] == count
     return {
         "count": count,
-        "features": type(run.features).__name__,
+        "features": type(features).__name__,
         "resident_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "device_mib": round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else None,
         "seconds": round(time.monotonic() - began, 1),

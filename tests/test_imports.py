@@ -33,6 +33,11 @@ def imported(tree: ast.Module) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("bdiff.")} & LEVEL.keys()
 
 
+def modules(tree: ast.Module) -> set[str | None]:
+    """The modules that a module imports names from."""
+    return {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+
+
 @pytest.mark.parametrize("path", TREES, ids=str)
 def test_imports_go_down(path):
     own = path.parts[0].removesuffix(".py")
@@ -47,6 +52,11 @@ def test_the_package_holds_folders_alone_and_a_defense_knows_no_attack():
     }
     for path, tree in TREES.items():
         assert "attack" not in imported(tree) or path.parts[0] != "defense", path
+
+
+def test_stages_take_what_they_need_and_no_experiment():
+    takers = {path.name for path, tree in TREES.items() if "bdiff.pipeline.experiment" in modules(tree)}
+    assert takers == {"main.py", "defend.py"}
 
 
 def test_every_folder_says_what_belongs_in_it():

@@ -43,8 +43,8 @@ def evaluated(defense: Defense, case: Case) -> StageResult:
 def _(defense: Detection, case: Case) -> StageResult:
     run, config = case.run, case.run.config.defense
     truth = Truth(run.attack, run.pictures.trigger, case.measuring)
-    answer, found = detected(run.stages, case.model, defense, config, run.sampling, truth, run.unflagged)
-    return answer | removed(case, method(config.removal), plain(config.removal), found) if config.repair else answer
+    result, found = detected(run.stages, case.model, defense, config, run.sampling, truth, run.unflagged)
+    return result | removed(case, method(config.removal), plain(config.removal), found) if config.repair else result
 
 
 @evaluated.register
@@ -74,9 +74,9 @@ def _(defense: Shield, case: Case) -> StageResult:
     rows, clean = shield_rows(case)
     on = eval_set(run.stages, run.data, config.classifier, config.defense, run.attack)
     table = ShieldTable(config.name, config.defense, run.diffusion, on, rows)
-    answer = shielded(defense, run.stages, table, run.attack, run.images)
+    result = shielded(defense, run.stages, table, run.attack, run.images)
     facts = shield_protocol(on, config.defense) | {"marks": run.marks, "clean model": clean}
-    return replace(answer, protocol={name: facts | own for name, own in answer.protocol.items()})
+    return replace(result, protocol={name: facts | own for name, own in result.protocol.items()})
 
 
 def shield_protocol(on: EvalSet, config: DictConfig) -> dict[str, Any]:

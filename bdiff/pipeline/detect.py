@@ -82,13 +82,13 @@ def detected(
         "marks": truth.measuring.marks,
         **({} if known else {"absent": "no true trigger of samples to hold the inverted one against"}),
     }
-    answer = StageResult(
+    result = StageResult(
         {f"audit/{name}": value for name, value in metrics.items()},
         {"audit": protocol},
         {"inverted trigger": trigger},
         {"inverted": first},
     )
-    return answer, Found(trigger, inverted.key)
+    return result, Found(trigger, inverted.key)
 
 
 def invert(

@@ -51,13 +51,13 @@ def model_figures(
     }
 
 
-def result_figures(answer: StageResult, trigger: Tensor | None) -> dict[str, Figure]:
+def result_figures(result: StageResult, trigger: Tensor | None) -> dict[str, Figure]:
     """Return what there is to see of a defense or an amplification: samples, and triggers beside the true one.
 
     That is (C,H,W), None where nothing was attacked.
     """
     found: dict[str, Figure] = {}
-    if answer.triggers:
-        singles = ({} if trigger is None else {"true trigger": trigger}) | answer.triggers
+    if result.triggers:
+        singles = ({} if trigger is None else {"true trigger": trigger}) | result.triggers
         found["triggers"] = Beside({name: to_uint8(one) for name, one in singles.items()})
-    return found | {name: Sheet(images) for name, images in answer.samples.items()} | answer.figures
+    return found | {name: Sheet(images) for name, images in result.samples.items()} | result.figures

@@ -71,21 +71,21 @@ def carried_out(run: Experiment, show: Show) -> dict[str, Any]:
     start = initial_weights(stages, run.setup, config.model, config.pretrain)
     model = train_suspect(run, start)
     samples = draw_samples(stages, run.sampling, model, run.kinds)
-    beside = clean_samples(run, model, start) if "sample_psnr" in config.metric.also else None
+    reference = clean_samples(run, model, start) if "sample_psnr" in config.metric.also else None
     measuring = prepare_measuring(run)
-    measured = measure(stages, samples, measuring, beside)
+    measured = measure(stages, samples, measuring, reference)
     if stages.main:
         singles = attack_pictures(run.attack, run.pictures, run.images)
         show(model_figures(config.name, model, samples, run.kinds, singles, measured["metrics"]))
-    answer = StageResult()
+    result = StageResult()
     if config.amplify._target_:
-        answer |= amplify(stages, model, config.amplify, run.sampling, run.pictures, measuring)
+        result |= amplify(stages, model, config.amplify, run.sampling, run.pictures, measuring)
     if config.defense._target_:
-        answer |= evaluated(method(config.defense), Case(run, model, start, measuring))
+        result |= evaluated(method(config.defense), Case(run, model, start, measuring))
     if stages.main:
-        show(result_figures(answer, run.pictures.trigger.pattern if run.attack.poison_rate > 0 else None))
-    measured["metrics"] |= answer.metrics
-    measured["protocol"] |= answer.protocol
+        show(result_figures(result, run.pictures.trigger.pattern if run.attack.poison_rate > 0 else None))
+    measured["metrics"] |= result.metrics
+    measured["protocol"] |= result.protocol
     measured["protocol"] |= {
         "sampler": sampler_protocol(config),
         "images": config.sample.count,

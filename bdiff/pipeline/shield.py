@@ -37,31 +37,31 @@ GRADIENTS = {"full": 4, "bpda": 1}  # network evaluations' worth of one in an at
 
 
 @singledispatch
-def shielded(shield: Shield, stages: Stages, table: ShieldTable, trigger: Attack, images: Images) -> StageResult:
+def shielded(shield: Shield, stages: Stages, table: ShieldTable, backdoor: Attack, images: Images) -> StageResult:
     """Return how the classifier fares in every row of the shield's table, by what the shield answers.
 
-    Of the attack, `trigger`, is taken how images get its trigger; `images` are those of training.
+    `backdoor` says how images get its trigger; `images` are those of training.
     """
     raise TypeError(f"{type(shield).__name__} gives neither labels nor radii")
 
 
 @shielded.register
-def _(shield: RadiusShield, stages: Stages, table: ShieldTable, trigger: Attack, images: Images) -> StageResult:
+def _(shield: RadiusShield, stages: Stages, table: ShieldTable, backdoor: Attack, images: Images) -> StageResult:
     return certified(stages, shield, table)
 
 
 @shielded.register
-def _(shield: LabelShield, stages: Stages, table: ShieldTable, trigger: Attack, images: Images) -> StageResult:
-    answer = purified(stages, shield, table, trigger)
+def _(shield: LabelShield, stages: Stages, table: ShieldTable, backdoor: Attack, images: Images) -> StageResult:
+    result = purified(stages, shield, table, backdoor)
     if not table.config.strip.overlays:
-        return answer
-    return answer | StageResult(flagged(stages, shield, table, images))
+        return result
+    return result | StageResult(flagged(stages, shield, table, images))
 
 
-def purified(stages: Stages, shield: LabelShield, table: ShieldTable, trigger: Attack) -> StageResult:
+def purified(stages: Stages, shield: LabelShield, table: ShieldTable, backdoor: Attack) -> StageResult:
     """Return the accuracies of every row, and a figure of what the denoisers make of triggered images."""
     config, attacked = table.config, adversarial(stages, table.on, table.config)
-    both = {"adversarial": attacked, "triggered_adversarial": trigger.apply(attacked)}
+    both = {"adversarial": attacked, "triggered_adversarial": backdoor.apply(attacked)}
     table = table.among(table.on.inputs | both)
     rows = {row: purified_stage(stages, shield, table, models) for row, models in table.rows.items()}
     networks = networks_left(rows, table.rows)

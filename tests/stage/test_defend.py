@@ -28,7 +28,7 @@ TINY = [
     "sample.batch_size=6", "sample.steps=3", "sample.precision=fp32", "runtime.progress=1000", "metric/fid=none",
     "model.unet.block_out_channels=[8,8,8]", "defense.removal.train.steps=3", "defense.removal.train.batch_size=8",
 ]  # fmt: skip
-AUDITS = {
+DETECTIONS = {
     "purediffusion": ["defense.steps=3", "defense.batch=4", "defense.probes=0", "defense.threshold=-0.074"],
     "terd": ["defense.steps=3", "defense.refine_steps=1", "defense.batch=2", "defense.ddim_steps=2",
              "defense.threshold=0.03"],
@@ -74,7 +74,7 @@ class Ran(NamedTuple):
 
     @property
     def trigger(self) -> Tensor:
-        """The trigger that the audit inverted."""
+        """The trigger that the detection inverted."""
         return load_file(self.stage("audit", "audit") / "trigger.safetensors")["trigger"]
 
     @property
@@ -107,7 +107,7 @@ def run(home: Path, name: str, *overrides: str) -> Ran:
     return Ran(code, home / name, json.loads((home / name / "metrics.json").read_text()), home / "outputs")
 
 
-REPAIRED = ["defense=purediffusion", *AUDITS["purediffusion"], "defense.repair=true", "metric/fid=classifier",
+REPAIRED = ["defense=purediffusion", *DETECTIONS["purediffusion"], "defense.repair=true", "metric/fid=classifier",
             "classifier.train.steps=3"]  # fmt: skip
 
 
@@ -118,28 +118,30 @@ def repaired(home) -> Ran:
 
 @pytest.fixture(scope="module")
 def terd(home) -> Ran:
-    return run(home, "terd", "defense=terd", *AUDITS["terd"])
+    return run(home, "terd", "defense=terd", *DETECTIONS["terd"])
 
 
 @pytest.fixture(scope="module")
 def both(home) -> Ran:
-    """An audit, and an amplification beside it."""
+    """A detection, and an amplification beside it."""
     amplify = ["amplify=purediffusion", "amplify.inversion.steps=3", "amplify.inversion.batch=4", "amplify.scale=1.25"]
-    return run(home, "both", "defense=elijah", *AUDITS["elijah"], *amplify)
+    return run(home, "both", "defense=elijah", *DETECTIONS["elijah"], *amplify)
 
 
-@pytest.mark.parametrize(("fixture", "audit"), [("repaired", "purediffusion"), ("terd", "terd"), ("both", "elijah")])
-def test_an_audit_leaves_its_verdict_what_it_rests_on_and_how_near_it_comes(fixture, audit, request):
+@pytest.mark.parametrize(
+    ("fixture", "detection"), [("repaired", "purediffusion"), ("terd", "terd"), ("both", "elijah")]
+)
+def test_a_detection_leaves_its_verdict_what_it_rests_on_and_how_near_it_comes(fixture, detection, request):
     ran: Ran = request.getfixturevalue(fixture)
     assert ran.code == 0
     found, trigger = ran.metrics("audit"), ran.trigger
-    assert found.keys() == {"score", "flagged", "seconds", "evaluations"} | EVIDENCE[audit] | TRUTH
+    assert found.keys() == {"score", "flagged", "seconds", "evaluations"} | EVIDENCE[detection] | TRUTH
     assert ran.record["protocol"]["audit"].keys() == {"backdoored", "threshold", "precision", "marks"}
     assert ran.record["protocol"]["audit"]["backdoored"] is True
     assert found["flagged"] == (found["score"] >= ran.record["protocol"]["audit"]["threshold"])
     assert found["l2"] == pytest.approx((trigger - PATTERN).norm().item())
     images = ran.images("audit_sample", "inverted")
-    assert len(images) == 16  # from three batches, all of which the audit looks at
+    assert len(images) == 16  # from three batches, all of which the detection looks at
     if "kl_mean" in found:
         assert kl_of(trigger).items() <= found.items()
     if "uniformity" in found:
@@ -148,7 +150,7 @@ def test_an_audit_leaves_its_verdict_what_it_rests_on_and_how_near_it_comes(fixt
     assert {"inverted", "triggers"} <= ran.figures
 
 
-def test_what_an_audit_cost_is_told(repaired, terd, both):
+def test_what_a_detection_cost_is_recorded(repaired, terd, both):
     chain = len(repaired.config["defense"]["timesteps"]) * 4  # images
     assert repaired.metrics("audit")["evaluations"] == chain * (3 + 1)  # three steps, and the clean chain
     assert terd.metrics("audit")["evaluations"] == 3 * 4 + (2 * 2 + 4 + 4)
@@ -194,14 +196,14 @@ def test_the_same_request_again_reuses_everything(home, repaired):
 
 @pytest.mark.parametrize(("threshold", "flagged"), [("1e-9", 1.0), ("10", 0.0), ("null", None)])
 def test_another_threshold_inverts_nothing_again(home, terd, threshold, flagged):
-    ran = run(home, f"threshold{threshold}", "defense=terd", *AUDITS["terd"], f"defense.threshold={threshold}")
+    ran = run(home, f"threshold{threshold}", "defense=terd", *DETECTIONS["terd"], f"defense.threshold={threshold}")
     assert set(ran.record["reused"]) == set(ran.record["keys"]) and ran.record["keys"] == terd.record["keys"]
     assert ran.metrics("audit").get("flagged") == flagged
     assert ran.metrics("audit")["score"] == terd.metrics("audit")["score"]
     assert ran.record["protocol"]["audit"]["threshold"] == (None if flagged is None else float(threshold))
 
 
-def test_anp_prunes_a_share_of_the_channels(home):
+def test_anp_prunes_a_fraction_of_the_channels(home):
     words = ["defense.train.steps=3", "defense.train.batch_size=8", "defense.count=8", "defense.share=0.1"]
     ran = run(home, "anp", "defense=anp", *words)
     assert ran.code == 0
@@ -239,7 +241,7 @@ def test_amplification_stands_beside_the_trigger_and_its_multiple(both):
 
 
 def test_a_clean_model_has_no_trigger_to_come_near_to(home):
-    ran = run(home, "clean", "attack=none", "defense=elijah", *AUDITS["elijah"])
+    ran = run(home, "clean", "attack=none", "defense=elijah", *DETECTIONS["elijah"])
     assert ran.code == 0
     names = {"score", "flagged", "seconds", "evaluations"} | EVIDENCE["elijah"]
     assert ran.metrics("audit").keys() == names
@@ -249,7 +251,7 @@ def test_a_clean_model_has_no_trigger_to_come_near_to(home):
 
 
 def test_an_inversion_that_leaves_the_numbers_fails_in_one_line(home, capsys):
-    ran = run(home, "diverged", "defense=elijah", *AUDITS["elijah"], "defense.lr=1e30")
+    ran = run(home, "diverged", "defense=elijah", *DETECTIONS["elijah"], "defense.lr=1e30")
     assert ran.code == 1 and ran.record["status"] == "failed"
     assert "lower defense.lr=1e+30" in ran.record["error"] and "Traceback" not in capsys.readouterr().err
 
@@ -291,7 +293,7 @@ def test_the_input_checks_rates_are_those_of_two_gaussians():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "reason"),
     [
         (["data.size=8", "model.unet.block_out_channels=[8,8]", "model.unet.down_block_types=[DownBlock2D,DownBlock2D]",
           "model.unet.up_block_types=[UpBlock2D,UpBlock2D]"], "size=16 (here 8)"),
@@ -304,9 +306,9 @@ def test_the_input_checks_rates_are_those_of_two_gaussians():
         (["defense.steps=99"], "defense.steps=100 (here 99)"),
     ],
 )  # fmt: skip
-def test_a_calibrated_threshold_holds_for_what_it_was_calibrated_on_alone(home, overrides, told):
+def test_a_calibrated_threshold_holds_for_what_it_was_calibrated_on_alone(home, overrides, reason):
     (config,) = jobs(["defense=elijah", *overrides], multirun=False)
-    assert told in resolve_threshold(config, config.data._target_.rpartition(".")[2])
+    assert reason in resolve_threshold(config, config.data._target_.rpartition(".")[2])
     assert config.defense.threshold is None
     (config,) = jobs(["defense=elijah", *overrides, "defense.threshold=-0.5"], multirun=False)
     assert resolve_threshold(config, "any") is None and config.defense.threshold == -0.5
@@ -314,7 +316,7 @@ def test_a_calibrated_threshold_holds_for_what_it_was_calibrated_on_alone(home, 
 
 def test_a_threshold_that_does_not_hold_here_flags_nothing_and_the_protocol_says_why(home):
     elsewhere = ["defense.threshold=auto", "schedule.beta_end=0.09"]
-    ran = run(home, "elsewhere", "defense=elijah", *AUDITS["elijah"], *elsewhere)
+    ran = run(home, "elsewhere", "defense=elijah", *DETECTIONS["elijah"], *elsewhere)
     assert "flagged" not in ran.metrics("audit")
     why = ran.record["protocol"]["audit"]["not flagged"]
     assert "calibrated on beta_end=0.1 (here 0.09), defense.steps=100 (here 3)" in why

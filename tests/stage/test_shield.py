@@ -56,8 +56,8 @@ def shields(record: dict) -> dict[str, float]:
 def test_every_row_has_an_accuracy_on_every_kind_of_input(purified):
     rows = ("no_shield", "shield_clean_model", "shield")
     metrics = shields(purified)
-    wanted = {f"{row}/{kind}/accuracy" for row in rows for kind in KINDS} | {f"{row}/asr" for row in rows}
-    assert metrics.keys() == wanted
+    names = {f"{row}/{kind}/accuracy" for row in rows for kind in KINDS} | {f"{row}/asr" for row in rows}
+    assert metrics.keys() == names
     assert all(0 <= value <= 1 for value in metrics.values())
     assert metrics["no_shield/clean/accuracy"] > 0.6  # far from chance, or nothing below says anything
     assert metrics["no_shield/adversarial/accuracy"] < metrics["no_shield/clean/accuracy"] - 0.3
@@ -111,7 +111,7 @@ def test_without_an_attack_the_suspect_is_the_clean_model(home):
     for kind in KINDS:
         assert metrics[f"shield/{kind}/accuracy"] == metrics[f"shield_clean_model/{kind}/accuracy"]
     assert record["keys"]["shield"] == record["keys"]["shield_clean_model"]
-    assert "clean" not in record["keys"]  # no twin is trained
+    assert "clean" not in record["keys"]  # no clean reference is trained
 
 
 def test_the_adversary_of_clean_images_knows_no_trigger(home, purified):
@@ -169,8 +169,8 @@ def test_certified_accuracy_is_read_off_the_tables(certified):
         lines = (Path(folder) / "triggered.tsv").read_text().splitlines()[1:]
         cells = [line.split("\t") for line in lines]
         assert len({one[0] for one in cells}) == 6
-        share = sum(one[4] == "1" and float(one[3]) >= 0.1 for one in cells) / 6
-        assert metrics[f"{row}/triggered/acc@0.1"] == pytest.approx(share)
+        accuracy = sum(one[4] == "1" and float(one[3]) >= 0.1 for one in cells) / 6
+        assert metrics[f"{row}/triggered/acc@0.1"] == pytest.approx(accuracy)
 
 
 def test_cohens_fixed_number_has_the_average_radius_and_a_key_without_radii(home, certified):
@@ -220,7 +220,7 @@ def test_settings_of_other_data_are_warned_of(home, purified, capfd):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("shield", [PURIFICATION, CERTIFICATION], ids=["purification", "certification"])
-def test_on_a_gpu_a_shield_is_tried_as_on_a_cpu(tmp_path, shield):
+def test_on_a_gpu_a_shield_answers_as_on_a_cpu(tmp_path, shield):
     words = ["attack=diff2", "attack.t=[2]", "attack.learn=2", "pretrain=digits", "pretrain.train.steps=4", *shield]
     words += ["pretrain.train.precision=fp32", "sample.precision=fp32", "defense.ensemble=true"]
     if shield is PURIFICATION:
@@ -251,7 +251,7 @@ def test_batches_are_made_once_and_joined_in_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "problem"),
     [
         (["attack=diff2", "attack.t=[8,twelve]"], "must be whole numbers from 1 up"),
         (["attack=diff2", "attack.t=[]"], "must be whole numbers from 1 up"),
@@ -272,10 +272,10 @@ def test_batches_are_made_once_and_joined_in_order(tmp_path):
         (["classifier.weights=/nowhere/weights.pt"], "classifier.weights=/nowhere/weights.pt does not exist"),
     ],
 )
-def test_what_cannot_be_is_refused_at_once(words, told):
+def test_what_cannot_be_is_refused_at_once(words, problem):
     with pytest.raises(RequestError) as error:
         jobs(words, False)
-    assert told in str(error.value)
+    assert problem in str(error.value)
 
 
 def test_data_with_one_class_are_refused_before_training(home, capfd):
