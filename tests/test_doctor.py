@@ -254,7 +254,7 @@ def test_reachable_tells_what_is_served_from_what_is_not(home):
         (["nonsense"], "'nonsense' cannot be read: write key=value"),
         (["data=cifra10"], "did you mean cifar10?"),
         (["--cuda", "train.lr=-1"], "train.lr=-1 must be above 0"),
-        (["trigger=box,hat"], "asks for several values"),
+        (["trigger=box,hat"], "has several values"),
     ],
 )
 def test_wrong_words_are_told_in_one_line(words, said, capsys):

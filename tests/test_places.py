@@ -23,7 +23,7 @@ from bdiff.pictures.draw import load
 from bdiff.store.integrity import fault
 
 BDIFF = Path(sys.executable).with_name("bdiff")
-PIPE = "is no file but a pipe or device"
+PIPE = "is a pipe or device, not a file"
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_folders_that_cannot_be_are_told(key, tmp_path):
     for path, told in {
         f"{tmp_path}/file": f"{tmp_path}/file is a file",
         "/dev/null/x": "/dev/null is a file",
-        f"{tmp_path}/link/x": "link is a link that leads nowhere",
+        f"{tmp_path}/link/x": "link is a broken link",
         "x" * 300: "File name too long",
     }.items():
         with pytest.raises(RequestError, match="cannot be a folder") as caught:

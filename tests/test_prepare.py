@@ -271,7 +271,7 @@ def hostile_zip(home: Path) -> str:
         (["prepare", "cifar11"], "did you mean cifar10?"),
         (["prepare", "digits", "data.sise=8"], "did you mean data.size?"),
         (["prepare", "digits", "data=cifar10"], "name two datasets"),
-        (["prepare", "digits,cifar10"], "asks for several values"),
+        (["prepare", "digits,cifar10"], "has several values"),
         (["prepare", "digits", "-m"], "write key=value"),
         (["prepare", "digits", "data.limit=9999"], "outside 1..1438"),
         (["prepare", "images"], "was not found"),

@@ -62,11 +62,11 @@ def changed(home: Path, tmp_path: Path, key: str, value: object) -> str:
         ("trigger.extra", {"_target_": "builtins.eval"}, "trigger.extra: builtins.eval is refused"),
         ("name", "${oc.env:HOME}", "refers to other values"),
         ("tracker", {"_target_": "bdiff.tracker.none.NoTracker", "tags": ["${oc.env:HOME}"]}, "refers to other values"),
-        ("name", "../../elsewhere", "is no file name"),
+        ("name", "../../elsewhere", "is not a file name"),
         ("train", 5, "train is not what this version of bdiff knows"),
         ("trigger.side", {"_target_": "bdiff.metric.fid.moments.write", "path": "x"}, "trigger.side: bdiff.metric"),
         ("train.lr", -1.0, "train.lr=-1.0 must be above 0"),
-        ("attack.poison_rate", 2, "attack.poison_rate=2 is not a share"),
+        ("attack.poison_rate", 2, "attack.poison_rate=2 is not a fraction"),
     ],
 )
 def test_a_config_from_elsewhere_is_looked_at_first(home, tmp_path, capsys, key, value, told):

@@ -13,7 +13,7 @@ from typing import Any
 
 from bdiff import __version__
 from bdiff.common.errors import RequestError, RunError
-from bdiff.common.places import is_here
+from bdiff.common.places import has_cwd
 
 DONE, FAILED, WRONG, INTERRUPTED, CLOSED = 0, 1, 2, 130, 141
 PATIENCE = 60  # seconds that a job has to end in order once its sweep is gone
@@ -96,7 +96,7 @@ def command(words: list[str]) -> int:
         case ["--version" | "-V"]:
             print(f"bdiff {__version__}")
             return DONE
-        case _ if not is_here():
+        case _ if not has_cwd():
             return complain(["the current folder is gone: cd to another"])
         case ["-sc" | "--shell-completion", *_]:  # what the installed completion calls
             from bdiff.cli.run import run

@@ -209,7 +209,7 @@ def test_missing_damaged_and_dangerous_files_are_refused(tmp_path, capsys):
     with pytest.raises(RequestError, match=r"cut.safetensors does not hold the weights of this Linear"):
         load_weights(model, str(tmp_path / "cut.safetensors"), "classifier.weights")
     torch.save({"weight": Trap()}, tmp_path / "trap.pt")
-    with pytest.raises(RequestError, match=r"trap.pt does not hold tensors alone and is not unpickled"):
+    with pytest.raises(RequestError, match=r"trap.pt is not unpickled, as it does not hold only tensors"):
         load_weights(model, str(tmp_path / "trap.pt"), "classifier.weights")
     assert "sprung" not in capsys.readouterr().out
 

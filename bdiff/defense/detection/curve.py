@@ -29,7 +29,7 @@ class Curve:
         self.waiting.append(loss.detach())
         if loss.device.type == "cpu" or len(self.waiting) == STEPS:
             self.send()
-        while self.coming and self.coming[0].there:
+        while self.coming and self.coming[0].ready:
             self.read()
         self.watch(f"loss {self.known[-1]:.4f}" if self.known else "")
 
