@@ -49,7 +49,7 @@ def test_pipes_among_pictures_are_counted_and_left_out(pipe):
     os.mkfifo(pipe.parent / "dataset.json")
     os.mkfifo(pipe.parent / "data.mdb")
     source = Folder(pipe.parent, "all")
-    assert source.labelled[1] == ("a",) and "1 links that lead nowhere or pipes" in source.left_out
+    assert source.labelled[1] == ("a",) and "1 broken links or pipes" in source.left_out
     assert problems(str(pipe.parent)) == []
 
 

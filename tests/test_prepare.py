@@ -191,13 +191,13 @@ def half_a_manifest(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (flip_a_bit, "holds other pixels or labels"),
+        (flip_a_bit, "have changed since decoding"),
         (cut_off, "cannot be read"),
-        (other_labels, "holds other pixels or labels"),
+        (other_labels, "have changed since decoding"),
         (impossible_labels, "does not hold 24 labels of 2 classes"),
         (fewer_pixels, "not 24 pictures"),
         (no_pixels, "cannot be read"),
-        (other_digest, "holds other pixels or labels"),
+        (other_digest, "have changed since decoding"),
         (half_a_manifest, "cannot be read"),
     ],
 )
@@ -273,7 +273,7 @@ def hostile_zip(home: Path) -> str:
         (["prepare", "digits", "data=cifar10"], "name two datasets"),
         (["prepare", "digits,cifar10"], "has several values"),
         (["prepare", "digits", "-m"], "write key=value"),
-        (["prepare", "digits", "data.limit=9999"], "outside 1..1438"),
+        (["prepare", "digits", "data.limit=9999"], "not within 1 to 1438"),
         (["prepare", "images"], "was not found"),
         (["prepare", "images", "data.path=/nowhere"], "does not exist"),
         (["prepare", "images", hostile_zip], "outside of its folder"),

@@ -31,7 +31,7 @@ from bdiff.model.check import (
     UNET_TYPES,
     config_path,
     damage,
-    kind_misfits,
+    kind_mismatches,
     read,
     sample_size,
     scheduler_path,
@@ -62,7 +62,7 @@ def load_suspect(
     except (OSError, ValueError) as error:
         raise RequestError(f"{path_or_id} cannot be read ({error})") from error
     told = damage("UNet's config.json", UNET_TYPES, unet) + damage("scheduler's config", NOISE_TYPES, noise)
-    if problems := told or kind_misfits(unet, noise):
+    if problems := told or kind_mismatches(unet, noise):
         raise RequestError(*(f"{path_or_id}: {line}" for line in problems))
     if not noise and schedule is None:
         raise RequestError(f"{path_or_id} has no {scheduler_path(folder).name}: give schedule={json.dumps(NOISE)}")
