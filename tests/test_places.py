@@ -111,7 +111,10 @@ def test_a_long_name_is_told_and_cut():
 def test_a_folder_that_is_gone_is_told(tmp_path):
     code = f"mkdir gone && cd gone && rmdir ../gone && {BDIFF} run --cfg job; echo $?; {BDIFF} --version"
     done = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.stdout.startswith("2\nbdiff ") and done.stderr == "bdiff: the current folder is gone: cd to another\n"
+    assert (
+        done.stdout.startswith("2\nbdiff ")
+        and done.stderr == "bdiff: the current folder does not exist any more: cd to another\n"
+    )
 
 
 def test_pillow_says_nothing_of_pictures_and_its_objects_are_not_told(tmp_path):

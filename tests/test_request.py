@@ -116,7 +116,7 @@ WRONG = [
     ("run sample.clip=true sampler=dpm_solver", "sample.clip=true", "sampler=ddpm and sampler=ddim"),
     ("run sample.steps=5000", "sample.steps=5000 is more than", "100"),
     ("run sampler=dpm_solver sample.steps=100", "sample.steps=100 is too many", "at most 99"),
-    ("run sampler=ddim sample.steps=60", "sample.steps=60 is no number", "divide the schedule's 100", "use 50 or 100"),
+    ("run sampler=ddim sample.steps=60", "sample.steps=60 is not valid", "divide the schedule's 100", "use 50 or 100"),
     ("run sampler=pndm sample.steps=100", "must divide half of the schedule's 100", "use 50"),
     ("run sampler=ddpm sample.steps=1", "sample.steps=1 is too few"),
     ("run sampler=ddpm sampler.scheduler.timestep_spacing=leading sample.steps=60", "sample.steps=60", "50 or 100"),
@@ -149,7 +149,7 @@ WRONG = [
     ("run ~hydra.run.dir", "~hydra.run.dir removes", "give hydra.run.dir a value"),
     ("run hydra.run.dir=null", "hydra.run.dir=null removes", "give hydra.run.dir a value"),
     ("run ~paths", "~paths removes what a run needs"),
-    ("run --package foo --cfg job", "--package foo is no part of the config"),
+    ("run --package foo --cfg job", "--package foo is not part of the config"),
     # noise
     ("run +sampler.scheduler.prediction_type=v_prediction", "prediction_type=v_prediction is not", "set it to epsilon"),
     ("run +sampler.scheduler.trained_betas=[0.1,0.2]", "trained_betas=[0.1, 0.2] is not", "leave it out"),

@@ -116,7 +116,7 @@ def test_processes_of_mpi_are_told(monkeypatch):
 def test_a_run_folder_is_one_runs_at_a_time(home, capsys):
     held = artifacts.claim(home / "busy" / "run.log")
     code, record = carry_out(home, "busy", *TINY)
-    assert (code, record) == (2, {}) and "another run is at work" in capsys.readouterr().err
+    assert (code, record) == (2, {}) and "another run is using" in capsys.readouterr().err
     assert held is not None
     held.close()
     assert carry_out(home, "busy", *TINY)[0] == 0
