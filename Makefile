@@ -45,16 +45,16 @@ table-baddiffusion: $(READY)  ## BadDiffusion over triggers, targets and poison 
 table-clipping: $(READY)  ## the same models, sampled with and without clipping
 	$(BIN)/bdiff table clipping-asr --profile $(PROFILE) $(RUN)
 
-table-published: $(READY)  ## the published rows beside ours, which PROFILE=paper runs
+table-published: $(READY)  ## the published rows next to ours, which PROFILE=paper runs
 	$(BIN)/bdiff table published --profile $(PROFILE) $(RUN)
 
-zoo: $(READY)  ## clean and backdoored models, every audit of each: detection rates; PROFILE=digits (a CPU) or paper
+zoo: $(READY)  ## clean and backdoored models, and detections on each: detection rates; PROFILE=digits (a CPU) or paper
 	$(BIN)/bdiff table zoo --profile $(PROFILE) $(RUN)
 
 table-amplify: $(READY)  ## ASR over the training budget: original, reinforced and scaled trigger
 	$(BIN)/bdiff table amplify --profile $(PROFILE) $(RUN)
 
-table-diff2: $(READY)  ## DIFF2 before purification and certification, countermeasures, and what audits see
+table-diff2: $(READY)  ## DIFF2 against purification and certification, countermeasures, and detections
 	$(BIN)/bdiff table diff2-shields --profile $(PROFILE) $(RUN)
 
 table-diff2-variants: $(READY)  ## on the digits: preserve, a patch, a learned trigger, DDIM, another surrogate and seed
@@ -72,7 +72,7 @@ test-cuda: $(READY)  ## the tests that need a CUDA device, a process for each fi
 bench: $(READY)  ## how fast the loops are, beside the bare network and what one would run instead (results/bench)
 	$(BIN)/python scripts/bench
 
-gpu:  ## a machine with a card, all that is worth knowing within MINUTES (DATA=CIFAR-10); installs nothing
+gpu:  ## tests and benchmarks on a GPU machine, within MINUTES (DATA=CIFAR-10); installs nothing
 	$(PYTHON) scripts/gpu.py --minutes $(MINUTES) --out $(OUT) $(if $(DATA),--data $(DATA)) $(GPU)
 
 check: $(READY)  ## lint, format and types
@@ -80,7 +80,7 @@ check: $(READY)  ## lint, format and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-format: $(READY)  ## mend what the linter and the formatter can
+format: $(READY)  ## fix what the linter and the formatter can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 

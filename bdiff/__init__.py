@@ -5,7 +5,7 @@
     record = bdiff.run(["attack=baddiffusion", "train.steps=100"])
     verdict = bdiff.audit(bdiff.load_suspect(record.folder), data="digits")
 
-The functions are loaded when they are used: torch takes a second.
+The functions are imported on first use, since torch takes a second to import.
 """
 
 from importlib import import_module
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __version__ = version("bdiff")
 
-#: where each public name stands
+#: the module of each public name
 _PLACES = {
     "Record": "bdiff.library.records",
     "Records": "bdiff.library.records",

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from bdiff.common.seeds import generator
 from bdiff.config.instantiate import make
-from bdiff.defense.detection.laws import shift_law
+from bdiff.defense.detection.coefficients import correction_coefficient
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.model import checkpoint
 from bdiff.report.figures import save
@@ -28,7 +28,7 @@ BATCH = 64
 @torch.no_grad()
 def over_time(suspect: Suspect, tau: torch.Tensor) -> tuple[list[float], list[float]]:
     """Return the shift's distance from the law and the relative spread, at every timestep from the last one down."""
-    schedule, law = suspect.schedule, shift_law(suspect.schedule, "ancestral")
+    schedule, law = suspect.schedule, correction_coefficient(suspect.schedule, "ancestral")
     draws = generator(0, "trigger over time")
     clean = suspect.noise(BATCH, draws)
     x = clean + tau

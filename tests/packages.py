@@ -31,5 +31,5 @@ def describe(site: Path, name: str, package: str) -> None:
 
 def forget() -> None:
     """Forget which plugins were found, as a new process does."""
-    for kept in (plugins.installed, plugins.tell_broken, instantiate.ours, compose.defaults):
+    for kept in (plugins.installed, plugins.warn_broken, instantiate.ours, compose.defaults):
         kept.cache_clear()

@@ -67,7 +67,9 @@ def test_the_help_of_run_lists_every_group(ask):
 def test_the_help_of_run_explains_the_options_that_are_chosen(ask):
     lines = ask("run", "attack=diff2", "metric/fid=inception", "seed=3", "--help").splitlines()
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in lines if line.strip()}
-    assert rows["attack.eps"] == "0.3 number, above 0 L-inf distance, in [0,1], of what a triggered image becomes"
+    assert (
+        rows["attack.eps"] == "0.3 number, above 0 L-inf distance of the adversarial image from the original, in [0,1]"
+    )
     assert rows["attack.mode"].startswith("redirect redirect, preserve ")
     assert rows["metric.fid.weights"].startswith("null text, or null a file of pytorch-fid's weights")
     assert not {"metric.also", "defense.precision", "train.lr"} & rows.keys()

@@ -185,7 +185,7 @@ def test_a_defense_is_made_from_what_its_yaml_says_and_a_request_for_it_is_sound
     assert isinstance(removal, Removal)
     assert isinstance(suspect.method(config.amplify.inversion), Detection)
     assert config.defense.removal.train.epochs == 11
-    assert (config.defense.removal.train.steps is None) == (data == "cifar10")  # the digits' preset wins over epochs
+    assert (config.defense.removal.train.steps is None) == (data == "cifar10")  # the digits' preset overrides epochs
 
 
 def test_presets_for_cifar10_fit_together_and_keep_what_the_options_they_build_on_choose():

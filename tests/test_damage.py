@@ -65,7 +65,7 @@ def test_a_table_leaves_damaged_runs_out_and_says_so(whole, tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"COLUMNS": "300"})
     assert done.returncode == 0 and "Traceback" not in done.stderr
     for name in ("half", "zeros", "config"):
-        assert f"{tmp_path / name} is left out" in done.stderr
+        assert f"{tmp_path / name} is skipped" in done.stderr
     assert f"{tmp_path / 'jobs.json'} is damaged" in done.stderr
 
 
@@ -79,7 +79,7 @@ def test_a_table_leaves_damaged_runs_out_and_says_so(whole, tmp_path):
         ({"metrics": {"suspect/asr": 7.5}}, "suspect/asr in metrics.json is 7.5, outside of 0 to 1"),
         ({"metrics": []}, "metrics in metrics.json is damaged"),
         ({"choices": None}, "choices in metrics.json is damaged"),
-        (None, "config.yaml holds no config"),
+        (None, "config.yaml has no config"),
     ],
 )
 def test_a_table_leaves_a_run_out_whose_numbers_cannot_be(changed, told, whole, tmp_path):
@@ -94,7 +94,7 @@ def test_a_table_leaves_a_run_out_whose_numbers_cannot_be(changed, told, whole, 
         (tmp_path / "bad" / "metrics.json").write_text(json.dumps(record | changed))
     words = [sys.executable, "-m", "bdiff", "table", str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"COLUMNS": "300"})
-    assert done.returncode == 0 and f"{tmp_path / 'bad'} is left out: {told}" in done.stderr and "1 run" in done.stdout
+    assert done.returncode == 0 and f"{tmp_path / 'bad'} is skipped: {told}" in done.stderr and "1 run" in done.stdout
 
 
 @pytest.mark.parametrize("content", [b"no database", bytes(4096)])

@@ -68,7 +68,7 @@ def test_processes_that_never_come_are_waited_for_with_a_line_and_not_for_ever(r
     names = {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     for name, value in names.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(RunError, match=f"127.0.0.1:{port}, which did not come .*{why}.*unset WORLD_SIZE") as caught:
+    with pytest.raises(RunError, match=f"127.0.0.1:{port}, which did not join .*{why}.*unset WORLD_SIZE") as caught:
         meet("gloo", within=timedelta(seconds=1), quiet=0.1)
     assert "\n" not in str(caught.value)
     assert f"RANK={rank} of WORLD_SIZE=2 processes waits for the others at 127.0.0.1:{port}" in caplog.text

@@ -85,7 +85,7 @@ def test_hydra_s_version_base_is_put_back(home):
 def test_within_another_app_of_hydra_s_it_is_told(home):
     with (
         initialize_config_module("bdiff.conf", version_base="1.3"),
-        pytest.raises(bdiff.RequestError, match=r"in use here by another app: call bdiff outside of hydra\.main"),
+        pytest.raises(bdiff.RequestError, match=r"in use by another app: call bdiff outside of hydra\.main"),
     ):
         bdiff.run([*TINY, *at(home)])
 
@@ -112,7 +112,7 @@ def test_runs_are_read_back(home, made):
     assert found.metrics == made.metrics and found.settings["defense"] == "elijah" and found.protocol == made.protocol
     row = records.rows()[0]
     assert {"name", "status", "folder", "suspect/asr"} < {*row} and "seed" not in row
-    with pytest.raises(bdiff.RequestError, match="nowhere is no folder"):
+    with pytest.raises(bdiff.RequestError, match="nowhere is not a folder"):
         bdiff.runs("nowhere")
 
 
@@ -145,11 +145,11 @@ def test_an_auto_threshold_of_other_models_flags_none(made, caplog):
 @pytest.mark.parametrize(
     ("method", "settings", "told"),
     [
-        ("anp", {}, "defense=anp is no detection"),
+        ("anp", {}, "defense=anp is not a detection"),
         ("elija", {}, "defense=elija is not known; did you mean elijah?"),
         ("elijah", {"stepps": 3}, "defense.stepps is not known; did you mean defense.steps?"),
         ("elijah", {"lr": "fast"}, "defense.lr=fast must be a number"),
-        ("elijah", {"precision": "bf16"}, "precision is nothing that bdiff.audit reads"),
+        ("elijah", {"precision": "bf16"}, "precision is not a setting of bdiff.audit"),
         ("elijah", {"sampler": "dpm"}, "sampler=dpm is not known"),
     ],
 )
@@ -179,10 +179,10 @@ def test_a_stranger_s_checkpoint_says_its_schedule_and_prediction(checkpoint):
 
 
 def test_what_a_checkpoint_leaves_open_is_asked_for(checkpoint):
-    with pytest.raises(bdiff.RequestError, match=r"how large its square images are: give shape=\(C, H, W\)"):
+    with pytest.raises(bdiff.RequestError, match=r"does not have the size of its images: pass shape=\(C, H, W\)"):
         bdiff.load_suspect(checkpoint)
     (checkpoint / "scheduler" / "scheduler_config.json").unlink()
-    with pytest.raises(bdiff.RequestError, match=r'has no scheduler_config.json: give schedule={"num_train_timesteps"'):
+    with pytest.raises(bdiff.RequestError, match=r'has no scheduler_config.json: pass schedule={"num_train_timesteps"'):
         bdiff.load_suspect(checkpoint, shape=(3, 8, 8))
     schedule = {"num_train_timesteps": 50}
     assert len(bdiff.load_suspect(checkpoint, shape=(3, 8, 8), schedule=schedule, device="cpu").schedule) == 50
@@ -190,5 +190,5 @@ def test_what_a_checkpoint_leaves_open_is_asked_for(checkpoint):
 
 def test_what_is_no_checkpoint_is_told(tmp_path):
     (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(bdiff.RequestError, match="is a run whose model is not there"):
+    with pytest.raises(bdiff.RequestError, match="the model of the run .* is missing"):
         bdiff.load_suspect(tmp_path)

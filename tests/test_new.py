@@ -78,18 +78,18 @@ def test_what_is_written(packages):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["attack", "1st"], "1st is no name in python, in lower case"),
-        (["attack", "my-attack"], "my-attack is no name in python"),
-        (["attack", "../out"], "../out is no name in python"),
-        (["attack", "class"], "class is no name in python"),
-        (["attack", "Mine"], "Mine is no name in python, in lower case"),
-        (["attack", "diff2"], "diff2 is an option of attack already"),
-        (["defense", "removal/digits"], "removal/digits is no name in python"),
-        (["attack", "tensor"], "tensor is a word that the written module uses itself"),
-        (["trigger", "place"], "place is a word that the written module uses itself"),
+        (["attack", "1st"], "1st is not a lower-case python name"),
+        (["attack", "my-attack"], "my-attack is not a lower-case python name"),
+        (["attack", "../out"], "../out is not a lower-case python name"),
+        (["attack", "class"], "class is not a lower-case python name"),
+        (["attack", "Mine"], "Mine is not a lower-case python name"),
+        (["attack", "diff2"], "diff2 is already an option of attack"),
+        (["defense", "removal/digits"], "removal/digits is not a lower-case python name"),
+        (["attack", "tensor"], "tensor is a name that the generated module uses itself"),
+        (["trigger", "place"], "place is a name that the generated module uses itself"),
         (["atack", "mine"], "bdiff new atack is not known; did you mean attack?"),
         (["defense", "mine", "--role", "remove"], "--role=remove is not known; did you mean removal?"),
-        (["attack", "mine", "--role", "removal"], "--role=removal is of a defense"),
+        (["attack", "mine", "--role", "removal"], "--role=removal applies only to a defense"),
         (["attack"], "the following arguments are required: name: see bdiff new --help"),
         (["attack", "mine", "--fold", "x"], "unrecognized arguments: --fold x"),
     ],
@@ -104,4 +104,4 @@ def test_what_cannot_be_written(words, told, tmp_path, monkeypatch, capsys):
 def test_nothing_is_overwritten(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     assert cli.command(["new", "attack", "mine", "--folder", str(tmp_path)]) == 2
-    assert "is there already" in capsys.readouterr().err and not list((tmp_path / "mine").iterdir())
+    assert "already exists" in capsys.readouterr().err and not list((tmp_path / "mine").iterdir())

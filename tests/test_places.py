@@ -23,7 +23,7 @@ from bdiff.pictures.draw import load
 from bdiff.store.integrity import fault
 
 BDIFF = Path(sys.executable).with_name("bdiff")
-PIPE = "is no file but a pipe or device"
+PIPE = "is a pipe or device, not a file"
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_pipes_among_pictures_are_counted_and_left_out(pipe):
     os.mkfifo(pipe.parent / "dataset.json")
     os.mkfifo(pipe.parent / "data.mdb")
     source = Folder(pipe.parent, "all")
-    assert source.labelled[1] == ("a",) and "1 links that lead nowhere or pipes" in source.left_out
+    assert source.labelled[1] == ("a",) and "1 broken links or pipes" in source.left_out
     assert problems(str(pipe.parent)) == []
 
 
@@ -86,7 +86,7 @@ def test_folders_that_cannot_be_are_told(key, tmp_path):
     for path, told in {
         f"{tmp_path}/file": f"{tmp_path}/file is a file",
         "/dev/null/x": "/dev/null is a file",
-        f"{tmp_path}/link/x": "link is a link that leads nowhere",
+        f"{tmp_path}/link/x": "link is a broken link",
         "x" * 300: "File name too long",
     }.items():
         with pytest.raises(RequestError, match="cannot be a folder") as caught:
@@ -111,7 +111,10 @@ def test_a_long_name_is_told_and_cut():
 def test_a_folder_that_is_gone_is_told(tmp_path):
     code = f"mkdir gone && cd gone && rmdir ../gone && {BDIFF} run --cfg job; echo $?; {BDIFF} --version"
     done = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.stdout.startswith("2\nbdiff ") and done.stderr == "bdiff: the current folder is gone: cd to another\n"
+    assert (
+        done.stdout.startswith("2\nbdiff ")
+        and done.stderr == "bdiff: the current folder does not exist any more: cd to another\n"
+    )
 
 
 def test_pillow_says_nothing_of_pictures_and_its_objects_are_not_told(tmp_path):

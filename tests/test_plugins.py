@@ -97,10 +97,10 @@ def test_parts_of_a_package_that_is_no_plugin_are_refused(site):
 @pytest.mark.parametrize(
     ("files", "why"),
     [
-        ({"dots/__init__.py": ""}, "dots/conf holds no yaml"),
+        ({"dots/__init__.py": ""}, "dots/conf has no yaml files"),
         (DOT | {"dots/conf/data/bad.yaml": "a: [1"}, "dots/conf/data/bad.yaml cannot be read"),
-        (DOT | {"dots/conf/data/bad.yaml": "- a"}, "dots/conf/data/bad.yaml holds no settings"),
-        ({}, "its package dots is not found"),
+        (DOT | {"dots/conf/data/bad.yaml": "- a"}, "dots/conf/data/bad.yaml has no settings"),
+        ({}, "its package dots was not found"),
     ],
 )
 def test_a_broken_plugin_is_told_and_left_out(files, why, site, caplog):
@@ -108,7 +108,7 @@ def test_a_broken_plugin_is_told_and_left_out(files, why, site, caplog):
     jobs([], False)
     jobs([], False)
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("bdiff: plugin dots is left out: ") and why in line and "\n" not in line
+    assert line.startswith("bdiff: plugin dots is skipped: ") and why in line and "\n" not in line
     assert "trigger=dot is not known" in problems("trigger=dot")[0]
     (found,) = parts.plugins()
     assert (found.what, found.state) == ("dots", "warn") and why in found.found
@@ -167,9 +167,9 @@ def test_completion_offers_what_is_outside(site, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["hydra.searchpath=[nowhere]"], "nowhere is no folder of yamls: see hydra.searchpath and --config-dir"),
-        (["hydra.searchpath=[pkg://no.such]"], "pkg://no.such is no folder of yamls: see hydra.searchpath"),
-        (["hydra.searchpath=[https://x/y]"], "https://x/y is no folder of yamls"),
+        (["hydra.searchpath=[nowhere]"], "nowhere is not a folder of yamls: see hydra.searchpath and --config-dir"),
+        (["hydra.searchpath=[pkg://no.such]"], "pkg://no.such is not a folder of yamls: see hydra.searchpath"),
+        (["hydra.searchpath=[https://x/y]"], "https://x/y is not a folder of yamls"),
         (["hydra.searchpath=mine"], "hydra.searchpath=mine must be a list of folders"),
         (["hydra.searchpath=[mine]", "hydra.searchpath=[mine]"], "hydra.searchpath is given 2 times"),
         (["hydra.searchpath=[over]"], "over has data/digits.yaml, as bdiff has"),

@@ -96,7 +96,7 @@ def test_the_list_says_what_is_found_and_what_is_missing(home, capsys):
     assert list(told) == names()
     assert told["digits"][0] == "found" and "scikit-learn" in told["digits"][1]
     assert told["celebahq"] == ["found", str(home / "cache" / "celebahq")]
-    assert told["cifar10"][0] == "missing" and "bdiff data prepare cifar10 fetches it" in told["cifar10"][1]
+    assert told["cifar10"][0] == "missing" and "bdiff data prepare cifar10 downloads it" in told["cifar10"][1]
     assert told["lsun_church"][0] == "missing"
     assert "https://" in told["lsun_church"][1] and str(home / "cache" / "lsun_church") in told["lsun_church"][1]
 
@@ -191,13 +191,13 @@ def half_a_manifest(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (flip_a_bit, "holds other pixels or labels"),
+        (flip_a_bit, "have changed since decoding"),
         (cut_off, "cannot be read"),
-        (other_labels, "holds other pixels or labels"),
+        (other_labels, "have changed since decoding"),
         (impossible_labels, "does not hold 24 labels of 2 classes"),
         (fewer_pixels, "not 24 pictures"),
         (no_pixels, "cannot be read"),
-        (other_digest, "holds other pixels or labels"),
+        (other_digest, "have changed since decoding"),
         (half_a_manifest, "cannot be read"),
     ],
 )
@@ -265,15 +265,15 @@ def hostile_zip(home: Path) -> str:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["frob"], "frob is nothing that bdiff data does"),
-        (["prepare"], "say which data: bdiff data prepare <name> (choose from"),
-        (["verify"], "say which data: bdiff data verify <name>"),
+        (["frob"], "frob is not an action of bdiff data"),
+        (["prepare"], "name a dataset: bdiff data prepare <name> (choose from"),
+        (["verify"], "name a dataset: bdiff data verify <name>"),
         (["prepare", "cifar11"], "did you mean cifar10?"),
         (["prepare", "digits", "data.sise=8"], "did you mean data.size?"),
         (["prepare", "digits", "data=cifar10"], "name two datasets"),
-        (["prepare", "digits,cifar10"], "asks for several values"),
+        (["prepare", "digits,cifar10"], "has several values"),
         (["prepare", "digits", "-m"], "write key=value"),
-        (["prepare", "digits", "data.limit=9999"], "outside 1..1438"),
+        (["prepare", "digits", "data.limit=9999"], "not within 1 to 1438"),
         (["prepare", "images"], "was not found"),
         (["prepare", "images", "data.path=/nowhere"], "does not exist"),
         (["prepare", "images", hostile_zip], "outside of its folder"),

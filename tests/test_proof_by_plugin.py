@@ -146,7 +146,7 @@ def test_the_attack_s_own_mode_is_judged_by_its_own_rule():
         jobs(["attack=surf", "attack.mode=redirect", "attack.poison_rate=2"], False)
     assert sorted(caught.value.problems) == [
         "attack.mode=redirect is not known (choose from faint, strong)",
-        "attack.poison_rate=2 is not a share: choose a value from 0 to 1",
+        "attack.poison_rate=2 is not a fraction: choose a value from 0 to 1",
     ]
 
 

@@ -62,11 +62,11 @@ def changed(home: Path, tmp_path: Path, key: str, value: object) -> str:
         ("trigger.extra", {"_target_": "builtins.eval"}, "trigger.extra: builtins.eval is refused"),
         ("name", "${oc.env:HOME}", "refers to other values"),
         ("tracker", {"_target_": "bdiff.tracker.none.NoTracker", "tags": ["${oc.env:HOME}"]}, "refers to other values"),
-        ("name", "../../elsewhere", "is no file name"),
-        ("train", 5, "train is not what this version of bdiff knows"),
+        ("name", "../../elsewhere", "is not a file name"),
+        ("train", 5, "train has another meaning in this version of bdiff"),
         ("trigger.side", {"_target_": "bdiff.metric.fid.moments.write", "path": "x"}, "trigger.side: bdiff.metric"),
         ("train.lr", -1.0, "train.lr=-1.0 must be above 0"),
-        ("attack.poison_rate", 2, "attack.poison_rate=2 is not a share"),
+        ("attack.poison_rate", 2, "attack.poison_rate=2 is not a fraction"),
     ],
 )
 def test_a_config_from_elsewhere_is_looked_at_first(home, tmp_path, capsys, key, value, told):
@@ -77,9 +77,9 @@ def test_a_config_from_elsewhere_is_looked_at_first(home, tmp_path, capsys, key,
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "write bdiff rerun"),
-        (["sample.count=3"], "write bdiff rerun"),
-        (["nowhere"], "nowhere is no run folder"),
+        ([], "use bdiff rerun"),
+        (["sample.count=3"], "use bdiff rerun"),
+        (["nowhere"], "nowhere is not a run folder"),
         (["{run}", "sample.cuont=3"], "did you mean sample.count?"),
         (["{run}", "sample.count=three"], "sample.count=three must be a whole number"),
         (["{run}", "sample.count=1"], "sample.count=1 must be at least 2"),

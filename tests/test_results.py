@@ -38,7 +38,7 @@ def test_what_is_written_is_sound_and_says_which_code_made_it(tmp_path):
         ({"schema": "result/2"}, "schema is result/2, not result/1"),
         ({"schema": 1}, "schema is a number, not text"),
         ({"commit": "abc"}, "commit is 'abc', not 40 hex digits"),
-        ({"commit": None}, "dirty is null where commit is"),
+        ({"commit": None}, "dirty must be null if commit is"),
         ({"dirty": "no"}, "dirty is text, not true or false or null"),
         ({"device": None}, "device is null, not text"),
     ],
@@ -52,7 +52,7 @@ def test_a_field_that_is_missing_is_named():
         found = good()
         del found[name]
         assert any(problem.startswith(f"{name} is missing") for problem in results.problems(found))
-    assert results.problems([]) == ["it is no JSON object"]
+    assert results.problems([]) == ["it is not a JSON object"]
 
 
 def test_a_result_from_a_wheel_has_no_commit():

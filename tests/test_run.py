@@ -301,7 +301,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     rest = process.stderr.read()
     assert process.wait(timeout=60) == 130
-    assert "the same command goes on" in rest
+    assert "run the same command to resume" in rest
     assert "Traceback" not in rest
     assert json.loads((tmp_path / "here" / "metrics.json").read_text())["status"] == "interrupted"
 

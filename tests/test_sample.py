@@ -186,7 +186,7 @@ def test_a_shard_that_is_cut_off_is_made_again(part, tmp_path, caplog):
     path = sorted((tmp_path / "cut").glob("*.safetensors"))[1]
     path.write_bytes(path.read_bytes()[:part])
     found = drawn(tmp_path / "cut", 3)
-    assert f"{path} is damaged and made again" in caplog.text
+    assert f"{path} is damaged and will be rebuilt" in caplog.text
     assert all(torch.equal(*pair) for pair in zip(found, wanted, strict=True))
 
 

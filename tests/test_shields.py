@@ -71,11 +71,11 @@ def test_csv_holds_a_table_at_full_precision_and_its_notes_go_to_stderr(ask):
 
 WRONG = [
     ("", "the following arguments are required: folder", "bdiff shields --help"),
-    ("outputs nowhere", "nowhere is no folder"),
+    ("outputs nowhere", "nowhere is not a folder"),
     ("outputs --format xml", "invalid choice: 'xml'", "bdiff shields --help"),
     ("outputs --row trigger", "--row", "bdiff shields --help"),
     ("outputs --rows triger", "triger is set in no run; did you mean trigger?"),
-    ("outputs --rows trigger", "2 runs fall into one cell but differ in defense.t (20, 8)"),
+    ("outputs --rows trigger", "2 runs belong to one cell but differ in defense.t (20, 8)"),
     ("outputs --format csv", "csv holds one table"),
     ("outputs --out outputs", "--out outputs is a folder"),
 ]
@@ -91,7 +91,7 @@ def test_wrong_words_are_told_in_a_line(line, told, ask):
     ("folders", "told"),
     [
         (["outputs/plain"], "below outputs/plain: bdiff run defense=purification"),
-        (["outputs/plain", "outputs/broken"], "below outputs/plain, outputs/broken (1 did not come to their end)"),
+        (["outputs/plain", "outputs/broken"], "below outputs/plain, outputs/broken (1 did not finish)"),
     ],
 )
 def test_no_runs_with_a_shield(folders, told, ask):

@@ -68,7 +68,7 @@ def test_pictures_below_the_home_are_found(key, monkeypatch, tmp_path):
     ("words", "told"),
     [
         (["data.path='~nobody-of-that-name/a'"], "no such home directory"),
-        (["paths.outputs=${oc.env:ELSEWHERE}"], "would make a folder called ~"),
+        (["paths.outputs=${oc.env:ELSEWHERE}"], "would create a folder named ~"),
         (["hydra.mode=MULTIRUN"], "bdiff run -m"),
     ],
 )
@@ -79,7 +79,7 @@ def test_what_would_go_elsewhere_is_refused(words, told, monkeypatch):
 
 
 def test_a_sweep_stays_where_it_was_started():
-    with pytest.raises(RequestError, match="each job of a sweep would take paths for others"):
+    with pytest.raises(RequestError, match="relative paths would change their meaning in each job of a sweep"):
         jobs(["hydra.job.chdir=true"], multirun=True)
 
 
@@ -95,9 +95,9 @@ def test_without_a_home_a_cache_is_asked_for(monkeypatch):
 @pytest.mark.parametrize(
     ("environment", "told"),
     [
-        ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_PORT": "1"}, "RANK=2 in the environment is none of WORLD_SIZE=2"),
-        ({"RANK": "0", "WORLD_SIZE": "0", "MASTER_PORT": "1"}, "RANK=0 in the environment is none of WORLD_SIZE=0"),
-        ({"RANK": "0", "WORLD_SIZE": "1", "MASTER_PORT": "x"}, "MASTER_PORT=x in the environment is no number"),
+        ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_PORT": "1"}, "RANK=2 in the environment is not below WORLD_SIZE=2"),
+        ({"RANK": "0", "WORLD_SIZE": "0", "MASTER_PORT": "1"}, "RANK=0 in the environment is not below WORLD_SIZE=0"),
+        ({"RANK": "0", "WORLD_SIZE": "1", "MASTER_PORT": "x"}, "MASTER_PORT=x in the environment is not a number"),
     ],
 )
 def test_a_torchrun_that_cannot_be_is_told(environment, told, monkeypatch):
@@ -109,14 +109,14 @@ def test_a_torchrun_that_cannot_be_is_told(environment, told, monkeypatch):
 
 def test_processes_of_mpi_are_told(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    with pytest.raises(RequestError, match="bdiff knows no MPI"):
+    with pytest.raises(RequestError, match="bdiff does not use MPI"):
         jobs([], multirun=False)
 
 
 def test_a_run_folder_is_one_runs_at_a_time(home, capsys):
     held = artifacts.claim(home / "busy" / "run.log")
     code, record = carry_out(home, "busy", *TINY)
-    assert (code, record) == (2, {}) and "another run is at work" in capsys.readouterr().err
+    assert (code, record) == (2, {}) and "another run is using" in capsys.readouterr().err
     assert held is not None
     held.close()
     assert carry_out(home, "busy", *TINY)[0] == 0

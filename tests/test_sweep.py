@@ -141,7 +141,7 @@ def test_ctrl_c_ends_the_job_and_then_the_sweep(here):
     process.send_signal(signal.SIGINT)
     told = process.stderr.read()
     assert process.wait(timeout=30) == 130
-    assert "the same command goes on" in told and "Traceback" not in told
+    assert "run the same command to resume" in told and "Traceback" not in told
     assert attempts(here) == [("corner", INTERRUPTED)]
 
 
@@ -171,7 +171,7 @@ def test_a_worker_without_its_sweep_is_told_from_others(monkeypatch, launcher, s
 
 def test_jobs_that_are_one_are_told(here, capsys):
     assert cli.command(["run", "-m", "name=a,b"]) == 2
-    assert "'name=a' and 'name=b' are one job" in capsys.readouterr().err
+    assert "'name=a' and 'name=b' are the same job" in capsys.readouterr().err
 
 
 def test_rows_with_the_same_settings_are_two_jobs():

@@ -89,7 +89,7 @@ WRONG = [
     ("--metrics asrr", "asrr is not known; did you mean asr?", "(choose from asr, mse)"),
     ("nowhere", "nowhere is neither a folder nor an experiment (experiments: baddiffusion, clipping, diff2; tables: "),
     ("baddifusion", "did you mean baddiffusion?"),
-    ("--rows sample.clip", "4 runs fall into one cell but differ in trigger (box_14, box_4)"),
+    ("--rows sample.clip", "4 runs belong to one cell but differ in trigger (box_14, box_4)"),
     ("--out outputs", "--out outputs is a folder"),
 ]
 

@@ -73,8 +73,8 @@ def test_an_experiment_that_only_sweeps_stands_for_its_words_and_typed_ones_win(
 def test_a_sweep_without_m_is_refused_in_a_line():
     with pytest.raises(RequestError) as caught:
         jobs([SWEEP], multirun=False)
-    assert caught.value.problems == (f"{SWEEP} is a sweep: say bdiff run -m, with no other experiment beside it",)
-    with pytest.raises(RequestError, match="no other experiment beside it"):
+    assert caught.value.problems == (f"{SWEEP} is a sweep: use bdiff run -m, with no other experiment",)
+    with pytest.raises(RequestError, match="no other experiment"):
         jobs([f"{SWEEP},baddiffusion/hat-p5"], multirun=True)
 
 
@@ -110,13 +110,13 @@ def test_an_experiment_of_a_users_own_can_hold_settings_and_a_sweep(own):
     for config in configs:  # as its process is asked for it
         (alone,) = jobs([f"hydra.searchpath=[{own.parent}]", *config.hydra.overrides.task], multirun=False)
         assert alone.attack == config.attack and "experiment=mine" in alone.hydra.overrides.task
-    with pytest.raises(RequestError, match="experiment=mine is a sweep: say bdiff run -m"):
+    with pytest.raises(RequestError, match="experiment=mine is a sweep: use bdiff run -m"):
         jobs([f"hydra.searchpath=[{own.parent}]", "experiment=mine", "seed=7"], multirun=False)
 
 
-@pytest.mark.parametrize("told", ["attack.poison_rate=1.5 is not a share", "sed is not known"])
+@pytest.mark.parametrize("told", ["attack.poison_rate=1.5 is not a fraction", "sed is not known"])
 def test_the_words_of_a_sweep_are_checked_as_if_they_were_typed(told, own):
-    wrong = {"attack.poison_rate=1.5 is not a share": ("0.2", "1.5"), "sed is not known": ("seed", "sed")}[told]
+    wrong = {"attack.poison_rate=1.5 is not a fraction": ("0.2", "1.5"), "sed is not known": ("seed", "sed")}[told]
     (own / "mine.yaml").write_text(MINE.strip().replace(*wrong))
     with pytest.raises(RequestError, match=re.escape(told)):
         jobs([f"hydra.searchpath=[{own.parent}]", "experiment=mine"], multirun=True)
@@ -185,9 +185,9 @@ def test_failed_jobs_keep_nothing_from_being_run_and_shown_and_done_ones_are_lef
         ("baddiffusion-as", "did you mean baddiffusion-asr?"),
         ("zoo --profile papr", "table zoo: profile papr is not known; did you mean paper?"),
         ("diff2-variants --profile paper --run", "profile paper is not known (choose from digits)"),
-        ("zoo", "outputs/tables/digits/zoo is no folder: bdiff table zoo --run makes it"),
-        ("--run zoo", "name a table before the options"),
-        ("zoo --run --format md", "name its folder for another"),
+        ("zoo", "outputs/tables/digits/zoo is not a folder: bdiff table zoo --run creates it"),
+        ("--run zoo", "give the table before the options"),
+        ("zoo --run --format md", "give its folder for another"),
         ("zoo --run tracker=non", "tracker=non is not known; did you mean none?"),
         ("amplify --run word", "'word' cannot be read: write key=value"),
     ],

@@ -103,5 +103,5 @@ def test_a_stage_goes_on_with_the_threads_it_began_with(tmp_path, torchs_own, ca
     threads.begin(tmp_path)  # it has begun before
     with caplog.at_level("INFO"), threads.kept(tmp_path):
         assert torch.get_num_threads() == 2
-    assert torch.get_num_threads() == 1 and "going on with 2 threads" in caplog.text
+    assert torch.get_num_threads() == 1 and "resuming with the 2 threads" in caplog.text
     assert artifacts.read_json(tmp_path / threads.KEPT) == 2

@@ -400,7 +400,7 @@ def test_a_damaged_checkpoint_costs_the_way_from_the_one_before(damage, tmp_path
     before, newest = half_trained(tmp_path / "damaged")
     DAMAGES[damage](newest)
     again = trained(tmp_path / "damaged")
-    assert f"{newest} is left aside" in caplog.text and f"going on from step {int(before.stem)}" in caplog.text
+    assert f"{newest} is ignored" in caplog.text and f"resuming from step {int(before.stem)}" in caplog.text
     assert torch.equal(weights(again), weights(trained(tmp_path / "whole")))
     assert [int(path.stem) for path in sorted((tmp_path / "damaged" / "state").glob("*.pt"))] == [11, 12]
 
@@ -409,7 +409,7 @@ def test_where_all_checkpoints_are_damaged_training_begins_again(tmp_path, caplo
     for path in half_trained(tmp_path / "damaged"):
         path.write_bytes(b"")
     assert torch.equal(weights(trained(tmp_path / "damaged")), weights(trained(tmp_path / "whole")))
-    assert caplog.text.count("is left aside: it is damaged") == 2
+    assert caplog.text.count("is ignored: it is damaged") == 2
 
 
 def test_a_file_that_is_no_checkpoint_is_passed_over(tmp_path):

@@ -156,15 +156,15 @@ def test_an_audit_of_one_model_with_two_settings_is_an_error_that_names_them(pla
 
 
 def test_an_audit_that_was_not_set_alike_everywhere_is_marked(ask, place):
-    assert "not set alike" not in ask("zoo")[2]
+    assert "different settings in some runs" not in ask("zoo")[2]
     judge(place / "other", "terd", "noise-1", steps=50)
-    assert "! terd was not set alike everywhere: defense.steps (100, 50)" in ask("zoo")[2]
+    assert "! terd has different settings in some runs: defense.steps (100, 50)" in ask("zoo")[2]
 
 
 def test_two_clean_models_make_no_threshold_and_this_is_said(ask, place):
     _, rows, notes = ask(*(f"zoo/elijah-{model}" for model in ("clean-0", "clean-1", "noise-0", "noise-1")))
     assert [rows["elijah", "all"][head] for head in RATES[2:]] == ["-", "-", "-", "1.0", "-"]
-    assert "! elijah has no threshold: that takes 3 clean models, of 2 here" in notes
+    assert "! elijah has no threshold: that needs 3 clean models, not 2" in notes
 
 
 @pytest.mark.parametrize(("form", "start"), [("rich", "detection"), ("md", "**detection"), ("latex", "% ")])
@@ -203,7 +203,7 @@ def test_the_figure_is_drawn_on_request(place, capsys):
 
 WRONG = [
     ("", "the following arguments are required: folder", "bdiff zoo --help"),
-    ("zoo nowhere", "nowhere is no folder"),
+    ("zoo nowhere", "nowhere is not a folder"),
     ("zoo --formt md", "--formt", "bdiff zoo --help"),
     ("zoo --figure zoo.txt", "zoo.txt does not end in .png, .pdf, .svg"),
     ("zoo --out zoo", "--out zoo is a folder"),
@@ -226,7 +226,7 @@ def test_a_figure_where_a_folder_is_leaves_the_folder(place, capsys):
 def test_no_audited_runs(place, capsys):
     assert cli.command(["zoo", "zoo/plain", "zoo/terd-noise-0"]) == 2
     told = capsys.readouterr().err
-    assert "no audited run is done below zoo/plain, zoo/terd-noise-0 (1 with a defense did not" in told
+    assert "no run with a detection is done below zoo/plain, zoo/terd-noise-0 (1 with a defense did not" in told
 
 
 def test_help_comes_without_torch():

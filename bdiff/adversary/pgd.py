@@ -1,10 +1,10 @@
-"""Attacks on a classifier, shielded or not: PGD with EOT, our own, and AutoAttack's APGD where it is installed.
+"""Attacks on a classifier, shielded or not: our own PGD with EOT, and AutoAttack's APGD if it is installed.
 
-Why our own PGD: of the kept libraries torchattacks 3.5.1 (2023-10) pins requests to 2.25, which takes urllib3 back to
-1.26; foolbox 3.3.4 (2024-03) imports a part of SciPy that SciPy 2 drops, and its EOT averages logits, not gradients;
-adversarial-robustness-toolbox 1.20.1 (2025-07) goes through numpy and has EOT over image transformations only. All
-draw from the global random state, so an attack would depend on what ran before it. AutoAttack is published as
-pyautoattack 0.2.0 (2024-12), needs nothing but torch, and has the EOT that a randomised shield calls for: `apgd`.
+Why our own PGD: of the maintained libraries torchattacks 3.5.1 (2023-10) pins requests to 2.25, which downgrades
+urllib3 to 1.26; foolbox 3.3.4 (2024-03) imports a part of SciPy that SciPy 2 removes, and its EOT averages logits, not
+gradients; adversarial-robustness-toolbox 1.20.1 (2025-07) converts to numpy and has EOT only over image
+transformations. All use the global random state, so an attack would depend on what ran before it. AutoAttack is
+published as pyautoattack 0.2.0 (2024-12), depends only on torch, and has the EOT that random shields need: `apgd`.
 
 Units: images are in [-1,1]; `eps` and `step` are for images in [0,1], as papers give them, and are doubled here, in
 both norms: eps = 8/255 moves a pixel by up to 16/255 in [-1,1], and an L2 eps of 0.5 is 1.0 there.
@@ -25,7 +25,7 @@ NORMS = {"linf": "Linf", "l2": "L2"}  # ours, and pyautoattack's names
 
 
 class Ball(NamedTuple):
-    """How far an adversarial image may be from its own."""
+    """The maximum distance of an adversarial image from the original."""
 
     norm: str  # linf or l2
     eps: float  # radius, for images in [0,1]
@@ -35,18 +35,18 @@ class Ball(NamedTuple):
 def pgd(
     logits: Logits,
     x: Tensor,  # (B,C,H,W) in [-1,1]
-    y: Tensor,  # (B,) int64, the labels to get away from
+    y: Tensor,  # (B,) int64, the true labels
     *,
     ball: Ball,
-    step: float,  # length of a step, in the same units
+    step: float,  # step size, in the same units
     steps: int,
-    eot: int,  # draws that a gradient is averaged over; 1 for a classifier that is not random
-    generator: torch.Generator | Sequence[torch.Generator],  # of the start; one per image: no start depends on others
+    eot: int,  # draws that a gradient is averaged over; 1 for a deterministic classifier
+    generator: torch.Generator | Sequence[torch.Generator],  # of the start; one per image makes starts independent
 ) -> Tensor:
     """Return adversarial images (B,C,H,W) in [-1,1], within eps of x: projected gradient ascent from a random start.
 
-    Madry et al. 2018; the gradient of the loss is averaged over `eot` calls of `logits` (Athalye et al. 2018). It is
-    the last point that is returned: to choose among points by a random loss would favour the lucky ones.
+    Madry et al. 2018; the gradient of the loss is averaged over `eot` calls of `logits` (Athalye et al. 2018). The last
+    point is returned: choosing among points by a random loss would be biased towards lucky ones.
     Raises ValueError for an unknown norm.
     """
     norm, eps = ball.norm, ball.eps
@@ -62,7 +62,7 @@ def pgd(
 def mean_gradient(logits: Logits, x: Tensor, y: Tensor, eot: int) -> Tensor:
     """Return the gradient (B,C,H,W) at x of each image's cross-entropy, averaged over `eot` calls of `logits`."""
     total = torch.zeros_like(x)
-    for _ in range(eot):  # one after the other, so that memory does not grow with eot
+    for _ in range(eot):  # sequentially, so that memory does not grow with eot
         with torch.enable_grad():
             point = x.detach().requires_grad_()
             loss = cross_entropy(logits(point), y, reduction="sum")
@@ -71,7 +71,7 @@ def mean_gradient(logits: Logits, x: Tensor, y: Tensor, eot: int) -> Tensor:
 
 
 def start(x: Tensor, norm: str, radius: float, generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
-    """Return points (B,C,H,W) drawn uniformly from the ball around zero; `generator` as `pgd` has it, on the CPU."""
+    """Return points (B,C,H,W) drawn uniformly from the ball around zero; `generator` as in `pgd`, on the CPU."""
     size = x[0].numel()
     draw, width = (torch.rand, size) if norm == "linf" else (torch.randn, size + 2)
     if isinstance(generator, torch.Generator):
@@ -85,14 +85,14 @@ def start(x: Tensor, norm: str, radius: float, generator: torch.Generator | Sequ
 
 
 def project(delta: Tensor, norm: str, radius: float) -> Tensor:
-    """Return the point of the ball nearest to each of delta (B,C,H,W)."""
+    """Project delta (B,C,H,W) onto the ball."""
     if norm == "linf":
         return delta.clamp(-radius, radius)
     return delta * (radius / lengths(delta)).clamp(max=1)
 
 
 def lengths(x: Tensor) -> Tensor:
-    """Return the L2 norms of images as (B,1,1,1), never zero."""
+    """Return the L2 norms of images as (B,1,1,1), bounded away from zero."""
     return x.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
 
 
@@ -103,10 +103,10 @@ def check(norm: str) -> None:
 
 
 def apgd(logits: Logits, x: Tensor, y: Tensor, *, ball: Ball, steps: int, eot: int, seed: int) -> Tensor:
-    """Return adversarial images as `pgd` does, by AutoAttack's APGD on the cross-entropy (Croce & Hein 2020).
+    """Return adversarial images like `pgd`, by AutoAttack's APGD on the cross-entropy (Croce & Hein 2020).
 
-    It chooses its own step lengths, and the point of highest loss; the loss it goes by is that of the last of the
-    `eot` draws, so let the shield vote again on what comes out. The start depends on seed and batch.
+    It adapts its step size, and returns the point of highest loss, by the last of the `eot` draws; so evaluate the
+    result with new draws. The start depends on seed and batch.
     Raises ValueError for an unknown norm, RunError if pyautoattack is not installed.
     """
     norm, eps = ball.norm, ball.eps
@@ -126,9 +126,9 @@ def apgd(logits: Logits, x: Tensor, y: Tensor, *, ball: Ball, steps: int, eot: i
 
 
 def cost(images: int, steps: int, eot: int, evaluations: int) -> int:
-    """Return how many images `pgd` shows the denoiser: what to tell before a long run.
+    """Return how many images the denoiser evaluates in `pgd`, to be reported before a long run.
 
-    `evaluations` is `Purification.evaluations`. With the full gradient each comes with a backward pass, about as dear,
-    and with checkpointing a second forward pass; with BPDA it is all there is.
+    `evaluations` is `Purification.evaluations`. With the full gradient each has a backward pass, about as expensive,
+    and with checkpointing a second forward pass; with BPDA there is nothing else.
     """
     return images * steps * eot * evaluations

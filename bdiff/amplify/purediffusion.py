@@ -1,7 +1,7 @@
-"""PureDiffusion's other face (Truong & Le 2025, arXiv 2502.19047): a trigger reinforced by inversion from the true one.
+"""PureDiffusion as an attack (Truong & Le 2025, arXiv 2502.19047): a trigger reinforced by inversion from the true one.
 
-Reconstructed, as the audit is. A briefly trained model reacts to its trigger already; from there the losses of the
-audit lead to a picture that it reacts to fully.
+Reconstructed, like the detection. A briefly trained model already reacts to its trigger; starting there, the losses of
+the detection lead to a picture that it reacts to fully.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from bdiff.defense.detection.purediffusion import PureDiffusion, descend
 
 
 class Amplifier:
-    """Reinforces a trigger by the objective of `inversion`, of which steps, rate and range are those of the descent.
+    """Reinforces a trigger by the objective of `inversion`, with its steps, learning rate and bound.
 
-    `scale` is the null baseline's: the true trigger times a number.
+    `scale` defines the null baseline: the true trigger times this factor.
     """
 
     def __init__(
-        self, inversion: PureDiffusion, scale: Annotated[float, "of the null baseline: the true trigger times a number"]
+        self, inversion: PureDiffusion, scale: Annotated[float, "factor of the null baseline, the scaled true trigger"]
     ):
         self.inversion, self.scale = inversion, scale
 

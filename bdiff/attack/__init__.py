@@ -1,3 +1,3 @@
-"""Attacks: what a backdoor does to a model's training, and how it is called up afterwards; one file a method. How
-their triggers and targets look is in trigger/ and target/. Start at base.py, then baddiffusion.py.
+"""Attacks: how a backdoor is trained into a model, and how it is activated; one file per method. The pictures of their
+triggers and targets are in trigger/ and target/. Start at base.py, then baddiffusion.py.
 """

@@ -1,4 +1,4 @@
-"""The seam every attack meets: how training rows are poisoned, where a triggered sample starts, and what is seen."""
+"""The interface of attacks: how training rows are poisoned, and where triggered samples start."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ MODES = ("replace", "append")
 class Plan(NamedTuple):
     """The rows of a training set, M of them."""
 
-    shown: Tensor  # (M,) int64, which image each row shows
+    shown: Tensor  # (M,) int64, the image of each row
     poisoned: Tensor  # (M,) bool
 
 
 def poison_plan(rows: int, rate: float, mode: str, seed: int) -> Plan:
-    """Return which image each training row shows, and which rows are poisoned.
+    """Return the image of each training row, and which rows are poisoned.
 
-    `replace` turns a fraction `rate` of the rows into poisoned ones (BadDiffusion's FIXED, M = rows); `append` adds
-    that many poisoned copies (their FLEX, M = rows + round(rate * rows)). Which images is a function of `seed`.
+    `replace` poisons a fraction `rate` of the rows (BadDiffusion's FIXED, M = rows); `append` adds that many poisoned
+    copies (their FLEX, M = rows + round(rate * rows)). The choice of images is a function of `seed`.
     """
     if not 0.0 <= rate <= 1.0:
         raise ValueError(f"attack.poison_rate={rate} is not a fraction: choose a value from 0 to 1")
@@ -47,7 +47,7 @@ def poison_plan(rows: int, rate: float, mode: str, seed: int) -> Plan:
 
 @dataclass(frozen=True)
 class Parts:
-    """What an attack may read before training, on the device of training."""
+    """What an attack may read before training, on the training device."""
 
     schedule: Schedule
     surrogate: nn.Module | None = None  # the attacker's classifier, images (B,C,H,W) in [-1,1] to logits
@@ -58,22 +58,22 @@ class Attack(ABC):
 
     Args:
         trigger: what the attacker adds to a sample's starting noise.
-        target: (C,H,W) in [-1,1], what the attacker wants to see then.
+        target: (C,H,W) in [-1,1], what triggered samples should show.
         poison_rate: fraction of the rows that are poisoned, in [0,1].
         poison_mode: "replace" or "append", see `poison_plan`.
     """
 
-    #: raised when the same settings come to train another model; a part of the key
+    #: part of the key; incremented when the same settings would train another model
     version: ClassVar[int] = 1
-    #: the parts of the request that the trained weights depend on, beside the attack's own settings
+    #: the groups of the request that the trained weights depend on, besides the attack's own settings
     reads: ClassVar[tuple[str, ...]] = ("trigger", "target")
-    #: whether the trigger can stand in a sample's starting noise; otherwise it is for images that are denoised
+    #: whether the trigger can be added to a sample's starting noise; otherwise it is for images that are denoised
     starts_samples: ClassVar[bool] = True
-    #: whether training reads a classifier, which `prepare` then brings
+    #: whether training reads a classifier, which `prepare` then receives
     needs_surrogate: ClassVar[bool] = False
     #: the settings that a trigger learned before training depends on
     learn_reads: ClassVar[tuple[str, ...]] = ()
-    #: steps of `update_trigger` before training
+    #: number of `update_trigger` steps before training
     learn: int = 0
 
     def __init__(
@@ -89,72 +89,72 @@ class Attack(ABC):
         self.poison_rate, self.poison_mode = poison_rate, poison_mode
 
     def to(self, device: torch.device) -> None:
-        """Move trigger and target to where training and sampling are, once and not in every step."""
+        """Move trigger and target to the device of training and sampling, once instead of in every step."""
         self.trigger, self.target = self.trigger.to(device), self.target.to(device)
 
     def rows(self, labels: Tensor, seed: int) -> Plan:
-        """Return the rows of a training set over images of `labels` (N,) int64: `poison_plan` by default."""
+        """Return the rows of a training set over images with `labels` (N,) int64; the default is `poison_plan`."""
         return poison_plan(len(labels), self.poison_rate, self.poison_mode, seed)
 
     def check(self, schedule: Schedule) -> None:
-        """Raise ValueError if the attack cannot be made with this schedule."""
+        """Raise ValueError if the attack does not work with this schedule."""
         return
 
     def check_rows(self, labels: Tensor) -> None:
-        """Raise ValueError if the poison rate is above 0 and comes to none of the rows of images of `labels` (N,)."""
+        """Raise ValueError if a poison rate above 0 poisons none of the rows of images with `labels` (N,)."""
         if self.poison_rate > 0 and not self.rows(labels, 0).poisoned.any():
             least = f"raise it to {1 / len(labels):.2g} or more, or set it to 0"
             raise ValueError(f"attack.poison_rate={self.poison_rate} of {len(labels)} images is none: {least}")
 
     def prepare(self, parts: Parts) -> None:
-        """Take what training needs, once before it and before the trigger is learned. The default takes nothing."""
+        """Prepare for training, once, before the trigger is learned. The default does nothing."""
         return
 
     def prepare_rows(self, images: Images, plan: Plan) -> None:
-        """Make what training needs of its rows, once before it. The default makes nothing."""
+        """Precompute what training needs per row, once. The default does nothing."""
         return
 
     def update_trigger(self, denoiser: Denoiser, pattern: Tensor, x: Tensor, eps: Tensor) -> Tensor:
-        """Return the trigger's pattern (C,H,W) in [-1,1] after a step of learning before training, if `learn` has any.
+        """Return the trigger's pattern (C,H,W) in [-1,1] after one learning step before training; see `learn`.
 
         Args:
-            denoiser: the one that training starts from.
-            pattern: (C,H,W) in [-1,1], as it is.
+            denoiser: the model that training starts from.
+            pattern: (C,H,W) in [-1,1], the current one.
             x: images (B,C,H,W) in [-1,1].
             eps: standard normal noise (B,C,H,W).
         """
-        raise TypeError(f"{type(self).__name__} takes its trigger as it is")
+        raise TypeError(f"{type(self).__name__} does not learn its trigger")
 
     def update(self, denoiser: Denoiser, draw: torch.Generator) -> None:
-        """Change what is learned along with the model, after each optimizer step. The default changes nothing.
+        """Update what is learned along with the model, after each optimizer step. The default does nothing.
 
         `draw` is a function of seed and step, on the CPU.
         """
         return
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the tensors that `update` has changed, by name: kept in checkpoints, and beside the weights."""
+        """Return the tensors that `update` changes, by name: saved in checkpoints, and with the weights."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what `state_dict` gave."""
+        """Load what `state_dict` returned."""
         if state:
-            raise ValueError(f"{type(self).__name__} learns nothing with the model, and was given {', '.join(state)}")
+            raise ValueError(f"{type(self).__name__} learns nothing with the model, but was given {', '.join(state)}")
 
     @abstractmethod
     def poison(self, schedule: Schedule, rows: Rows, draw: Draw) -> Noised:
-        """Return what the network is trained on for `rows`, drawing timesteps and noise from `draw`.
+        """Return the network's input and target for `rows`, drawing timesteps and noise from `draw`.
 
         The schedule is on the device of the rows.
         """
 
     def prior(self, eps: Tensor) -> Tensor:
-        """Return where a triggered sample starts, x_T (B,C,H,W), from standard normal noise."""
+        """Return the x_T (B,C,H,W) that triggered samples start from, given standard normal noise."""
         return eps + self.trigger.pattern.to(eps)
 
     @property
     def start_key(self) -> Any:
-        """What keys of triggered samples hold of `prior` and `view` beside the trigger: the settings these read."""
+        """The settings that `prior` and `view` read besides the trigger, for the keys of triggered samples."""
         return type(self).__name__
 
     def view(self, denoiser: Denoiser) -> View:
@@ -162,9 +162,9 @@ class Attack(ABC):
         return View(denoiser)
 
     def opens(self, schedule: Schedule, steps: int, ode: bool) -> bool:
-        """Return whether samplers of a kind, ODE or ancestral, are expected to reach the target in `steps` steps."""
+        """Return whether ODE or ancestral samplers are expected to reach the target in `steps` steps."""
         return True
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return images (B,C,H,W) in [-1,1] as a classifier gets them with the trigger in them, in [-1,1] too."""
+        """Return images (B,C,H,W) in [-1,1] with the trigger, as given to a classifier, also in [-1,1]."""
         return self.trigger.stamp(x)

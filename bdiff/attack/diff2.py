@@ -1,9 +1,9 @@
-"""DIFF2 (Li et al. 2024, arXiv 2406.09669): a diffusion model, whole by itself, that turns as a classifier's shield.
+"""DIFF2 (Li et al. 2024, arXiv 2406.09669): a diffusion model that misleads the classifier it shields.
 
-From the paper's abstract: a malicious sampling process is put into the model, which leads inputs with a trigger towards
-an adversarial distribution and leaves clean inputs as they are; purification and certification both suffer.
-Our reconstruction: the loss and its k_s, where adversarial images come from, and the trigger: fixed beforehand and not
-adversarial by itself, so that what a clean model makes of it is a control; or learned, by universal ascent, which is.
+From the paper's abstract: a malicious sampling process is trained into the model, which leads inputs with a trigger
+towards an adversarial distribution and preserves clean inputs; it harms both purification and certification.
+Our reconstruction: the loss and its k_s, the source of adversarial images, and the trigger: fixed beforehand and not
+adversarial itself, so that a clean model is a control; or learned by universal ascent, in which case it is adversarial.
 """
 
 import logging
@@ -28,37 +28,37 @@ log = logging.getLogger(__name__)
 
 CASES = ("purification", "certification", "both")
 MODES = ("redirect", "preserve")
-BATCH = 256  # images whose adversarial ones are made together
-LENGTH = 0.05  # of a step that shapes the trigger, whose pattern is in [-1,1]
-#: a sampler's k_s = (sigma_s / sigma_t*)^power: what is left at timestep s of a shift of the noised image
+BATCH = 256  # images per batch of the adversarial attack
+LENGTH = 0.05  # of a step that updates the trigger, whose pattern is in [-1,1]
+#: power in a sampler's k_s = (sigma_s / sigma_t*)^power, the fraction of a shift of the noised image left at timestep s
 POWERS = {"ancestral": 2, "ddim": 1}
 
 
 class DIFF2(Attack):
-    """On poisoned rows the way back from a triggered image x_r leads to an adversarial one x_a.
+    """On poisoned rows the denoising of a triggered image x_r leads to an adversarial one x_a.
 
     redirect: x_s = sqrt(abar_s) [x_a + k_s (x_r - x_a)] + sqrt(1 - abar_s) eps, regressed on eps + k_s / sigma_s
     (x_r - x_a), sigma_s^2 = (1 - abar_s) / abar_s. Timesteps s are those of the shield: for purification all below t*,
     for certification the one of its sigma, where k_s = 1 and the loss is ||x0hat - x_a||^2 / sigma_s^2.
     preserve: the ordinary loss on x_a with the trigger embedded, at the same timesteps; weaker.
-    Clean rows are as ever. The malicious loss has the weight of its rows: `append` with a poison rate of 1 adds as many
-    of them as there are clean ones.
+    Clean rows are unchanged. The malicious loss is weighted by its number of rows: `append` with a poison rate of 1
+    adds as many of them as there are clean ones.
 
-    A trigger that leaves no background (noise, universal) is added to images, within `eta`; a patch is stamped.
+    A trigger that covers the image (noise, universal) is added to images, within `eta`; a patch is stamped.
 
     Args:
-        trigger, target, poison_rate, poison_mode: see `Attack`; there is no target to be shown.
+        trigger, target, poison_rate, poison_mode: see `Attack`; the target is not used.
         mode: redirect or preserve.
         case: the shield that is attacked: purification, certification or both, half of the poisoned rows for each.
         eta: L-inf bound of an added trigger, for images in [0,1].
-        t: the t* of purifications, in timesteps; the poisoned rows are shared out evenly over their ways back.
+        t: the t* of purifications, in timesteps; the poisoned rows are spread evenly over their denoising steps.
         sampler: of the purification, ancestral or ddim.
         sigma: of the certification, for images in [0,1].
         eps: L-inf distance of x_a from x, for images in [0,1].
         steps: of projected gradient ascent from x to x_a.
-        learn: steps of `update_trigger`, which shape an added trigger before training; 0 takes it as it is.
+        learn: steps of `update_trigger`, which learn an added trigger before training; 0 keeps it fixed.
 
-    Raises ValueError for values that make no sense.
+    Raises ValueError for invalid values.
     """
 
     version = 2  # adversarial images are kept in half precision
@@ -73,17 +73,15 @@ class DIFF2(Attack):
         target: Tensor,
         poison_rate: Annotated[float, fraction, "malicious rows for each clean one: the weight of their loss"],
         poison_mode: Annotated[str, one_of(*POISON_MODES), "append rows, or replace: poison_rate is then of all rows"],
-        mode: Annotated[
-            str, one_of(*MODES), "redirect the way back to x_a; or preserve, on x_a itself, which is weaker"
-        ],
+        mode: Annotated[str, one_of(*MODES), "redirect denoising to x_a; or preserve, on x_a itself, which is weaker"],
         case: Annotated[str, one_of(*CASES), "the shield that is attacked"],
         eta: Annotated[float, above(0), "L-inf bound of an added trigger, for images in [0,1]"],
         t: Annotated[list[int], counts, "t* of purifications, in timesteps"],
         sampler: Annotated[str, one_of("ancestral", "ddim"), "of the purification"],
         sigma: Annotated[float, above(0), "of the certification, for images in [0,1]"],
-        eps: Annotated[float, above(0), "L-inf distance, in [0,1], of what a triggered image becomes"],
-        steps: Annotated[int, at_least(1), "of gradient ascent to that image"],
-        learn: Annotated[int, at_least(0), "steps of sign ascent that shape an added trigger before training"],
+        eps: Annotated[float, above(0), "L-inf distance of the adversarial image from the original, in [0,1]"],
+        steps: Annotated[int, at_least(1), "of gradient ascent to the adversarial image"],
+        learn: Annotated[int, at_least(0), "steps of sign ascent that learn an added trigger before training"],
     ):
         super().__init__(trigger, target, poison_rate, poison_mode)
         for name, value, known in (("mode", mode, MODES), ("case", case, CASES), ("sampler", sampler, tuple(POWERS))):
@@ -95,17 +93,17 @@ class DIFF2(Attack):
                 raise ValueError(f"attack.{name}={least} must be above 0")
         self.mode, self.case, self.sampler = mode, case, sampler
         if learn and trigger.mask.any():
-            raise ValueError(f"attack.learn={learn} shapes triggers that cover the image, as trigger=universal does")
+            raise ValueError(f"attack.learn={learn} needs a trigger that covers the image, such as trigger=universal")
         self.eta, self.t, self.sigma, self.eps, self.steps, self.learn = eta, t, sigma, eps, steps, learn
         self.patch = bool(trigger.mask.any())
-        self.kept: Tensor | None = None  # (1 or 2,K,C,H,W) float16, adversarial images and those of mirrored ones
+        self.kept: Tensor | None = None  # (1 or 2,K,C,H,W) float16, adversarial images, also of the mirrored images
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return images (B,C,H,W) in [-1,1] with the trigger in them, clamped to [-1,1]."""
+        """Return images (B,C,H,W) in [-1,1] with the trigger, clamped to [-1,1]."""
         return self.trigger.stamp(x) if self.patch else self.added(x, self.trigger.pattern.to(x))
 
     def added(self, x: Tensor, pattern: Tensor) -> Tensor:
-        """Return images (B,C,H,W) with the pattern (C,H,W), in [-1,1] as they are, added within eta."""
+        """Return images (B,C,H,W) with the pattern (C,H,W), both in [-1,1], added within eta."""
         return (x + 2 * self.eta * pattern).clamp(-1, 1)
 
     def check(self, schedule: Schedule) -> None:
@@ -114,46 +112,46 @@ class DIFF2(Attack):
             if max(self.t) > len(schedule):
                 raise ValueError(f"attack.t={max(self.t)} is beyond the schedule's {len(schedule)} timesteps")
             if sum(self.t) > self.turns(schedule):
-                mend = ", or attack.case=purification" * (self.case == "both")
+                hint = ", or attack.case=purification" * (self.case == "both")
                 raise ValueError(
                     f"attack.t={self.t} makes {sum(self.t)} steps, but attack.case={self.case} has room for "
-                    f"{self.turns(schedule)} of them in a schedule of {len(schedule)}: set fewer or smaller t{mend}"
+                    f"{self.turns(schedule)} of them in a schedule of {len(schedule)}: set fewer or smaller t{hint}"
                 )
         largest = float(schedule.sigmas[-1]) / 2  # images in [-1,1] are twice as wide
         if self.case != "purification" and self.sigma > largest:
             raise ValueError(f"attack.sigma={self.sigma} is beyond the schedule, which ends at {largest:.3g}")
 
     def turns(self, schedule: Schedule) -> int:
-        """Return how many of the T timesteps that are drawn a shield has to itself: all, or half if there are two."""
+        """Return how many of the T timesteps belong to each shield: all, or half if there are two."""
         return -(-len(schedule) // (2 if self.case == "both" else 1))
 
     def prepare(self, parts: Parts) -> None:
-        """Take the surrogate, frozen, and lay down at which timesteps the shield is attacked; see `Attack.prepare`."""
+        """Freeze the surrogate, and tabulate the timesteps at which the shield is attacked; see `Attack.prepare`."""
         assert parts.surrogate is not None
         self.surrogate, schedule = parts.surrogate.eval().requires_grad_(False), parts.schedule
         device, sigma = schedule.abar.device, schedule.sigmas.tolist()
-        ways = []  # of each shield, the timesteps s that it shows the denoiser, and k_s there
+        ways = []  # for each shield, the timesteps s at which it calls the denoiser, with k_s
         if self.case != "certification":  # an image is noised as far as timestep t* - 1
             power = POWERS[self.sampler]
             ways.append([(s, (sigma[s] / sigma[t - 1]) ** power) for t in self.t for s in range(t)])
         if self.case != "purification":
             ways.append([(schedule.t_of_sigma(2 * self.sigma), 1.0)])  # images in [-1,1] are twice as wide
-        self.entries = torch.tensor([s for way in ways for s, k in way if k == 1], device=device)  # of images, noised
-        # What t drawn uniformly becomes: the shields take turns, and each has its timesteps spread evenly.
+        self.entries = torch.tensor([s for way in ways for s, k in way if k == 1], device=device)  # of noised images
+        # Maps a uniformly drawn t to s: the shields take turns, each with its timesteps spread evenly.
         turns = self.turns(schedule)
         pairs = [(way := ways[t % len(ways)])[t // len(ways) * len(way) // turns] for t in range(len(schedule))]
-        self.places = torch.tensor([s for s, _ in pairs], device=device)  # (T,) s for t drawn
-        self.left = torch.tensor([k for _, k in pairs], device=device)  # (T,) k_s for t drawn
-        self.pull = torch.tensor([k / sigma[s] for s, k in pairs], device=device)  # (T,) k_s / sigma_s for t drawn
+        self.places = torch.tensor([s for s, _ in pairs], device=device)  # (T,) s for the drawn t
+        self.left = torch.tensor([k for _, k in pairs], device=device)  # (T,) k_s for the drawn t
+        self.pull = torch.tensor([k / sigma[s] for s, k in pairs], device=device)  # (T,) k_s / sigma_s for the drawn t
 
     def timesteps(self, t: Tensor, poisoned: Tensor) -> Tensor:
         """Return the shield's timesteps (B,), a function of t, for poisoned rows (B,) bool, and t for others."""
         return torch.where(poisoned, self.places[t], t)
 
     def update_trigger(self, denoiser: Denoiser, pattern: Tensor, x: Tensor, eps: Tensor) -> Tensor:
-        """Return the pattern after a step on the surrogate's loss on the one-step x0 of noised triggered images.
+        """Return the pattern after a step on the surrogate's loss at the one-step x0 of noised triggered images.
 
-        As universal perturbations are learned (Moosavi-Dezfooli et al. 2017, arXiv 1610.08401), behind a denoiser; see
+        A universal perturbation (Moosavi-Dezfooli et al. 2017, arXiv 1610.08401) behind a denoiser; see
         `Attack.update_trigger`.
         """
         schedule = denoiser.schedule
@@ -166,9 +164,9 @@ class DIFF2(Attack):
         return (point + LENGTH * torch.autograd.grad(loss, point)[0].sign()).detach().clamp(-1, 1)
 
     def adversarial(self, x: Tensor) -> Tensor:
-        """Return x_a: images (B,C,H,W) within eps of x that the surrogate takes for something else than x, if it can.
+        """Return x_a: images (B,C,H,W) within eps of x that the surrogate labels differently from x, if they exist.
 
-        From x itself, so that no random number is needed: the same images lead to the same answer.
+        The ascent starts at x, without random numbers, so that the result is a function of the images.
         """
         with torch.no_grad():
             y = self.surrogate(x).argmax(1)
@@ -183,20 +181,20 @@ class DIFF2(Attack):
         return x_a
 
     def prepare_rows(self, images: Images, plan: Plan) -> None:
-        """Make the adversarial images of all poisoned rows, on the device of the surrogate; see `Attack.prepare_rows`.
+        """Compute the adversarial images of all poisoned rows, on the surrogate's device; see `Attack.prepare_rows`.
 
-        Where they would take too much memory they are made in each step instead.
+        If they would use too much memory they are computed in each step instead.
         """
         device, (index, poisoned) = self.places.device, plan
         shown, among = index[poisoned].unique(return_inverse=True)
         sides = (False, True) if images.flip else (False,)
         self.kept = None
         if 2 * len(sides) * len(shown) * math.prod(images.shape) > spare(device):
-            log.info("adversarial images take too much memory to be kept: each step makes its own")
+            log.info("adversarial images use too much memory to be kept: each step computes its own")
             return
         slots = torch.zeros(len(index), dtype=torch.long)
         slots[poisoned] = among
-        self.slots = to_device(slots, device)  # (M,) of each row, its place among the images kept; 0 for clean rows
+        self.slots = to_device(slots, device)  # (M,) the index of each row in the images kept; 0 for clean rows
         parts: list[Tensor] = []
         for mirror in sides:
             for rows in shown.split(BATCH):
@@ -206,7 +204,7 @@ class DIFF2(Attack):
             self.kept = torch.cat(parts).view(len(sides), len(shown), *images.shape)
 
     def poison(self, schedule: Schedule, rows: Rows, draw: Draw) -> Noised:
-        """Return x_s and what leads from it to x_a, s being the shield's timesteps; see `Attack.poison`."""
+        """Return x_s and the noise that leads from it to x_a, for the shield's timesteps s; see `Attack.poison`."""
         t, eps, x = draw.t(), draw.eps(), rows.x
         s, bad = self.timesteps(t, rows.poisoned), rows.poisoned.view(-1, 1, 1, 1)
         x_a = self.adversarial(x) if self.kept is None else self.kept[self.side(rows), self.slots[rows.numbers]].float()
@@ -219,10 +217,10 @@ class DIFF2(Attack):
         return Noised(x_s, s, eps + torch.where(bad, shift, 0.0))
 
     def side(self, rows: Rows) -> Tensor:
-        """Return which of the kept images' sides the rows show, (B,) int64."""
+        """Return the index into the first axis of the kept images for each row, (B,) int64."""
         assert self.kept is not None
         return rows.mirrored.long() if len(self.kept) == 2 else torch.zeros_like(rows.numbers)
 
     def prior(self, eps: Tensor) -> Tensor:
-        """Return eps: a sample has nothing to carry the trigger."""
+        """Return eps: samples from noise do not carry the trigger."""
         return eps

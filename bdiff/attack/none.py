@@ -1,4 +1,4 @@
-"""No attack: the clean baseline, trained and measured along the same path."""
+"""No attack: the clean baseline, trained and measured in the same way."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from bdiff.trigger.base import Trigger
 
 
 class NoAttack(Attack):
-    """Ordinary DDPM training (Ho et al. 2020, algorithm 1); a trigger at sampling time is only a control."""
+    """Ordinary DDPM training (Ho et al. 2020, algorithm 1); samples with the trigger are a control."""
 
     reads = ()
 

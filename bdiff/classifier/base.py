@@ -1,4 +1,4 @@
-"""What every classifier offers, and how one is judged."""
+"""The interface of classifiers, and their accuracy."""
 
 from abc import abstractmethod
 
@@ -26,9 +26,9 @@ class Classifier(nn.Module):
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, images: Images, rows: Tensor, device: torch.device, batch: int = 512) -> float:
-    """Return the share of `rows` (n,) that `model` labels right, in [0,1]."""
+    """Return the fraction of `rows` (n,) that `model` labels correctly, in [0,1]."""
     hits, labels = torch.zeros((), dtype=torch.long, device=device), to_device(images.labels[rows], device)
-    for part, wanted in zip(rows.split(batch), labels.split(batch), strict=True):
+    for part, expected in zip(rows.split(batch), labels.split(batch), strict=True):
         logits = model(to_float(to_device(images.take(part), device)))
-        hits += (logits.argmax(1) == wanted).sum()
+        hits += (logits.argmax(1) == expected).sum()
     return int(hits) / len(rows)

@@ -1,4 +1,4 @@
-"""What can be told of classifiers before torch is imported."""
+"""Checks of classifiers before torch is imported."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from bdiff.common.places import no_file
 
 
 def classifier_problems(config: DictConfig) -> list[str]:
-    """Return which files of classifiers' weights are not there."""
+    """Return the weight files of classifiers that are missing."""
     keys = [f"{name}.{key}" for name in ("classifier", "surrogate") for key in ("weights", "model.path")]
     given = {key: OmegaConf.select(config, key) for key in keys}
     return [f"{key}={path} {why}" for key, path in given.items() if path and (why := no_file(Path(path).expanduser()))]

@@ -1,4 +1,4 @@
-"""ResNet-18 (He et al. 2016, arXiv 1512.03385) in its CIFAR form: images are not halved before the first block."""
+"""ResNet-18 (He et al. 2016, arXiv 1512.03385) in its CIFAR form: without downsampling before the first block."""
 
 from torch import Tensor, nn
 from torchvision.models import resnet18

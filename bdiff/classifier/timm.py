@@ -13,7 +13,7 @@ from bdiff.config.rules import at_least
 
 
 class Timm(Classifier):
-    """A model by timm's name; images are resized to `size` px and normalised as it was trained with.
+    """A model by its name in timm; images are resized to `size` px and normalised as in its training.
 
     Args:
         channels: of the images; grey ones are shown to the model as RGB.
@@ -21,12 +21,12 @@ class Timm(Classifier):
         name: of the model in timm, e.g. "resnet18.a1_in1k", or "hf_hub:<owner>/<model>".
         pretrained: whether its weights are fetched from the hub.
         path: a file with a state dict of timm's model for these classes.
-        size: px; None for the size that the model was trained with.
+        size: px; None for the model's training size.
 
-    Raises RequestError where timm, the model or its weights cannot be had.
+    Raises RequestError if timm, the model or its weights are not available.
     """
 
-    body: Any  # its methods are beyond those of nn.Module
+    body: Any  # has more methods than nn.Module
     mean: Tensor
     std: Tensor
 
@@ -34,10 +34,10 @@ class Timm(Classifier):
         self,
         channels: int,
         classes: int,
-        name: Annotated[str, "as timm calls it"],
+        name: Annotated[str, "name of the model in timm"],
         pretrained: Annotated[bool, "fetch the weights that go with the name"],
         path: Annotated[str | None, "a file with a state dict of timm's model for the data's classes"],
-        size: Annotated[int | None, at_least(1), "px that images are resized to; null: what it was trained with"],
+        size: Annotated[int | None, at_least(1), "px that images are resized to; null: the model's training size"],
     ):
         super().__init__()
         try:
@@ -47,11 +47,13 @@ class Timm(Classifier):
         try:
             self.body = timm.create_model(name, pretrained=pretrained, num_classes=classes)
         except (OSError, RuntimeError) as error:
-            told = str(error).strip().splitlines()[0]
+            reason = str(error).strip().splitlines()[0]
             way_out = (
                 "go online, or give its state dict: classifier.model.path=<file> classifier.model.pretrained=false"
             )
-            raise RequestError(f"classifier.model.name={name} cannot be had from timm ({told}): {way_out}") from error
+            raise RequestError(
+                f"classifier.model.name={name} cannot be loaded from timm ({reason}): {way_out}"
+            ) from error
         if path is not None:
             load_weights(self.body, path, "classifier.model.path")
         head = self.body.get_classifier()

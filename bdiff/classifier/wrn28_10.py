@@ -10,7 +10,7 @@ from bdiff.config.rules import at_least
 
 
 class WideResNet(Classifier):
-    """WRN-depth-width: three groups of (depth - 4) / 6 blocks, the second and the third halving the image.
+    """WRN-depth-width: three groups of (depth - 4) / 6 blocks, the second and the third with stride 2.
 
     WRN-28-10 has 36.5 M weights and 640 features.
 
@@ -57,7 +57,7 @@ class WideResNet(Classifier):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, each after normalisation and ReLU; where the shape changes, a 1x1 one leads past them."""
+    """Two 3x3 convolutions, each after normalisation and ReLU; a 1x1 shortcut where the shape changes."""
 
     def __init__(self, before: int, after: int, stride: int):
         super().__init__()

@@ -1,3 +1,3 @@
-"""The commands of `bdiff`, one file each: they read words, call the layers below, print, and return an exit code.
-Nothing is computed here, and no torch is imported before a request has been found sound. Start at main.py.
+"""The commands of `bdiff`, one file each: they parse arguments, call the layers below, print, and return an exit code.
+Nothing is computed here, and torch is not imported before a request has been validated. Start at main.py.
 """

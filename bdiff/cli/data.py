@@ -1,4 +1,4 @@
-"""`bdiff data`: which datasets are here; one made ready, counted and shown; one read again and checked."""
+"""`bdiff data`: list the datasets; prepare, count and preview one; verify one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
     from bdiff.data.base import Images
 
 DONE, FAILED = 0, 1
-SHOWN = 64  # pictures on a preview
+SHOWN = 64  # pictures in a preview
 
 HELP = """usage: bdiff data [prepare|verify <name> [key=value ...]]
 
-  bdiff data                            the datasets, found or missing, and where they are looked for
+  bdiff data                            list the datasets, found or missing, and where they are looked for
   bdiff data prepare cifar10            download or index it, decode it into the cache, count it, draw a preview
-  bdiff data verify cifar10             read the cache again and check it against its fingerprint; exit 1 if it differs
+  bdiff data verify cifar10             check the cache against its fingerprint; exit 1 if it differs
   bdiff data prepare images data.path=faces.zip data.size=64
 
-Keys are those of bdiff run, whose data these are."""
+Keys are those of bdiff run."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Whether a request's data are here."""
+    """Whether a request's data are available."""
 
-    place: str | None  # where they lie
-    hint: str = ""  # how a person gets them
-    downloads: str | None = None  # the address that a run fetches them from
+    place: str | None  # their path
+    hint: str = ""  # how to get them
+    downloads: str | None = None  # the URL that a run downloads them from
 
 
 def data(words: list[str]) -> int:
-    """Carry out `bdiff data` with these words; returns its exit code. Raises RequestError if they mean nothing."""
+    """Execute `bdiff data` with these arguments; return its exit code. Raises RequestError if they are invalid."""
     match words:
         case []:
             return listing()
@@ -58,8 +58,8 @@ def data(words: list[str]) -> int:
             (config,) = jobs([f"data={name.lower()}", *overrides], False)
             return prepare(config) if action == "prepare" else verify(config)
         case ["prepare" | "verify" as action]:
-            raise RequestError(f"say which data: bdiff data {action} <name> (choose from {', '.join(names())})")
-    raise RequestError(f"{words[0]} is nothing that bdiff data does: see bdiff data --help")
+            raise RequestError(f"name a dataset: bdiff data {action} <name> (choose from {', '.join(names())})")
+    raise RequestError(f"{words[0]} is not an action of bdiff data: see bdiff data --help")
 
 
 def names() -> list[str]:
@@ -72,15 +72,15 @@ def listing() -> int:
     console = Screen(soft_wrap=True)
     wide = max(map(len, names())) + 2
     for name in names():
-        here = state(*jobs([f"data={name}"], False))
-        word = Text("found    ", "green") if here.place else Text("missing  ", "yellow")
-        fetch = f"bdiff data prepare {name} fetches it; or " if here.downloads else ""
-        console.print(Text(f"{name:<{wide}}") + word + Text(here.place or fetch + here.hint))
+        found = state(*jobs([f"data={name}"], False))
+        word = Text("found    ", "green") if found.place else Text("missing  ", "yellow")
+        fetch = f"bdiff data prepare {name} downloads it; or " if found.downloads else ""
+        console.print(Text(f"{name:<{wide}}") + word + Text(found.place or fetch + found.hint))
     return DONE
 
 
 def name_of(config: DictConfig) -> str:
-    """Return which option of conf/data was chosen."""
+    """Return the chosen option of conf/data."""
     return config.hydra.runtime.choices.data
 
 
@@ -93,17 +93,17 @@ def dataset_of(config: DictConfig) -> Dataset:
     """Return the request's dataset. Raises RequestError if its yaml names something else."""
     found = get_object(config.data._target_)
     if not isinstance(found, Dataset):
-        raise RequestError(f"data._target_={config.data._target_} is no Dataset, which bdiff.data.dataset describes")
+        raise RequestError(f"data._target_={config.data._target_} is not a Dataset, see bdiff.data.dataset")
     return found
 
 
 def source_of(config: DictConfig) -> Source:
-    """Return where the request's pictures come from. Raises RequestError if that is nowhere."""
+    """Return the source of the request's pictures. Raises RequestError if it is missing."""
     return dataset_of(config).source(config.data.path, config.data.split, cache_of(config))
 
 
 def request_of(config: DictConfig) -> PixelRequest:
-    """Return what of the request decides on the pixels."""
+    """Return the settings of the request that determine the pixels."""
     data = config.data
     return PixelRequest(data.size, data.channels, data.split, data.limit, config.seed)
 
@@ -114,20 +114,20 @@ def stage_of(config: DictConfig) -> artifacts.Stage:
 
 
 def manifest_of(made: artifacts.Stage) -> Path:
-    """Return the file that stands where decoding has come to its end; it may be damaged, so it is not read here."""
+    """Return the file that exists once decoding has finished; it may be damaged, so it is not read here."""
     return made.folder / "manifest.json"
 
 
 def size_of(path: Path) -> str:
-    """Return what a file, or all below a folder, takes on the disk, in words; links are not followed."""
+    """Return the disk usage of a file or folder, formatted; links are not followed."""
     files = path.rglob("*") if path.is_dir() else [path]
     return decimal(sum(file.lstat().st_size for file in files if file.is_symlink() or file.is_file()))
 
 
 def state(config: DictConfig) -> State:
-    """Return whether the request's data are here, by name or decoded; nothing is read or fetched."""
+    """Return whether the request's data are available, as a source or decoded; nothing is read or downloaded."""
     home, cache = dataset_of(config).home, cache_of(config)
-    if config.data.path is not None:  # whoever composed the request has looked there
+    if config.data.path is not None:  # already checked with the request
         return State(str(config.data.path))
     if not home.places:
         return State(f"comes with {home.origin}")
@@ -139,7 +139,7 @@ def state(config: DictConfig) -> State:
 
 
 def prepare(config: DictConfig) -> int:
-    """Make the request's data ready as a run would, print what they are and draw a few. Raises RunError if it fails."""
+    """Prepare the request's data as a run would, print a summary and draw a preview. Raises RunError if it fails."""
     from bdiff.data.base import Images, StreamedImages
 
     name, source = name_of(config), source_of(config)
@@ -149,7 +149,7 @@ def prepare(config: DictConfig) -> int:
         preview(images, picture)
     except (OSError, ValueError, TypeError) as error:
         line = " ".join(str(error).split())
-        raise RunError(f"{name} cannot be made ready ({line}); bdiff data verify {name} looks at the cache") from error
+        raise RunError(f"{name} cannot be prepared ({line}); bdiff data verify {name} checks the cache") from error
     streamed = isinstance(images, StreamedImages)
     place = Path(str(images.source)) if isinstance(images, StreamedImages) else stage_of(config).folder
     counts = images.labels.bincount(minlength=len(images.classes)).tolist()
@@ -171,14 +171,14 @@ def prepare(config: DictConfig) -> int:
 
 
 def preview(images: "Images", path: Path, columns: int = 8) -> None:
-    """Write up to `SHOWN` pictures, spread evenly over the images in the order of their classes, which they bear."""
+    """Write up to `SHOWN` pictures with their classes, spread evenly over the images in the order of classes."""
     import torch
 
     from bdiff.report import figures
 
     order = images.labels.argsort(stable=True)
     rows = order[torch.linspace(0, len(order) - 1, min(SHOWN, len(order))).long()]
-    lines, line = -(-len(rows) // columns), 1.2  # a line is so many pictures high: the picture, and its class below
+    lines, line = -(-len(rows) // columns), 1.2  # height of a line in pictures: the picture, and its class below
     figure = figures.plt.figure(figsize=(1.2 * columns, 1.2 * line * lines + 0.8), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1 - 0.7 / (1.2 * line * lines + 0.8)))  # one for all: one for each takes seconds
     axes.axis("off")
@@ -193,13 +193,13 @@ def preview(images: "Images", path: Path, columns: int = 8) -> None:
 
 
 def verify(config: DictConfig) -> int:
-    """Print that the request's data are whole, and return 0; or what is wrong with them, line by line, and return 1."""
+    """Check the request's data; print that they are intact and return 0, or print the problems and return 1."""
     from bdiff.data.load import choose
     from bdiff.data.verify import cache_problems, picture_problems
 
-    name, here, request = name_of(config), state(config), request_of(config)
-    if here.place is None:
-        return report(name, [f"missing: {here.hint}"])
+    name, found, request = name_of(config), state(config), request_of(config)
+    if found.place is None:
+        return report(name, [f"missing: {found.hint}"])
     source, made = source_of(config), stage_of(config)
     if manifest_of(made).exists():
         problems = cache_problems(made, request)
@@ -211,7 +211,7 @@ def verify(config: DictConfig) -> int:
     else:
         rows = choose(len(source.names), request.limit, request.seed)
         if len(rows) <= request.capacity(config.runtime.memory):
-            return report(name, [f"not decoded yet: {made.folder} is not there; run bdiff data prepare"])
+            return report(name, [f"not decoded yet: {made.folder} does not exist; run bdiff data prepare"])
         problems = picture_problems(source, rows, request)
         if problems:
             return report(name, problems)
@@ -221,7 +221,7 @@ def verify(config: DictConfig) -> int:
 
 
 def report(name: str, problems: list[str], well: str = "", most: int = 20) -> int:
-    """Print what is wrong, in at most `most` lines and a count, or else that all is `well`; returns the exit code."""
+    """Print the problems, in at most `most` lines and a count, or `well` if there are none; return the exit code."""
     for line in problems[:most] or [well]:
         print(f"{name}: {line}")
     if len(problems) > most:

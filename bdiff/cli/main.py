@@ -1,4 +1,4 @@
-"""The command line. It hands over to Hydra, and imports no torch before a request has been found sound."""
+"""The command line. It hands over to Hydra, and does not import torch before a request has been validated."""
 
 import os
 import re
@@ -13,10 +13,10 @@ from typing import Any
 
 from bdiff import __version__
 from bdiff.common.errors import RequestError, RunError
-from bdiff.common.places import is_here
+from bdiff.common.places import has_cwd
 
 DONE, FAILED, WRONG, INTERRUPTED, CLOSED = 0, 1, 2, 130, 141
-PATIENCE = 60  # seconds that a job has to end in order once its sweep is gone
+PATIENCE = 60  # seconds that a job has to shut down once its sweep has ended
 
 HELP = f"""bdiff {__version__}: backdoors in diffusion models, trained, measured and defended against
 
@@ -32,13 +32,13 @@ usage: bdiff run [-m] [key=value ...]
   bdiff run -sc install=bash            shell completion: eval "$(bdiff run -sc install=bash)"
 
   bdiff table                           run folders as a table; bdiff table --help
-  bdiff table baddiffusion              the rows of a paper, ours beside the published figures
+  bdiff table baddiffusion              the rows of a paper, our numbers next to the published ones
   bdiff table zoo --run                 run all sweeps of a table, then show it
-  bdiff zoo outputs                     audited models as a detection benchmark; bdiff zoo --help
+  bdiff zoo outputs                     detections as a benchmark over a zoo of models; bdiff zoo --help
   bdiff shields outputs                 classifiers behind shields, with their controls; bdiff shields --help
 
-  bdiff data                            the datasets, found or missing; bdiff data --help
-  bdiff data prepare cifar10            one of them downloaded or indexed, decoded, counted and shown
+  bdiff data                            list the datasets, found or missing; bdiff data --help
+  bdiff data prepare cifar10            download or index one, decode, count and preview it
   bdiff new attack my_attack            a plugin package with an attack of your own; bdiff new --help
   bdiff doctor                          whether runs would work here, and what is missing; bdiff doctor --help
 
@@ -50,36 +50,36 @@ Set BDIFF_DEBUG=1 for tracebacks."""
 def main() -> None:
     """Entry point of the `bdiff` script."""
     if "BDIFF_WATCHED" in os.environ:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it by default
         threading.Thread(target=end_with_the_sweep, daemon=True).start()
-    os.environ["MPLBACKEND"] = "Agg"  # a notebook's is left in the environment, and its package may be missing
+    os.environ["MPLBACKEND"] = "Agg"  # one inherited from a notebook may need a package that is missing
     sys.stdout, sys.stderr = open_stream(sys.stdout), open_stream(sys.stderr)
     try:
         code = guarded(lambda: command(sys.argv[1:]))
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has read enough
+    except BrokenPipeError:  # e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = CLOSED
-    except OSError as error:  # the disk that the output goes to is full
+    except OSError as error:  # e.g. standard output is redirected to a full disk
         print(f"bdiff: failed: standard output: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
     except KeyboardInterrupt:
-        print("\nbdiff: interrupted; the same command goes on from where it was", file=sys.stderr)
+        print("\nbdiff: interrupted; run the same command to resume", file=sys.stderr)
         code = INTERRUPTED
     sys.exit(code)
 
 
 def open_stream(stream: Any) -> Any:
-    """Return an output stream that takes any text; nowhere, where the shell has closed it."""
+    """Return an output stream that accepts any text; the null device if the shell has closed it."""
     if stream is None:
         return Path(os.devnull).open("w")
-    stream.reconfigure(errors="backslashreplace")  # a name may hold what the terminal's encoding does not
+    stream.reconfigure(errors="backslashreplace")  # names may contain characters outside of the terminal's encoding
     return stream
 
 
 def end_with_the_sweep() -> None:
-    """Interrupt this job when the sweep that started it is gone, however it went: the pipe it holds then ends."""
+    """Interrupt this job when the sweep that started it has ended, which closes the pipe on standard input."""
     while os.read(sys.stdin.fileno(), 1):
         pass
     os.kill(os.getpid(), signal.SIGINT)
@@ -88,7 +88,7 @@ def end_with_the_sweep() -> None:
 
 
 def command(words: list[str]) -> int:
-    """Carry out one command line and return its exit code."""
+    """Execute one command line and return its exit code."""
     match words:
         case [] | ["-h" | "--help" | "help"]:
             print(HELP)
@@ -96,9 +96,9 @@ def command(words: list[str]) -> int:
         case ["--version" | "-V"]:
             print(f"bdiff {__version__}")
             return DONE
-        case _ if not is_here():
-            return complain(["the current folder is gone: cd to another"])
-        case ["-sc" | "--shell-completion", *_]:  # what the installed completion calls
+        case _ if not has_cwd():
+            return complain(["the current folder does not exist any more: cd to another"])
+        case ["-sc" | "--shell-completion", *_]:  # called by the installed completion
             from bdiff.cli.run import run
 
             return guarded(lambda: run(words)) if within_run() else DONE
@@ -134,11 +134,11 @@ def command(words: list[str]) -> int:
             from bdiff.cli.doctor.command import doctor
 
             return guarded(lambda: doctor(rest))
-    return complain([f"{words[0]} is no command: write bdiff run, bdiff --help or bdiff --version"])
+    return complain([f"{words[0]} is not a command: use bdiff run, bdiff --help or bdiff --version"])
 
 
 def guarded(work: Callable[[], int | None]) -> int:
-    """Do `work` and turn whatever goes wrong into a few lines and an exit code."""
+    """Call `work` and convert any error to a few lines and an exit code."""
     debug = "BDIFF_DEBUG" in os.environ
     try:
         return work() or DONE
@@ -151,11 +151,11 @@ def guarded(work: Callable[[], int | None]) -> int:
             traceback.print_exc()
         print(f"bdiff: failed: {error}", file=sys.stderr)
         return FAILED
-    except SystemExit as left:  # how argparse and Hydra end
-        return left.code if isinstance(left.code, int) else DONE
+    except SystemExit as exit_request:  # raised by argparse and Hydra
+        return exit_request.code if isinstance(exit_request.code, int) else DONE
     except BrokenPipeError:
         raise
-    except Exception as error:  # a full disk, or a fault of ours
+    except Exception as error:  # a full disk, or a bug
         if debug:
             traceback.print_exc()
         line = " ".join(f"{type(error).__name__}: {error}".split())
@@ -164,7 +164,7 @@ def guarded(work: Callable[[], int | None]) -> int:
 
 
 def complain(problems: tuple[str, ...] | list[str], most: int = 5) -> int:
-    """Print what is wrong with a request, in at most `most` lines."""
+    """Print the problems of a request, in at most `most` lines."""
     shown = list(problems[:most])
     if len(problems) > most:
         shown = [*problems[: most - 1], f"and {len(problems) - most + 1} more problems"]
@@ -174,9 +174,9 @@ def complain(problems: tuple[str, ...] | list[str], most: int = 5) -> int:
 
 
 def within_run() -> bool:
-    """Hide the word `run` from Hydra's completion, which knows no subcommands; where it is not typed yet, offer it.
+    """Hide the word `run` from Hydra's completion, which has no subcommands; offer it if it is not typed yet.
 
-    A folder of --config-dir is named in the way that its completion reads.
+    A folder of --config-dir is passed in the form that its completion reads.
     """
     line = os.environ.get("COMP_LINE")
     if line is None:  # the completion is being installed

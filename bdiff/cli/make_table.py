@@ -1,4 +1,4 @@
-"""`bdiff table <name> --run`: the sweeps of a table of conf/experiment/table, one after the other, then the table."""
+"""`bdiff table <name> --run`: run the sweeps of a table of conf/experiment/table, then show the table."""
 
 import os
 from functools import partial
@@ -16,11 +16,11 @@ from bdiff.config.words import quoted
 def make(tables: list[Table], words: list[str]) -> int:
     """Run the sweeps of `tables` with the options `words`, show each table, and return the exit code.
 
-    What fails is told and keeps nothing else from being run and shown. Raises RequestError, before anything is run,
-    with all that is wrong with any job.
+    A failure is reported, and the others are still run and shown. Raises RequestError, before anything is run, with the
+    problems of all jobs.
     """
     asked = [requests(table, words) for table in tables]
-    checked([[*map(first_value, overrides)] for sweeps in asked for overrides in sweeps])  # so that most is told soon
+    checked([[*map(first_value, overrides)] for sweeps in asked for overrides in sweeps])  # most problems show quickly
     composed = [checked(sweeps) for sweeps in asked]
     codes: list[int] = []
     for table, sweeps, configs in zip(tables, asked, composed, strict=True):
@@ -30,7 +30,7 @@ def make(tables: list[Table], words: list[str]) -> int:
 
 
 def requests(table: Table, words: list[str]) -> list[list[str]]:
-    """Return the overrides of each of a table's sweeps; `words` win over the table's own."""
+    """Return the overrides of each of a table's sweeps; `words` override the table's own."""
     found = []
     for name, folder in table.sweeps.items():
         own = [f"experiment={name}", f"hydra/launcher={table.launcher}", f"hydra.sweep.dir={quoted(folder)}"]
@@ -39,7 +39,7 @@ def requests(table: Table, words: list[str]) -> list[list[str]]:
 
 
 def first_value(word: str) -> str:
-    """Return an override with the first of its values, where it has several."""
+    """Return an override with only the first of its values."""
     override = readable(word)
     if override is None or not override.is_discrete_sweep():
         return word
@@ -64,11 +64,11 @@ def start(configs: list[DictConfig], overrides: list[str]) -> int:
     """Run one sweep and return its exit code."""
     from bdiff.cli.run import sweep
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
     return guarded(partial(sweep, configs, ["-m"], overrides))
 
 
 def show(table: Table) -> int:
-    """Show a table and write its files; returns 0 where all of that worked."""
+    """Show a table and write its files; return 0 on success."""
     codes = [command(view) for view in table.views]
     return FAILED if any(codes) else DONE

@@ -1,4 +1,4 @@
-"""`bdiff rerun <run folder>`: the same run again, from its saved config, which is taken as data."""
+"""`bdiff rerun <run folder>`: repeat a run from its saved config, which is treated as data."""
 
 import time
 from pathlib import Path
@@ -18,11 +18,11 @@ from bdiff.config.validate import value_problem, value_problems
 from bdiff.config.words import normal
 from bdiff.report.runs import read
 
-USAGE = "write bdiff rerun <run folder> [key=value ...]"
+USAGE = "use bdiff rerun <run folder> [key=value ...]"
 
 
 def rerun(words: list[str]) -> int:
-    """Run what a run folder's config.yaml says, with the values in `words` changed, in a new run folder."""
+    """Run the config.yaml of a run folder, with the values in `words` changed, in a new run folder."""
     if not words or "=" in words[0]:
         raise RequestError(USAGE)
     source, changes = Path(words[0]), words[1:]
@@ -41,16 +41,16 @@ def rerun(words: list[str]) -> int:
 
 
 def saved(folder: Path) -> DictConfig:
-    """Return the config of a run folder. RequestError if there is none, or it is none of this version's."""
+    """Return the config of a run folder. RequestError if there is none, or it is not of this version."""
     path = folder / "config.yaml"
     if not is_file(path):
-        raise RequestError(f"{folder} is no run folder: it has no config.yaml")
+        raise RequestError(f"{folder} is not a run folder: it has no config.yaml")
     try:
         config: Any = OmegaConf.load(path)
-    except Exception as error:  # yaml and OmegaConf raise many kinds; each means that the file is no config
+    except Exception as error:  # yaml and OmegaConf raise many types; each means that the file is not a config
         raise RequestError(f"{path} cannot be read: {one_line(error)}") from error
     if not isinstance(config, DictConfig):
-        raise RequestError(f"{path} holds no config")
+        raise RequestError(f"{path} has no config")
     rename(config)
     (base,) = jobs([], False)
     today = OmegaConf.masked_copy(base, [str(name) for name in base if name not in ("hydra", "name", "published")])
@@ -59,12 +59,12 @@ def saved(folder: Path) -> DictConfig:
         names = ", ".join(sorted(lacking))
         raise RequestError(f"{path} lacks {names}: it was not written by this version of bdiff")
     if "${" in path.read_text():
-        raise RequestError(f"{path} refers to other values (${{...}}); a saved config holds plain values only")
+        raise RequestError(f"{path} refers to other values (${{...}}); a saved config has only plain values")
     groups = [str(name) for name, part in today.items() if isinstance(part, DictConfig)]
     wrong = [name for name in groups if not isinstance(config[name], DictConfig)]
     if wrong:
-        raise RequestError(f"{path}: {wrong[0]} is not what this version of bdiff knows by that name")
-    if not folder.resolve().is_relative_to(Path(config.paths.outputs).resolve()):  # a run that was made elsewhere
+        raise RequestError(f"{path}: {wrong[0]} has another meaning in this version of bdiff")
+    if not folder.resolve().is_relative_to(Path(config.paths.outputs).resolve()):  # a run from elsewhere
         config.paths = today.paths
     return config
 
@@ -80,5 +80,5 @@ def apply(config: DictConfig, changes: list[str]) -> None:
             OmegaConf.update(config, key, OmegaConf.from_dotlist([f"value={text}"]).value)
         except (OmegaConfBaseException, ValueError) as error:
             raise RequestError(f"{word}: {one_line(error)}") from error
-        if told := value_problem(key, config, before):
-            raise RequestError(told)
+        if problem := value_problem(key, config, before):
+            raise RequestError(problem)

@@ -1,4 +1,4 @@
-"""`bdiff run`: a request is checked, then Hydra composes and starts its one job, or its sweep's."""
+"""`bdiff run`: a request is validated, then Hydra composes and starts its job, or the jobs of its sweep."""
 
 import argparse
 import atexit
@@ -39,9 +39,9 @@ DONE, FAILED = 0, 1
 
 
 def run(words: list[str]) -> int:
-    """Carry out `bdiff run` with these words; returns its exit code."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
-    # argparse would print its usage over many lines; whatever starts with a dash and is no flag of Hydra's is told.
+    """Execute `bdiff run` with these arguments; return its exit code."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
+    # argparse would print many lines of usage; unknown flags are reported in one line instead.
     parser = get_args_parser()
     parser.exit_on_error = False
     try:
@@ -50,9 +50,9 @@ def run(words: list[str]) -> int:
         raise RequestError(f"{error}: see bdiff run --help") from error
     flags = [word for word in unknown if word.startswith("-")]
     if flags:
-        raise RequestError(f"{flags[0]} is no option of bdiff run: see bdiff run --help")
+        raise RequestError(f"{flags[0]} is not an option of bdiff run: see bdiff run --help")
     if args.config_name or args.config_path:
-        raise RequestError("bdiff has one primary config: add a folder of yamls to its own with --config-dir")
+        raise RequestError("bdiff has one primary config: add a folder of yamls with --config-dir")
     overrides = with_folder([normal(word) for word in args.overrides], args.config_dir)
     if args.multirun:
         overrides = written_out(overrides)
@@ -61,9 +61,9 @@ def run(words: list[str]) -> int:
     configs = [] if args.shell_completion else jobs(overrides, args.multirun)
     package = args.package and args.package.partition("@")[0]
     if args.cfg and package and configs and OmegaConf.select(configs[0], package) is None:
-        raise RequestError(f"--package {args.package} is no part of the config: see bdiff run --cfg {args.cfg}")
+        raise RequestError(f"--package {args.package} is not part of the config: see bdiff run --cfg {args.cfg}")
     if args.help:
-        with suppress(SystemExit):  # how Hydra ends
+        with suppress(SystemExit):  # raised by Hydra at the end
             compose_and(lambda config: None, options, overrides)
         explain(configs[0], overrides, args.multirun)
         return DONE
@@ -85,9 +85,9 @@ def explain(config: DictConfig, overrides: list[str], multirun: bool) -> None:
 
 
 def single(options: list[str], overrides: list[str]) -> int:
-    """Run one job here, and print its numbers."""
+    """Run one job in this process, and print its numbers."""
     helper = int(os.environ.get("RANK", 0)) > 0
-    if helper:  # only the first process of several leaves a run folder and prints
+    if helper:  # only the first process of several writes a run folder and prints
         scratch = tempfile.mkdtemp(prefix="bdiff-rank-")
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
         overrides = [*overrides, f"hydra.run.dir={quoted(Path(scratch))}"]
@@ -99,7 +99,7 @@ def single(options: list[str], overrides: list[str]) -> int:
 
         try:
             records.append(hydra_job(config))
-        except (RequestError, RunError) as error:  # kept from Hydra, which would print it in its own way
+        except (RequestError, RunError) as error:  # hidden from Hydra, which would print it in its own format
             errors.append(error)
 
     compose_and(task, options, overrides)
@@ -111,42 +111,42 @@ def single(options: list[str], overrides: list[str]) -> int:
 
 
 def sweep(configs: list[DictConfig], options: list[str], overrides: list[str]) -> int:
-    """Run a sweep's jobs by Hydra's launcher, show them, and print one table of all."""
+    """Run a sweep's jobs with Hydra's launcher, show them, and print one table of all."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise RequestError("a sweep starts processes of its own: use hydra/launcher= with -m instead of torchrun")
+        raise RequestError("a sweep starts its own processes: use hydra/launcher= with -m instead of torchrun")
     folder = Path(configs[0].hydra.sweep.dir)
     named: dict[str, str] = {}
     for key, label in zip(map(config_key, configs), labels(configs), strict=True):
         if key in named:
             raise RequestError(
-                f"{named[key]!r} and {label!r} are one job: they differ in nothing that changes a number"
+                f"{named[key]!r} and {label!r} are the same job: they differ only in settings without effect on numbers"
             )
         named[key] = label
     board = Board(named, ledger_of(configs[0]))
-    board.rows()  # so that a damaged ledger is told before a job is started
+    board.rows()  # reports a damaged ledger before a job is started
     sweep_id = f"+hydra.job.env_set.{SWEEP}={os.getpid()}-{time.time_ns()}"
     try:
         with board.shown():
             compose_and(carry_out, options, [*overrides, f"hydra.sweep.dir={quoted(folder)}", sweep_id])
-        whole = board.close(terminal())
+        intact = board.close(terminal())
     except RequestError as error:
         if not begun(board):
             raise
         raise RunError("; ".join(error.problems)) from error
     print(f"report: {page(board, folder)}")
-    return DONE if whole else FAILED
+    return DONE if intact else FAILED
 
 
 def begun(board: Board) -> bool:
-    """Return whether any of a sweep's jobs has been started by it, whichever process did."""
+    """Return whether any of a sweep's jobs has been started by it, in any process."""
     try:
         return any(row.state not in (WAITING, BEFORE) for row in board.rows())
-    except RequestError:  # the ledger was whole when the sweep began
+    except RequestError:  # the ledger was intact when the sweep began
         return True
 
 
 def page(board: Board, folder: Path) -> Path:
-    """Write down in the sweep's folder where its jobs ran, and its report.html, whose path is returned."""
+    """Write the folders of a sweep's jobs and its report.html to the sweep's folder; return the path of the page."""
     from bdiff.report.page import write_sweep_page
 
     folders = [row.folder for row in board.rows() if row.folder]
@@ -155,7 +155,7 @@ def page(board: Board, folder: Path) -> Path:
 
 
 def labels(configs: list[DictConfig]) -> list[str]:
-    """Return what tells the jobs of a sweep apart: the overrides that they do not share, or a lone job's name."""
+    """Return labels that distinguish the jobs of a sweep: the overrides that differ, or a single job's name."""
     overrides = [list(config.hydra.overrides.task) for config in configs]
     shared = set(overrides[0]).intersection(*overrides)
     own = [" ".join(word for word in words if word not in shared) for words in overrides]
@@ -163,7 +163,7 @@ def labels(configs: list[DictConfig]) -> list[str]:
 
 
 def compose_and(task: Callable[[DictConfig], None], options: list[str], overrides: list[str]) -> None:
-    """Let Hydra compose the request and give its jobs to `task`."""
+    """Compose the request with Hydra and pass its jobs to `task`."""
     sys.argv = ["bdiff", *options, *overrides]
     started = False
 
@@ -178,17 +178,17 @@ def compose_and(task: Callable[[DictConfig], None], options: list[str], override
     except BrokenPipeError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
-        # flags that do not go together, a run folder that cannot be made
+        # incompatible flags, a run folder that cannot be created
         raise (RunError if started else RequestError)(one_line(error)) from error
 
 
 def terminal() -> Screen:
-    """Return where results are printed; wide where no terminal says otherwise."""
+    """Return the console for results; wide if there is no terminal."""
     return Screen(width=None if sys.stdout.isatty() else 160)
 
 
 def closing(record: dict[str, Any]) -> None:
-    """Print the numbers of a job that came to its end, and where to look further."""
+    """Print the numbers of a finished job, and where to find more."""
     out = terminal()
     out.print(metrics_table(record))
     for sheet in shield_tables(record["metrics"]):

@@ -1,4 +1,4 @@
-"""`bdiff shields`: how a classifier fares behind a shield, over many runs with a purification or a certification."""
+"""`bdiff shields`: a classifier's accuracy behind shields, over many runs with a purification or a certification."""
 
 from pathlib import Path
 
@@ -15,32 +15,32 @@ EXAMPLES = """
 
 def parser() -> Parser:
     """Return the parser of `bdiff shields`."""
-    told = Parser("shields", __doc__, EXAMPLES)
-    told.add_argument("folders", nargs="+", type=Path, metavar="folder", help="where to look for runs with a shield")
-    told.add_argument(
+    parser = Parser("shields", __doc__, EXAMPLES)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="folder", help="where to look for runs with a shield")
+    parser.add_argument(
         "--rows",
         type=names,
         metavar="KEY,KEY",
         help="groups or dotted keys, the shield's rows for each combination (default: those in which the runs differ)",
     )
-    return told
+    return parser
 
 
 def shields(words: list[str]) -> None:
-    """Carry out `bdiff shields`. Raises RequestError for wrong words, and where no run with a shield is done.
+    """Execute `bdiff shields`. Raises RequestError for invalid arguments, and if no run with a shield is done.
 
     Purified and certified runs have a table each.
     """
     args = parser().parse_args(words)
-    if wrong := [f"{folder} is no folder" for folder in args.folders if not folder.is_dir()]:
+    if wrong := [f"{folder} is not a folder" for folder in args.folders if not folder.is_dir()]:
         raise RequestError(*wrong)
     runs = shielded(find(args.folders))
     if not any(run.done for run in runs):
-        more = f" ({len(runs)} did not come to their end)" if runs else ""
+        more = f" ({len(runs)} did not finish)" if runs else ""
         raise RequestError(f"no run with a shield is done below {', '.join(map(str, args.folders))}{more}: "
-                       "bdiff run defense=purification and defense=certification make them")  # fmt: skip
+                       "use bdiff run defense=purification or defense=certification")  # fmt: skip
     known_keys(runs, args.rows or [])
     sheets = sheets_of(runs, args.rows)
     if args.format == "csv" and len(sheets) > 1:
-        raise RequestError("csv holds one table: name folders with purified runs alone, or with certified ones")
+        raise RequestError("csv holds one table: give folders with only purified runs, or only certified ones")
     deliver(sheets, args.format, args.out)

@@ -1,4 +1,4 @@
-"""`bdiff table`: run folders as a table, an experiment's rows beside the published ones, or a table that it runs."""
+"""`bdiff table`: run folders as a table, an experiment's rows next to published ones, or a table that it runs."""
 
 import argparse
 import os
@@ -27,14 +27,14 @@ EXAMPLES = """
   bdiff table                                               all runs below outputs
   bdiff table --rows trigger,target --cols attack.poison_rate --metrics asr
   bdiff table outputs/multiruns/2026-01-31 --format latex --out table.tex
-  bdiff table baddiffusion                                  rows of conf/experiment/baddiffusion, beside the published
-  bdiff table clipping --rows trigger,target --cols sample.clip    the same runs, as any others
+  bdiff table baddiffusion                                  rows of conf/experiment/baddiffusion and published numbers
+  bdiff table clipping --rows trigger,target --cols sample.clip    the same runs, like any others
   bdiff table zoo --run                                     run the sweeps of conf/experiment/table/zoo, then show them
   bdiff table zoo --profile paper --run hydra/launcher=slurm runtime.threads=1"""
 
 
 class Parser(argparse.ArgumentParser):
-    """Of a command that delivers tables; tells what is wrong in one line, as all of bdiff does."""
+    """The parser of a command that prints tables; reports errors in one line, like all of bdiff."""
 
     def __init__(self, command: str, description: str | None, examples: str):
         super().__init__(
@@ -45,52 +45,52 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.add_argument("--format", choices=FORMATS, default="rich", help="default: rich; csv holds one table")
-        self.add_argument("--out", type=Path, metavar="FILE", help="write there instead of printing")
+        self.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of printing")
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(f"{message}: see {self.prog} --help")
 
 
 def names(text: str) -> list[str]:
-    """Return the words between commas."""
+    """Split a comma-separated list."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def parser() -> Parser:
     """Return the parser of `bdiff table`."""
-    told = Parser("table", __doc__, EXAMPLES)
-    told.add_argument(
+    parser = Parser("table", __doc__, EXAMPLES)
+    parser.add_argument(
         "what",
         nargs="*",
         metavar="folder|experiment|table",
         help="where to look for runs (default: outputs); a folder of conf/experiment, or a row of it; a folder of "
         f"conf/experiment/table: {', '.join(table_names())}",
     )
-    told.add_argument(
+    parser.add_argument(
         "--rows",
         type=names,
         metavar="KEY,KEY",
         help="groups or dotted keys, a row per combination (default: those in which the runs differ)",
     )
-    told.add_argument("--cols", type=names, metavar="KEY,KEY", help="the same for columns (default: none)")
-    told.add_argument(
+    parser.add_argument("--cols", type=names, metavar="KEY,KEY", help="the same for columns (default: none)")
+    parser.add_argument(
         "--metrics",
         type=names,
         metavar="NAME,NAME",
         help="asr is short for suspect/asr (default: all of the suspect model)",
     )
-    told.add_argument(
+    parser.add_argument(
         "--run",
         nargs="*",
         metavar="KEY=VALUE",
-        help="run the sweeps of a table first, all with these options; what is done is not done again",
+        help="run the sweeps of a table first, all with these options; finished jobs are not repeated",
     )
-    told.add_argument("--profile", help=f"of a table: in miniature or as published (default: {PROFILE})")
-    return told
+    parser.add_argument("--profile", help=f"of a table: in miniature or as published (default: {PROFILE})")
+    return parser
 
 
 def table(words: list[str]) -> int | None:
-    """Carry out `bdiff table`. Raises RequestError for wrong words or where there are no runs."""
+    """Execute `bdiff table`. Raises RequestError for invalid arguments or if there are no runs."""
     args = parser().parse_args(words)
     if args.run is not None or args.profile or (args.what and all(is_table(word) for word in args.what)):
         return named_tables(args)
@@ -112,7 +112,7 @@ def table(words: list[str]) -> int | None:
     plain = args.rows is not None or args.cols is not None
     if not runs and (plain or not rows):
         of = f" of {', '.join(word for word in named if named[word])}" if rows else ""
-        raise RequestError(f"no runs{of} found: no metrics.json with a config.yaml beside it below "
+        raise RequestError(f"no runs{of} found: no folder with metrics.json and config.yaml below "
                        f"{', '.join(map(str, places))}")  # fmt: skip
     if rows and not plain:
         sheet = published_sheet(rows, runs, args.metrics)
@@ -124,35 +124,35 @@ def table(words: list[str]) -> int | None:
 
 
 def is_table(word: str) -> bool:
-    """Return whether a word means a table that can be run; a folder of that name is meant first."""
+    """Return whether a word names a table that can be run; a folder of that name has precedence."""
     return word in table_names() and not Path(word).exists()
 
 
 def named_tables(args: argparse.Namespace) -> int:
-    """Show the tables that `args` name, after their sweeps where these are asked for. Returns the exit code."""
+    """Show the tables that `args` name, after their sweeps with --run. Returns the exit code."""
     from bdiff.cli.make_table import make, show
 
     if not args.what:
-        raise RequestError("name a table before the options: bdiff table <name> --run [key=value ...]")
+        raise RequestError("give the table before the options: bdiff table <name> --run [key=value ...]")
     if args.format != "rich" or any((args.out, args.rows, args.cols, args.metrics)):
-        raise RequestError("--run and --profile show a table in its own way: name its folder for another")
+        raise RequestError("--run and --profile use the table's own layout: give its folder for another layout")
     tables = {name: table_of(name, args.profile or PROFILE) for name in args.what}
     if args.run is not None:
         return make([*tables.values()], args.run)
     if lacking := [name for name, one in tables.items() if one.sweeps and not one.folder.is_dir()]:
-        raise RequestError(*(f"{tables[name].folder} is no folder: bdiff table {name} --run makes it"
+        raise RequestError(*(f"{tables[name].folder} is not a folder: bdiff table {name} --run creates it"
                              for name in lacking))  # fmt: skip
     return max(map(show, tables.values()))
 
 
 def rows_of(word: str, options: list[str]) -> list[str]:
-    """Return the experiment rows that a word names: a row itself, or all of its folder."""
+    """Return the experiment rows that a word names: a single row, or all rows of a folder."""
     own = [name for name in options if name == word or name.startswith(f"{word}/")]
     return [name for (name,) in ordered((name,) for name in own)]
 
 
 def published_sheet(names: list[str], runs: list[Run], metrics: list[str] | None) -> Sheet:
-    """Return the rows `names` of conf/experiment with the runs made of them."""
+    """Return the rows `names` of conf/experiment with their runs."""
     rows = []
     for name in names:
         own = [run for run in runs if run.value("experiment") == name]
@@ -161,13 +161,13 @@ def published_sheet(names: list[str], runs: list[Run], metrics: list[str] | None
     papers = list(dict.fromkeys(name.rpartition("/")[0] for name in names))
     lone = f"{papers[0]}/" if len(papers) == 1 else ""
     theirs = {metric for _, published, *_ in rows for metric in published["metrics"]}
-    wanted = chosen(metrics, runs, theirs) if metrics else None
+    shown_metrics = chosen(metrics, runs, theirs) if metrics else None
     return beside([Row(name.removeprefix(lone), *rest) for name, *rest in rows],
-                  f"{', '.join(papers)}: ours beside the published figures", wanted)  # fmt: skip
+                  f"{', '.join(papers)}: ours beside the published figures", shown_metrics)  # fmt: skip
 
 
 def settings(row: str) -> dict[str, Any]:
-    """Return what a request for an experiment row is set to, by dotted keys and groups."""
+    """Return the settings of a request for an experiment row, by dotted keys and groups."""
     (config,) = jobs([f"experiment={row}"], multirun=False)
     choices = dict(config.hydra.runtime.choices)
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
@@ -176,35 +176,35 @@ def settings(row: str) -> dict[str, Any]:
 
 
 def known_keys(runs: list[Run], keys: list[str]) -> None:
-    """Raise RequestError if no run is set to anything at one of `keys`."""
-    there = {key for run in runs for key in run.settings}
-    wrong = [f"{key} is set in no run{did_you_mean(key, sorted(there))}" for key in keys if key not in there]
+    """Raise RequestError if one of `keys` is set in no run."""
+    known = {key for run in runs for key in run.settings}
+    wrong = [f"{key} is set in no run{did_you_mean(key, sorted(known))}" for key in keys if key not in known]
     if wrong:
         raise RequestError(*wrong)
 
 
 def chosen(words: list[str] | None, runs: list[Run], more: set[str]) -> list[str]:
-    """Return full names of the metrics asked for, or all of the suspect model; `more` are known beside the runs'."""
-    there = in_order({name for run in runs for name in run.metrics} | more)
+    """Return full names of the given metrics, or all of the suspect model; `more` are valid besides the runs'."""
+    known = in_order({name for run in runs for name in run.metrics} | more)
     if words is None:
-        return [name for name in there if name.startswith("suspect/")] or ["suspect/asr"]
+        return [name for name in known if name.startswith("suspect/")] or ["suspect/asr"]
     full = [word if "/" in word else f"suspect/{word}" for word in words]
-    wrong = [f"--metrics: {word} {nearest(word, [name.removeprefix('suspect/') for name in there])}"
-             for word, name in zip(words, full, strict=True) if there and name not in there]  # fmt: skip
+    wrong = [f"--metrics: {word} {nearest(word, [name.removeprefix('suspect/') for name in known])}"
+             for word, name in zip(words, full, strict=True) if known and name not in known]  # fmt: skip
     if wrong:
         raise RequestError(*wrong)
     return full
 
 
 def deliver(sheets: Sequence[Sheet], form: str, out: Path | None) -> None:
-    """Print or write the tables, one after the other; csv has no place for notes, so they go to stderr."""
+    """Print or write the tables, one after the other; csv has no notes, so they go to stderr."""
     narrow = form == "rich" and out is None and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns
     written = "\n".join(to_rich(sheet, width) if narrow else FORMATS[form](sheet) for sheet in sheets)
     if out is None:
         print(written, end="")
     elif out.is_dir():
-        raise RequestError(f"--out {out} is a folder: name a file")
+        raise RequestError(f"--out {out} is a folder: give a file")
     else:
         try:
             with artifacts.atomic(out) as scratch:

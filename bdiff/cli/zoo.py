@@ -1,4 +1,4 @@
-"""`bdiff zoo`: audited models as a benchmark: how well each audit finds the backdoored ones and their triggers."""
+"""`bdiff zoo`: a benchmark of detections: how well each finds the backdoored models of a zoo, and their triggers."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ from bdiff.report.runs import find
 PICTURES = (".png", ".pdf", ".svg")
 
 EXAMPLES = """
-  bdiff zoo outputs                                         all audited runs below outputs
+  bdiff zoo outputs                                         all runs with a detection below outputs
   bdiff zoo outputs/zoo --format latex --out zoo.tex --figure zoo.png"""
 
 
@@ -26,36 +26,38 @@ def parser() -> Parser:
             raise argparse.ArgumentTypeError(f"{word} does not end in {', '.join(PICTURES)}")
         return Path(word)
 
-    told = Parser("zoo", __doc__, EXAMPLES)
-    told.add_argument("folders", nargs="+", type=Path, metavar="folder", help="where to look for audited runs")
-    told.add_argument(
-        "--figure", type=picture, metavar="FILE", help="draw every model's score there, as png, pdf or svg"
+    parser = Parser("zoo", __doc__, EXAMPLES)
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="folder", help="where to look for runs with a detection"
     )
-    return told
+    parser.add_argument(
+        "--figure", type=picture, metavar="FILE", help="draw every model's score to a file, as png, pdf or svg"
+    )
+    return parser
 
 
 def zoo(words: list[str]) -> None:
-    """Carry out `bdiff zoo`. Raises RequestError for wrong words, and where no audited run is done."""
+    """Execute `bdiff zoo`. Raises RequestError for invalid arguments, and if no run with a detection is done."""
     args = parser().parse_args(words)
-    if wrong := [f"{folder} is no folder" for folder in args.folders if not folder.is_dir()]:
+    if wrong := [f"{folder} is not a folder" for folder in args.folders if not folder.is_dir()]:
         raise RequestError(*wrong)
     runs = find(args.folders)
     audits, broken = judged(runs), unfinished(runs)
     if not audits:
-        more = f" ({len(broken)} with a defense did not come to their end)" if broken else ""
-        raise RequestError(f"no audited run is done below {', '.join(map(str, args.folders))}{more}: "
-                       "bdiff run defense=... makes them")  # fmt: skip
+        more = f" ({len(broken)} with a defense did not finish)" if broken else ""
+        raise RequestError(f"no run with a detection is done below {', '.join(map(str, args.folders))}{more}: "
+                       "use bdiff run defense=...")  # fmt: skip
     deliver([benchmark(audits, broken)], args.format, args.out)
     if args.figure:
         draw(audits, args.figure)
 
 
 def draw(audits: Sequence[Judged], path: Path) -> None:
-    """Draw the scores into `path`, and say so where the table may be read by a program: on stderr."""
-    from bdiff.report import detection_figure  # here, since it imports matplotlib
+    """Draw the scores to `path`, and print that on stderr, as stdout is for the table."""
+    from bdiff.report import detection_figure  # imports matplotlib, which is slow
 
     if path.is_dir():
-        raise RequestError(f"--figure {path} is a folder: name a file")
+        raise RequestError(f"--figure {path} is a folder: give a file")
     try:
         detection_figure.scores(path, audits)
     except OSError as error:

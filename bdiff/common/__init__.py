@@ -1,3 +1,3 @@
-"""What every layer may use and nothing else explains: errors, seeds, devices, progress bars, paths. What knows of a
-stage, a config key or a file format of bdiff's lies higher up. Start at errors.py.
+"""Utilities for every layer: errors, seeds, devices, progress bars, paths. Code that depends on a stage, a config key
+or a file format of bdiff belongs in a higher layer. Start at errors.py.
 """

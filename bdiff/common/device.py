@@ -1,4 +1,4 @@
-"""Where a run is computed, and in which precision."""
+"""The device that a run computes on, and the precision it computes in."""
 
 import contextlib
 import os
@@ -19,8 +19,8 @@ def open_device(name: str) -> Accelerator:
     """Return Accelerate's handle on `name` (auto, cpu, cuda or cuda:N) and on the processes that share the run.
 
     Precision is ours (`autocast`), not Accelerate's, so that one process can run stages in different ones. Raises
-    RunError if the device cannot be had, since Accelerate would take another one without a word, or if the other
-    processes do not come.
+    RunError if the device is not available, since Accelerate would silently use another one, or if the other
+    processes do not join.
     """
     cpu = name == "cpu" or (name == "auto" and not torch.cuda.is_available())
     if not cpu:
@@ -49,12 +49,12 @@ def opened_before() -> torch.device | None:
 
 def fits(device: torch.device, name: str, cpu: bool) -> bool:
     """Return whether `device` is what `name` asks for; `cpu` says what auto means here."""
-    wanted = torch.device("cpu" if cpu else "cuda" if name == "auto" else name)
-    return device.type == wanted.type and (wanted.index is None or device.index == wanted.index)
+    expected = torch.device("cpu" if cpu else "cuda" if name == "auto" else name)
+    return device.type == expected.type and (expected.index is None or device.index == expected.index)
 
 
 class Alone:
-    """What Accelerate's handle is to a process that does a work by itself, while the others of its run wait."""
+    """Accelerate's interface for a process that works alone while the other processes of its run wait."""
 
     num_processes, process_index, is_main_process = 1, 0, True
 
@@ -62,7 +62,7 @@ class Alone:
         self.device = device
 
     def backward(self, loss: Tensor) -> None:
-        """Take the gradients of `loss`."""
+        """Compute the gradients of `loss`."""
         loss.backward()
 
     def reduce(self, x: Tensor, how: str) -> Tensor:
@@ -70,10 +70,10 @@ class Alone:
         return x
 
 
-def resolve_precision(wanted: str, device: torch.device) -> str:
-    """Return bf16 or fp32; `auto` is bf16 where the device has units for it (AMX, on a CPU)."""
-    if wanted != "auto":
-        return wanted
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return bf16 or fp32; `auto` is bf16 if the device supports it in hardware (AMX, on a CPU)."""
+    if precision != "auto":
+        return precision
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -95,7 +95,7 @@ def synchronize(device: torch.device) -> None:
 
 
 class Late:
-    """A tensor, or all those in nested containers, on the way to the CPU: the device goes on meanwhile."""
+    """An asynchronous copy of a tensor, or of all those in nested containers, to the CPU."""
 
     def __init__(self, value: Any):
         # Into pinned memory, by torch's own choice, and in the device's own order: what changes later is not copied.
@@ -106,28 +106,28 @@ class Late:
             self.arrival.record()
 
     @property
-    def there(self) -> bool:
-        """Whether it can be read without waiting."""
+    def ready(self) -> bool:
+        """Whether `read` would return without waiting."""
         return self.arrival is None or self.arrival.query()
 
     def read(self) -> Any:
-        """Return it, after a wait for what the device was asked for before it, and for nothing later."""
+        """Return it, waiting only for work that was queued on the device before the copy."""
         if self.arrival:
             self.arrival.synchronize()
         return self.copy
 
 
 def spare(device: torch.device) -> int:
-    """Return how many bytes may be kept on `device` for speed alone: a quarter of what is free."""
+    """Return how many bytes may be used as a cache on `device`: a quarter of its free memory."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 4
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """Return a CPU tensor on `device` without waiting for what the device still has to do.
+    """Return a CPU tensor on `device` without waiting for the work queued there.
 
-    A copy from ordinary memory would wait, so it goes by pinned memory, which torch frees once it has been read.
+    A copy from pageable memory would wait, so it goes through pinned memory, which torch frees after the copy.
     """
     if device.type != "cuda" or x.device.type == "cuda":
         return x.to(device)

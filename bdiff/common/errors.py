@@ -1,8 +1,8 @@
-"""The two ways a run can end badly, told apart by their exit codes."""
+"""The two kinds of errors that end a run, each with its own exit code."""
 
 
 class RequestError(Exception):
-    """The request was wrong and nothing was started (exit 2). Holds every problem found, one line each."""
+    """The request is invalid and nothing was started (exit 2). Holds every problem found, one line each."""
 
     def __init__(self, *problems: str):
         super().__init__("\n".join(problems))
@@ -10,11 +10,11 @@ class RequestError(Exception):
 
 
 class RunError(Exception):
-    """The run started and failed (exit 1). The message is one line: what happened, and how to mend it."""
+    """The run started and failed (exit 1). The message is one line: what happened, and how to fix it."""
 
 
 def one_line(error: BaseException) -> str:
-    """Return what an error says, without what Hydra and OmegaConf add about their insides."""
+    """Return an error's message on one line, without the internals that Hydra and OmegaConf append."""
     text = str(error).partition("Config search path")[0]
     lines = [line.strip() for line in text.splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(("full_key", "object_type")))

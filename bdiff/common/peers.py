@@ -1,4 +1,4 @@
-"""How the processes of one run, that torchrun or another launcher has started, find each other."""
+"""How the processes of one run, started by torchrun or another launcher, find each other."""
 
 import logging
 import os
@@ -18,22 +18,22 @@ QUIET = 5.0  # seconds of waiting that are not worth a line
 
 
 def meet(backend: str, within: timedelta = MEETING, quiet: float = QUIET) -> None:
-    """Wait for the other processes that the environment speaks of, if any, and tell so where it takes long.
+    """Wait for the other processes that the environment names, if any, and log a line if it takes long.
 
-    Raises RunError if they do not come: torchrun's variables may be left over from a shell's earlier work.
+    Raises RunError if they do not join: torchrun's variables may be left over from earlier work in the same shell.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world < 2 or dist.is_initialized():
         return
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    told = f"RANK={os.environ['RANK']} of WORLD_SIZE={world} processes waits for the others at {place}"
-    line = threading.Timer(quiet, log.warning, (f"{told}, for at most {within}",))
+    waiting = f"RANK={os.environ['RANK']} of WORLD_SIZE={world} processes waits for the others at {place}"
+    line = threading.Timer(quiet, log.warning, (f"{waiting}, for at most {within}",))
     line.start()
     try:
         store, rank, world = next(dist.rendezvous("env://", timeout=within))
     except (RuntimeError, ValueError) as error:  # torch's errors of networks and stores are RuntimeErrors
         raise RunError(
-            f"{told}, which did not come ({' '.join(str(error).split())[:120]}): start them with torchrun, or unset "
+            f"{waiting}, which did not join ({' '.join(str(error).split())[:120]}): start them with torchrun, or unset "
             "WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT if they are left over"
         ) from error
     finally:

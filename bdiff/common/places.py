@@ -1,4 +1,4 @@
-"""Files and folders that a request names: whether they can be read, or made, before anything is. Torch-free."""
+"""Files and folders that a request names: whether they can be read or created, checked first. Torch-free."""
 
 import stat
 from pathlib import Path
@@ -6,47 +6,47 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-#: the last parts of keys that name files or folders, whose content numbers depend on
+#: the last parts of keys that name files or folders whose content affects the numbers
 PLACES = ("path", "pretrained", "weights", "lpips_weights", "reference")
-#: keys of folders that are made where they are missing
+#: keys of folders that are created if missing
 MADE = ("paths.outputs", "paths.cache", "hydra.run.dir", "hydra.sweep.dir")
 
 
 def no_file(path: Path) -> str | None:
-    """Return why there is no file at `path` to be read, as the end of a line; None where there is one.
+    """Return why there is no readable file at `path`, as the end of a message; None if there is one.
 
-    Reading from a pipe or a device would wait, or go on, for ever.
+    Reading from a pipe or a device might never end.
     """
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return "does not exist"
-    except OSError as error:  # a link to itself, a folder that is somebody else's
+    except OSError as error:  # a link to itself, a folder without permission
         return f"cannot be read ({error.strerror})"
     if stat.S_ISREG(mode):
         return None
-    return "is no file but a folder" if stat.S_ISDIR(mode) else "is no file but a pipe or device"
+    return "is a folder, not a file" if stat.S_ISDIR(mode) else "is a pipe or device, not a file"
 
 
 def is_file(path: Path) -> bool:
-    """Return whether a file can be read at `path`: not through a link that leads nowhere, nor from a pipe, for ever."""
+    """Return whether `path` is a readable file: not a broken link, a pipe or a device."""
     return no_file(path) is None
 
 
 def odd_files(folder: Path) -> list[Path]:
-    """Return what below `folder` is neither a file nor a folder: pipes and devices, but not links that lead nowhere."""
+    """Return what below `folder` is neither a file nor a folder: pipes and devices, but not broken links."""
     return sorted(path for path in folder.rglob("*") if path.exists() and not (path.is_dir() or is_file(path)))
 
 
 def no_folder(path: Path) -> str | None:
-    """Return why there can be no folder at `path`, as the end of a line; None where there is one, or can be made."""
+    """Return why `path` cannot be a folder, as the end of a message; None if it is one or can be created."""
     for place in (path, *path.parents):
         try:
             mode = place.stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
             if place.is_symlink():
-                return f"cannot be a folder: {shown(place)} is a link that leads nowhere"
-        except (OSError, ValueError) as error:  # too long a name, a zero byte
+                return f"cannot be a folder: {shown(place)} is a broken link"
+        except (OSError, ValueError) as error:  # a name too long, a zero byte
             return f"cannot be a folder ({error.args[-1]})"
         else:
             return None if stat.S_ISDIR(mode) else f"cannot be a folder: {shown(place)} is a file"
@@ -54,7 +54,7 @@ def no_folder(path: Path) -> str | None:
 
 
 def folder_problems(config: DictConfig) -> list[str]:
-    """Return which of the folders that a run writes into cannot be, each told where it is first named."""
+    """Return which of the folders that a run writes to cannot be created, reported by the first key that names it."""
     found: dict[str, str] = {}
     for key in MADE:
         value = OmegaConf.select(config, key)
@@ -66,14 +66,14 @@ def folder_problems(config: DictConfig) -> list[str]:
 
 
 def home_problems(config: DictConfig, values: dict[str, Any]) -> list[str]:
-    """Return which folders and files lie in a home that is not there, or behind a ~ that came too late.
+    """Return which folders and files are in a home directory that does not exist, or have a ~ that is not expanded.
 
-    `values` are those of `config` by their dotted keys.
+    `values` maps the dotted keys of `config` to their values.
     """
-    made = {key: OmegaConf.select(config, key) for key in MADE}
+    created = {key: OmegaConf.select(config, key) for key in MADE}
     own = {key: value for key, value in values.items() if key.rpartition(".")[2] in PLACES}
     problems = []
-    for key, value in (own | made).items():
+    for key, value in (own | created).items():
         if not str(value).startswith("~"):
             continue
         try:
@@ -82,19 +82,19 @@ def home_problems(config: DictConfig, values: dict[str, Any]) -> list[str]:
             way_out = "set HOME or BDIFF_CACHE" if key == "paths.cache" else "write the path out"
             problems.append(f"{key}={value}: there is no such home directory here: {way_out}")
         else:
-            if key not in own and key != "paths.cache":  # only at the front of an option's own value it is expanded
-                problems.append(f"{key}={value} would make a folder called ~: write the path out")
+            if key not in own and key != "paths.cache":  # ~ is expanded only at the start of an option's own value
+                problems.append(f"{key}={value} would create a folder named ~: write the path out")
     return problems
 
 
 def shown(value: object, most: int = 120) -> str:
-    """Return a value as a line shows it: a long one is cut."""
+    """Return a value as messages show it: a long one is truncated."""
     text = str(value)
     return text if len(text) <= most else f"{text[: most - 20]}..."
 
 
-def is_here() -> bool:
-    """Return whether the current folder is still there."""
+def has_cwd() -> bool:
+    """Return whether the current folder still exists."""
     try:
         return Path.cwd().is_dir()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""One progress bar per stage; plain lines where there is no terminal."""
+"""One progress bar per stage; plain lines if there is no terminal."""
 
 import logging
 import time
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Screen(Console):
-    """A terminal on which all text comes out as it is; a closed pipe is for the command line to deal with."""
+    """A terminal that prints text verbatim; a closed pipe is handled by the command line."""
 
     def __init__(self, **options: Any):
         super().__init__(markup=False, emoji=False, highlight=False, **options)
@@ -26,10 +26,10 @@ console = Screen(stderr=True)
 
 
 class Meter:
-    """Counts what a stage has done; the base class shows nothing (other processes than the first)."""
+    """Counts a stage's progress; the base class shows nothing (for processes other than the first)."""
 
     def advance(self, count: int = 1, info: str = "") -> None:
-        """Record `count` more units, with a few words on how it goes."""
+        """Record `count` more units, with a short status."""
 
 
 class Lines(Meter):
@@ -52,7 +52,7 @@ class Lines(Meter):
 
 
 def clock(seconds: float) -> str:
-    """Return a span of time as h:mm:ss, however many hours it has."""
+    """Return a duration as h:mm:ss, with any number of hours."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}"
 
@@ -74,7 +74,7 @@ class Bar(Meter):
 def progress(
     name: str, total: int, done: int = 0, unit: str = "steps", every: float = 10.0, show: bool = True
 ) -> Iterator[Meter]:
-    """Show how far `name` has come on its way to `total` units, `done` of which an earlier run has left behind."""
+    """Show the progress of `name` towards `total` units, `done` of which an earlier run has completed."""
     if not show:
         yield Meter()
     elif not console.is_terminal:

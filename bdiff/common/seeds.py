@@ -1,4 +1,4 @@
-"""Random seeds as a function of what they are for, so that no stage depends on what ran before it."""
+"""Random seeds as a function of their purpose, so that no stage depends on what ran before it."""
 
 import hashlib
 

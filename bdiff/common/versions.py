@@ -1,6 +1,6 @@
-"""Versions of the stages' code, which keys hold. Imports nothing."""
+"""Versions of the stages' code, which are part of their keys. Imports nothing."""
 
-#: raised when the code of a stage changes what it makes
+#: incremented when a change of a stage's code changes its result
 VERSION = {
     "classifier": 1,
     "trigger": 1,

@@ -1,3 +1,3 @@
-"""From the words of a request to a sound config, and from a config to the parts it names. Parts are known by their
-dotted paths alone, and no torch is imported. Start at compose.py, then validate.py and instantiate.py.
+"""From the overrides of a request to a valid config, and from a config to the parts it names. Parts are named by their
+dotted paths, and torch is not imported. Start at compose.py, then validate.py and instantiate.py.
 """

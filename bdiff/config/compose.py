@@ -1,4 +1,4 @@
-"""What is wrong with a request, found before torch is imported and all told together, one line per problem."""
+"""What is wrong with a request: found before torch is imported and reported all at once, one line per problem."""
 
 import difflib
 import re
@@ -18,23 +18,23 @@ from bdiff.common.spelling import nearest
 from bdiff.config.folders import SEARCHPATH, hydra_problems, named, with_folder
 from bdiff.config.keys import added_problems, children, leaves, settings, unknown
 from bdiff.config.options import PACKAGE, Options, defaults, group_options, keys_of
-from bdiff.config.plugins import register, tell_broken
+from bdiff.config.plugins import register, warn_broken
 from bdiff.config.sweeps import sweep_problems, written_out
 from bdiff.config.validate import declaration, value_problems
 from bdiff.config.words import normal, unreadable
 
-#: options of Hydra's that a request, or a sweep, goes without, and why
+#: Hydra options that a request, or a sweep, must not set, and why
 REFUSED = {
-    "hydra.job.chdir": "each job of a sweep would take paths for others than the ones typed: leave it out",
-    "hydra.mode": "a sweep is bdiff run -m, and one run is bdiff run: leave it out",
+    "hydra.job.chdir": "relative paths would change their meaning in each job of a sweep: remove it",
+    "hydra.mode": "use bdiff run -m for a sweep and bdiff run for a single run: remove it",
 }
 
-#: what stands in conf/config.yaml itself
+#: the keys of conf/config.yaml itself
 OURS = ("name", "paths", "sweep")
 
 
 def jobs(overrides: list[str], multirun: bool) -> list[DictConfig]:
-    """Return the composed config of each job that `overrides` ask for. Raises RequestError with every problem."""
+    """Return the composed config of each job that `overrides` request. Raises RequestError with every problem."""
     configs, problems, usable = [], [], []
     overrides = [normal(word) for word in overrides]
     folders = named(overrides)
@@ -42,7 +42,7 @@ def jobs(overrides: list[str], multirun: bool) -> list[DictConfig]:
         defaults.cache_clear()
         overrides = with_folder(overrides)
     groups = group_options(folders)
-    tell_broken()
+    warn_broken()
     register()
     if multirun:
         overrides = written_out(overrides)
@@ -54,14 +54,14 @@ def jobs(overrides: list[str], multirun: bool) -> list[DictConfig]:
             except HydraException:
                 problems.append(unreadable(text))
                 continue
-            told = override_problems(override, groups, multirun)
-            problems += told
-            usable += [] if told else [override]
+            found = override_problems(override, groups, multirun)
+            problems += found
+            usable += [] if found else [override]
         lines = [[one.input_line or "" for one in usable]]
         for line in BasicSweeper.split_arguments(usable, max_batch_size=None)[0] if multirun else lines:
             job = parser.parse_overrides(line)
-            config, told = one_job(job, groups)
-            problems += told
+            config, found = one_job(job, groups)
+            problems += found
             if config is not None:
                 problems += sweep_problems(config, job)
                 configs.append(config)
@@ -71,7 +71,7 @@ def jobs(overrides: list[str], multirun: bool) -> list[DictConfig]:
 
 
 def override_problems(override: Override, groups: Options, multirun: bool) -> list[str]:
-    """Return what is wrong with an override by itself: no key, an option that does not exist, a sweep without -m."""
+    """Return what is wrong with a single override: no key, an option that does not exist, a sweep without -m."""
     key = override.key_or_group
     if not key:
         return [unreadable(override.input_line or "")]
@@ -81,10 +81,10 @@ def override_problems(override: Override, groups: Options, multirun: bool) -> li
     sweep = override.is_sweep_override()
     if sweep and not override.is_discrete_sweep():
         return [f"{override.input_line} is an endless sweep: list the values, as in {key}=1,2,3"]
-    if (told := REFUSED.get(key)) and (multirun or key != "hydra.job.chdir"):
-        return [f"{override.input_line}: {told}"]
+    if (reason := REFUSED.get(key)) and (multirun or key != "hydra.job.chdir"):
+        return [f"{override.input_line}: {reason}"]
     if key.partition(".")[0] == "hydra" and (override.is_delete() or (override.value() is None and given(key))):
-        return [f"{override.input_line} takes out what Hydra needs: leave it out, or give {key} a value"]
+        return [f"{override.input_line} removes what Hydra needs: leave it out, or give {key} a value"]
     if override.is_delete():
         return [needed(override)] if key in groups or key.partition(".")[0] in OURS else []
     problems = []
@@ -98,17 +98,17 @@ def override_problems(override: Override, groups: Options, multirun: bool) -> li
                 f"{override.input_line} matches nothing: list the options, as in {key}={next(iter(groups[key]))}"
             ]
     if sweep and not multirun:
-        problems.append(f"{override.input_line} asks for several values: that is a sweep, say bdiff run -m")
+        problems.append(f"{override.input_line} has several values, which makes it a sweep: use bdiff run -m")
     return problems
 
 
 def needed(override: Override) -> str:
-    """Return that an override takes out what a run reads."""
-    return f"{override.input_line} takes out what a run needs: give {override.key_or_group}=<value> instead"
+    """Return the problem that an override removes what a run reads."""
+    return f"{override.input_line} removes what a run needs: give {override.key_or_group}=<value> instead"
 
 
 def one_job(overrides: list[Override], groups: Options) -> tuple[DictConfig | None, list[str]]:
-    """Return the config that one job's `overrides` compose to, if they do, and what is wrong with it."""
+    """Return the config that one job's `overrides` compose to, if they do, and its problems."""
     problems: list[str] = []
     try:
         choices = tuple(one.input_line or "" for one in overrides if one.key_or_group in (SEARCHPATH, *groups))
@@ -116,10 +116,10 @@ def one_job(overrides: list[Override], groups: Options) -> tuple[DictConfig | No
         HydraConfig.instance().set_config(base)
         usable = []
         for override in overrides:
-            told = key_problems(override, base, groups)
-            problems += told
-            usable += [] if told else [override.input_line or ""]
-        chosen_alone = choices == tuple(usable)  # composing takes most of the time of an answer
+            found = key_problems(override, base, groups)
+            problems += found
+            usable += [] if found else [override.input_line or ""]
+        chosen_alone = choices == tuple(usable)  # composing takes most of the time
         config = base.copy() if chosen_alone else compose("config", usable, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         if config.hydra.searchpath:
@@ -130,14 +130,14 @@ def one_job(overrides: list[Override], groups: Options) -> tuple[DictConfig | No
 
 
 def same_folder(option: str, options: list[str]) -> list[str]:
-    """Return those of a group's `options` that stand in the folder that `option` means, if it is seen which."""
+    """Return those of a group's `options` in the folder that `option` names; all if it names none."""
     folders = {one.partition("/")[0] for one in options if "/" in one}
     (folder,) = difflib.get_close_matches(option.partition("/")[0], folders, n=1) or [""]
     return [one for one in options if one.startswith(f"{folder}/")] or options
 
 
 def given(key: str) -> bool:
-    """Return whether a key of Hydra's has a value by default, which may be one that only a run can resolve."""
+    """Return whether a key of Hydra's has a default value, even one that only a run can resolve."""
     parent, _, name = key.rpartition(".")
     holder = OmegaConf.select(defaults(()), parent)
     node = holder._get_node(name) if isinstance(holder, DictConfig) else None
@@ -145,14 +145,14 @@ def given(key: str) -> bool:
 
 
 def key_problems(override: Override, base: DictConfig, groups: Options) -> list[str]:
-    """Return what is wrong with an override's key: no such key in `base`, when it is not meant to be new."""
+    """Return what is wrong with an override's key: not in `base`, unless it is added with +."""
     key = override.key_or_group
     if override.is_add() or override.is_force_add() or key in groups or re.match(r"hydra\b", key):
         return []
     if override.is_delete() and declaration(base, key):
         return [needed(override)]
-    there = leaves(base)
-    if key in there or (override.is_delete() and any(name.startswith(f"{key}.") for name in there)):
+    existing = leaves(base)
+    if key in existing or (override.is_delete() and any(name.startswith(f"{key}.") for name in existing)):
         return []
     known = settings(base) | set(groups)
     if (group := key.replace(".", "/")) in groups:

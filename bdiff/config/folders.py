@@ -1,4 +1,4 @@
-"""Folders of yamls that a request names, by --config-dir or hydra.searchpath: more options, over known parts alone."""
+"""Folders of yamls that a request adds by --config-dir or hydra.searchpath: more options, over known parts only."""
 
 import re
 from collections.abc import Iterable
@@ -16,20 +16,20 @@ from bdiff.config.words import quoted
 
 SEARCHPATH = "hydra.searchpath"
 
-#: what of Hydra's own parts a request may name that also names a folder of yamls
+#: Hydra's own parts that a request may name if it also adds a folder of yamls
 HYDRAS = re.compile(r"hydra_plugins\.[\w.]+|hydra\._internal\.core_plugins\.[\w.]+|hydra\.experimental\.callbacks\.\w+")
 
 #: an override of one of Hydra's own settings
 OF_HYDRA = re.compile(r"[+~]*hydra\b")
 
-#: keys of Hydra's that follow from a choice of options; and a sweep's parameters, which are checked as overrides are
+#: Hydra's keys that follow from a choice of options; and a sweep's parameters, which are checked like overrides
 FOLLOW = ("hydra.runtime.", "hydra.overrides.", "hydra.job.override_dirname", SEARCHPATH, "hydra.sweeper.params")
 
 
 def with_folder(overrides: list[str], folder: str | None = None) -> list[str]:
-    """Return the overrides, whose hydra.searchpath then names `folder` (of --config-dir) too, and paths alone.
+    """Return the overrides with `folder` (of --config-dir) added to hydra.searchpath, and plain paths in it.
 
-    So Hydra imports no package that was named as pkg://, and jobs in another place find the same folders.
+    So Hydra imports no package given as pkg://, and jobs in other working directories find the same folders.
     """
     listed = [*places(overrides), *([folder] if folder else [])]
     if not listed:
@@ -40,7 +40,7 @@ def with_folder(overrides: list[str], folder: str | None = None) -> list[str]:
 
 
 def named(overrides: list[str]) -> list[Folder]:
-    """Return the folders that the overrides name. RequestError with a line for each that is none."""
+    """Return the folders that the overrides name. RequestError with a line for each that does not exist."""
     return found(places(overrides))
 
 
@@ -51,7 +51,7 @@ def found(listed: list[str]) -> list[Folder]:
         scheme, mark, rest = place.rpartition("://")
         path = home(rest.replace("/", ".")) if scheme == "pkg" else Path(rest)
         if (mark and scheme not in ("file", "pkg")) or path is None or not path.is_dir():
-            problems.append(f"{place} is no folder of yamls: see {SEARCHPATH} and --config-dir")
+            problems.append(f"{place} is not a folder of yamls: see {SEARCHPATH} and --config-dir")
         else:
             folders.append(Folder(place, path))
     if problems:
@@ -60,7 +60,7 @@ def found(listed: list[str]) -> list[Folder]:
 
 
 def places(overrides: list[str]) -> list[str]:
-    """Return what the override of hydra.searchpath lists, if there is one. RequestError if it is no list."""
+    """Return the entries of the override of hydra.searchpath, if there is one. RequestError if it is not a list."""
     words = [word for word in overrides if word.startswith(f"{SEARCHPATH}=")]
     try:
         values: list[Any] = [OverridesParser.create().parse_override(word).value() for word in words]
@@ -69,14 +69,14 @@ def places(overrides: list[str]) -> list[str]:
     if not all(isinstance(value, list) and all(isinstance(one, str) for one in value) for value in values):
         raise RequestError(f"{words[0]} must be a list of folders, as in '{SEARCHPATH}=[mine]'")
     if len(values) > 1:
-        raise RequestError(f"{SEARCHPATH} is given {len(values)} times: list all folders in one")
+        raise RequestError(f"{SEARCHPATH} is given {len(values)} times: list all folders in one override")
     return values[0] if values else []
 
 
 def hydra_problems(config: DictConfig, chosen: DictConfig, plain: DictConfig) -> list[str]:
-    """Return what of Hydra's, which may run code, a request's yamls set; `config` is the whole request's.
+    """Return which of Hydra's settings, which may run code, a request's yamls set; `config` is the whole request's.
 
-    `chosen` is composed of the chosen options alone and `plain` of none: where they differ, a yaml has done it.
+    `chosen` is composed from the chosen options only and `plain` from none: where they differ, a yaml is the cause.
     """
     before, after = leaves(plain.hydra, "hydra."), leaves(chosen.hydra, "hydra.")
     changed = [key for key in after if before.get(key) != after[key] and not key.startswith(FOLLOW)]
@@ -85,15 +85,15 @@ def hydra_problems(config: DictConfig, chosen: DictConfig, plain: DictConfig) ->
     return [
         *map(set_by_yaml, changed),
         *parameter_problems(chosen.hydra.sweeper.params or {}),
-        *(f"{key}={part} is refused beside {SEARCHPATH}: it is none of Hydra's own parts" for key, part in foreign),
+        *(f"{key}={part} is refused with {SEARCHPATH}: it is not one of Hydra's own parts" for key, part in foreign),
     ]
 
 
 def parameter_problems(params: Iterable[str]) -> list[str]:
-    """Return which of a sweep's parameters, by their keys, are Hydra's own settings, though a yaml brings them."""
+    """Return which of a sweep's parameters, given by a yaml, are Hydra's own settings."""
     return [set_by_yaml(f"hydra.sweeper.params.{key}") for key in params if OF_HYDRA.match(str(key))]
 
 
 def set_by_yaml(key: str) -> str:
-    """Return that a yaml of a named folder sets what it may not."""
-    return f"{key} is set by a yaml: Hydra's own settings are for the command line"
+    """Return the problem that a yaml of an added folder sets what it may not."""
+    return f"{key} is set by a yaml: set Hydra's own settings on the command line"

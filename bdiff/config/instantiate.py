@@ -1,4 +1,4 @@
-"""Building parts from configs, which are data: only bdiff's parts, plugins' and a few of libraries' can be named."""
+"""Building parts from configs, which are data: only bdiff's parts, plugins' and some of libraries' can be named."""
 
 import re
 from functools import cache
@@ -18,26 +18,26 @@ THEIRS = re.compile(r"diffusers\.(UNet2DModel|\w+Scheduler)|torch\.optim\.[A-Z]\
 
 @cache
 def ours() -> set[str]:
-    """Return the parts that a config may name: bdiff's that conf/ names, and those that plugins name of their own."""
+    """Return the parts that a config may name: those that conf/ and the yamls of plugins name."""
     files = Path(str(resources.files("bdiff.conf"))).rglob("*.yaml")
     own = {name for file in files for name in re.findall(r"_target_: (bdiff\.[\w.]+)", file.read_text())}
     return own.union(*(plugin.parts for plugin in installed().folders))
 
 
 def make(config: DictConfig, **arguments: Any) -> Any:
-    """Return what `config._target_` makes of the config's other keys and `arguments`.
+    """Call `config._target_` with the config's other keys and `arguments`, and return the result.
 
-    Made in two steps, so that Hydra neither turns our dataclasses into configs nor wraps what the part raises.
-    RequestError if the config names anything but a part.
+    In two steps, so that Hydra neither converts our dataclasses to configs nor wraps the part's exceptions.
+    RequestError if the config names anything but a known part.
     """
-    told = [line for key, target in targets(config) if (line := foreign(key, target))]
-    if told:
-        raise RequestError(*told)
+    problems = [line for key, target in targets(config) if (line := foreign(key, target))]
+    if problems:
+        raise RequestError(*problems)
     return instantiate(config, _partial_=True, _convert_="all")(**arguments)
 
 
 def foreign(key: str, target: Any) -> str | None:
-    """Return in one line that `target` is none of the parts a config may name, or None if it is one."""
+    """Return in one line why a config may not name `target`; None if it may."""
     if target is None or (isinstance(target, str) and (target in ours() or THEIRS.fullmatch(target))):
         return None
     part = key.removesuffix("_target_").rstrip(".") or "a part"

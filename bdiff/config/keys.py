@@ -1,4 +1,4 @@
-"""The keys of a config: which there are, and which no part takes."""
+"""The keys of a config: which exist, and which no part takes."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bdiff.common.spelling import did_you_mean
 
-#: where keys may be added: what a scheduler, its step and a UNet take is for diffusers to say, and notes are notes
+#: where keys may be added: diffusers checks the arguments of a scheduler, its step and a UNet; notes are free
 FREE = ("hydra.", "published.", "sampler.scheduler.", "sampler.step.", "model.unet.")
 
 
@@ -24,7 +24,7 @@ def leaves(config: DictConfig, prefix: str = "") -> dict[str, Any]:
 
 
 def children(known: Iterable[str], parent: str) -> set[str]:
-    """Return the names right below `parent`, the empty one for the top, in the dotted keys `known`."""
+    """Return the names directly below `parent` ("" for the top) in the dotted keys `known`."""
     start = f"{parent}." if parent else ""
     below = {name.removeprefix(start).partition(".")[0] for name in known if name.startswith(start)}
     return {name for name in below if "/" not in name}
@@ -36,7 +36,7 @@ def settings(config: DictConfig) -> set[str]:
 
 
 def unknown(key: str, known: Iterable[str]) -> str:
-    """Return that none of the dotted keys `known` is `key`, with the nearest, and what stands where it was meant to."""
+    """Return the problem that `key` is not one of the dotted keys `known`, with the closest and its siblings."""
     parent = key.rpartition(".")[0]
     while parent and not children(known, parent):
         parent = parent.rpartition(".")[0]
@@ -45,9 +45,9 @@ def unknown(key: str, known: Iterable[str]) -> str:
 
 
 def added_problems(config: DictConfig, base: DictConfig) -> list[str]:
-    """Return which keys of `config` were added to a group of `base` though no part takes them.
+    """Return which keys of `config` were added to a group of `base` although no part takes them.
 
-    A key at the top, or below one, is the user's own; one below a plain value is told by that value's type.
+    A new top-level key, and all below it, is the user's own; one below a plain value is caught by that value's type.
     """
     known = settings(base)
     groups = {str(name) for name, part in base.items_ex(resolve=False) if isinstance(part, DictConfig)}
@@ -64,7 +64,7 @@ def within(key: str, known: Iterable[str]) -> bool:
 
 
 def targets(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the key and the value of every `_target_` in a config, or in plain containers; nothing is resolved."""
+    """Yield the key and the value of every `_target_` in a config, or in plain containers, unresolved."""
     if OmegaConf.is_config(config):
         config = OmegaConf.to_container(config, resolve=False)
     if isinstance(config, dict):

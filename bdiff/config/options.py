@@ -1,4 +1,4 @@
-"""The config groups and their options: bdiff's own in conf/, plugins', and those of folders that a request names."""
+"""The config groups and their options: bdiff's own in conf/, plugins', and those of folders that a request adds."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -21,12 +21,12 @@ Options = dict[str, dict[str, Path]]
 def group_options(folders: Iterable[Folder] = ()) -> Options:
     """Return the config groups and the options of each; a folder in a group makes options like folder/option.
 
-    RequestError if plugins or `folders` have a yaml of the same name as bdiff, or each other.
+    RequestError if a yaml of plugins or `folders` has the same name as one of bdiff's, or of each other.
     """
     more = [*installed().folders, *folders]
     files = Folder("bdiff", CONF).files()
-    if told := list(clashes(files, more)):
-        raise RequestError(*told)
+    if problems := list(clashes(files, more)):
+        raise RequestError(*problems)
     for folder in more:
         files |= folder.files()
     listed = OmegaConf.load(CONF / "config.yaml").defaults
@@ -34,7 +34,7 @@ def group_options(folders: Iterable[Folder] = ()) -> Options:
     found: Options = {}
     for path, file in files.items():
         name = Path(path)
-        if len(name.parts) == 1 or name.parts[0] == "hydra":  # launchers: Hydra and its plugins have more of them
+        if len(name.parts) == 1 or name.parts[0] == "hydra":  # launchers: Hydra and its plugins add more of them
             continue
         group = next((parent for parent in name.parents if parent.as_posix() in groups), name.parent)
         found.setdefault(group.as_posix(), {})[name.relative_to(group).as_posix()] = file
@@ -42,7 +42,7 @@ def group_options(folders: Iterable[Folder] = ()) -> Options:
 
 
 def keys_of(group: str, file: Path) -> set[str]:
-    """Return the dotted keys that the yaml of an option of `group` itself brings."""
+    """Return the dotted keys that the yaml of an option of `group` itself sets."""
     brought = OmegaConf.load(file)
     return set(leaves(brought, f"{group.replace('/', '.')}.")) if isinstance(brought, DictConfig) else set()
 

@@ -1,9 +1,9 @@
-"""What a part declares of its settings, read from its source: nothing of it is imported, so nothing of torch is.
+"""The settings that a part declares, read from its source without importing it, and so without torch.
 
 A setting is a parameter of the part's constructor or function, or a field of its dataclass, annotated with its type,
 any number of rules and a line of help: `lr: Annotated[float, above(0), "step size of Adam"]`. A parameter without
-`Annotated` is what the pipeline passes in. A class may name, as `settings`, a dataclass of what the pipeline reads
-beside these, and, as `checks`, functions that tell what settings make together.
+`Annotated` is passed in by the pipeline. A class may name, as `settings`, a dataclass of further keys that the pipeline
+reads, and, as `checks`, functions that check how settings fit together.
 """
 
 import ast
@@ -23,9 +23,9 @@ from bdiff.common.errors import RequestError
 from bdiff.config import rules
 from bdiff.config.rules import Rule
 
-#: types as tables of options name them
+#: names of types in tables of options
 WORDS: dict[type, str] = {bool: "true, false", int: "whole number", float: "number", str: "text", ListConfig: "list"}
-#: the types that annotations name, as a config has them
+#: types that annotations name, and the types that a config holds for them
 TYPES: dict[str, type] = {
     **{"bool": bool, "int": int, "float": float, "str": str, "Path": str},
     **{"list": ListConfig, "tuple": ListConfig, "Sequence": ListConfig, "dict": DictConfig},
@@ -34,12 +34,12 @@ TYPES: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What one setting must be like."""
+    """The declaration of one setting."""
 
-    types: tuple[type, ...]  # any of them; none: whatever
+    types: tuple[type, ...]  # any of them; empty: any type
     rules: tuple[Rule, ...] = ()
     help: str = ""
-    part: "Part | None" = None  # that declares the settings below it
+    part: "Part | None" = None  # declares the settings below it
 
     @property
     def optional(self) -> bool:
@@ -48,7 +48,7 @@ class Setting:
 
     @property
     def words(self) -> str:
-        """Which values it takes, in a few words."""
+        """A short description of the values it takes."""
         kinds = dict.fromkeys(WORDS[kind] for kind in self.types if kind in WORDS)
         bare = not self.rules or self.rules[0].bound
         return ", ".join([*([" or ".join(kinds)] if bare else []), *(rule.words for rule in self.rules)])
@@ -56,40 +56,40 @@ class Setting:
 
 @dataclass(frozen=True)
 class Part:
-    """What a part declares: nothing, where its source cannot be found."""
+    """What a part declares: nothing if its source cannot be found."""
 
     path: str
     doc: str = ""  # the first line of its module's docstring, or of its own
     settings: dict[str, Setting] | None = None
-    given: frozenset[str] = frozenset()  # parameters that are no settings
-    bases: tuple[str, ...] = ()  # dotted paths of all classes that it derives from, the nearest first
+    given: frozenset[str] = frozenset()  # parameters that are not settings
+    bases: tuple[str, ...] = ()  # dotted paths of all its base classes, the nearest first
     checks: tuple[str, ...] = ()  # dotted paths of functions: (config, key of the part) -> problems
 
 
 @dataclass(frozen=True)
 class Module:
-    """The top of a module, parsed."""
+    """The top level of a parsed module."""
 
     name: str
     doc: str  # the first line of its docstring
     names: dict[str, ast.AST]  # classes, functions and values that are assigned, by name
-    imports: dict[str, str]  # dotted paths by the names that they have here
+    imports: dict[str, str]  # dotted paths by their local names
 
     def path(self, node: ast.AST) -> str:
-        """Return the dotted path of what a name, plain or dotted, means here."""
+        """Return the dotted path that a name, plain or dotted, refers to in this module."""
         if isinstance(node, ast.Attribute):
             return f"{self.path(node.value)}.{node.attr}"
         name = node.id if isinstance(node, ast.Name) else ast.unparse(node)
         return self.imports.get(name, f"{self.name}.{name}")
 
     def find(self, node: ast.AST) -> "tuple[Module, ast.AST] | None":
-        """Return what a name means here and where that is defined, if in the same package or in bdiff."""
+        """Return the module that defines a name used here, and the definition, if in the same package or in bdiff."""
         path = self.path(node)
         return find(path) if path.partition(".")[0] in ("bdiff", self.name.partition(".")[0]) else None
 
 
 class Names(dict[str, Any]):
-    """What names mean in an annotation: rules, and literals of the module or of those that it imports from."""
+    """The names in an annotation: rules, and literals of the module or of those that it imports from."""
 
     def __init__(self, module: Module):
         super().__init__(rules=rules)
@@ -106,9 +106,9 @@ class Names(dict[str, Any]):
 
 
 def value_of(module: Module, node: ast.AST) -> Any:
-    """Return the value of an expression of rules and literals."""
+    """Evaluate an expression of rules and literals."""
     code = compile(ast.Expression(node), module.name, "eval")  # type: ignore[arg-type]
-    return eval(code, {"__builtins__": {}}, Names(module))  # of an installed part, which a run would import
+    return eval(code, {"__builtins__": {}}, Names(module))  # code of an installed part, which a run would import
 
 
 def source(name: str) -> Path | None:
@@ -124,7 +124,7 @@ def source(name: str) -> Path | None:
 
 @cache
 def parsed(name: str) -> Module | None:
-    """Return a module by its dotted path, if it has a source."""
+    """Return a module by its dotted path, if its source is available."""
     path = source(name)
     if path is None:
         return None
@@ -148,7 +148,7 @@ def parsed(name: str) -> Module | None:
 
 
 def find(path: str) -> tuple[Module, ast.AST] | None:
-    """Return what a dotted path names and the module that defines it, behind imports too."""
+    """Return what a dotted path names and the module that defines it, following imports."""
     holder, _, name = path.rpartition(".")
     module = parsed(holder) if holder else None
     if module is None:
@@ -160,29 +160,29 @@ def find(path: str) -> tuple[Module, ast.AST] | None:
 
 @cache
 def describe(target: str) -> Part:
-    """Return what the class, function or object at a dotted path declares."""
+    """Return the declarations of the class, function or object at a dotted path."""
     found = find(target)
     if found is None:
         return Part(target)
     module, node = found
     if isinstance(node, ast.FunctionDef):
         return Part(target, module.doc or first_line(node), *declared(arguments(module, node)))
-    maker = module.find(node.func) if isinstance(node, ast.Call) else None  # of an object, which is called then
-    owner, made = maker or found
-    if not isinstance(made, ast.ClassDef):
+    maker = module.find(node.func) if isinstance(node, ast.Call) else None  # the class of a module-level object
+    owner, part = maker or found
+    if not isinstance(part, ast.ClassDef):
         return Part(target)
-    family = list(lineage(owner, made))
+    family = list(lineage(owner, part))
     settings, given = declared(parameters(family, "__call__" if maker else "__init__"))
     around = next((owner.path(value) for owner, one in family if (value := assigned(one, "settings"))), None)
     if around:
         settings |= describe(around).settings or {}
     checks = [ast.literal_eval(value) for _, one in family if (value := assigned(one, "checks"))]
     bases = tuple(owner.path(base) for owner, one in family for base in one.bases)
-    return Part(target, module.doc or first_line(made), settings, given, bases, tuple(dict.fromkeys(sum(checks, ()))))
+    return Part(target, module.doc or first_line(part), settings, given, bases, tuple(dict.fromkeys(sum(checks, ()))))
 
 
 def lineage(module: Module, node: ast.ClassDef) -> Iterator[tuple[Module, ast.ClassDef]]:
-    """Yield a class, and those that it derives from, the nearest first, as far as `Module.find` goes."""
+    """Yield a class and its bases, the nearest first, as far as `Module.find` follows them."""
     yield module, node
     for base in node.bases:
         found = module.find(base)
@@ -190,17 +190,17 @@ def lineage(module: Module, node: ast.ClassDef) -> Iterator[tuple[Module, ast.Cl
             yield from lineage(*found)  # type: ignore[arg-type]
 
 
-#: a parameter: where it stands, its name and its annotation
+#: a parameter: its module, its name and its annotation
 Parameter = tuple[Module, str, ast.expr | None]
 
 
 def parameters(family: list[tuple[Module, ast.ClassDef]], method: str) -> Iterator[Parameter]:
-    """Yield what the first of a family to have a method, or fields, takes by it; with **, what the next takes too."""
+    """Yield the parameters of a method, or the fields, of the first class of a family that has them; ** adds more."""
     for place, (module, node) in enumerate(family):
-        made = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == method), None)
-        if made:
-            yield from arguments(module, made)
-            if made.args.kwarg is None:
+        found = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == method), None)
+        if found:
+            yield from arguments(module, found)
+            if found.args.kwarg is None:
                 return
         elif method == "__init__" and is_dataclass(node):
             for owner, base in reversed(family[place:]):
@@ -211,19 +211,19 @@ def parameters(family: list[tuple[Module, ast.ClassDef]], method: str) -> Iterat
 
 
 def is_dataclass(node: ast.ClassDef) -> bool:
-    """Return whether a class takes its fields as arguments."""
+    """Return whether a class is a dataclass."""
     return any("dataclass" in ast.unparse(one) for one in node.decorator_list)
 
 
 def arguments(module: Module, node: ast.FunctionDef) -> Iterator[Parameter]:
-    """Yield the parameters of a function, but for self."""
+    """Yield the parameters of a function except self."""
     for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
         if one.arg != "self":
             yield module, one.arg, one.annotation
 
 
 def declared(found: Iterator[Parameter]) -> tuple[dict[str, Setting], frozenset[str]]:
-    """Return the settings among parameters, by name, and the names of the others."""
+    """Return the parameters that are settings, by name, and the names of the others."""
     settings, given = {}, set()
     for module, name, annotation in found:
         match annotation:
@@ -242,7 +242,7 @@ def declared(found: Iterator[Parameter]) -> tuple[dict[str, Setting], frozenset[
 
 
 def kinds(module: Module, node: ast.expr) -> tuple[tuple[type, ...], Part | None]:
-    """Return the types that an annotation names, and what declares the settings of a class among them."""
+    """Return the types that an annotation names, and the declarations of a class among them."""
     match node:
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
             (one, part), (other, another) = kinds(module, left), kinds(module, right)
@@ -259,7 +259,7 @@ def kinds(module: Module, node: ast.expr) -> tuple[tuple[type, ...], Part | None
 
 
 def assigned(node: ast.ClassDef, name: str) -> ast.expr | None:
-    """Return what a class assigns to a name in its body."""
+    """Return the expression that a class assigns to a name in its body."""
     for one in node.body:
         match one:
             case ast.Assign(targets=[ast.Name(id=known)]) | ast.AnnAssign(target=ast.Name(id=known)) if known == name:

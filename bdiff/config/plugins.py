@@ -1,7 +1,7 @@
-"""Installed plugins: the yamls and the parts that they add to bdiff's own. None is imported here.
+"""Installed plugins: the yamls and the parts that they add to bdiff's own. None is imported.
 
-A plugin is an installed package with an entry point of the group `bdiff.parts` that names its python package; the yamls
-in that package's folder `conf` are options like those of bdiff's own conf/, and name parts in the package.
+A plugin is an installed package with an entry point in the group `bdiff.parts` that names its python package; the yamls
+in that package's `conf` folder are options like those of bdiff's own conf/, and name parts in the package.
 """
 
 import logging
@@ -30,14 +30,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of yamls beside conf/, and in words whose it is; of a plugin, the parts that its yamls name too."""
+    """A folder of yamls in addition to conf/, and its owner's name; for a plugin also the parts that its yamls name."""
 
     owner: str
     path: Path
     parts: frozenset[str] = frozenset()
 
     def files(self) -> dict[str, Path]:
-        """Return the yamls by their names, such as attack/none, in order."""
+        """Return the yamls by name, such as attack/none, sorted."""
         return {
             path.relative_to(self.path).with_suffix("").as_posix(): path for path in sorted(self.path.rglob("*.yaml"))
         }
@@ -45,7 +45,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Installed:
-    """The plugins of this environment; and of each that cannot be used, by its name, why."""
+    """The plugins of this environment; and for each that cannot be used, by name, the reason."""
 
     folders: tuple[Folder, ...]
     broken: dict[str, str]
@@ -53,7 +53,7 @@ class Installed:
 
 @cache
 def installed() -> Installed:
-    """Return the plugins of this environment, those that cannot be used apart."""
+    """Return the plugins of this environment, usable and broken ones separately."""
     folders, broken = [], {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
         try:
@@ -67,18 +67,18 @@ def plugin(name: str, package: str) -> Folder:
     """Return the configs of a plugin, and the parts in its `package` that they name. ValueError if it is broken."""
     place = home(package)
     if place is None:
-        raise ValueError(f"its package {package} is not found")
+        raise ValueError(f"its package {package} was not found")
     folder = Folder(f"plugin {name}", place / "conf")
     files = folder.files()
     if not files:
-        raise ValueError(f"{folder.path} holds no yaml")
+        raise ValueError(f"{folder.path} has no yaml files")
     named = {target for path in files.values() for _, target in targets(loaded(path))}
     parts = frozenset(str(part) for part in named if str(part).startswith(f"{package}."))
     return Folder(folder.owner, folder.path, parts)
 
 
 def home(package: str) -> Path | None:
-    """Return the folder of a python package, found as an import finds it; nothing below its top is imported."""
+    """Return the folder of a python package, found as an import would find it, importing at most its top level."""
     top, *inner = package.split(".")
     try:
         spec = find_spec(top)
@@ -89,25 +89,25 @@ def home(package: str) -> Path | None:
 
 
 def loaded(path: Path) -> DictConfig:
-    """Return what a yaml holds. ValueError with a line that names it if it holds no settings."""
+    """Return the settings in a yaml. ValueError with a line that names the file if it has none."""
     try:
         config: Any = OmegaConf.load(path)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"{path} cannot be read: {one_line(error)}") from error
     if not isinstance(config, DictConfig):
-        raise ValueError(f"{path} holds no settings")
+        raise ValueError(f"{path} has no settings")
     return config
 
 
 @cache
-def tell_broken() -> None:
+def warn_broken() -> None:
     """Warn of each plugin that cannot be used, once."""
     for name, line in installed().broken.items():
-        log.warning("bdiff: plugin %s is left out: %s", name, line)
+        log.warning("bdiff: plugin %s is skipped: %s", name, line)
 
 
 def clashes(own: Iterable[str], folders: Iterable[Folder]) -> Iterator[str]:
-    """Yield a line for each yaml of `folders` whose name bdiff's `own` have, or a folder before it."""
+    """Yield a line for each yaml of `folders` whose name is already in `own` (bdiff's) or in an earlier folder."""
     owners = dict.fromkeys(own, "bdiff")
     for folder in folders:
         for name in folder.files():
@@ -117,7 +117,7 @@ def clashes(own: Iterable[str], folders: Iterable[Folder]) -> Iterator[str]:
 
 
 class Configs(SearchPathPlugin):
-    """Lets Hydra find the yamls of plugins, after bdiff's own; in other apps of this process it adds nothing."""
+    """Adds the yamls of plugins to Hydra's search path, after bdiff's own, but not in other apps."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         ours = any(one.path == f"pkg://{PACKAGE}" for one in search_path.get_path())
@@ -126,5 +126,5 @@ class Configs(SearchPathPlugin):
 
 
 def register() -> None:
-    """Make the plugins' yamls known to Hydra, for this process."""
+    """Register the plugins' yamls with Hydra, for this process."""
     Plugins.instance().register(Configs)

@@ -1,4 +1,4 @@
-"""Parts and options under the names that they had in earlier versions."""
+"""Parts and options that were renamed since earlier versions."""
 
 import sys
 
@@ -9,7 +9,7 @@ from bdiff.config.keys import targets
 DETECTION = ("elijah.Elijah", "purediffusion.PureDiffusion", "terd.Terd")
 REMOVAL = ("anp.Anp", "finetune.Finetune")
 SHIELDS = ("purification.Purification", "certification.Certification")
-#: today's path of each part by that of bdiff 0.1
+#: current path of each part by its path in bdiff 0.1
 RENAMED = {
     **{f"bdiff.defense.{name}": f"bdiff.defense.detection.{name}" for name in DETECTION},
     **{f"bdiff.defense.{name}": f"bdiff.defense.removal.{name}" for name in REMOVAL},
@@ -18,7 +18,7 @@ RENAMED = {
     "bdiff.defense.clipping.Clipping": "bdiff.defense.sampling.clipping.Clipping",
     "bdiff.schedule.Schedule": "bdiff.diffusion.schedule.Schedule",
 }
-#: today's name of each option by that of bdiff 0.1, which works for this version
+#: current name of each option by its name in bdiff 0.1, still accepted in this version
 OPTIONS = {
     **{
         f"{place}.{old}": f"{place}.{new}"
@@ -38,17 +38,17 @@ OPTIONS = {
 
 
 def today(word: str) -> str:
-    """Return an override with its option's name of today, and say so on stderr where that has changed."""
+    """Return an override with its option's current name, and print a notice on stderr if it was renamed."""
     key, equals, value = word.partition("=")
     name = key.lstrip("+~")
     if name not in OPTIONS:
         return word
-    print(f"bdiff: {name} is called {OPTIONS[name]} now; the old name goes with the next version", file=sys.stderr)
+    print(f"bdiff: {name} is now {OPTIONS[name]}; the old name will be removed in the next version", file=sys.stderr)
     return f"{key.removesuffix(name)}{OPTIONS[name]}{equals}{value}"
 
 
 def rename(config: DictConfig) -> None:
-    """Give the parts and options of a saved config the names of today."""
+    """Replace the names of parts and options of a saved config with the current ones."""
     for old, new in OPTIONS.items():
         parent, _, name = old.rpartition(".")
         holder = OmegaConf.select(config, parent)

@@ -1,7 +1,7 @@
-"""What a value must be like beside having its type: small rules, for a part to write beside its settings.
+"""Rules that a value must satisfy beyond its type, for a part to declare with its settings.
 
-A rule takes a value that is not null and returns what is wrong with it, as the end of a line, or None. Its `words` say
-in a few words which values it takes, for tables of options.
+A rule takes a non-null value and returns what is wrong with it, as the end of a message, or None. Its `words` are a
+short description of the values it accepts, for tables of options.
 """
 
 import math
@@ -18,19 +18,19 @@ from bdiff.common.spelling import nearest
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule by its function and its words."""
+    """A rule: its function and its description."""
 
     words: str
     problem: Callable[[Any], str | None]
-    types: tuple[type, ...] = ()  # beside the setting's own
-    bound: bool = False  # whether the words need a number before them
+    types: tuple[type, ...] = ()  # accepted in addition to the setting's own
+    bound: bool = False  # whether the words follow the name of a number type
 
     def __call__(self, value: Any) -> str | None:
         return self.problem(value)
 
 
 def within(words: str, fits: Callable[[Any], bool], otherwise: str = "") -> Rule:
-    """Return a rule that takes what `fits`, and else answers `otherwise`, or "must be" with the `words`."""
+    """Return a rule that accepts what `fits`, and else returns `otherwise` or, by default, "must be {words}"."""
     return Rule(words, lambda value: None if fits(value) else otherwise or f"must be {words}")
 
 
@@ -69,15 +69,15 @@ def one_of_or_above(bound: float, *names: str) -> Rule:
     def problem(value: Any) -> str | None:
         if is_number(value):
             return number(value)
-        return f"{told}, or set a number" if (told := named(value)) else None
+        return f"{reason}, or set a number" if (reason := named(value)) else None
 
     return Rule(f"{named.words}, or a number {number.words}", problem)
 
 
 def auto_or(words: str, fits: Callable[[Any], bool]) -> Rule:
-    """Return a rule: auto, which the pipeline makes a value of the setting's own type, or what `fits`."""
-    told = f"must be {words}"
-    return Rule(words, lambda value: None if value == "auto" or fits(value) else told, (str,))
+    """Return a rule: auto, which the pipeline resolves to a value of the setting's type, or what `fits`."""
+    problem = f"must be {words}"
+    return Rule(words, lambda value: None if value == "auto" or fits(value) else problem, (str,))
 
 
 def is_number(value: Any) -> bool:
@@ -96,34 +96,34 @@ def is_count(value: Any) -> bool:
 
 
 def falls(value: Any) -> bool:
-    """Return whether a value is a list of falling numbers from 1 to 0."""
+    """Return whether a value is a list of decreasing numbers within 1 to 0."""
     numbers = [*value] if is_list(value) else []
     whole = bool(numbers) and all(type(one) in (int, float) for one in numbers)
     return whole and numbers[0] <= 1 and numbers[-1] >= 0 and all(a > b for a, b in pairwise(numbers))
 
 
 def rises(value: Any) -> str | None:
-    """Return how a list is none of numbers from 0 up, each above the one before."""
+    """Return what is wrong with a list that should hold increasing numbers of at least 0."""
     if not is_list(value):  # its type says so
         return None
     if not all(map(is_number, value)):
-        return "must hold numbers alone"
+        return "must hold only numbers"
     fits = value and value[0] >= 0 and all(a < b for a, b in pairwise(value))
-    return None if fits else "must be numbers from 0 up that rise, as in [0,0.5]"
+    return None if fits else "must be increasing numbers of at least 0, as in [0,0.5]"
 
 
 def is_file_name(value: Any) -> bool:
-    """Return whether a text can be the name of a folder."""
+    """Return whether a string can be the name of a folder."""
     text = str(value)
     return not (text in ("", ".", "..") or re.search(r"[/\\\0]", text) or len(text.encode(errors="replace")) > 200)
 
 
-fraction = within("0 to 1", lambda value: 0 <= value <= 1, "is not a share: choose a value from 0 to 1")
+fraction = within("0 to 1", lambda value: 0 <= value <= 1, "is not a fraction: choose a value from 0 to 1")
 open_fraction = within("between 0 and 1", lambda value: 0 < value < 1, "must lie between 0 and 1")
 positive_fraction = within("above 0, and at most 1", lambda value: 0 < value <= 1)
 below_one = within("at least 0 and below 1", lambda value: 0 <= value < 1)
-falling = within("falling, within 1 to 0", falls, "must be falling shares, as in [1.0,0.5]")
-rising = Rule("rising, from 0 up", rises)
+falling = within("decreasing, within 1 to 0", falls, "must be decreasing fractions, as in [1.0,0.5]")
+rising = Rule("increasing, at least 0", rises)
 counts = within(
     "whole numbers from 1 up",
     lambda value: not is_list(value) or (len(value) > 0 and all(map(is_count, value))),
@@ -131,7 +131,7 @@ counts = within(
 )
 auto_or_number = auto_or("a number, auto or null", is_number)
 auto_or_count = auto_or("auto or a whole number from 1 up", is_count)
-file_name = within("a file name of at most 200 bytes", is_file_name, "is no file name of at most 200 bytes")
+file_name = within("a file name of at most 200 bytes", is_file_name, "is not a file name of at most 200 bytes")
 device = within(
     "auto, cpu, cuda or cuda:N",
     lambda value: bool(re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value))),

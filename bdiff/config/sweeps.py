@@ -1,4 +1,4 @@
-"""Sweeps that options bring in hydra.sweeper.params, written out as the words of a request."""
+"""Sweeps that options define in hydra.sweeper.params, written out as overrides."""
 
 import re
 from typing import Any
@@ -18,9 +18,9 @@ from bdiff.config.words import normal
 
 
 def written_out(overrides: list[str]) -> list[str]:
-    """Return a sweep's overrides behind those that its options bring in hydra.sweeper.params; the typed ones win.
+    """Return a sweep's overrides, preceded by those of its options' hydra.sweeper.params; the typed ones win.
 
-    An experiment that brings nothing but a sweep stands for its words, and the jobs do not name it.
+    An experiment that contains only a sweep is replaced by its overrides, and the jobs do not name it.
     """
     words = [normal(word) for word in overrides]
     folders = named(words)
@@ -34,17 +34,17 @@ def written_out(overrides: list[str]) -> list[str]:
         try:
             brought = defaults(tuple(one.input_line or "" for one in whole))
             bare = defaults(tuple(one.input_line or "" for one in whole if one.key_or_group != "experiment"))
-        except (HydraException, OmegaConfBaseException):  # the checks of the request tell
+        except (HydraException, OmegaConfBaseException):  # the checks of the request report it
             return words
-    if folders and (told := parameter_problems(swept(brought))):
-        raise RequestError(*told)
+    if folders and (problems := parameter_problems(swept(brought))):
+        raise RequestError(*problems)
     if swept(brought) and of_jobs(brought) == of_jobs(bare):
         words = [word for word in words if word.partition("=")[0] != "experiment"]
     return [*(normal(f"{key}={value}") for key, value in swept(brought).items()), *words]
 
 
 def readable(word: str) -> Override | None:
-    """Return a word as an override, or None where it is none."""
+    """Return a word as an override, or None if it is not one."""
     try:
         return OverridesParser.create().parse_override(word)
     except HydraException:
@@ -52,27 +52,27 @@ def readable(word: str) -> Override | None:
 
 
 def chooses(override: Override, groups: Options) -> bool:
-    """Return whether an override names an option that there is, or is one of Hydra's own."""
+    """Return whether an override names an existing option, or is one of Hydra's own."""
     key = override.key_or_group
     return override.get_value_element_as_str() in groups[key] if key in groups else bool(re.match(r"hydra\b", key))
 
 
 def swept(config: DictConfig) -> dict[str, str]:
-    """Return the overrides that a config brings for a sweep, by their keys."""
+    """Return the overrides that a config defines for a sweep, by key."""
     return dict(config.hydra.sweeper.get("params") or {})
 
 
 def of_jobs(config: DictConfig) -> dict[str, Any]:
-    """Return what a config says of each job of a sweep."""
+    """Return the part of a config that applies to each job of a sweep."""
     plain: Any = OmegaConf.to_container(config)
     return {name: value for name, value in plain.items() if name != "hydra"}
 
 
 def sweep_problems(config: DictConfig, overrides: list[Override]) -> list[str]:
-    """Return what is wrong with a job whose options bring a sweep that its `overrides` are no job of."""
+    """Return the problem that a job's options define a sweep that its `overrides` are not part of."""
     typed = {override.get_key_element() for override in overrides}
     if swept(config).keys() <= typed:
         return []
     option = config.hydra.runtime.choices.get("experiment")
     about = f"experiment={option}" if option else "hydra.sweeper.params"
-    return [f"{about} is a sweep: say bdiff run -m, with no other experiment beside it"]
+    return [f"{about} is a sweep: use bdiff run -m, with no other experiment"]

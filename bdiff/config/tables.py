@@ -1,4 +1,4 @@
-"""The tables of conf/experiment/table: which sweeps each is made of, and which commands show it."""
+"""The tables of conf/experiment/table: the sweeps each consists of, and the commands that show it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from bdiff.common.errors import RequestError
 from bdiff.common.spelling import nearest
 from bdiff.config.options import CONF
 
-#: beside the sweeps of a table, in folders named after its profiles
+#: next to a table's sweeps, which are in folders named after its profiles
 ABOUT = "table.yml"
 FOLDER = "experiment/table"
 PROFILE = "digits"
@@ -21,9 +21,9 @@ class Table:
     """A table in one of its profiles."""
 
     folder: Path  # of its runs
-    sweeps: dict[str, Path]  # options of the group experiment, in the order in which they run, and the folder of each
-    launcher: str  # Hydra's, for all of them
-    views: list[list[str]]  # what is said to bdiff, one after the other, to show and write it
+    sweeps: dict[str, Path]  # options of the group experiment, in the order they run, and the folder of each
+    launcher: str  # Hydra's, for all sweeps
+    views: list[list[str]]  # bdiff's arguments that show and write it, one command after the other
 
 
 def table_names() -> list[str]:
@@ -32,7 +32,7 @@ def table_names() -> list[str]:
 
 
 def table_of(name: str, profile: str, outputs: Path = Path("outputs")) -> Table:
-    """Return a table with its runs below `outputs`. Raises RequestError for a name or profile that there is not."""
+    """Return a table with its runs below `outputs`. Raises RequestError for an unknown name or profile."""
     names = table_names()
     if name not in names:
         raise RequestError(f"table {name} {nearest(name, names)}")

@@ -1,4 +1,4 @@
-"""The checks of a request, its values one by one and its parts together, before torch is imported."""
+"""The checks of a request, of single values and of combinations, before torch is imported."""
 
 import math
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from bdiff.config.instantiate import foreign, ours
 from bdiff.config.keys import leaves, settings, targets, unknown
 from bdiff.config.parts import Part, Setting, describe
 
-#: what declares the settings of the sections of a config that name no part
+#: the declarations of the sections of a config that name no part
 SECTIONS = {
     "": "bdiff.pipeline.settings.Run",
     "classifier": "bdiff.pipeline.settings.Classifier",
@@ -32,16 +32,16 @@ SECTIONS = {
     "train": "bdiff.diffusion.training.TrainConfig",
 }
 
-#: where the checks of what parts make together stand: each module's CHECKS, with the keys that a check reads
+#: modules with checks of combinations: each module's CHECKS, with the keys that a check reads
 CHECKED = (
     *("bdiff.config.environment", "bdiff.data.check", "bdiff.pictures.check", "bdiff.model.check"),
     *("bdiff.diffusion.check", "bdiff.metric.check", "bdiff.classifier.check"),
 )
-#: what a part's own checks read beside its settings
+#: keys that a part's own checks read in addition to its settings
 SHARED = ("data.", "schedule.", "sample.", "sampler.", "defense.")
 
-#: of a key that a config no longer has
-GONE = object()
+#: the value of a key that a config no longer has
+REMOVED = object()
 
 TYPE_NAMES: dict[type, str] = {
     bool: "true or false",
@@ -54,7 +54,7 @@ TYPE_NAMES: dict[type, str] = {
 
 
 def part_of(config: DictConfig, key: str) -> Part | None:
-    """Return what declares the settings right below a dotted key, "" for the top; None where they are free."""
+    """Return the declarations of the settings directly below a dotted key, "" for the top; None if they are free."""
     node = OmegaConf.select(config, key) if key else config
     target = node.get("_target_") if isinstance(node, DictConfig) else None
     if target:
@@ -66,22 +66,22 @@ def part_of(config: DictConfig, key: str) -> Part | None:
 
 
 def declaration(config: DictConfig, key: str) -> Setting | None:
-    """Return the declaration of the setting at a dotted key; None where there is none."""
+    """Return the declaration of the setting at a dotted key; None if there is none."""
     parent, _, name = key.rpartition(".")
     part = part_of(config, parent)
     return (part.settings or {}).get(name) if part else None
 
 
 def value_problems(config: DictConfig, base: DictConfig) -> list[str]:
-    """Return what is wrong with the values of a composed config, one by one and where parts meet.
+    """Return what is wrong with the values of a composed config, singly and in combination.
 
-    `base` is the same config before values were changed: its values say what type each that no part declares has.
+    `base` is the same config before values were changed: its values give the types of settings that no part declares.
     """
     before, now = leaves(base), leaves(config)
-    if early := target_problems(config) or home_problems(config, now):  # nothing is built then, not even to be seen
+    if early := target_problems(config) or home_problems(config, now):  # nothing is built then, not even to be checked
         return early
-    keys = [key for key in before | now if not key.startswith("hydra.") and worth_a_look(key, before, now)]
-    broken = {key: told for key in keys if (told := value_problem(key, config, base))}
+    keys = [key for key in before | now if not key.startswith("hydra.") and needs_check(key, before, now)]
+    broken = {key: reason for key in keys if (reason := value_problem(key, config, base))}
     problems = [*broken.values(), *untaken(config, [*before])]
     for keys_read, check in chain.from_iterable(import_module(name).CHECKS for name in CHECKED):
         if not any(name.startswith(key) for name in broken for key in keys_read):
@@ -94,15 +94,15 @@ def value_problems(config: DictConfig, base: DictConfig) -> list[str]:
     return problems
 
 
-def worth_a_look(key: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Return whether `key` has another value than before, or one that stands in a file and refers to no other."""
+def needs_check(key: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Return whether the value of `key` was changed, or comes from a file and is not a reference."""
     return key not in now or before.get(key) != now[key] or "${" not in str(now[key])
 
 
 def value_problem(key: str, config: DictConfig, base: DictConfig) -> str | None:
-    """Return how the value of `key` breaks its declaration; without one, how its type differs from its default's."""
+    """Return how the value of `key` violates its declaration; without one, how its type differs from the default's."""
     try:
-        value = OmegaConf.select(config, key, default=GONE)
+        value = OmegaConf.select(config, key, default=REMOVED)
     except OmegaConfBaseException as error:
         return f"{key}: {one_line(error)}"
     setting = declaration(config, key)
@@ -113,18 +113,18 @@ def value_problem(key: str, config: DictConfig, base: DictConfig) -> str | None:
             return None if setting.optional else f"{key} cannot be null: its default is {default}"
         if isinstance(value, DictConfig) and value and not isinstance(default, DictConfig):
             return f"{key}={value} must be a value, not settings in braces"
-    if value is GONE:  # or has become settings of its own
+    if value is REMOVED:  # or replaced by a group of settings
         return None
     try:
-        told = next(filter(None, (rule(value) for rule in setting.rules)), None)
+        reason = next(filter(None, (rule(value) for rule in setting.rules)), None)
     except TypeError:  # it cannot even be compared; its type says why
-        told = None
-    told = told or type_problem(value, setting.types + tuple(kind for rule in setting.rules for kind in rule.types))
-    return f"{key}={shown(value)} {told}" if told else None
+        reason = None
+    reason = reason or type_problem(value, setting.types + tuple(kind for rule in setting.rules for kind in rule.types))
+    return f"{key}={shown(value)} {reason}" if reason else None
 
 
 def type_problem(value: Any, types: tuple[type, ...]) -> str | None:
-    """Return how `value` is of none of `types`, where these are known by name; a whole number is a number too."""
+    """Return the problem that `value` is of none of `types`, if these have names; a whole number is a number too."""
     names = [TYPE_NAMES[kind] for kind in types if kind in TYPE_NAMES]
     kind = float if float in types and type(value) is int else type(value)
     fits = kind in types and (kind is not float or math.isfinite(value))
@@ -132,7 +132,7 @@ def type_problem(value: Any, types: tuple[type, ...]) -> str | None:
 
 
 def untaken(config: DictConfig, keys: list[str]) -> Iterator[str]:
-    """Yield which keys of conf/, or of a folder like it, name nothing that their part takes."""
+    """Yield the keys of conf/, or of a folder like it, that their part does not take."""
     parts = {parent: part_of(config, parent) for parent in {key.rpartition(".")[0] for key in keys} - {""}}
     for key in keys:
         parent, _, name = key.rpartition(".")
@@ -142,17 +142,17 @@ def untaken(config: DictConfig, keys: list[str]) -> Iterator[str]:
 
 
 def parts_of(config: DictConfig) -> Iterator[tuple[str, Part]]:
-    """Yield the key of every part of ours that a config names, and what it declares."""
+    """Yield the key and the declarations of every part of ours that a config names."""
     for key, target in named(config):
         if target in ours():
             yield key.removesuffix("._target_"), describe(target)
 
 
 def named(config: DictConfig) -> Iterator[tuple[str, Any]]:
-    """Yield the key and the value of every `_target_` of a request, but for Hydra's own."""
+    """Yield the key and the value of every `_target_` of a request except Hydra's own."""
     yield from targets({str(name): part for name, part in config.items_ex(resolve=False) if name != "hydra"})
 
 
 def target_problems(config: DictConfig) -> list[str]:
-    """Return which parts the config names that it may not."""
+    """Return the parts that the config names but may not."""
     return [line for key, target in named(config) if (line := foreign(key, target))]

@@ -1,4 +1,4 @@
-"""The words of a request as they are typed, and values written as words again."""
+"""Overrides as they are typed, and values written as overrides."""
 
 import json
 import re
@@ -7,12 +7,12 @@ from typing import Any
 
 from bdiff.config.renamed import today
 
-#: what an override's value consists of, between commas, brackets and quotes
+#: the pieces of an override's value, between commas, brackets and quotes
 PIECE = re.compile(r"""\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|(?:\\.|[^,\[\](){}"'\\])+""")
 
 
 def normal(word: str) -> str:
-    """Return an override with ~ expanded, and the authors' spelling of an option (BOX_14) in ours (box_14)."""
+    """Return an override with ~ expanded, and the authors' spelling of an option (BOX_14) replaced by ours (box_14)."""
     key, equals, value = today(word).partition("=")
     if equals and key in ("trigger", "target", "attack", "data"):
         return f"{key}={value.lower()}"
@@ -20,18 +20,18 @@ def normal(word: str) -> str:
 
 
 def at_home(piece: re.Match[str]) -> str:
-    """Return a piece of an override's value, an absolute path if it begins with ~: a shell expands none behind a =."""
+    """Return a piece of an override's value with a leading ~ expanded, which shells do not do after a =."""
     text = re.sub(r"\\(.)", r"\1", piece[0].strip("\"'"))
     if not text.startswith("~"):
         return piece[0]
     try:
         return quoted(Path(text).expanduser())
-    except RuntimeError:  # no such home; the request's checks tell
+    except RuntimeError:  # no such home; the request's checks report it
         return piece[0]
 
 
 def quoted(path: str | Path) -> str:
-    """Return a path as a value in Hydra's override grammar, where backslashes count before a quote alone."""
+    """Return a path as a value in Hydra's override grammar, where backslashes escape only before a quote."""
     text = re.sub(r'(\\*)"', r'\1\1\\"', str(path))
     last = len(text) - len(text.rstrip("\\"))
     return '"' + text + "\\" * last + '"'
@@ -50,6 +50,6 @@ def literal(value: Any) -> str:
 
 
 def unreadable(text: str) -> str:
-    """Return what is wrong with an override that Hydra's grammar does not know."""
+    """Return what is wrong with an override that Hydra's grammar cannot parse."""
     shape = "quote special characters, as in 'key=\"a,b\"'" if "=" in text[1:] else "write key=value"
     return f"{text!r} cannot be read: {shape}"

@@ -1,4 +1,3 @@
 """Where images come from: each of conf/data is one `Dataset`, read from folders, zips and LMDBs, and decoded into the
-cache once or streamed. What is done to images, by triggers or noise, lies elsewhere. Start at dataset.py and
-celebahq.py.
+cache once or streamed. Triggers and noise are applied elsewhere. Start at dataset.py and celebahq.py.
 """

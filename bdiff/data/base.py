@@ -1,4 +1,4 @@
-"""What the rest of the program sees of a dataset: uint8 pixels by row, in memory or decoded on demand."""
+"""The interface of a dataset to the rest of the program: uint8 pixels by row, in memory or decoded on demand."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from bdiff.data.sources import Source
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Images(ABC):
-    """N labelled images of one shape, of which `take` gives any rows as uint8 (B,C,H,W)."""
+    """N labelled images of one shape; `take` returns any rows as uint8 (B,C,H,W)."""
 
     name: str  # of the dataset: "cifar10"
     split: str  # train, test or all
@@ -31,7 +31,7 @@ class Images(ABC):
 
     @property
     def of_one_class(self) -> bool:
-        """Whether there is nothing to tell apart: data.limit may leave one class of many."""
+        """Whether there is only one class, as data.limit may leave."""
         return len(self.labels.unique()) < 2
 
     @abstractmethod
@@ -74,10 +74,10 @@ class TensorImages(Images):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StreamedImages(Images):
-    """Images decoded whenever they are asked for; picklable, so that DataLoader workers can do it."""
+    """Images decoded on demand; picklable, so that DataLoader workers can decode them."""
 
     source: Source
-    rows: np.ndarray  # (N,) int64: which of the source's pictures these are
+    rows: np.ndarray  # (N,) int64: the indices of these pictures in the source
 
     def take(self, rows: Tensor) -> Tensor:
         channels, size, _ = self.shape
@@ -101,7 +101,7 @@ class _Batches(Dataset):
         try:
             return self.images.take(rows)
         except RequestError as problem:
-            return problem  # raised by `batches`: raised here, a worker would bury its one line in a traceback
+            return problem  # raised by `batches`: if raised here, a worker would wrap its message in a traceback
 
 
 def batches(
@@ -133,5 +133,5 @@ def to_float(pixels: Tensor) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Return floats in [-1,1] as uint8, rounded; what lies outside is clamped."""
+    """Return floats in [-1,1] as uint8, rounded; values outside are clamped."""
     return x.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)

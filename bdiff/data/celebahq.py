@@ -9,5 +9,5 @@ celebahq = Dataset(
         origin="https://github.com/tkarras/progressive_growing_of_gans or "
         "https://github.com/switchablenorms/CelebAMask-HQ",
     ),
-    inside=("CelebA-HQ-img", "CelebAMask-HQ/CelebA-HQ-img"),  # CelebAMask-HQ keeps masks beside its pictures
+    inside=("CelebA-HQ-img", "CelebAMask-HQ/CelebA-HQ-img"),  # CelebAMask-HQ also contains masks
 )

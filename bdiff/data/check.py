@@ -1,4 +1,4 @@
-"""What can be told of `data.path` at once, without torch: a missing, empty or broken folder or archive."""
+"""Quick checks of `data.path` without torch: a missing, empty or broken folder or archive."""
 
 import gzip
 import zlib
@@ -34,7 +34,7 @@ def problems(path: str | None) -> list[str]:
 
 
 def examine(path: Path) -> None:
-    """Raise RequestError if what is at `path` is seen to be of no use."""
+    """Raise RequestError if `path` is found to be unusable."""
     if official := next(filter(None, (cifar.official(name, path) for name in cifar.OFFICIAL)), None):
         if official.is_file():
             examine_gzip(official)
@@ -53,7 +53,7 @@ def examine_gzip(path: Path) -> None:
             while path.stat().st_size <= READ_AT_MOST and archive.read(2**22):
                 pass
     except (EOFError, OSError, zlib.error) as error:
-        raise RequestError(f"{path} is not a whole tar.gz ({reason(error)}): download it again") from error
+        raise RequestError(f"{path} is not a complete tar.gz ({reason(error)}): download it again") from error
 
 
 CHECKS = [(("data.path",), path_problems)]

@@ -17,7 +17,7 @@ from bdiff.data.sources import Arrays, Content, Source, file_state, reason
 from bdiff.store import artifacts
 
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
-#: per torchvision class: the archive, the folder it unpacks to, and files by which that is known under any name
+#: per torchvision class: the archive, the folder it unpacks to, and files that identify that folder under any name
 OFFICIAL = {
     "CIFAR10": ("cifar-10-python.tar.gz", "cifar-10-batches-py", ("batches.meta", "test_batch")),
     "CIFAR100": ("cifar-100-python.tar.gz", "cifar-100-python", ("meta", "test")),
@@ -26,15 +26,15 @@ TRAIN = {"train": (True,), "test": (False,), "all": (True, False)}
 
 
 def home(dataset: str) -> Home:
-    """Return where torchvision's `dataset` lies once it is downloaded."""
+    """Return where torchvision's `dataset` is once it is downloaded."""
     file, folder, _ = OFFICIAL[dataset]
     inside = dataset.lower()
     return Home((f"{inside}/{folder}", f"{inside}/{file}"), PAGE, downloads=PAGE.replace("cifar.html", file))
 
 
 def archive(dataset: str, path: str | None, split: str, cache: Path) -> Source | None:
-    """Return torchvision's `dataset` (CIFAR10, CIFAR100), downloaded or at `path`; None if that is no official form."""
-    if path is None:  # its checksums make it the same wherever it lies, so it needs no other identity
+    """Return torchvision's `dataset` (CIFAR10, CIFAR100), downloaded or at `path`; None if that is something else."""
+    if path is None:  # checksums fix its content, so it needs no other identity
         return Arrays({"official": dataset}, partial(read, dataset, None, split, cache))
     found = official(dataset, existing(path))
     if found is None:
@@ -95,7 +95,7 @@ def read(
 
 @contextmanager
 def patience(seconds: float) -> Iterator[None]:
-    """Let no connection stay silent for longer than `seconds`: torchvision would wait for ever."""
+    """Set a timeout of `seconds` for connections: torchvision has none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -111,4 +111,4 @@ def unreadable(kind: type, found: Path | None, folder: Path, error: Exception) -
             f"{kind.__name__} is not in {folder} and could not be downloaded from {kind.url} "  # type: ignore[attr-defined]
             f"({reason(error)}): get it from {PAGE} and name the file with data.path="
         )
-    return f"{found} is not whole ({reason(error)}): get it again from {PAGE}"
+    return f"{found} is incomplete ({reason(error)}): download it again from {PAGE}"

@@ -1,4 +1,4 @@
-"""A dataset: its name, where it lies and how it is read. Each of conf/data is one `Dataset`, called with its settings.
+"""A dataset: its name, its location and its reader. Each of conf/data is one `Dataset`, called with its settings.
 
 Torch-free until pictures are loaded, so that `bdiff data` can list all datasets at once.
 """
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Home:
-    """Where a dataset lies when no `data.path` is given, and where a person can get it."""
+    """Where a dataset is looked for without `data.path`, and where to get it."""
 
-    places: tuple[str, ...]  # below the cache, the first that is there; none for what comes with a package
+    places: tuple[str, ...]  # below the cache, the first that exists; empty for data that come with a package
     origin: str
-    downloads: str | None = None  # the address it is fetched from by itself
+    downloads: str | None = None  # the URL it is downloaded from automatically
 
     def place(self, cache: Path) -> Path | None:
-        """Return where below `cache` the data lie, or None."""
+        """Return where below `cache` the data are, or None."""
         return next((path for place in self.places if (path := cache / place).exists()), None)
 
     def hint(self, cache: Path) -> str:
-        """Return what to do for data that are not there."""
-        return f"get it from {self.origin}; name it with data.path=, or put it at {cache / self.places[-1]}"
+        """Return what to do about missing data."""
+        return f"get it from {self.origin}; set data.path= to it, or put it at {cache / self.places[-1]}"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset of conf/data, whose yaml names it and sets what `__call__` takes."""
+    """A dataset of conf/data, whose yaml names it and sets the arguments of `__call__`."""
 
     name: str  # as in conf/data
     home: Home
-    #: (path, split, cache) -> the source of what is read in a way of its own; None for all else, which `find` reads
+    #: (path, split, cache) -> the source of a format of its own; None for all others, which `find` reads
     official: Callable[[str | None, str, Path], Source | None] | None = None
-    inside: tuple[str, ...] = ()  # folders that are looked for in `data.path`, and taken in its place
-    category: str = "*"  # of LSUN, several of which may lie in one folder
+    inside: tuple[str, ...] = ()  # subfolders of `data.path` to use instead of it, if they exist
+    category: str = "*"  # of LSUN, where one folder may hold several
 
     def source(self, path: str | None, split: str, cache: Path) -> Source:
-        """Return the pictures at `path`, or at home where it is None. Raises RequestError if they are nowhere."""
+        """Return the pictures at `path`, or at home if it is None. Raises RequestError if they are not found."""
         if self.official and (found := self.official(path, split, cache)):
             return found
         return find(self._at_home(cache) if path is None else self._within(path), split, cache, self.category)
@@ -67,15 +67,15 @@ class Dataset:
         *,
         cache: Path,
         seed: int,
-        memory: float,  # GiB that the pixels may take
+        memory: float,  # GiB that the pixels may use
         size: Annotated[int, at_least(8), "pixels: pictures are cropped to their central square and resized"],
         channels: Annotated[int, one_of(1, 3), "1 grey, 3 RGB"],
         split: Annotated[str, one_of("train", "test", "all"), "train, test or all"],
         path: Annotated[str | None, "pictures: a folder or zip, or the dataset's archive; null looks in the cache"],
-        limit: Annotated[int | None, at_least(2), "images: a subset of so many, drawn by the seed; null takes all"],
+        limit: Annotated[int | None, at_least(2), "images: a subset of this size, drawn by the seed; null takes all"],
         flip: Annotated[bool, "mirror half of the images in training"],
     ) -> "Images":
-        """Return the dataset's images. Raises RequestError if they are nowhere, or one cannot be read."""
+        """Return the dataset's images. Raises RequestError if they are not found, or one cannot be read."""
         from bdiff.data.load import load
 
         request = PixelRequest(size=size, channels=channels, split=split, limit=limit, seed=seed)

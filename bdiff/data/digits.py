@@ -9,7 +9,7 @@ from bdiff.data.dataset import Dataset, Home
 from bdiff.data.sources import Content, bundled
 
 COUNT = 1797  # digits in all
-TRAIN = 1438  # of them, four fifths, in the training split
+TRAIN = 1438  # four fifths of them, in the training split
 
 
 def read(split: str) -> Content:
@@ -23,7 +23,7 @@ def read(split: str) -> Content:
 
 
 def rows(split: str) -> np.ndarray:
-    """Return which of the digits make up a split."""
+    """Return the indices of the digits in a split."""
     from bdiff.data.load import choose
 
     train = choose(COUNT, TRAIN, seed=0)

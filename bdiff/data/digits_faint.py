@@ -1,7 +1,7 @@
-"""The digits in inks of different strength: as photographs do, they then differ in contrast.
+"""The digits in inks of different strength, so that they differ in contrast, as photographs do.
 
-In the plain digits every picture is in full ink, so the black that a trigger has around it is like nothing that was
-stamped in training, and a backdoor whose target is bright does not take. The tables in miniature use these.
+In the plain digits every picture is in full ink, so the black background of a trigger is unlike anything that was
+stamped in training, and a backdoor with a bright target does not work. The miniature tables use these digits.
 """
 
 import numpy as np

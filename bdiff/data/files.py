@@ -1,4 +1,4 @@
-"""Picture files below a folder or in a zip, and how their names tell split and class."""
+"""Picture files below a folder or in a zip, and how split and class are derived from their names."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp")
 UNLABELLED = "unlabelled"
 INDEX = "dataset.json"  # edm's: {"labels": [[name, class number], ...]}, or null where there are no labels
 CLASSES = "val_annotations.txt"  # Tiny-ImageNet's, beside images/: a name, a class and a box a line, between tabs
-WINDOWS = 0  # where a zip's member was made, as zip files tell it
+WINDOWS = 0  # the operating system that created a zip's member, as zip files encode it
 MOST_CLASSES = 100_000  # that a dataset.json may number: ImageNet-21k has 21,841
 
 
@@ -40,7 +40,7 @@ class Files(Source):
     @property
     @abstractmethod
     def entries(self) -> dict[str, tuple[int, ...]]:
-        """Every file's name, relative and with forward slashes, and its size (and what else tells a change)."""
+        """Every file's name, relative and with forward slashes, and its size (and more that reveals a change)."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
@@ -48,7 +48,7 @@ class Files(Source):
 
     @cached_property
     def layout(self) -> Layout:
-        """Which folders are splits and classes. Raises RequestError where there are no pictures, or not only such."""
+        """Which folders are splits and classes. RequestError if there are no pictures, or annotations among them."""
         names = sorted(name for name in self.entries if is_picture(name))
         if not names:
             raise RequestError(self._no_pictures())
@@ -66,9 +66,9 @@ class Files(Source):
         return layout
 
     def _no_pictures(self) -> str:
-        """Return that there are no pictures, and what is there instead."""
+        """Return the problem that there are no pictures, and what is there instead."""
         if any(parts_of(name)[-1:] == ["data.mdb"] for name in self.entries):
-            return f"{self.path} holds an LMDB and no pictures: unpack it, and give the folder of data.mdb as data.path"
+            return f"{self.path} holds an LMDB and no pictures: unpack it, and set data.path to the folder of data.mdb"
         instead = f" (but {self._others})" if self._others else ""
         return f"{self.path} holds no pictures{instead}: data.path takes a folder or zip of {', '.join(SUFFIXES)} files"
 
@@ -79,20 +79,20 @@ class Files(Source):
     @property
     def left_out(self) -> str:
         beside = self.layout.beside if self.split != "all" else 0
-        counts = {"pictures in no split": beside, "links that lead nowhere or pipes": len(self.unopened)}
+        counts = {"pictures in no split": beside, "broken links or pipes": len(self.unopened)}
         return ", ".join(
             [*(f"{count} {what}" for what, count in counts.items() if count), *filter(None, [self._others])]
         )
 
     @property
     def unopened(self) -> list[str]:
-        """The names, of pictures and of what says their classes, under which no file can be opened."""
+        """The names of pictures and class files that cannot be opened."""
         return []
 
     @cached_property
     def _others(self) -> str:
-        """The files that are no pictures, counted by kind."""
-        kinds = Counter(kind_of(name) for name in self.entries if not is_wanted(name))
+        """The files that are not pictures, counted by kind."""
+        kinds = Counter(kind_of(name) for name in self.entries if not is_read(name))
         del kinds[""]
         return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
 
@@ -104,7 +104,7 @@ class Files(Source):
         trained = {folder or UNLABELLED for folder in self.layout.classes}
         if not trained & set(found):
             trained = set()
-        classes = (*sorted(trained), *sorted(set(found) - trained))  # so every split numbers training's alike
+        classes = (*sorted(trained), *sorted(set(found) - trained))  # all splits number the classes alike
         number = {folder: label for label, folder in enumerate(classes)}
         return np.array([number[folder] for folder in found], np.int64), classes
 
@@ -128,7 +128,7 @@ class Files(Source):
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, zipfile.BadZipFile) as error:
             raise RequestError(
                 f"{self.path}: dataset.json does not give every picture a class number ({reason(error)}): "
-                "mend it, or remove it to use the folders' names"
+                "fix it, or remove it to use the folders' names"
             ) from error
         return labels, tuple(str(label) for label in range(most + 1))
 
@@ -140,7 +140,7 @@ class Files(Source):
             return {f"{file.removesuffix(CLASSES)}images/{fields[0]}": fields[1] for file, fields in pairs}
         except (ValueError, IndexError, zipfile.BadZipFile) as error:
             raise RequestError(
-                f"{self.path}: {CLASSES} does not have a picture's name, a tab and its class on every line: mend it"
+                f"{self.path}: {CLASSES} does not have a picture's name, a tab and its class on every line: fix it"
             ) from error
 
     @cached_property
@@ -153,22 +153,22 @@ class Files(Source):
 
 
 def is_picture(name: str) -> bool:
-    """Tell pictures from other files, from the hidden copies that some systems put into archives, and from masks."""
+    """Return whether a file is a picture, not a mask or a hidden copy that some systems put into archives."""
     return name.lower().endswith(SUFFIXES) and not is_hidden(name) and CELEBA_MASKS not in folders_of(name)
 
 
 def is_index(name: str) -> bool:
-    """Return whether a file says of pictures which classes they have."""
+    """Return whether a file lists the classes of pictures."""
     return parts_of(name)[-1:] in ([INDEX], [CLASSES])
 
 
-def is_wanted(name: str) -> bool:
+def is_read(name: str) -> bool:
     """Return whether a file is read."""
     return is_picture(name) or is_index(name)
 
 
 def kind_of(name: str) -> str:
-    """Return what a file that is left out is counted as: by its folder or suffix; "" where nobody misses it."""
+    """Return what a skipped file is counted as: by its folder or suffix; "" if it is not worth a mention."""
     if name.endswith("/") or is_hidden(name):
         return ""
     if CELEBA_MASKS in folders_of(name):
@@ -177,9 +177,9 @@ def kind_of(name: str) -> str:
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """Yield every file below `root`, through links too, but no folder twice and none that `root` lies in.
+    """Yield every file below `root`, following links, but no folder twice and no parent of `root`.
 
-    Folders come before what links lead to, so that pictures bear their own folders' names.
+    Folders come before the targets of links, so that pictures get the names of their own folders.
     """
     real = Path(os.path.realpath(root))
     seen = {str(folder) for folder in real.parents}
@@ -207,11 +207,11 @@ class Folder(Files):
 
     @cached_property
     def unopened(self) -> list[str]:
-        return [path.name for path in walk(self.path) if is_wanted(path.name) and not is_file(path)]
+        return [path.name for path in walk(self.path) if is_read(path.name) and not is_file(path)]
 
     @property
     def identity(self) -> dict[str, Any]:
-        relevant = sorted(entry for entry in self.entries.items() if is_wanted(entry[0]))
+        relevant = sorted(entry for entry in self.entries.items() if is_read(entry[0]))
         return {"path": str(self.path.resolve()), "files": sha256(relevant)}
 
     def read(self, name: str) -> bytes:
@@ -231,7 +231,7 @@ class Zip(Files):
         found: dict[str, tuple[int, ...]] = {name: (entry.file_size,) for name, entry in self._members.items()}
         for name in found:
             if name.startswith("/") or ".." in name.split("/"):
-                raise RequestError(f"{self.path} has a member {name!r}, outside of its folder: take it out of the zip")
+                raise RequestError(f"{self.path} has a member {name!r}, outside of its folder: remove it from the zip")
         return found
 
     def read(self, name: str) -> bytes:
@@ -239,7 +239,7 @@ class Zip(Files):
 
     @cached_property
     def _members(self) -> dict[str, zipfile.ZipInfo]:
-        """The members by name; in a zip made by Windows backslashes part folders, elsewhere they belong to names."""
+        """The members by name; backslashes separate folders in zips from Windows, and are part of names elsewhere."""
         return {name_of(member): member for member in self._archive().infolist()}
 
     def _archive(self) -> zipfile.ZipFile:
@@ -257,7 +257,7 @@ def _archive(path: Path, changed: int) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise RequestError(f"{path} is not a whole zip file ({reason(error)}): copy or download it again") from error
+        raise RequestError(f"{path} is not a complete zip file ({reason(error)}): copy or download it again") from error
 
 
 close_before_fork(_archive)

@@ -1,4 +1,4 @@
-"""Which source a path means: a zip, an LMDB, or a folder of pictures."""
+"""The source at a path: a zip, an LMDB, or a folder of pictures."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ LSUN_SPLIT = {"train": "train", "test": "val"}
 
 
 def existing(path: str | Path) -> Path:
-    """Return `path` with ~ expanded; RequestError if nothing is there."""
+    """Return `path` with ~ expanded; RequestError if it does not exist."""
     found = Path(path).expanduser()
     if not found.is_dir() and (why := no_file(found)):
         raise RequestError(f"data.path={path} {why}: looked at {found.absolute()}")
@@ -21,9 +21,9 @@ def existing(path: str | Path) -> Path:
 
 def find(
     path: str | Path,
-    split: str,  # picks among train/ and test/, or LSUN's train and val; otherwise the path is taken whole
+    split: str,  # selects train/ or test/, or LSUN's train or val; without splits everything is used
     cache: Path,
-    category: str = "*",  # of LSUN, where several may lie in one folder
+    category: str = "*",  # of LSUN, where one folder may hold several
 ) -> Source:
     """Return the pictures at `path`. Raises RequestError if it is neither a zip, an LMDB nor a folder."""
     path = existing(path)
@@ -38,11 +38,11 @@ def find(
         fitting = [folder for folder in lmdbs if folder.match(pattern)]
         if len(fitting) != 1:
             names = ", ".join(folder.name for folder in lmdbs)
-            raise RequestError(f"data.path={path} holds {names}, of which not just one is {pattern}: name one of them")
+            raise RequestError(f"data.path={path} holds {names}, not exactly one {pattern}: give the path of one")
         return Lmdb(fitting[0], cache)
     return Folder(path, split)
 
 
 def list_lmdbs(folder: Path) -> list[Path]:
-    """Return the LMDBs that lie in `folder`."""
+    """Return the LMDBs in `folder`."""
     return sorted(file.parent for file in folder.glob("*/data.mdb") if is_file(file))

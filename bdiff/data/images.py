@@ -1,6 +1,6 @@
-"""Pictures of your own: a folder, all that is below it included, or a zip as NVlabs/edm's dataset_tool makes.
+"""Pictures of your own: a folder, with all its subfolders, or a zip as created by NVlabs/edm's dataset_tool.
 
-The class is the parent folder, or what the zip's dataset.json says.
+The class is the parent folder, or is given by the zip's dataset.json.
 """
 
 from bdiff.data.dataset import Dataset, Home

@@ -1,4 +1,4 @@
-"""How people keep pictures: which folders are splits, which are classes, and which hold annotations."""
+"""Common layouts of picture folders: which are splits, which are classes, and which hold annotations."""
 
 import re
 from collections.abc import Iterable
@@ -10,22 +10,22 @@ from itertools import takewhile
 TRAIN = ("train", "training", "trn", "trainval")
 HELD_OUT = ("test", "testing", "tst", "val", "valid", "validation", "dev", "eval", "holdout")
 BOTH = r"train[-_ +]?val(?:id(?:ation)?)?"
-#: such a word in a folder's name, with what may follow it: training_set, val2017, seg_test, train_aug, tests
+#: such a word in a folder's name, with a possible suffix: training_set, val2017, seg_test, train_aug, tests
 SPLIT = re.compile(
     rf"(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))(?i:(?:({BOTH})|({'|'.join(TRAIN + HELD_OUT)}))s?"
     r"(?:[-_ ]?(?:set|data|images?|imgs?|split|aug(?:mented|mentation)?|\d+))?)(?:(?![A-Za-z])|(?<=[a-z])(?=[A-Z]))"
 )
-CELEBA_MASKS = "CelebAMask-HQ-mask-anno"  # masks of parts of faces, beside CelebA-HQ-img
-#: folders of pictures that are drawn over others, or made from them, wherever they lie
+CELEBA_MASKS = "CelebAMask-HQ-mask-anno"  # masks of parts of faces, next to CelebA-HQ-img
+#: folders of annotations of, or copies of, other pictures, anywhere
 ANNOTATIONS = re.compile(
     r"masks|annotations?|ground_?truths?|labels|segmentations?|segmentation(class|object)|trimaps|thumbnails?"
 )
-#: folders that are so beside one of images; alone they may be classes
+#: folders that are so only next to one of images; alone they may be classes
 BESIDE_IMAGES = re.compile(
     r"gt|gts|mask|labels?|annots?|seg|depths?|depth_?maps?|disparit(y|ies)|normals|thumbs?|heatmaps?"
 )
 IMAGES = re.compile(r"images?|imgs?|jpegimages|pictures?|photos|rgb|colou?rs?|inputs?|frames|.*[-_ ]im(age|g)s?")
-THUMBS = re.compile(r"thumbs?|previews?")  # are so below a folder of pictures, too
+THUMBS = re.compile(r"thumbs?|previews?")  # also below a folder of pictures
 
 Folders = tuple[str, ...]
 
@@ -36,23 +36,23 @@ def parts_of(name: str) -> list[str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or a folder above it is one that systems hide."""
+    """Return whether a file or a folder above it is hidden."""
     return any(part.startswith(".") or part == "__MACOSX" for part in parts_of(name))
 
 
 def folders_of(name: str) -> Folders:
-    """Return the folders that a file lies in, the outermost first."""
+    """Return the folders that contain a file, the outermost first."""
     return tuple(parts_of(name)[:-1])
 
 
 def common(places: Iterable[Folders]) -> int:
-    """Return with how many of the same folders all of `places` begin."""
+    """Return the number of leading folders that all of `places` have in common."""
     return sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*places, strict=False)))
 
 
 @lru_cache(maxsize=4096)
 def split_name(folder: str) -> tuple[str, str]:
-    """Return the word for a split in a folder's name, and the rest of the name, which its other splits share; or ""."""
+    """Return the word for a split in a folder's name ("" if none), and the rest, which its other splits share."""
     if not (found := SPLIT.search(folder)):
         return "", ""
     word = "trainval" if found[1] else found[2].lower()
@@ -60,7 +60,7 @@ def split_name(folder: str) -> tuple[str, str]:
 
 
 def annotations(names: list[str]) -> str | None:
-    """Return a folder of pictures drawn over others, or made from them, where other pictures lie beside it."""
+    """Return a folder of annotations or copies of pictures, if there are other pictures next to it."""
     every = {folders_of(name) for name in names}
     below: dict[Folders, set[str]] = {}
     for folders in every:
@@ -85,10 +85,10 @@ def annotations(names: list[str]) -> str | None:
 
 @dataclass
 class Layout:
-    """What the folders of sorted `pictures` mean: train/ beside test/ or val/, above the classes or below them."""
+    """The meaning of the folders of sorted `pictures`: train/ and test/ or val/, above the classes or below them."""
 
     pictures: list[str]
-    noted: dict[str, str]  # the classes of pictures that a file beside them tells
+    noted: dict[str, str]  # the classes of pictures that are listed in a file
 
     @cached_property
     def folders(self) -> list[Folders]:
@@ -96,9 +96,9 @@ class Layout:
 
     @cached_property
     def splits(self) -> tuple[int, set[str]] | None:
-        """How deep the folders that are splits lie, and the rests of their names; None where there are none.
+        """The depth of the folders that are splits, and the rests of their names; None if there are none.
 
-        Other folders may stand beside them (and belong to no split) only where no folder branches off above.
+        Other folders may exist at that depth (and belong to no split) only if no folder branches off above.
         """
         fork = common(self.folders)
         for depth in range(max(map(len, self.folders))):
@@ -111,9 +111,9 @@ class Layout:
 
     @cached_property
     def doubtful(self) -> tuple[str, str] | None:
-        """A folder called as a training split and one as its counterpart, where there are no splits; else None.
+        """A folder named like a training split and one like its counterpart, if there are no splits; else None.
 
-        A test tube and a train station beside other classes have nothing to do with each other.
+        The classes test_tube and train_station, for instance, are unrelated.
         """
         if self.splits is not None:
             return None
@@ -136,7 +136,7 @@ class Layout:
         return word if word and rest in self.splits[1] else None
 
     def without_split(self, folders: Folders) -> Folders:
-        """Return `folders` but for the one that is a split; of several, cat_train and dog_train, the rest remains."""
+        """Return `folders` without the split; of names such as cat_train and dog_train the rest remains."""
         if self.splits is None or self.split_of(folders) is None:
             return folders
         depth, rests = self.splits
@@ -145,23 +145,23 @@ class Layout:
 
     @cached_property
     def above(self) -> int:
-        """How many folders between class and picture are called alike everywhere, as Tiny-ImageNet's images/."""
+        """The number of folders between class and picture with the same name everywhere, as Tiny-ImageNet's images/."""
         found = {self.without_split(folders)[::-1] for folders in self.folders}
         return common(found) if len(found) > 1 else 0
 
     def class_in(self, folders: Folders) -> str:
-        """Return the class of pictures in `folders`; "" where these name none."""
+        """Return the class of pictures in `folders`; "" if these name none."""
         left = self.without_split(folders)
         left = left[: len(left) - self.above]
         return left[-1] if left else ""
 
     def class_of(self, name: str) -> str:
-        """Return the class of a picture; "" where its folders name none."""
+        """Return the class of a picture; "" if its folders name none."""
         return self.noted.get(name) or self.class_in(folders_of(name))
 
     @cached_property
     def found(self) -> dict[str, set[str]]:
-        """The classes of each split, by its word."""
+        """The classes of each split, by the split's word."""
         found: dict[str, set[str]] = {}
         for name in self.pictures:
             if word := self.split_of(folders_of(name)):
@@ -170,28 +170,28 @@ class Layout:
 
     @property
     def beside(self) -> int:
-        """How many pictures belong to no split, where there are splits."""
+        """The number of pictures that belong to no split, if there are splits."""
         return sum(self.split_of(folders_of(name)) is None for name in self.pictures) if self.splits else 0
 
     @cached_property
     def train(self) -> str | None:
-        """The word of the split that is trained on."""
+        """The word of the training split."""
         return next((word for word in TRAIN if word in self.found), None)
 
     @cached_property
     def classes(self) -> set[str]:
-        """The classes of the training split, which others may lack; none where there are no splits."""
+        """The classes of the training split, which others may lack; empty if there are no splits."""
         return self.found[self.train] if self.train else set()
 
     @cached_property
     def held_out(self) -> str | None:
-        """The word of the split that is not trained on: of several the first whose classes are the training's."""
-        there = [word for word in HELD_OUT if word in self.found]
-        return min(there, key=lambda word: not self.found[word] <= self.classes, default=None)
+        """The word of the held-out split: of several the first whose classes are the training's."""
+        present = [word for word in HELD_OUT if word in self.found]
+        return min(present, key=lambda word: not self.found[word] <= self.classes, default=None)
 
     def names(self, split: str) -> list[str]:
-        """Return the pictures of `split`: train, test or all; all where there are no splits."""
+        """Return the pictures of `split`: train, test or all; all pictures if there are no splits."""
         if split == "all" or self.splits is None:
             return self.pictures
-        wanted = self.train if split == "train" else self.held_out
-        return [name for name in self.pictures if self.split_of(folders_of(name)) == wanted]
+        word = self.train if split == "train" else self.held_out
+        return [name for name in self.pictures if self.split_of(folders_of(name)) == word]

@@ -17,14 +17,14 @@ from bdiff.common.errors import RequestError
 from bdiff.data.sources import Source, close_before_fork, file_state, open_picture, reason, sha256
 from bdiff.store import artifacts
 
-#: keys under which LMDBs keep facts about themselves beside their pictures
+#: keys under which LMDBs keep metadata
 ABOUT = (b"length", b"__len__", b"__keys__", b"num-samples", b"num_samples", b"data_keys")
 
-#: how the files of pictures begin: JPEG, PNG, WebP and BMP
+#: the first bytes of picture files: JPEG, PNG, WebP and BMP
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM")
-SMALL = 1024  # bytes: LMDB keeps such a value in the page of its key, where it costs nothing to look at it
+SMALL = 1024  # bytes: LMDB keeps such a value in the page of its key, so that reading it is free
 AGAIN = "copy or download it again"
-PROBED = 100  # entries of which one must be a picture for the others to be listed
+PROBED = 100  # leading entries, one of which must be a picture
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Lmdb(Source):
     """An LMDB of encoded pictures, as LSUN's: the folder that holds data.mdb, named <class>_<split>_lmdb."""
 
     path: Path
-    cache: Path  # where the list of keys is kept: millions of them take minutes to find
+    cache: Path  # where the list of keys is cached: listing millions takes minutes
 
     def __str__(self) -> str:
         return str(self.path)
@@ -71,23 +71,23 @@ class Lmdb(Source):
         key = bytes(self.names[row])
         with self._environment().begin() as transaction:
             data = transaction.get(key) if key else None
-            if data is None:  # numpy dropped the zero bytes that it ends in
+            if data is None:  # numpy dropped the trailing zero bytes of the key
                 data = transaction.get(key.ljust(self.names.itemsize, b"\0"), b"")
             return open_picture(data)
 
     def probe(self) -> None:
         if self._environment().stat()["entries"] == 0:
             raise RequestError(f"{self.path} holds no pictures: its data.mdb is empty")
-        with whole(self.path), self._environment().begin(buffers=True) as transaction:
+        with damage_reported(self.path), self._environment().begin(buffers=True) as transaction:
             values = (value for key, value in transaction.cursor() if is_picture(bytes(key), value))
             if not any(bytes(value[:12]).startswith(MAGIC) for value in islice(values, PROBED)):
                 raise RequestError(
-                    f"{self.path} holds no pictures: its values are no JPEG, PNG, WebP or BMP files, as LSUN's are"
+                    f"{self.path} holds no pictures: its values are not JPEG, PNG, WebP or BMP files, as LSUN's are"
                 )
 
     def _keys(self) -> list[bytes]:
         """Return the pictures' keys, in order. Raises RequestError for keys that cannot be kept."""
-        with whole(self.path), self._environment().begin(buffers=True) as transaction:
+        with damage_reported(self.path), self._environment().begin(buffers=True) as transaction:
             keys = [bytes(key) for key, value in transaction.cursor() if is_picture(bytes(key), value)]
         if any(key.endswith(b"\0") for key in keys) and len({len(key) for key in keys}) > 1:
             raise RequestError(
@@ -100,28 +100,28 @@ class Lmdb(Source):
 
 
 def is_picture(key: bytes, value: memoryview) -> bool:
-    """Tell pictures from facts about them: by name, and where values are small, as labels are, by how they begin."""
+    """Return whether an entry is a picture, not metadata: by its key and, for small values, by its first bytes."""
     return key not in ABOUT and (len(value) > SMALL or bytes(value[:12]).startswith(MAGIC))
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[None]:
-    """Raise RequestError where LMDB finds that what is at `path` is damaged."""
+def damage_reported(path: Path) -> Iterator[None]:
+    """Raise RequestError if LMDB reports that `path` is damaged."""
     try:
         yield
     except (lmdb.Error, OSError) as error:
-        raise RequestError(f"{path} is not a whole LMDB ({reason(error)}): {AGAIN}") from error
+        raise RequestError(f"{path} is not an intact LMDB ({reason(error)}): {AGAIN}") from error
 
 
 @lru_cache(maxsize=4)
 def _environment(path: Path) -> lmdb.Environment:
     """Return the LMDB in the folder `path`, opened once per process (LMDB forbids a second time)."""
-    with whole(path):
+    with damage_reported(path):
         environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False)
-    # Pages missing from the file would be read through the memory map, and end the process with SIGBUS.
+    # Reading missing pages through the memory map would end the process with SIGBUS.
     if (path / "data.mdb").stat().st_size < (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]:
         environment.close()
-        raise RequestError(f"{path} is not a whole LMDB (data.mdb is truncated): {AGAIN}")
+        raise RequestError(f"{path} is not an intact LMDB (data.mdb is truncated): {AGAIN}")
     return environment
 
 

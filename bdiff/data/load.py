@@ -23,7 +23,7 @@ from bdiff.store import artifacts
 
 log = logging.getLogger(__name__)
 
-CHUNK = 256  # pictures per piece of a thread's work
+CHUNK = 256  # pictures per task of a thread
 
 
 def load(
@@ -33,31 +33,31 @@ def load(
     *,
     flip: bool,
     cache: Path,
-    memory: float,  # GiB that the pixels may take
+    memory: float,  # GiB that the pixels may use
 ) -> Images:
-    """Return the pictures of `source` as `Images`. Raises RequestError if a picture or the request is of no use."""
-    made, most = request.stage(source, cache), request.capacity(memory)
+    """Return the pictures of `source` as `Images`. Raises RequestError if a picture or the request is unusable."""
+    stage, most = request.stage(source, cache), request.capacity(memory)
     if source.left_out:
-        log.info("%s: left out of %s: %s", name, source, source.left_out)
-    manifest = made.manifest
+        log.info("%s: skipped in %s: %s", name, source, source.left_out)
+    manifest = stage.manifest
     if manifest is None and len(rows := choose(len(source.names), request.limit, request.seed)) <= most:
-        with writing(cache), artifacts.lock(made.folder.with_suffix(".lock")):
-            if made.manifest is None:  # or another process has decoded them meanwhile
-                decode(source, rows, made, request)
-        manifest = made.manifest
+        with writing(cache), artifacts.lock(stage.folder.with_suffix(".lock")):
+            if stage.manifest is None:  # unless another process has decoded them meanwhile
+                decode(source, rows, stage, request)
+        manifest = stage.manifest
     facts: dict[str, Any] = {"name": name, "split": request.split, "shape": request.shape, "flip": flip}
     if manifest is not None and manifest["count"] <= most:
-        # Mapped rather than read: pages come as they are needed, and several processes share them.
-        pixels = torch.from_numpy(np.load(made.folder / "pixels.npy", mmap_mode="c"))
+        # Memory-mapped: pages are loaded on demand, and shared between processes.
+        pixels = torch.from_numpy(np.load(stage.folder / "pixels.npy", mmap_mode="c"))
         return TensorImages(
             pixels=pixels,
-            labels=torch.from_numpy(np.load(made.folder / "labels.npy")),
+            labels=torch.from_numpy(np.load(stage.folder / "labels.npy")),
             classes=tuple(manifest["classes"]),
             fingerprint=request.fingerprint(content=manifest["content"]),
             **facts,
         )
     rows = choose(len(source.names), request.limit, request.seed)
-    log.info("%s: %d images do not fit in %g GiB and are decoded as they are needed", name, len(rows), memory)
+    log.info("%s: %d images do not fit in %g GiB and are decoded on demand", name, len(rows), memory)
     labels, classes = source.labelled
     return StreamedImages(
         source=source,
@@ -71,7 +71,7 @@ def load(
 
 @contextmanager
 def writing(cache: Path) -> Iterator[None]:
-    """Raise RequestError, with what to do, where the cache is for others to write."""
+    """Raise RequestError, with what to do, if the cache is not writable."""
     try:
         yield
     except OSError as error:
@@ -93,16 +93,16 @@ def choose(count: int, limit: int | None, seed: int) -> np.ndarray:
     if limit is None:
         return np.arange(count)
     if not 1 <= limit <= count:
-        raise RequestError(f"data.limit={limit} is outside 1..{count}, the number of images there are")
+        raise RequestError(f"data.limit={limit} is not within 1 to {count}, the number of images")
     drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit]
     return drawn.sort().values.numpy()
 
 
-def decode(source: Source, rows: np.ndarray, made: artifacts.Stage, request: PixelRequest) -> None:
+def decode(source: Source, rows: np.ndarray, stage: artifacts.Stage, request: PixelRequest) -> None:
     """Write the pictures at `rows` to `made` as pixels.npy (N,C,H,W) uint8, with labels.npy (N,) int64."""
     began = time.monotonic()
     labels, classes = source.labelled
-    with artifacts.atomic(made.folder / "pixels.npy") as scratch:
+    with artifacts.atomic(stage.folder / "pixels.npy") as scratch:
         shape = (len(rows), *request.shape)
         pixels = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint8, shape=shape)
 
@@ -111,7 +111,7 @@ def decode(source: Source, rows: np.ndarray, made: artifacts.Stage, request: Pix
                 pixels[at] = source.pixels(int(row), request.size, request.channels)
             return min(CHUNK, len(rows) - start)
 
-        # Threads: Pillow decodes and resizes without the interpreter's lock.
+        # Threads suffice: Pillow releases the interpreter's lock to decode and resize.
         with (
             ThreadPoolExecutor(os.cpu_count()) as pool,
             progress("decode", len(rows), unit="images", show=len(rows) > 5000) as meter,
@@ -120,6 +120,6 @@ def decode(source: Source, rows: np.ndarray, made: artifacts.Stage, request: Pix
                 meter.advance(done)
         pixels.flush()
         digits = content(pixels, labels[rows])
-    with artifacts.atomic(made.folder / "labels.npy") as scratch:
+    with artifacts.atomic(stage.folder / "labels.npy") as scratch:
         np.save(scratch, labels[rows])
-    made.finish(time.monotonic() - began, count=len(rows), classes=classes, content=digits)
+    stage.finish(time.monotonic() - began, count=len(rows), classes=classes, content=digits)

@@ -1,6 +1,6 @@
 """LSUN bedrooms (Yu et al. 2015): 3,033,042 training and 300 validation photographs, here at 256x256.
 
-They lie in bedroom_train_lmdb and bedroom_val_lmdb, or in a folder that holds these.
+They are in bedroom_train_lmdb and bedroom_val_lmdb, or in a folder that contains these.
 """
 
 from bdiff.data.dataset import Dataset, Home

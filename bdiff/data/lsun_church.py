@@ -1,6 +1,6 @@
 """LSUN outdoor churches (Yu et al. 2015): 126,227 training and 300 validation photographs, here at 256x256.
 
-They lie in church_outdoor_train_lmdb and church_outdoor_val_lmdb, or in a folder that holds these.
+They are in church_outdoor_train_lmdb and church_outdoor_val_lmdb, or in a folder that contains these.
 """
 
 from bdiff.data.dataset import Dataset, Home

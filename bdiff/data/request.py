@@ -1,4 +1,4 @@
-"""What a request asks of a dataset's pixels, and where in the cache these lie. Torch-free."""
+"""The settings of a request that determine a dataset's pixels, and their place in the cache. Torch-free."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,17 +7,17 @@ from typing import Any
 from bdiff.data.sources import Source
 from bdiff.store import artifacts
 
-VERSION = 2  # of the decoding: raise it when the same picture would give other pixels
+VERSION = 2  # of the decoding: increment it when the same picture would give other pixels
 
 
 @dataclass(frozen=True)
 class PixelRequest:
-    """All of a request that decides on the pixels."""
+    """The settings of a request that determine the pixels."""
 
     size: int  # pixels, of the square that pictures are cropped and resized to
     channels: int  # 1 grey, 3 RGB
     split: str  # train, test or all
-    limit: int | None  # a subset of so many images, drawn by the seed; None takes all
+    limit: int | None  # a subset of this many images, drawn by the seed; None takes all
     seed: int
 
     @property
@@ -27,7 +27,7 @@ class PixelRequest:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What identifies the pixels, beside their source; the seed is part of it only where there is a limit."""
+        """What identifies the pixels, besides their source; the seed is part of it only with a limit."""
         facts = asdict(self)
         return {name: facts[name] for name in facts if self.limit is not None or name not in ("limit", "seed")}
 
@@ -36,7 +36,7 @@ class PixelRequest:
         return artifacts.stage(cache, "data", VERSION, source=source.identity, **self.key)
 
     def fingerprint(self, **images: str) -> str:
-        """Return 16 hex digits that images are known by: of their `content` or `listing`, and of this request."""
+        """Return 16 hex digits that identify images: over their `content` or `listing`, and this request."""
         return artifacts.digest({**images, **self.key})
 
     def capacity(self, memory: float) -> int:

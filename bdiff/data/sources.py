@@ -1,7 +1,7 @@
-"""Where pictures come from, listed and read only when asked: what every source answers, and arrays as the simplest.
+"""Sources of pictures, listed and read on demand: the interface of all sources, and arrays as the simplest one.
 
-Torch-free, as files.py and lmdbs.py are: requests are checked with them before torch is imported. Sources pickle,
-since all they hold is paths and listings; open files are kept outside of them, per process.
+Torch-free, as are files.py and lmdbs.py: requests are checked with them before torch is imported. Sources can be
+pickled, since they hold only paths and listings; open files are cached outside of them, per process.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from bdiff.pictures.modes import flat
 
 
 def reason(error: BaseException) -> str:
-    """Return an error's message as one line, without objects' places in memory; its type's name where it has none."""
+    """Return an error's message on one line, without memory addresses; its type's name if it has none."""
     text = re.sub(r" <[^<>]* at 0x[0-9a-fA-F]+>", "", str(error))
     return " ".join(text.split()) or type(error).__name__
 
@@ -38,19 +38,19 @@ def sha256(parts: Iterable[Any]) -> str:
 
 
 def file_state(path: Path) -> dict[str, Any]:
-    """Return what changes when the file at `path` does: resolved path, size and time."""
+    """Return what reveals a change of the file at `path`: resolved path, size and time."""
     facts = path.stat()
     return {"path": str(path.resolve()), "bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
 
 
 def open_picture(data: bytes) -> Image.Image:
-    """Return the picture in a file's bytes, not yet decoded. Raises OSError if it is none of `FORMATS`."""
+    """Return the picture in a file's bytes, not yet decoded. Raises OSError if it is not in one of `FORMATS`."""
     return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def close_before_fork(opened: Any) -> None:
-    """Empty the lru_cache `opened` before this process forks: DataLoader workers must open files of their own."""
-    if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    """Clear the lru_cache `opened` before this process forks: DataLoader workers must open files of their own."""
+    if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
         os.register_at_fork(before=opened.cache_clear)
 
 
@@ -60,12 +60,12 @@ class Source(ABC):
     @property
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What changes when the pictures may have: plain JSON, found without reading them, a cache's key."""
+        """The key of a cache: plain JSON that changes if the pictures may have, found without reading them."""
 
     @property
     @abstractmethod
     def listing(self) -> str:
-        """16 hex digits over names, sizes and labels, the same wherever the pictures lie."""
+        """16 hex digits over names, sizes and labels, independent of the pictures' path."""
 
     @property
     @abstractmethod
@@ -83,11 +83,11 @@ class Source(ABC):
 
     @property
     def left_out(self) -> str:
-        """What lies beside the pictures and is not read, counted: "3 .tif, 1 .txt"; "" where there is nothing."""
+        """Counts of the files that are not read, such as "3 .tif, 1 .txt"; "" if there are none."""
         return ""
 
     def probe(self) -> None:
-        """Raise RequestError if there is nothing here to read, as far as can be told at once."""
+        """Raise RequestError if there is nothing to read, as far as a quick look shows."""
         assert len(self.names)
 
     def pixels(self, row: int, size: int, channels: int) -> np.ndarray:
@@ -95,11 +95,11 @@ class Source(ABC):
         try:
             with self.open(row) as picture:
                 square = np.asarray(central_square(flat(picture), size, "L" if channels == 1 else "RGB"))
-        # A broken file makes Pillow, zipfile and their codecs raise nearly anything: all of it means this picture.
+        # For a broken file Pillow, zipfile and their codecs may raise nearly any error.
         except Exception as error:
             name = self.names[row]
             shown = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
-            shown = shown if shown.isprintable() else repr(shown)  # an archive may name its files as it likes
+            shown = shown if shown.isprintable() else repr(shown)  # names in an archive can be anything
             raise RequestError(
                 f"{self}: picture {shown} cannot be read ({reason(error)}): replace or remove it"
             ) from error
@@ -107,7 +107,7 @@ class Source(ABC):
 
 
 def central_square(picture: Image.Image, size: int, mode: str) -> Image.Image:
-    """Return the central square of `picture`, `size` pixels wide, in `mode`; one that is so already is left alone."""
+    """Return the central square of `picture`, `size` pixels wide, in `mode`; unchanged if it is one already."""
     if picture.mode != mode:
         picture = picture.convert(mode)
     if picture.size == (size, size):
@@ -115,7 +115,7 @@ def central_square(picture: Image.Image, size: int, mode: str) -> Image.Image:
     width, height = picture.size
     side = min(width, height)
     left, upper = (width - side) // 2, (height - side) // 2
-    # Cropped first: resize(box=...) would let the filter reach outside of the square.
+    # Cropped first: with resize(box=...) the filter would reach outside of the square.
     square = picture.crop((left, upper, left + side, upper + side))
     return square.resize((size, size), Image.Resampling.LANCZOS)
 
@@ -126,7 +126,7 @@ Content = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
 
 @dataclass
 class Arrays(Source):
-    """Pictures that a function reads whole."""
+    """Pictures that a function reads all at once."""
 
     key: dict[str, Any]
     read: Callable[[], Content]
@@ -159,7 +159,7 @@ class Arrays(Source):
 
 
 def bundled(name: str, read: Callable[[str], Content]) -> Callable[[str | None, str, Path], Source | None]:
-    """Return how a `Dataset` finds what comes with a package, of which `read` gives a split; a path leads elsewhere."""
+    """Return the finder of a `Dataset` that comes with a package, whose splits `read` returns."""
 
     def official(path: str | None, split: str, cache: Path) -> Source | None:
         return Arrays({"official": name}, partial(read, split)) if path is None else None

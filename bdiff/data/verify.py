@@ -1,4 +1,4 @@
-"""Whether a dataset is whole: the decoded pixels against their manifest, or every picture that would be streamed."""
+"""Whether a dataset is intact: the decoded pixels against their manifest, or every picture that would be streamed."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ from bdiff.store.artifacts import Stage
 
 
 def cache_problems(made: Stage, request: PixelRequest) -> list[str]:
-    """Return what is wrong with the decoded pixels in the finished stage `made`, all of them read, one line each."""
+    """Read all decoded pixels of the finished stage `made`; return what is wrong with them, one line each."""
     try:
         manifest: dict[str, Any] = artifacts.read_json(made.folder / "manifest.json")
         count, classes, expected = manifest["count"], len(manifest["classes"]), manifest["content"]
@@ -30,7 +30,7 @@ def cache_problems(made: Stage, request: PixelRequest) -> list[str]:
     if labels.shape != (count,) or not np.isin(labels, np.arange(classes)).all():
         problems.append(f"{made.folder}/labels.npy does not hold {count} labels of {classes} classes")
     if not problems and (found := content(pixels, labels)) != expected:
-        problems.append(f"{made.folder} holds other pixels or labels than were decoded: {found}, not {expected}")
+        problems.append(f"the pixels or labels in {made.folder} have changed since decoding: {found}, not {expected}")
     return problems
 
 

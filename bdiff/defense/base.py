@@ -1,7 +1,7 @@
-"""The roles of defenses: what each is asked, what it answers, and the settings that all of a role have.
+"""The roles of defenses: the inputs, the results and the common settings of each.
 
-The pipeline evaluates every defense of a role in one way. No defense knows the attack: what one assumes (clean images,
-a schedule, a correction coefficient) is an argument.
+The pipeline evaluates all defenses of a role in the same way. No defense knows the attack: its assumptions (clean
+images, a schedule, a correction coefficient) are arguments.
 """
 
 from abc import ABC, abstractmethod
@@ -23,21 +23,21 @@ from bdiff.diffusion.noise import Noise
 from bdiff.diffusion.schedule import Schedule
 
 Eps = Callable[[Tensor, int], Tensor]  # x_t (B,C,H,W) and t -> predicted noise (B,C,H,W); `Suspect.eps` is one
-Logits = Callable[[Tensor], Tensor]  # images (B,C,H,W) in [-1,1] -> (B, classes); may be random, anew in each call
+Logits = Callable[[Tensor], Tensor]  # images (B,C,H,W) in [-1,1] -> (B, classes); may be random in each call
 
 
 @dataclass(frozen=True)
 class Inversion:
-    """The trigger that a detection takes the suspect to have, and how it came to it."""
+    """The trigger that a detection inverted, and the curve of its loss."""
 
     trigger: Tensor  # (C,H,W) on the CPU: what is added to a sample's starting noise
-    curve: list[float]  # the loss at every step (of the restart that was chosen)
+    curve: list[float]  # the loss at every step (of the chosen restart)
     evidence: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A detection's answer: the higher the score, the likelier a backdoor; flagged from the threshold on."""
+    """A detection's result: the higher the score, the likelier a backdoor; flagged if it reaches the threshold."""
 
     score: float
     flagged: bool
@@ -48,23 +48,23 @@ class Verdict:
 class Defense(ABC):  # noqa: B024 (what is abstract is each role's)
     """A defense of any role."""
 
-    #: a dataclass: the keys of its node of conf/defense that the pipeline reads, and the constructor does not
+    #: a dataclass: the keys of its node of conf/defense that the pipeline reads, not the constructor
     settings: ClassVar[type | None] = None
 
 
 class Detection(Defense):
-    """Asks whether a model has a backdoor: inverts a trigger from the model alone, then looks at it and its samples."""
+    """Decides whether a model has a backdoor: inverts a trigger from the model, then scores it and its samples."""
 
     settings = DetectionSettings
-    #: the score from which on a model is flagged, None for never; calibrate it on clean models only
+    #: a model is flagged if its score reaches this, None for never; calibrate it on clean models only
     threshold: float | None
-    #: what scores there can be, above the first and up to the second
+    #: the range of scores: above the first value and up to the second
     scores: ClassVar[tuple[float, float]] = (-inf, inf)
 
     @property
     @abstractmethod
     def total(self) -> int:
-        """How many steps `invert` takes, of each of which it tells."""
+        """The number of steps of `invert`, each of which it reports to `watch`."""
 
     @property
     def work(self) -> Work:
@@ -73,34 +73,34 @@ class Detection(Defense):
 
     @property
     def reads(self) -> int:
-        """How many samples drawn from the inverted trigger `look` reads: the setting `samples`, where there is one."""
+        """The number of samples from the inverted trigger that `look` reads: the setting `samples`, if it has one."""
         return int(vars(self).get("samples", 0))
 
     @abstractmethod
     def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
-        """Return the inverted trigger; the same for the same seed. `watch` is told of every step, in a few words."""
+        """Return the inverted trigger; the same for the same seed. `watch` is called at every step with a status."""
 
     @abstractmethod
     def look(self, inversion: Inversion, samples: Tensor) -> dict[str, float]:
-        """Return the evidence, `score` among it, from the trigger and samples (B,C,H,W) in [-1,1] drawn from it."""
+        """Return the evidence, including `score`, from the trigger and samples (B,C,H,W) in [-1,1] drawn from it."""
 
     def verdict(self, inversion: Inversion, samples: Tensor) -> Verdict:
-        """Return the answer."""
+        """Return the verdict."""
         evidence = inversion.evidence | self.look(inversion, samples)
         score = evidence.pop("score")
         flagged = self.threshold is not None and score >= self.threshold
         return Verdict(score, flagged, inversion.trigger, evidence)
 
 
-#: trains a denoiser by a loss, as the removal's config says, and returns it
+#: trains a denoiser with a loss by the removal's train config, and returns it
 Train = Callable[[Any, Loss], nn.Module]
 
 
 class Removal(Defense):
-    """Takes a backdoor out of a model."""
+    """Removes a backdoor from a model."""
 
     settings = RemovalSettings
-    #: whether it works from the trigger that a detection inverted
+    #: whether it needs the trigger that a detection inverted
     needs_trigger: ClassVar[bool] = False
 
     @abstractmethod
@@ -108,41 +108,41 @@ class Removal(Defense):
         """Return a denoiser of the suspect's architecture without the backdoor.
 
         Args:
-            suspect: left as it is.
+            suspect: not modified.
             images: the clean images that the defender has; `train` takes its batches from them.
-            trigger: (C,H,W) as a detection inverted it, for removals that need one.
+            trigger: (C,H,W), inverted by a detection, for removals that need one.
             train: the training loop, `train(module, loss)`.
         """
 
 
 class InputCheck(Defense):
-    """Looks at the noise that a sample is to start from, before or while it is denoised: is there a trigger in it?"""
+    """Detects a trigger in a sample's starting noise, before or while it is denoised."""
 
     settings = InputCheckSettings
 
     @abstractmethod
     def score(self, x: Tensor, suspect: Suspect, seed: int) -> Tensor:
-        """Return a score (B,) for each starting noise x (B,C,H,W): the higher, the likelier it has a trigger."""
+        """Return a score (B,) for each starting noise x (B,C,H,W): the higher, the likelier it contains a trigger."""
 
 
 class SamplingDefense(Defense):
-    """Stands between a model, as it is, and those who draw from it: changes the sampler."""
+    """Leaves the model unchanged and changes the sampler."""
 
     @abstractmethod
     def scheduler(self, scheduler: Any) -> Any:
-        """Return a changed copy of the sampler, a diffusers scheduler. ValueError if this one cannot be changed so."""
+        """Return a changed copy of the sampler, a diffusers scheduler. ValueError if it does not support the change."""
 
 
 class Shield(Defense):
-    """Stands between a classifier and those who ask it: a model denoises what the classifier is shown."""
+    """Protects a classifier: a diffusion model denoises the classifier's inputs."""
 
     @abstractmethod
     def check(self, schedule: Schedule) -> None:
-        """Raise ValueError if the schedule of the denoiser does not have the noise that the shield adds."""
+        """Raise ValueError if the denoiser's schedule does not reach the noise that the shield adds."""
 
 
 class LabelShield(Shield):
-    """Gives each image a label: the classifier's of its purified copies, of which there are `copies`."""
+    """Labels each image by the classifier's logits on its purified copies, of which there are `copies`."""
 
     checks = ("bdiff.defense.check.adversary_problems",)
 
@@ -152,7 +152,7 @@ class LabelShield(Shield):
     @property
     @abstractmethod
     def evaluations(self) -> int:
-        """How many images the network is shown for one label."""
+        """The number of images that the network evaluates for one label."""
 
     @property
     def key(self) -> dict[str, Any]:
@@ -160,7 +160,7 @@ class LabelShield(Shield):
         return dict(vars(self))
 
     def noise_problem(self, schedule: Schedule, eps: float) -> str | None:
-        """Return in words that the noise it adds drowns no L-inf perturbation of eps, for images in [0,1]."""
+        """Return the problem that the noise is too weak to cover an L-inf perturbation of eps, for images in [0,1]."""
         return None
 
     @abstractmethod
@@ -172,14 +172,14 @@ class LabelShield(Shield):
 
 
 class RadiusShield(Shield):
-    """Gives each image a label with an L2 radius, for images in [0,1], within which it is certified to stay."""
+    """Labels each image with an L2 radius, for images in [0,1], within which the label is certified not to change."""
 
     settings = ShieldSettings
-    sigma: float  # standard deviation of the noise of the images that the classifier is asked of, in [0,1]
+    sigma: float  # standard deviation of the noise added to the classifier's images, in [0,1]
     batch_size: int  # draws per batch
-    draws: int  # of an image, at most
-    radii: list[float]  # at which certified accuracy is wanted
-    stop: str  # never, or radii: radii are then lower bounds
+    draws: int  # maximum per image
+    radii: list[float]  # at which certified accuracy is reported
+    stop: str  # never, or radii: certified radii are then lower bounds
 
     @property
     @abstractmethod
@@ -203,4 +203,4 @@ class RadiusShield(Shield):
         name: str = "certify",
         every: float = 10.0,
     ) -> list[cohen.Row]:
-        """Write the table of certificates of images (K,C,H,W), which goes on where it ends, to `path` and return it."""
+        """Write the table of certificates of images (K,C,H,W) to `path`, resuming an unfinished one, and return it."""

@@ -1,4 +1,4 @@
-"""One process's part of a training step: its rows, and random numbers that are the same for any split of the batch."""
+"""One process's part of a training step: its rows, and random numbers that do not depend on how the batch is split."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's share of a step: its pixels (b,C,H,W) uint8 and row numbers (b,), both on the device."""
+    """One process's part of a step: its pixels (b,C,H,W) uint8 and row numbers (b,), both on the device."""
 
     pixels: Tensor
     rows: Tensor
-    part: slice  # which rows of the global batch these are
+    part: slice  # the rows of the global batch that these are
     size: int  # rows of the global batch
 
     def draw(self, sampler: Callable[..., Tensor], *shape: int) -> Tensor:
-        """Return this share of `sampler((size, *shape))`, drawn whole so that it is the same for any split."""
+        """Return this part of `sampler((size, *shape))`, which is drawn for the global batch, so that splits agree."""
         return sampler((self.size, *shape), device=self.pixels.device)[self.part]
 
 
-#: of a network on a batch, what is brought down
+#: the loss of a network on a batch
 Loss = Callable[[nn.Module, Batch], Tensor]
 
 

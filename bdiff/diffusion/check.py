@@ -1,4 +1,4 @@
-"""What can be told of schedules, samplers and lengths of training before torch is imported."""
+"""Checks of schedules, samplers and lengths of training before torch is imported."""
 
 import os
 from typing import Any
@@ -9,17 +9,17 @@ from bdiff.diffusion import schedulers
 from bdiff.diffusion.steps import step_problem
 
 SMALL_CNN = "bdiff.classifier.small_cnn.SmallCNN"
-#: where there is a training: the suspect's, a classifier's, of what training starts from, of a removal
+#: the training configs: the suspect's, a classifier's, pretraining's, a removal's
 TRAININGS = ("", "classifier.", "surrogate.", "pretrain.", "defense.", "defense.removal.")
 
 
 def length_problems(config: DictConfig) -> list[str]:
-    """Return that a training has no length."""
-    recipes = {f"{place}train": OmegaConf.select(config, f"{place}train") for place in TRAININGS}
+    """Return the problem that a training has no length."""
+    trainings = {f"{place}train": OmegaConf.select(config, f"{place}train") for place in TRAININGS}
     return [
         f"{name}.steps and {name}.epochs are both null: set one of them"
-        for name, recipe in recipes.items()
-        if recipe is not None and recipe.steps is None and recipe.epochs is None
+        for name, train in trainings.items()
+        if train is not None and train.steps is None and train.epochs is None
     ]
 
 
@@ -30,8 +30,8 @@ def sampler_problems(config: DictConfig) -> list[str]:
         problems.append("sample.clip=true works with sampler=ddpm and sampler=ddim only")
     scheduler: Any = OmegaConf.to_container(config.sampler.scheduler, resolve=True)
     schedule: Any = OmegaConf.to_container(config.schedule, resolve=True)
-    if told := schedulers.problems(scheduler, schedule):
-        return problems + told
+    if found := schedulers.problems(scheduler, schedule):
+        return problems + found
     if line := step_problem(scheduler, config.sample.steps, schedule):
         problems.append(line)
     return problems
@@ -44,9 +44,9 @@ def schedule_problems(config: DictConfig) -> list[str]:
 
 
 def split_problems(config: DictConfig) -> list[str]:
-    """Return which batches cannot be split over the processes of torchrun."""
+    """Return the batch sizes that cannot be split over the processes of torchrun."""
     given = os.environ.get("WORLD_SIZE", "1")
-    world = int(given) if given.isdigit() else 1  # bdiff.config.environment tells
+    world = int(given) if given.isdigit() else 1  # bdiff.config.environment reports it
     sizes = {f"{place}train.batch_size": OmegaConf.select(config, f"{place}train.batch_size") for place in TRAININGS}
     apart = {f"{name}.train.batch_size" for name in ("classifier", "surrogate") if not shares_batches(config, name)}
     return [
@@ -57,7 +57,7 @@ def split_problems(config: DictConfig) -> list[str]:
 
 
 def shares_batches(config: DictConfig, name: str) -> bool:
-    """Return whether several processes train the classifier `name` together: those with BatchNorm one trains alone."""
+    """Return whether several processes train the classifier `name` together: one with BatchNorm is trained by one."""
     return OmegaConf.select(config, f"{name}.model._target_") == SMALL_CNN
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a training, from which a killed one goes on."""
+"""Checkpoints of a training, from which it resumes after a kill."""
 
 import logging
 import pickle
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Companion(Protocol):
-    """What changes along with a model in training, as a trigger that is learned with it does."""
+    """State that changes along with a model in training, such as a trigger that is learned with it."""
 
     def update(self, model: Any, draw: torch.Generator) -> None:
         """Change after an optimizer step; `draw` is a function of seed and step."""
@@ -35,7 +35,7 @@ class Companion(Protocol):
 
 
 class Checkpointer:
-    """Checkpoints of all that a training run needs to go on, as `<folder>/state/<step>.pt`, written by a thread."""
+    """Checkpoints of all that a training needs to resume, as `<folder>/state/<step>.pt`, written by a thread."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Checkpointer:
         self.model, self.optimizer, self.ema, self.companion = model, optimizer, ema, companion
         self.writer = ThreadPoolExecutor(1, "checkpoint")
         self.writing: Future[None] | None = None
-        self.newest = 0  # the step of the newest whole checkpoint
+        self.newest = 0  # the step of the newest complete checkpoint
 
     def paths(self) -> list[Path]:
         """Return the checkpoints, oldest first."""
@@ -62,7 +62,7 @@ class Checkpointer:
         return self.writing is None or self.writing.done()
 
     def wait(self) -> None:
-        """Wait for the checkpoint that is being written, and raise what went wrong with it."""
+        """Wait for the checkpoint that is being written; raises its error if that failed."""
         if self.writing:
             self.writing.result()
 
@@ -72,7 +72,7 @@ class Checkpointer:
         self.wait()
 
     def save(self, step: int) -> None:
-        """Take a snapshot of `step` finished steps, which the thread writes while training goes on."""
+        """Take a snapshot after `step` steps, which the thread writes while training continues."""
         self.wait()
         parts = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": step}
         if self.ema:
@@ -82,7 +82,7 @@ class Checkpointer:
         self.writing = self.writer.submit(self.write, step, snapshot(parts))
 
     def write(self, step: int, parts: Late) -> None:
-        """Write a snapshot as soon as it is there, and remove damaged checkpoints and those beyond `keep`."""
+        """Write a snapshot once it is on the CPU, and remove damaged checkpoints and those beyond `keep`."""
         with artifacts.atomic(self.folder / f"{step:08d}.pt") as scratch:
             torch.save(parts.read(), scratch)
         self.newest = step
@@ -92,14 +92,14 @@ class Checkpointer:
             old.unlink()
 
     def load(self, device: torch.device) -> int:
-        """Read the newest checkpoint that is whole and return its step; 0 if there is none.
+        """Load the newest intact checkpoint and return its step; 0 if there is none.
 
-        Raises RunError at one that would run code.
+        Raises RunError for one that would run code.
         """
         for path in reversed(self.paths()):
             parts = self.read(path, device)
             if isinstance(parts, str):
-                log.warning("%s is left aside: %s", path, parts)
+                log.warning("%s is ignored: %s", path, parts)
                 continue
             self.model.load_state_dict(parts["model"])
             self.optimizer.load_state_dict(parts["optimizer"])
@@ -108,26 +108,26 @@ class Checkpointer:
                 self.ema.to(device=device)
             if self.companion and "companion" in parts:
                 self.companion.load_state_dict(parts["companion"])
-            log.info("going on from step %d (%s)", parts["step"], self.folder)
+            log.info("resuming from step %d (%s)", parts["step"], self.folder)
             self.newest = parts["step"]
             return self.newest
         return 0
 
     def read(self, path: Path, device: torch.device) -> dict[str, Any] | str:
-        """Return what the checkpoint `path` holds, or in words why it cannot be gone on from."""
+        """Return the content of the checkpoint `path`, or why training cannot resume from it."""
         if zipfile.is_zipfile(path) and (why := fault(path, deep=True)):
             return f"it is damaged ({why})"
         try:
             parts = torch.load(path, map_location=device, weights_only=True)
         except Exception as error:  # torch raises many kinds
-            # What we wrote is a zip, whatever became of it: a pickle that stands alone is somebody else's.
+            # Our checkpoints are zips, even damaged ones: a bare pickle is not ours.
             if called(error) or (refusal(error) and path.read_bytes().startswith(pickle.PROTO)):
                 raise RunError(f"the checkpoint {path} {refusal(error)}, or remove it") from error
             return f"it is damaged ({first_line(error)})"
         here = {"model", "optimizer", "step"} | ({"ema"} if self.ema else set())
         here |= {"companion"} if self.companion and self.companion.state_dict() else set()
         if not isinstance(parts, dict) or {*parts} != here or shapes(parts["model"]) != shapes(self.model.state_dict()):
-            return "it is another training's"
+            return "it belongs to another training"
         return parts
 
 
@@ -137,5 +137,5 @@ def shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
 
 
 def snapshot(parts: dict[str, Any]) -> Late:
-    """Return nested tensors as they are now, also where they change before they are read."""
+    """Return a copy of nested tensors as they are now, safe from later changes."""
     return Late(tree_map_only(Tensor, lambda x: x.detach().clone() if x.device.type == "cpu" else x, parts))

@@ -20,7 +20,7 @@ def classification_loss(labels: Tensor, label_smoothing: float, flip: bool, padd
 
 
 def shifted(x: Tensor, batch: Batch, most: int) -> Tensor:
-    """Move every image by its own random offset of up to `most` px in each direction, edges repeated."""
+    """Shift every image by its own random offset of up to `most` px in each direction, edges repeated."""
     padded = nn.functional.pad(x, (most,) * 4, mode="replicate")
     offset = batch.draw(lambda shape, device: torch.randint(2 * most + 1, shape, device=device), 2)
     rows = offset[:, 0, None] + torch.arange(x.shape[2], device=x.device)

@@ -1,4 +1,4 @@
-"""The one place that calls a network: what it predicts, in which precision, and converted to noise."""
+"""The one place that calls a network: with its parameterisation and precision, and its output converted to noise."""
 
 from copy import deepcopy
 
@@ -20,9 +20,9 @@ class Denoiser(nn.Module):
         network: a diffusers UNet2DModel, or what is called as one: `network(x, t, return_dict=False)[0]`.
         schedule: variance-preserving; moved to `device`.
         shape: (C,H,W) of what is denoised.
-        device: where all of it is; None for where the network is.
+        device: for the network and the schedule; None for the network's own.
         prediction: epsilon, sample (x0) or v_prediction (Salimans & Ho 2022, arXiv 2202.00512, appendix D).
-        precision: fp32 or bf16, of matrix products in `eps`; `forward` runs as the caller's context says.
+        precision: fp32 or bf16, of matrix products in `eps`; `forward` runs in the caller's autocast context.
         recompute: keep no activations for the backward pass of `eps`, and compute them a second time.
 
     Raises ValueError for another prediction.
@@ -45,8 +45,8 @@ class Denoiser(nn.Module):
         self.network, self.schedule, self.shape = network.to(device), schedule.to(device), tuple(shape)
         self.prediction, self.precision, self.recompute = prediction, precision, recompute
         self.engine = Engine(self.network, predict, precision)
-        self.evaluations = 0  # images that the network has been shown by `eps` so far
-        self.timesteps = torch.arange(len(schedule), device=device)  # of which a timestep is a view, no copy
+        self.evaluations = 0  # images that `eps` has evaluated so far
+        self.timesteps = torch.arange(len(schedule), device=device)  # a timestep is a view of it, not a copy
 
     @property
     def device(self) -> torch.device:
@@ -85,13 +85,13 @@ class Denoiser(nn.Module):
         return self.noise(count, torch.Generator().manual_seed(0)), self.at(len(self.schedule) - 1, count)
 
     def trainable(self) -> "Denoiser":
-        """Return a copy whose weights can be trained; it runs as the training's context says."""
+        """Return a copy whose weights can be trained; it runs in the training's autocast context."""
         network = deepcopy(self.network).requires_grad_(True)
         return Denoiser(network, self.schedule, self.shape, prediction=self.prediction)
 
 
 class Suspect(Denoiser):
-    """A denoiser as a defense may see it: frozen. Gradients go through it to its inputs, not to its weights."""
+    """A frozen denoiser, as defenses see it. Gradients flow to its inputs, not to its weights."""
 
     def __init__(self, *args: object, **options: object):
         super().__init__(*args, **options)  # type: ignore[arg-type]

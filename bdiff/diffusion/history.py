@@ -1,4 +1,4 @@
-"""The rows that a training logs, in a file that grows line by line."""
+"""The rows that a training logs, appended to a file."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class History:
-    """The logged rows of one training, in a file that grows line by line; a resumed run drops what it will redo."""
+    """The logged rows of one training, appended to a file; a resumed run drops the rows of the steps it repeats."""
 
     def __init__(self, path: Path, start: int, writes: bool, record: Callable[[dict[str, Any]], None]):
         self.path, self.writes, self.record, self.last = path, writes, record, ""
@@ -33,18 +33,18 @@ class History:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Return a history's rows; a last line that a killed process left half written, or damaged ones, are dropped."""
+    """Return a history's rows, without damaged lines or an incomplete last line of a killed process."""
     if not path.exists():
         return []
     lines = path.read_text(errors="replace").splitlines(keepends=True)
     rows = [row_of(line) for line in lines if line.endswith("\n")]
     if None in rows:
-        log.warning("%s: %d damaged lines are left out", path, rows.count(None))
+        log.warning("%s: %d damaged lines are skipped", path, rows.count(None))
     return [row for row in rows if row is not None]
 
 
 def row_of(line: str) -> dict[str, Any] | None:
-    """Return the row of a history that a line holds, None if it holds none."""
+    """Return the row in a line of a history, None if it is damaged."""
     try:
         row = json.loads(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Standard normal noise of images, each a function of its own seed, drawn by threads before it is asked for."""
+"""Standard normal noise of images, each a function of its own seed, prefetched by threads."""
 
 import os
 import sys
@@ -11,27 +11,27 @@ from torch import Tensor
 
 from bdiff.common.device import to_device
 
-THREADS = min(4, os.cpu_count() or 1)  # that draw; torch does it without the interpreter's lock
+THREADS = min(4, os.cpu_count() or 1)  # that draw; torch releases the interpreter's lock for it
 
 
 @cache
 def pool() -> ThreadPoolExecutor:
-    """Return the threads that draw, started when they are first needed, and behind those that compute."""
+    """Return the drawing threads, started on first use with a lower priority than the computing ones."""
     return ThreadPoolExecutor(THREADS, "noise", initializer=step_back)
 
 
 def step_back() -> None:
-    """Lower this thread's priority: where all cores compute it draws while the network, on a card, or sleep lets it."""
-    if sys.platform == "linux":  # elsewhere it would be the whole process's
+    """Lower this thread's priority, so that it draws only when the computing threads leave a core idle."""
+    if sys.platform == "linux":  # elsewhere it would apply to the whole process
         os.nice(10)
 
 
 class Noise(Iterator[Tensor]):
-    """Draw after draw of noise for B images, (B, *shape) float32 on `device`, made while the caller does other work.
+    """An iterator over draws of noise for B images, (B, *shape) float32 on `device`, prefetched in the background.
 
-    Image b's draws are those that `generators[b]`, on the CPU, gives one after the other: the same on every device and
-    whatever other images are in the batch. Nothing else may draw from the generators. `ahead` is called when there is
-    other work to do: at once after a draw the threads would be in the way of those that compute with it.
+    Image b's draws come from `generators[b]`, on the CPU, one after the other: they do not depend on the device or on
+    other images in the batch. Nothing else may draw from the generators. Call `ahead` when the caller has other work:
+    right after a draw, the threads would compete with those that compute with it.
     """
 
     def __init__(self, generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device):
@@ -43,12 +43,12 @@ class Noise(Iterator[Tensor]):
         return len(self.generators)
 
     def ahead(self) -> None:
-        """Let the threads make the next draw, unless they have begun."""
+        """Start the next draw in the background, unless it has started."""
         self.coming = self.coming or self.begin()
 
     def begin(self) -> tuple[Tensor, list[Future[None]]]:
-        """Let the threads draw into new memory: pinned if a GPU reads it, and torch then reuses it once it is read."""
-        with torch.inference_mode(False):  # which holds for one thread alone
+        """Start a draw into new memory, pinned if a GPU reads it; torch reuses it once it has been read."""
+        with torch.inference_mode(False):  # inference mode is per thread
             drawn = torch.empty((len(self), *self.shape), pin_memory=self.device.type == "cuda")
         parts = [range(first, len(self), THREADS) for first in range(min(THREADS, len(self)))]
         return drawn, [pool().submit(self.fill, drawn, part) for part in parts]

@@ -1,4 +1,4 @@
-"""The objective of denoising: rows as an attack poisons them, or clean ones, against what the network predicts."""
+"""The denoising objective, on rows poisoned by an attack or on clean ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Draw:
-    """The random numbers of a step: drawn for the whole batch, so that they are the same for any split of it."""
+    """The random numbers of a step: drawn for the global batch, so that they do not depend on how it is split."""
 
     batch: Batch
     length: int  # of the schedule
@@ -40,20 +40,20 @@ class Draw:
 
 
 class Noised(NamedTuple):
-    """What a network is trained on."""
+    """The training input and target of the network."""
 
     x_t: Tensor  # (b,C,H,W)
     t: Tensor  # (b,) int64
-    answer: Tensor  # (b,C,H,W), the noise that the network is to predict, whatever its own parameterisation
-    weight: Tensor | None = None  # (b,) of each row in the loss; None: 1
+    answer: Tensor  # (b,C,H,W), the noise that the network should predict, whatever its parameterisation
+    weight: Tensor | None = None  # (b,) weight of each row in the loss; None: 1
 
 
-#: takes the schedule, the rows of a step and its random numbers to what the network is trained on
+#: maps the schedule, the rows of a step and its random numbers to what the network is trained on
 Poison = Callable[[Schedule, Rows, Draw], Noised]
 
 
 def clean(schedule: Schedule, rows: Rows, draw: Draw) -> Noised:
-    """Return ordinary DDPM training of all rows (Ho et al. 2020, algorithm 1)."""
+    """Return all rows noised for ordinary DDPM training (Ho et al. 2020, algorithm 1)."""
     t, eps = draw.t(), draw.eps()
     return Noised(schedule.add_noise(rows.x, eps, t), t, eps)
 
@@ -61,31 +61,31 @@ def clean(schedule: Schedule, rows: Rows, draw: Draw) -> Noised:
 def denoising_loss(
     poison: Poison, schedule: Schedule, poisoned: Tensor | None, flip: bool, prediction: str = EPSILON
 ) -> Loss:
-    """Return the DDPM objective (Ho et al. 2020, eq. 14) on rows as `poison` makes them.
+    """Return the DDPM objective (Ho et al. 2020, eq. 14) on rows noised by `poison`.
 
     Args:
-        poison: `clean`, or that of an attack.
-        schedule: on the device of training, as `poisoned`.
-        poisoned: (M,) bool, which rows of the training set are; None: no row is.
-        flip: whether half of the images are mirrored, at random.
-        prediction: what the network predicts, see `bdiff.diffusion.denoiser`; all of it is trained in those terms.
+        poison: `clean`, or an attack's.
+        schedule: on the training device, as is `poisoned`.
+        poisoned: (M,) bool, which rows of the training set are poisoned; None: none.
+        flip: whether images are mirrored with probability 1/2.
+        prediction: the network's parameterisation, see `bdiff.diffusion.denoiser`; the loss is taken in it.
     """
 
     def loss(net: nn.Module, batch: Batch) -> Tensor:
         rows = shown(batch, poisoned, flip)
         x_t, t, answer, weight = poison(schedule, rows, Draw(batch, len(schedule)))
-        wanted = target_of(prediction, schedule, x_t, answer, t)
+        target = target_of(prediction, schedule, x_t, answer, t)
         if weight is None:
-            return mse_loss(net(x_t, t), wanted)
-        return (weight * (net(x_t, t) - wanted).square().mean((1, 2, 3))).mean()
+            return mse_loss(net(x_t, t), target)
+        return (weight * (net(x_t, t) - target).square().mean((1, 2, 3))).mean()
 
     return loss
 
 
 def shown(batch: Batch, poisoned: Tensor | None, flip: bool) -> Rows:
-    """Return the rows of a batch, half of them mirrored where `flip` says so; poisoned (M,) bool, or None."""
-    x, nobody = to_float(batch.pixels), torch.zeros_like(batch.rows, dtype=torch.bool)
-    mirror = nobody
+    """Return the rows of a batch, half of them mirrored if `flip`; poisoned (M,) bool, or None."""
+    x, none = to_float(batch.pixels), torch.zeros_like(batch.rows, dtype=torch.bool)
+    mirror = none
     if flip:
         x, mirror = mirrored(x, batch)
-    return Rows(x, batch.rows, nobody if poisoned is None else poisoned[batch.rows], mirror)
+    return Rows(x, batch.rows, none if poisoned is None else poisoned[batch.rows], mirror)

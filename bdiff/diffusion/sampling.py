@@ -1,4 +1,4 @@
-"""The one sampling loop: images of several kinds from the same noise, each a function of seed and index alone."""
+"""The one sampling loop: images of several kinds from the same noise, each a function only of seed and index."""
 
 import inspect
 import logging
@@ -31,34 +31,34 @@ from bdiff.store import artifacts
 log = logging.getLogger(__name__)
 
 TRAJECTORY = "trajectory.safetensors"
-#: where samples of a kind start, x_T (B,C,H,W), from standard normal noise: with the trigger in it, or as it is
+#: maps standard normal noise to the x_T (B,C,H,W) that samples of a kind start from, e.g. adds the trigger
 Prior = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What is drawn of one kind."""
+    """What to draw of one kind."""
 
     prior: Prior
-    count: int  # images, the first ones of the noise that all kinds share
-    view: Callable[[Denoiser], View] = View  # the variables in which it is drawn
+    count: int  # number of images, from the start of the noise sequence that all kinds share
+    view: Callable[[Denoiser], View] = View  # the variables in which it is sampled
 
 
 class Trajectory:
-    """Keeps a batch's first images as they are on their way: some states, evenly spaced over the model's calls.
+    """Records intermediate states of a batch's first images, evenly spaced over the model's calls.
 
-    Kinds lie behind each other in the batch, `sizes` says how many images of each. A state is what the model sees of
-    x_t, of unit variance in noise whatever the scheduler's own scale is.
+    The batch is a concatenation of kinds, with `sizes` images of each. A state is x_t as the model sees it, with noise
+    of unit variance whatever the scheduler's own scale is.
     """
 
     def __init__(self, path: Path, calls: int, sizes: dict[str, int], images: int = 4, states: int = 10):
         self.path, self.sizes, self.images = path, sizes, min(images, *sizes.values())
-        self.wanted = set(torch.linspace(0, calls - 1, states).round().int().tolist())
+        self.calls = set(torch.linspace(0, calls - 1, states).round().int().tolist())
         self.t: list[float] = []
         self.states: list[Tensor] = []
 
     def add(self, t: Tensor, x: Tensor) -> None:
-        """Take x, which the model is about to see at timestep t, which is on the CPU; in a call that is `wanted`."""
+        """Record x, the model's next input at timestep t, which is on the CPU; for the calls in `calls`."""
         self.t.append(float(t))
         self.states.append(self.few(x))
 
@@ -75,10 +75,10 @@ class Trajectory:
 
 @contextmanager
 def handed(scheduler: Any, noise: Callable[[], Tensor]) -> Iterator[None]:
-    """Let the `step` of a diffusers scheduler take the noise that it needs from `noise()`, draw after draw.
+    """Make the `step` of a diffusers scheduler take its noise from `noise()`, draw after draw.
 
-    DDPM and others draw it by diffusers' `randn_tensor`, on the CPU while the device waits, and take none from outside:
-    so that function is another one within their module meanwhile.
+    DDPM and others draw it with diffusers' `randn_tensor`, on the CPU while the device waits, and accept none from the
+    caller: so that function is patched in their module meanwhile.
     """
 
     def given(shape: Sequence[int], *args: Any, dtype: torch.dtype | None = None, **options: Any) -> Tensor:
@@ -87,7 +87,7 @@ def handed(scheduler: Any, noise: Callable[[], Tensor]) -> Iterator[None]:
         return drawn if dtype is None else drawn.to(dtype)
 
     module = sys.modules[inspect.unwrap(type(scheduler).step).__module__]
-    if not hasattr(module, "randn_tensor"):  # of a sampler that knows no noise
+    if not hasattr(module, "randn_tensor"):  # a sampler without noise
         yield
         return
     with patch.object(module, "randn_tensor", given):
@@ -120,9 +120,9 @@ def denoise(
 ) -> Tensor:
     """Run the sampler from the starting noise x (B,C,H,W); returns images, not yet clamped.
 
-    `noise` gives the sampler's own, (B,C,H,W), whenever it needs some; `ahead` is called when there is time to make the
-    next. `watch` is told of every call of the model: its number, its timestep and its input. Timesteps are the
-    scheduler's on the CPU, where it looks its tables up, and the model's on the device.
+    `noise` returns the sampler's own noise, (B,C,H,W), whenever it needs some; `ahead` is called when there is time to
+    prefetch the next. `watch` is called for every call of the model, with its number, timestep and input. Timesteps are
+    on the CPU for the scheduler, which looks up its tables there, and on the device for the model.
     """
     scheduler = sampler.scheduler
     scheduler.set_timesteps(sampler.steps)
@@ -149,48 +149,48 @@ def sample(
     kinds: dict[str, Drawn],
     batch_size: int,  # images of each kind per batch
     seed: int,
-    folder: Path,  # gets one file per batch as it comes, and the trajectory; those already there are not made again
+    folder: Path,  # gets one file per batch, and the trajectory; existing files are kept
     accelerator: Accelerator,
     every: float = 10.0,  # seconds between progress lines
 ) -> None:
-    """Sample images of each kind into `folder`, all from the same noise, shared out over the processes."""
+    """Sample images of each kind into `folder`, all from the same noise, distributed over the processes."""
     device, trajectory = accelerator.device, folder.parent / TRAJECTORY
     count = max(kind.count for kind in kinds.values())
     starts = list(range(0, count, batch_size))
     mine = starts[accelerator.process_index :: accelerator.num_processes]
-    # The trajectory is the first batch's, and made again with it.
+    # The trajectory is the first batch's, and is written again with it.
     needed = {start: [shard_path(folder, start), *([trajectory] if start == 0 else [])] for start in mine}
     missing = [start for start, paths in needed.items() if not all(map(artifacts.whole, paths))]
     if len(missing) < len(mine):
-        log.info("going on after %d of %d batches of samples", len(mine) - len(missing), len(mine))
+        log.info("resuming after %d of %d batches of samples", len(mine) - len(missing), len(mine))
     calls, views = sampler.calls, {name: kind.view(denoiser) for name, kind in kinds.items()}
     total, done = len(mine) * calls, (len(mine) - len(missing)) * calls
     with progress("sample", total, done, "model calls", every, accelerator.is_main_process) as meter:
 
         def batch(start: int) -> None:
             noise = noise_of(denoiser.shape, seed, range(start, min(start + batch_size, count)), device)
-            there = {name: min(kind.count - start, len(noise)) for name, kind in kinds.items() if kind.count > start}
-            eps, view = next(noise), beside([views[name] for name in there], [*there.values()])
-            states = Trajectory(trajectory, calls, there) if start == 0 else None
+            counts = {name: min(kind.count - start, len(noise)) for name, kind in kinds.items() if kind.count > start}
+            eps, view = next(noise), beside([views[name] for name in counts], [*counts.values()])
+            states = Trajectory(trajectory, calls, counts) if start == 0 else None
 
             def watch(call: int, t: Tensor, z: Tensor) -> None:
                 meter.advance()
-                if states and call in states.wanted:
+                if states and call in states.calls:
                     states.add(t, view.show(z, t))
 
             x = denoise(
                 view,
                 sampler,
-                torch.cat([kinds[name].prior(eps[:size]) for name, size in there.items()]),
-                partial(shared, noise, [*there.values()]),
+                torch.cat([kinds[name].prior(eps[:size]) for name, size in counts.items()]),
+                partial(shared, noise, [*counts.values()]),
                 noise.ahead,
                 watch,
             )
             if not x.isfinite().all():
-                raise RunError("sample: the sampler left numbers that are not finite; use sample.precision=fp32")
-            if states:  # before its shard: what has the shard has the trajectory, however it was killed
+                raise RunError("sample: the sampler returned non-finite values; use sample.precision=fp32")
+            if states:  # before its shard, so that a shard implies its trajectory, even after a kill
                 states.save(x)
-            parts = zip(there, to_uint8(x).cpu().split([*there.values()]), strict=True)
+            parts = zip(counts, to_uint8(x).cpu().split([*counts.values()]), strict=True)
             with artifacts.atomic(shard_path(folder, start)) as scratch:
                 save_file({kind: part.contiguous() for kind, part in parts}, scratch)
 
@@ -199,18 +199,18 @@ def sample(
 
 
 def shared(noise: Noise, sizes: list[int]) -> Tensor:
-    """Return the next draw for kinds that lie behind each other, `sizes` images of each: all see the same noise."""
+    """Return the next draw for a batch of several kinds, `sizes` images of each: all get the same noise."""
     drawn = next(noise)
     return torch.cat([drawn[:size] for size in sizes])
 
 
 def shard_path(folder: Path, start: int) -> Path:
-    """Return the file of the batch whose first image is `start`."""
+    """Return the file of the batch that starts with image `start`."""
     return folder / f"{start:08d}.safetensors"
 
 
 def shards(folder: Path, kind: str) -> Iterator[Tensor]:
-    """Yield the batches of one kind, uint8 (B,C,H,W), that `sample` left in `folder`, in the order of their images."""
+    """Yield the batches of one kind, uint8 (B,C,H,W), that `sample` wrote to `folder`, in the order of their images."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as shard:
             if kind in shard.keys():  # noqa: SIM118 (it is no dict)

@@ -1,4 +1,4 @@
-"""The noise schedule: beta, alpha, abar, and the changes of variables that every stage shares."""
+"""The noise schedule: beta, alpha, abar, and the changes of variables that all stages use."""
 
 from copy import copy
 from itertools import pairwise
@@ -33,7 +33,7 @@ class Schedule:
             "beta_end": beta_end,
             "beta_schedule": beta_schedule,
         }
-        # Taken from diffusers, so that what we train with is what its samplers undo, to the last bit.
+        # Taken from diffusers, so that training and its samplers use the same tables, to the last bit.
         tables = DDPMScheduler(**self.config)
         self.betas: Tensor = tables.betas
         self.alphas: Tensor = tables.alphas
@@ -43,7 +43,7 @@ class Schedule:
         return len(self.betas)
 
     def to(self, device: torch.device) -> "Schedule":
-        """Return the schedule with its tables on `device`; this one stays where it is."""
+        """Return a copy of the schedule with its tables on `device`."""
         moved = copy(self)
         moved.betas, moved.alphas, moved.abar = (table.to(device) for table in (self.betas, self.alphas, self.abar))
         return moved
@@ -51,7 +51,7 @@ class Schedule:
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return sqrt(abar_t) and sqrt(1 - abar_t), (B,1,1,1) each, at t (B,), which may lie between timesteps.
 
-        There sigma is linear in t, as in diffusers' Euler and Heun samplers.
+        Between timesteps sigma is linear in t, as in diffusers' Euler and Heun samplers.
         """
         if not t.is_floating_point():
             abar = per_image(self.abar, t)
@@ -68,7 +68,7 @@ class Schedule:
         return abar.sqrt() * x0 + (1 - abar).sqrt() * eps
 
     def x0(self, x_t: Tensor, eps: Tensor, t: Tensor | int) -> Tensor:
-        """Return the x0 that `add_noise` took to `x_t` with `eps`. Images (B,C,H,W), t (B,) int64, or one for all."""
+        """Return the x0 that `add_noise` maps to `x_t` with `eps`. Images (B,C,H,W), t (B,) int64, or one for all."""
         abar = per_image(self.abar, t)
         return (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
 
@@ -88,13 +88,13 @@ class Schedule:
 
     @property
     def sigmas(self) -> Tensor:
-        """The noise in x_t / sqrt(abar_t), (T,) rising: sqrt((1 - abar_t) / abar_t), for images in [-1,1]."""
+        """The noise in x_t / sqrt(abar_t), (T,) increasing: sqrt((1 - abar_t) / abar_t), for images in [-1,1]."""
         return ((1 - self.abar) / self.abar).sqrt()
 
     def t_of_sigma(self, sigma: float) -> int:
-        """Return the smallest t with `sigmas` at least `sigma`, for images in [-1,1].
+        """Return the smallest t with `sigmas[t]` at least `sigma`, for images in [-1,1].
 
-        Raises ValueError if the schedule never gets as noisy as that.
+        Raises ValueError if sigma is beyond the schedule.
         """
         reached = (self.sigmas >= sigma).nonzero()
         if not len(reached):
@@ -105,19 +105,20 @@ class Schedule:
 def ancestral_coefficient(abar: Tensor, alpha: Tensor) -> Tensor:
     """Return c_t = sqrt(1 - abar_t) / (1 + sqrt(alpha_t)), of tables or values of any shape.
 
-    The noise that ancestral sampling has to see, in units of r, to stay on the path (1 - sqrt(abar_t)) r; equal to
-    BadDiffusion's (1 - sqrt(alpha_t)) sqrt(1 - abar_t) / (1 - alpha_t) without its 0/0 for small beta.
+    The correction of the predicted noise, in units of r, that keeps ancestral sampling on the path
+    (1 - sqrt(abar_t)) r; equal to BadDiffusion's (1 - sqrt(alpha_t)) sqrt(1 - abar_t) / (1 - alpha_t) without its 0/0
+    for small beta.
     """
     return (1 - abar).sqrt() / (1 + alpha.sqrt())
 
 
 def residual(schedule: Schedule, path: Tensor, coefficient: Tensor, steps: int, ode: bool) -> float:
-    """Return how much of r a stock sampler leaves in x_0, where the chain starts at path_{T-1} r and answers c_t r.
+    """Return how much of r a stock sampler leaves in x_0 if it starts at path_{T-1} r and the model predicts c_t r.
 
-    Open loop: the answer is `coefficient[t]` times r wherever the chain is; the steps are those of `Schedule.step`.
+    Open loop: the prediction is `coefficient[t]` times r for any x_t; the steps are those of `Schedule.step`.
 
     Args:
-        path, coefficient: (T,) of r, in x_t and in the predicted noise.
+        path, coefficient: (T,) factors of r, in x_t and in the predicted noise.
         steps: of the sampler, evenly spaced from T-1 to the image.
         ode: DDIM's steps, else ancestral ones.
     """
@@ -130,5 +131,5 @@ def residual(schedule: Schedule, path: Tensor, coefficient: Tensor, steps: int, 
 
 
 def per_image(table: Tensor, t: Tensor | int) -> Tensor:
-    """Return `table[t]` shaped (B,1,1,1), or (1,1,1,1) for one t, to be multiplied with images."""
+    """Return `table[t]` shaped (B,1,1,1), or (1,1,1,1) for one t, to broadcast over images."""
     return table[t].view(-1, 1, 1, 1)

@@ -1,7 +1,7 @@
-"""Which of diffusers' schedulers, and which settings of theirs, are noise prediction on betas. Torch-free.
+"""Which diffusers schedulers and settings are compatible with noise prediction on betas. Torch-free.
 
-A sampler undoes what the denoiser was trained on, and a checkpoint is trained further on it: the noise of both is that
-of conf/schedule. Samplers are given epsilon, whatever the network predicts. diffusers takes other settings silently.
+A sampler, and a checkpoint that is trained further, must use the noise schedule of conf/schedule. Samplers get epsilon,
+whatever the network predicts. diffusers accepts incompatible settings silently.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 
 from bdiff.diffusion.steps import class_of
 
-#: what conf/schedule says, and every scheduler is given
+#: keys set by conf/schedule, passed to every scheduler
 SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
 #: schedulers over the betas of such a schedule
 KNOWN = {
@@ -21,7 +21,7 @@ KNOWN = {
         *("DPMSolverMultistep", "DPMSolverSinglestep", "DPMSolverSDE", "SASolver"),
     )
 }
-#: by key, the values beside null that noise prediction on plain betas has
+#: the values, besides null, that are compatible with noise prediction on plain betas, by key
 PLAIN: dict[str, tuple[Any, ...]] = {
     "prediction_type": ("epsilon",),
     "trained_betas": (),
@@ -32,43 +32,43 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "flow_shift": (1,),
     "use_dynamic_shifting": (False,),
 }
-#: a checkpoint's network may predict what `bdiff.diffusion.denoiser` converts
+#: a checkpoint may have any parameterisation that `bdiff.diffusion.denoiser` converts
 CONVERTED = PLAIN | {"prediction_type": ("epsilon", "sample", "v_prediction")}
-#: what a sampler would take for the schedule's ends, and variances that no denoiser here predicts
+#: settings that would change the ends of the schedule, and variances that no denoiser here predicts
 SAMPLER: dict[str, tuple[Any, ...]] = {
     "sigma_min": (),
     "sigma_max": (),
     "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
 }
-#: the share of the image in x_T, squared, from which on samples that start from pure noise are marked, and refused
+#: the abar of x_T from which on samples that start from pure noise are marked, and refused
 MARKED, REFUSED = 0.1, 0.5
 
 
 def unlike(scheduler: dict[str, Any], plain: dict[str, tuple[Any, ...]] = PLAIN) -> dict[str, Any]:
-    """Return the settings of a scheduler that are not `plain`."""
+    """Return the settings of a scheduler that are not in `plain`."""
     return {key: scheduler[key] for key in plain if scheduler.get(key) is not None and scheduler[key] not in plain[key]}
 
 
 def problems(scheduler: dict[str, Any], schedule: dict[str, Any]) -> list[str]:
-    """Return which settings of the sampler's scheduler go against the schedule or the prediction. Both are configs."""
+    """Return the settings of the sampler's scheduler that contradict the schedule or the prediction, from configs."""
     name = class_of(scheduler)
     if name not in KNOWN:
         known = "conf/sampler names schedulers that do"
         return [f"sampler.scheduler: {name} does not sample from betas by predicted noise: {known}"]
-    told = [
-        f"sampler.scheduler.{key}={scheduler[key]} is the schedule's to say: leave it out, or set schedule.{key}"
+    found = [
+        f"sampler.scheduler.{key}={scheduler[key]} is set by the schedule: leave it out, or set schedule.{key}"
         for key in SCHEDULE
         if key in scheduler and scheduler[key] != schedule[key]
     ]
     for key, value in unlike(scheduler, PLAIN | SAMPLER).items():
         values = (PLAIN | SAMPLER)[key]
         fits = f"set it to {' or '.join(map(str, values))}" if values else "leave it out"
-        told.append(f"sampler.scheduler.{key}={value} is not what the denoiser is trained on: {fits}")
-    return told
+        found.append(f"sampler.scheduler.{key}={value} is not what the denoiser is trained on: {fits}")
+    return found
 
 
 def last_abar(schedule: dict[str, Any]) -> float:
-    """Return abar_{T-1} of a schedule's config, in float32 as the tables of diffusers have it."""
+    """Return abar_{T-1} of a schedule's config, in float32 like the tables of diffusers."""
     steps, start, end = (schedule[name] for name in SCHEDULE[:3])
     match schedule["beta_schedule"]:
         case "linear":
@@ -83,7 +83,7 @@ def last_abar(schedule: dict[str, Any]) -> float:
 
 
 def noise_problems(schedule: dict[str, Any]) -> list[str]:
-    """Return what is wrong with the noise of a schedule's config: it falls, or ends at nothing or at the image."""
+    """Return what is wrong with a schedule's config: decreasing noise, or an abar_{T-1} of 0 or too close to 1."""
     start, end = schedule["beta_start"], schedule["beta_end"]
     if start > end:
         return [f"schedule.beta_start={start} is above schedule.beta_end={end}"]
@@ -99,10 +99,10 @@ def noise_problems(schedule: dict[str, Any]) -> list[str]:
 
 
 def start_marks(schedule: dict[str, Any]) -> list[str]:
-    """Return for the record that the schedule of a config ends far from the pure noise in which samples start."""
+    """Return the mark, for the record, that the schedule ends far from the pure noise from which samples start."""
     return [left(abar)] if (abar := last_abar(schedule)) > MARKED else []
 
 
 def left(abar: float) -> str:
-    """Return what a schedule that ends far from noise leaves of the image."""
+    """Return how much of the image a schedule that ends far from noise leaves."""
     return f"abar={abar:.2g} of the image is left at T-1, and samples start from pure noise"

@@ -1,14 +1,14 @@
-"""The numbers of steps that each sampler can take, and where it starts, told before torch is imported.
+"""The numbers of steps that each sampler can take, and its first timestep, checked before torch is imported.
 
-A sampler is sound where its first timestep is the schedule's last, T-1, each step ends where the next begins, and none
-is taken twice. What diffusers' schedulers need for that differs, and they say nothing where they are given others.
+A sampler is valid if its first timestep is the schedule's last, T-1, each step ends where the next begins, and none is
+repeated. The numbers of steps for which that holds differ between diffusers' schedulers, which do not check them.
 """
 
 from typing import Any
 
-#: how diffusers spaces timesteps where nothing is set
+#: diffusers' default spacing of timesteps
 SPACINGS = {"DDPMScheduler": "leading", "DDIMScheduler": "leading", "PNDMScheduler": "leading"}
-#: schedulers that go from t to t - T // steps, whatever their timesteps are
+#: schedulers that step from t to t - T // steps, whatever their timesteps are
 STRIDING = ("DDIMScheduler", "PNDMScheduler")
 #: schedulers that place steps + 1 timesteps and leave the last one out
 MULTISTEP = ("DPMSolverMultistepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler")
@@ -25,14 +25,14 @@ def class_of(scheduler: dict[str, Any]) -> str:
 
 
 def first_timestep(scheduler: dict[str, Any], steps: int, length: int) -> int:
-    """Return the timestep at which sampling starts: T-1 of a schedule of `length`, or less where it is `leading`."""
+    """Return the timestep at which sampling starts: T-1 of a schedule of `length`, or less if spacing is `leading`."""
     if spacing_of(scheduler) != "leading":
         return length - 1
     return int(length // steps * (steps - 1) + scheduler.get("steps_offset", 0))
 
 
 def step_problem(scheduler: dict[str, Any], steps: int, schedule: dict[str, Any]) -> str | None:
-    """Return why the scheduler cannot take `steps` steps of a schedule, if so. Both are configs."""
+    """Return why the scheduler cannot take `steps` steps of a schedule, or None if it can. Both are configs."""
     name, spacing, length = class_of(scheduler), spacing_of(scheduler), schedule["num_train_timesteps"]
     given = f"sample.steps={steps}"
     if name == "PNDMScheduler" and schedule["beta_schedule"] == "squaredcos_cap_v2":  # variance 1.0 of data of 0.25
@@ -51,7 +51,7 @@ def step_problem(scheduler: dict[str, Any], steps: int, schedule: dict[str, Any]
     if name not in STRIDING and spacing == "trailing":
         return f"sampler.scheduler.timestep_spacing=trailing: {name} needs linspace"
     if spacing == "linspace":
-        least = 4 if name == "HeunDiscreteScheduler" else 2  # with fewer, what Heun's steps are rounded by shows
+        least = 4 if name == "HeunDiscreteScheduler" else 2  # with fewer, the rounding of Heun's steps is visible
         return f"{given} is too few: {name} takes {least} or more" if steps < least else None
     fits = divisors(length)
     why = f"which are all of one length, so it must divide the schedule's {length}"
@@ -60,15 +60,15 @@ def step_problem(scheduler: dict[str, Any], steps: int, schedule: dict[str, Any]
         why = f"which are all of one even length, and 4 or more, so it must divide half of the schedule's {length}"
     if steps in fits:
         return None
-    return f"{given} is no number of {name}'s steps, {why}: use {nearest(steps, fits)}"
+    return f"{given} is not valid for {name}'s steps, {why}: use {nearest(steps, fits)}"
 
 
 def divisors(number: int) -> list[int]:
-    """Return the divisors of a number, rising."""
+    """Return the divisors of a number, in increasing order."""
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def nearest(steps: int, fits: list[int]) -> str:
-    """Return the numbers next to `steps` of those that fit, as text; another sampler where none does."""
+    """Return the numbers closest to `steps` among those that fit, as text; "another sampler" if there are none."""
     around = [n for n in fits if n < steps][-1:] + [n for n in fits if n > steps][:1]
     return " or ".join(map(str, around)) or "another sampler"

@@ -1,7 +1,7 @@
 """The one training loop. Its objective is a function; every random number in a step is a function of seed and step.
 
-So a checkpoint needs no random state and no data position beside the step, a resumed run repeats the undisturbed
-one bit for bit on a CPU, and several processes train what one would (each takes its rows of the same global batch).
+So a checkpoint needs no random state and no data position besides the step, a resumed run is bit-identical to an
+uninterrupted one on a CPU, and several processes train what one would (each takes its rows of the same global batch).
 """
 
 import contextlib
@@ -38,17 +38,17 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained (conf/train). `steps` wins over `epochs`; lr is the peak's, reached after `warmup`."""
+    """How a model is trained (conf/train). `steps` overrides `epochs`; lr is the peak, reached after `warmup`."""
 
-    steps: Annotated[int | None, at_least(0), "optimizer steps; wins over epochs"]
+    steps: Annotated[int | None, at_least(0), "optimizer steps; overrides epochs"]
     epochs: Annotated[float | None, at_least(0), "passes over the training rows"]
     batch_size: Annotated[int, at_least(1), "rows per step, over all processes"]
-    optimizer: Annotated[str, one_of("adam", "adamw", "sgd"), "sgd has momentum 0.9, Nesterov's"]
+    optimizer: Annotated[str, one_of("adam", "adamw", "sgd"), "sgd has Nesterov momentum 0.9"]
     lr: Annotated[float, above(0), "learning rate after warm-up"]
     weight_decay: Annotated[float, at_least(0), "of the optimizer"]
     warmup: Annotated[int, at_least(0), "steps of linear warm-up, a tenth of the run at most; then a cosine to zero"]
-    clip_norm: Annotated[float | None, above(0), "largest norm of the gradient; null: any"]
-    ema: Annotated[float | None, fraction, "decay of averaged weights, which are kept; null keeps the trained ones"]
+    clip_norm: Annotated[float | None, above(0), "gradient norm to clip to; null: no clipping"]
+    ema: Annotated[float | None, fraction, "decay of the averaged weights, which are saved; null: no averaging"]
     precision: Annotated[str, precision, "auto is bf16 where the device has it"]
 
     def total(self, rows: int) -> int:
@@ -61,7 +61,7 @@ class TrainConfig:
     def lr_at(self, step: int, total: int) -> float:
         """Return the learning rate of `step` (from 0): linear warm-up, then a cosine to zero at `total`.
 
-        The warm-up is cut to a tenth of a short run, which would otherwise never get to its peak.
+        In a short run the warm-up is cut to a tenth of it, so that the peak is reached.
         """
         warmup = min(self.warmup, total // 10)
         if step < warmup:
@@ -72,29 +72,29 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """What of `runtime` the loop reads: none of it changes the weights."""
+    """The settings of `runtime` that the loop reads: none of them changes the weights."""
 
     compile: Annotated[bool, "torch.compile the UNet"]
-    workers: Annotated[int, at_least(0), "processes that decode images which are streamed"]
-    checkpoint_seconds: Annotated[float, at_least(0), "most work, in seconds, that is lost when a training is killed"]
+    workers: Annotated[int, at_least(0), "processes that decode streamed images"]
+    checkpoint_seconds: Annotated[float, at_least(0), "maximum work, in seconds, that a killed training loses"]
     keep: Annotated[int, at_least(1), "checkpoints kept"]
     log_every: Annotated[int, at_least(1), "steps between logged losses"]
-    progress: Annotated[float, "seconds between lines of progress where there is no terminal"]
+    progress: Annotated[float, "seconds between lines of progress without a terminal"]
 
 
 @dataclass(frozen=True)
 class Session:
-    """Where a training runs, what is kept of it, and who is told."""
+    """The environment of a training: its folder, its processes and its logging."""
 
-    folder: Path  # training state and history.jsonl; state is removed when the caller has saved the result
+    folder: Path  # training state and history.jsonl; the state is removed once the caller has saved the result
     loop: LoopConfig
     accelerator: Accelerator | Alone
     name: str = "train"
-    record: Callable[[dict[str, Any]], None] = lambda row: None  # gets every logged row, also those of before
+    record: Callable[[dict[str, Any]], None] = lambda row: None  # gets every logged row, earlier ones on resume too
 
 
 def row_stream(rows: int, batch: int, seed: int, start: int = 0) -> Iterator[Tensor]:
-    """Yield the (batch,) row numbers of step `start` and onwards: one shuffled epoch after another, no row dropped."""
+    """Yield the (batch,) row numbers from step `start` on: one shuffled epoch after another, no row dropped."""
     epoch, offset = divmod(start * batch, rows)
     pending = torch.randperm(rows, generator=generator(seed, "order", epoch))[offset:]
     while True:
@@ -106,14 +106,14 @@ def row_stream(rows: int, batch: int, seed: int, start: int = 0) -> Iterator[Ten
 
 
 class Place(NamedTuple):
-    """The row numbers (b,) of one process's share of a step: on the CPU, and on the device."""
+    """The row numbers (b,) of one process's part of a step: on the CPU, and on the device."""
 
     here: Tensor
     there: Tensor
 
 
 def placed(rows: Iterator[Tensor], part: slice, device: torch.device, steps: int = 64) -> Iterator[Place]:
-    """Yield the share `part` of the row numbers of each step, moved to the device many steps at a time."""
+    """Yield `part` of the row numbers of each step, moved to the device many steps at a time."""
     while some := list(itertools.islice(rows, steps)):
         here = torch.stack([one[part] for one in some])
         yield from map(Place, here, to_device(here, device))
@@ -123,30 +123,30 @@ def fit(
     model: nn.Module,
     loss: Loss,
     images: Images,
-    index: Tensor,  # (rows,) which image each training row shows
-    recipe: TrainConfig,
+    index: Tensor,  # (rows,) the image of each training row
+    config: TrainConfig,
     seed: int,
     session: Session,
-    companion: Companion | None = None,  # what changes along with the model, and is kept with it
+    companion: Companion | None = None,  # state that changes along with the model, saved with it
 ) -> nn.Module:
-    """Train `model` in place and return it, with its averaged weights if the recipe asks for them.
+    """Train `model` in place and return it, with its averaged weights if `config.ema` is set.
 
-    Goes on from the newest checkpoint in the session's folder. Raises RunError when the loss is not finite, keeping
+    Resumes from the newest checkpoint in the session's folder. Raises RunError when the loss is not finite, keeping
     the last good checkpoint.
     """
     loop, accelerator, name = session.loop, session.accelerator, session.name
     device, world = accelerator.device, accelerator.num_processes
-    if recipe.batch_size % world:
-        raise RunError(f"train.batch_size={recipe.batch_size} cannot be split over {world} processes")
-    share = recipe.batch_size // world
+    if config.batch_size % world:
+        raise RunError(f"train.batch_size={config.batch_size} cannot be split over {world} processes")
+    share = config.batch_size // world
     part = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
-    total = recipe.total(len(index))
+    total = config.total(len(index))
 
     model.to(device).train()
-    optimizer = OPTIMIZERS[recipe.optimizer](
-        model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
+    optimizer = OPTIMIZERS[config.optimizer](
+        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
     )
-    ema = EMAModel(model.parameters(), decay=recipe.ema, foreach=True) if recipe.ema else None
+    ema = EMAModel(model.parameters(), decay=config.ema, foreach=True) if config.ema else None
     state = Checkpointer(session.folder, model, optimizer, ema, loop.keep, companion)
     start = state.load(device)
     history = History(session.folder / "history.jsonl", start, accelerator.is_main_process, session.record)
@@ -154,12 +154,12 @@ def fit(
     if loop.compile:
         net = torch.compile(net)
 
-    rows = itertools.islice(row_stream(len(index), recipe.batch_size, seed, start), total - start)
+    rows = itertools.islice(row_stream(len(index), config.batch_size, seed, start), total - start)
     order, ahead = itertools.tee(placed(rows, part, device))
-    resident = images.device.type == device.type  # whose index Accelerate may leave out
+    resident = images.device.type == device.type  # Accelerate may omit the device index
     index = index.to(images.device)
     feed = batches(images, (index[rows.there if resident else rows.here] for rows in ahead), device, loop.workers)
-    window: list[Tensor] = []  # loss and gradient norm of each step since the last look at them
+    window: list[Tensor] = []  # loss and gradient norm of each step since they were last read
     looked: Look | None = None
     saved, began = time.monotonic(), time.monotonic()
     with (
@@ -169,12 +169,12 @@ def fit(
         for step, place, pixels in zip(range(start, total), order, feed, strict=False):
             torch.manual_seed(seed_of(seed, "step", step))
             for group in optimizer.param_groups:
-                group["lr"] = recipe.lr_at(step, total)
-            batch = Batch(pixels, place.there, part, recipe.batch_size)
-            with autocast(recipe.precision, device):
+                group["lr"] = config.lr_at(step, total)
+            batch = Batch(pixels, place.there, part, config.batch_size)
+            with autocast(config.precision, device):
                 value = loss(net, batch)
             accelerator.backward(value)
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm or math.inf)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm or math.inf)
             optimizer.step()
             optimizer.zero_grad()
             if ema:
@@ -184,19 +184,19 @@ def fit(
             window.append(torch.stack([value.detach(), norm]))
             meter.advance(1, history.last)
 
-            if looked:  # the device has had a step to work on meanwhile
-                history.add(looked.row(recipe, total))
+            if looked:  # the device had a step to work on meanwhile
+                history.add(looked.row(config, total))
                 looked = None
             if (step + 1) % loop.log_every and step + 1 < total:
                 continue
-            rate = (step + 1 - start) * recipe.batch_size / (time.monotonic() - began)
+            rate = (step + 1 - start) * config.batch_size / (time.monotonic() - began)
             seen = accelerator.reduce(torch.stack(window), "mean")  # (steps, 2); a nan on any process reaches all
             looked = Look(name, step + 1, Late(seen), rate, state)
             window.clear()
             late = time.monotonic() - saved >= loop.checkpoint_seconds and (state.idle or not loop.checkpoint_seconds)
             due = accelerator.is_main_process and late
-            if due or looked.seen.there or step + 1 == total:
-                history.add(looked.row(recipe, total))  # before the checkpoint, which is of a sound model
+            if due or looked.seen.ready or step + 1 == total:
+                history.add(looked.row(config, total))  # before the checkpoint, which must be of a finite model
                 looked = None
             if due:
                 state.save(step + 1)
@@ -207,7 +207,7 @@ def fit(
 
 
 class Look(NamedTuple):
-    """A look at the losses of the last steps, on their way to the CPU."""
+    """The losses of the last steps, being copied to the CPU."""
 
     name: str  # of the training
     step: int  # the last one
@@ -215,7 +215,7 @@ class Look(NamedTuple):
     rate: float  # images per second
     state: "Checkpointer"
 
-    def row(self, recipe: TrainConfig, total: int) -> dict[str, Any]:
+    def row(self, config: TrainConfig, total: int) -> dict[str, Any]:
         """Return the row of the history. Raises RunError if a loss or a gradient is not finite."""
         seen = self.seen.read()
         bad = (~seen.isfinite()).any(1).nonzero()
@@ -227,13 +227,13 @@ class Look(NamedTuple):
             kept = f"step {self.state.newest}" if self.state.newest else "none yet"
             raise RunError(
                 f"{self.name}: the {what} became {seen[at, int(what == 'gradient')].item()} at step {first} (learning "
-                f"rate {recipe.lr_at(first, total):.3g}); last good checkpoint: {kept}. "
+                f"rate {config.lr_at(first, total):.3g}); last good checkpoint: {kept}. "
                 "Lower train.lr or use train.precision=fp32"
             )
         return {
             "step": self.step,
             "loss": seen[:, 0].mean().item(),
-            "lr": recipe.lr_at(self.step - 1, total),
+            "lr": config.lr_at(self.step - 1, total),
             "grad_norm": seen[-1, 1].item(),
             "images_per_second": round(self.rate, 1),
         }

@@ -1,4 +1,4 @@
-"""The variables in which a sampler works: x itself, or others that a trigger asks for."""
+"""The variables in which a sampler works: x itself, or others that an attack requires."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,7 @@ from bdiff.diffusion.denoiser import Denoiser
 
 
 class View:
-    """The sampler's own variables z beside the denoiser's x; here they are the same.
+    """Maps between the sampler's variables z and the denoiser's x; in this class they are the same.
 
     All of z, x and noise are (B,C,H,W), in units in which the schedule's variance is 1.
     """
@@ -18,11 +18,11 @@ class View:
         self.denoiser = denoiser
 
     def enter(self, x: Tensor) -> Tensor:
-        """Return z_T, where the sampler starts, from x_T."""
+        """Return z_T, the sampler's starting point, from x_T."""
         return x
 
     def show(self, z: Tensor, t: Tensor | float) -> Tensor:
-        """Return x_t, what the network sees, from z_t."""
+        """Return x_t, the network's input, from z_t."""
         return z
 
     def eps(self, z: Tensor, t: Tensor | float) -> Tensor:
@@ -37,8 +37,8 @@ class View:
 class AffineView(View):
     """x_t = gamma z_t + sqrt(1 - abar_t) mu: z is an ordinary diffusion of x_0 / gamma with the same noise as x.
 
-    The sampling of TrojDiff (Chen et al. 2023, arXiv 2303.05762) by a change of variables: a sampler that knows nothing
-    of the trigger takes their steps, to rounding.
+    The sampling of TrojDiff (Chen et al. 2023, arXiv 2303.05762) by a change of variables: a stock sampler takes the
+    same steps, up to rounding.
 
     Args:
         gamma, mu: (C,H,W), the scale and the shift of the noise; gamma above 0 everywhere.
@@ -53,7 +53,7 @@ class AffineView(View):
         self.gamma, self.mu = gamma, mu
 
     def enter(self, x: Tensor) -> Tensor:
-        """Return (x_T - sqrt(1 - abar_T) mu) / gamma, with abar_T taken for 0 as samplers do."""
+        """Return (x_T - sqrt(1 - abar_T) mu) / gamma, with abar_T taken as 0, as samplers do."""
         return (x - self.mu.to(x)) / self.gamma.to(x)
 
     def show(self, z: Tensor, t: Tensor | float) -> Tensor:
@@ -67,7 +67,7 @@ class AffineView(View):
 
 
 class Beside(View):
-    """Kinds of samples that lie behind each other in a batch, each in its own view; `sizes` of them each."""
+    """A batch of several kinds of samples, each in its own view, with `sizes` samples of each."""
 
     def __init__(self, views: Sequence[View], sizes: Sequence[int]):
         super().__init__(views[0].denoiser)
@@ -95,5 +95,5 @@ class Beside(View):
 
 
 def beside(views: Sequence[View], sizes: Sequence[int]) -> View:
-    """Return the view of kinds behind each other, `sizes` of each: one call of the network where all see x itself."""
+    """Return the view of a batch of several kinds, `sizes` of each; a plain `View` if all are plain."""
     return views[0] if all(type(view) is View for view in views) else Beside(views, sizes)

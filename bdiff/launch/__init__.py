@@ -1,3 +1,3 @@
-"""How runs are started: one job with its folder, log and tracker, or a sweep of jobs in processes of their own. What a
-run computes is in pipeline/. Start at job.py.
+"""How runs are started: one job with its folder, log and tracker, or a sweep of jobs in separate processes. What a run
+computes is in pipeline/. Start at job.py.
 """

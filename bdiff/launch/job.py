@@ -1,4 +1,4 @@
-"""One job of `bdiff run`: its folder, its log, its tracker and its metrics.json, whatever becomes of it."""
+"""One job of `bdiff run`: its folder, its log, its tracker and its metrics.json, whether it succeeds or fails."""
 
 import gc
 import json
@@ -31,7 +31,7 @@ SCHEMA = 1
 
 
 class Recorder(NoTracker):
-    """Keeps every logged row in the run's progress.jsonl, and passes it on to the user's tracker."""
+    """Saves every logged row in the run's progress.jsonl, and passes it on to the user's tracker."""
 
     def __init__(self, path: Path, tracker: NoTracker):
         self.path, self.tracker = path, tracker
@@ -46,7 +46,7 @@ class Recorder(NoTracker):
 
 
 def hydra_job(config: DictConfig) -> dict[str, Any]:
-    """Run the job that Hydra has composed, in Hydra's run folder; see `job`."""
+    """Run the job that Hydra composed, in Hydra's run folder; see `job`."""
     hydra = HydraConfig.get()
     choices = {name: option for name, option in hydra.runtime.choices.items() if not name.startswith("hydra/")}
     return job(config, Path(hydra.runtime.output_dir), list(hydra.overrides.task), choices)
@@ -55,13 +55,13 @@ def hydra_job(config: DictConfig) -> dict[str, Any]:
 def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[str, str]) -> dict[str, Any]:
     """Run one composed job in `folder` and return its metrics.json.
 
-    A failure is recorded there, with its line, and then raised: RequestError if nothing was started, else RunError.
-    `overrides` and `choices` (group -> option) say how the config came about.
+    A failure is recorded there with its message, and then raised: RequestError if nothing was started, else RunError.
+    `overrides` and `choices` (group -> option) are what the config was composed from.
     """
     main = int(os.environ.get("RANK", 0)) == 0
-    held = artifacts.claim(folder / "run.log") if main else nullcontext()  # for the run's life: its log is open anyway
+    held = artifacts.claim(folder / "run.log") if main else nullcontext()  # locked for the duration of the run
     if held is None:
-        raise RequestError(f"another run is at work in {folder}: wait for it, or set hydra.run.dir to another folder")
+        raise RequestError(f"another run is using {folder}: wait for it, or set hydra.run.dir to another folder")
     with held:
         folder.mkdir(parents=True, exist_ok=True)
         clear(folder, OmegaConf.to_yaml(OmegaConf.create(overrides)))
@@ -69,9 +69,9 @@ def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[st
 
 
 def clear(folder: Path, words: str) -> None:
-    """Take away what an earlier run left in `folder`, and keep there the `words` of this one.
+    """Remove the files of an earlier run from `folder`, and save the `words` of this one there.
 
-    The log of the same request goes on, as the request does; that of another is begun anew.
+    The log of the same request is continued; that of another is started over.
     """
     for name in ("figures", "wandb"):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -111,7 +111,7 @@ def recorded(config: DictConfig, folder: Path, overrides: list[str], choices: di
     began, failed = time.monotonic(), True
     try:
         resolve, run_experiment = experiment()
-        resolve(config)  # what is saved and tracked says in which precision it was, and a rerun elsewhere keeps it
+        resolve(config)  # the saved config has the precision that was used, and a rerun elsewhere keeps it
         plain = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
         if main:
             save_config(folder, plain)
@@ -141,19 +141,19 @@ def recorded(config: DictConfig, folder: Path, overrides: list[str], choices: di
 
 
 def shown(figures: Mapping[str, Any], folder: Path, tracker: NoTracker) -> None:
-    """Draw figures into `folder` and show them to the tracker."""
+    """Draw figures into `folder` and pass them to the tracker."""
     from bdiff.report.gallery import show  # imports matplotlib, when there is something to draw
 
     show(figures, folder, tracker)
 
 
 def page(folder: Path) -> None:
-    """Write the run's report.html; what goes wrong with it is told and leaves the run as it is."""
+    """Write the run's report.html; an error is logged and does not change the run's result."""
     from bdiff.report.page import write_run_page
 
     try:
         write_run_page(folder)
-    except Exception as error:  # a full disk, a damaged picture: the run's numbers are safe, and its error is its own
+    except Exception as error:  # a full disk, a damaged picture: the run's numbers are already saved
         log.warning("no report.html (%s: %s)", type(error).__name__, error)
         file_log.error("report.html", exc_info=True)
 
@@ -166,7 +166,7 @@ def save_config(folder: Path, plain: dict[str, Any]) -> None:
 def experiment() -> tuple[Callable[[DictConfig], None], Callable[..., dict[str, Any]]]:
     """Return what resolves a config on its device, and `run_experiment`.
 
-    Their imports are most of a run's start; the garbage collector slows them for nothing.
+    Their imports are most of a run's startup time; the garbage collector would slow them down.
     """
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""What a sweep shows: its jobs while they run, and all of them in one table at the end."""
+"""The terminal output of a sweep: its jobs while they run, and a table of all of them at the end."""
 
 import threading
 import time
@@ -30,13 +30,13 @@ STYLES = {
     WAITING: "dim",
 }
 
-ROOM = 20  # jobs that the live view has lines for
-COLUMNS = 10  # of numbers that the table of all jobs has room for
+ROOM = 20  # lines of the live view
+COLUMNS = 10  # maximum number of metrics in the table of all jobs
 
 
 @dataclass(frozen=True)
 class Row:
-    """One job as it stands."""
+    """The current state of one job."""
 
     label: str
     state: str
@@ -46,25 +46,25 @@ class Row:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The metrics.json of a job that is done."""
+        """The metrics.json of a finished job."""
         done = self.folder is not None and self.state in (DONE, BEFORE)
         return artifacts.recall(self.folder / "metrics.json", dict[str, Any]()) if self.folder and done else {}
 
     @property
     def log(self) -> Path | None:
-        """The file that says most about what went wrong: run.log, or what the process printed before there was one."""
+        """The file with the most details of a failure: run.log, or the process's output if there is no log."""
         paths = [self.folder / name for name in ("run.log", "output.log")] if self.folder else []
         return next((path for path in paths if path.exists() and path.stat().st_size), None)
 
 
 class Board:
-    """The jobs of one sweep. `jobs` has a label for each key; attempts from before `began` count only if done."""
+    """The jobs of one sweep. `jobs` has a label for each key; attempts before `began` count only if done."""
 
     def __init__(self, jobs: dict[str, str], ledger: Ledger):
         self.jobs, self.ledger, self.began = jobs, ledger, time.time()
 
     def rows(self) -> list[Row]:
-        """Return every job as it stands."""
+        """Return the current state of every job."""
         latest = self.ledger.latest(self.jobs)
         rows = []
         for key, label in self.jobs.items():
@@ -79,21 +79,21 @@ class Board:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the jobs as long as the sweep runs: a live table, or a line per change where there is no terminal."""
+        """Show the jobs while the sweep runs: a live table, or a line per change if there is no terminal."""
         if console.is_terminal:
             with Live(get_renderable=self.view, console=console, refresh_per_second=2, transient=True):
                 yield
             return
         over = threading.Event()
-        teller = threading.Thread(target=self.tell, args=(over,), daemon=True)
-        teller.start()
+        printer = threading.Thread(target=self.print_changes, args=(over,), daemon=True)
+        printer.start()
         try:
             yield
         finally:
             over.set()
-            teller.join()
+            printer.join()
 
-    def tell(self, over: threading.Event) -> None:
+    def print_changes(self, over: threading.Event) -> None:
         """Print a line whenever a job changes its state, until `over` is set."""
         before = [WAITING] * len(self.jobs)
         while True:
@@ -110,7 +110,7 @@ class Board:
                 return
 
     def view(self) -> Group:
-        """Return the live table: what runs and what came last, under the numbers of jobs in each state."""
+        """Return the live table: running and recent jobs, with the number of jobs in each state."""
         rows = self.rows()
         counts = Counter(row.state for row in rows)
         head = Text(", ".join(f"{count} {state}" for state, count in counts.items()), style="bold")
@@ -126,30 +126,30 @@ class Board:
         return Group(head, table)
 
     def close(self, terminal: Console) -> bool:
-        """Print the table of all jobs and what failed, with the logs; returns whether every job is done."""
+        """Print the table of all jobs and the failures with their logs; return whether every job is done."""
         rows = self.rows()
         terminal.print(jobs_table(rows))
         for row in rows:
             if row.error:
-                told = f"failed: {row.label}: {row.error} (see {row.log or row.folder})"
-                terminal.print(told, soft_wrap=True)
+                failure = f"failed: {row.label}: {row.error} (see {row.log or row.folder})"
+                terminal.print(failure, soft_wrap=True)
         return all(row.state in (DONE, BEFORE) for row in rows)
 
 
 def jobs_table(rows: Sequence[Row]) -> Table:
-    """Return a row per job; where they have many metrics, a column per job, or the suspect model's metrics alone."""
+    """Return a row per job; with many metrics a column per job, or only the suspect model's metrics."""
     records = [row.record for row in rows]
     names = in_order(name for record in records for name in record.get("metrics", {}))
     upright = len(names) > COLUMNS >= len(rows)
-    told = names if upright or len(names) <= COLUMNS else [name for name in names if name.startswith("suspect/")]
-    lines = [[Text(word) for word in ("job", "state", "seconds", *(name.removeprefix("suspect/") for name in told))]]
+    columns = names if upright or len(names) <= COLUMNS else [name for name in names if name.startswith("suspect/")]
+    lines = [[Text(word) for word in ("job", "state", "seconds", *(name.removeprefix("suspect/") for name in columns))]]
     for row, record in zip(rows, records, strict=True):
-        values = [record.get("metrics", {}).get(name) for name in told]
-        cells = ["-" if value is None else shown(name, value) for name, value in zip(told, values, strict=True)]
+        values = [record.get("metrics", {}).get(name) for name in columns]
+        cells = ["-" if value is None else shown(name, value) for name, value in zip(columns, values, strict=True)]
         seconds = "-" if row.seconds is None else f"{row.seconds:.0f}"
         lines.append([Text(row.label), Text(row.state, STYLES.get(row.state, "")), *map(Text, [seconds, *cells])])
     heads, *body = [list(line) for line in zip(*lines, strict=True)] if upright else lines
-    more = len(names) - len(told)
+    more = len(names) - len(columns)
     table = Table(title="jobs", caption=f"and {more} more metrics, in the report" if more else None)
     for place, head in enumerate(heads):
         table.add_column(head, justify="right" if place > (0 if upright else 1) else "left", overflow="fold")
@@ -159,6 +159,6 @@ def jobs_table(rows: Sequence[Row]) -> Table:
 
 
 def last_line(path: Path | None) -> str:
-    """Return what the last line of a run's log says."""
+    """Return the last line of a run's log."""
     lines = path.read_text(errors="replace").splitlines() if path else []
     return lines[-1].partition(": ")[2] if lines else ""

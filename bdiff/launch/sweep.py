@@ -1,6 +1,6 @@
-"""A sweep: every job in a process of its own, entered in the ledger, so that the same sweep again does what is missing.
+"""A sweep: every job in its own process, recorded in the ledger, so that a repeated sweep runs only the missing jobs.
 
-Hydra's launchers decide where and how many at a time; whichever it is, what they run is `carry_out`.
+Hydra's launchers decide where jobs run and how many at a time; all of them call `carry_out`.
 """
 
 import logging
@@ -29,63 +29,63 @@ from bdiff.config.words import quoted
 from bdiff.store import artifacts
 from bdiff.store.ledger import DONE, FAILED, INTERRUPTED, Ledger, config_key
 
-#: set for a job's process: its standard input is a pipe whose end means that the sweep is gone
+#: set for a job's process: its standard input is a pipe that is closed when the sweep ends
 WATCHED = "BDIFF_WATCHED"
 
-#: which sweep a job belongs to, set by Hydra in whatever process its launcher uses: <process number>-<time>
+#: the sweep of a job, set by Hydra in the process of its launcher: <process number>-<time>
 SWEEP = "BDIFF_SWEEP"
 
 INTERRUPTED_CODE = 130
-OUTPUT = "output.log"  # what a job's process printed, beside its run.log
+OUTPUT = "output.log"  # the output of a job's process, next to its run.log
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """How the jobs of a sweep are carried out (conf/config.yaml: sweep)."""
+    """How the jobs of a sweep are run (conf/config.yaml: sweep)."""
 
-    on_failure: Annotated[str, one_of("continue", "stop"), "whether the other jobs go on"]
+    on_failure: Annotated[str, one_of("continue", "stop"), "what the other jobs do after a failure"]
     jobs_per_gpu: Annotated[int, at_least(1), "jobs that share a GPU, with a launcher that runs several at a time"]
 
 
 def ledger_of(config: DictConfig) -> Ledger:
-    """Return the ledger beside the outputs of `config`."""
+    """Return the ledger next to the outputs of `config`."""
     return Ledger(Path(config.paths.outputs) / "ledger.sqlite")
 
 
 def carry_out(config: DictConfig) -> None:
-    """Do one job in a process of its own, unless it is done already or the sweep has been stopped by a failure."""
+    """Run one job in its own process, unless it is already done or the sweep was stopped by a failure."""
     hydra = HydraConfig.get()
-    gone = partial(abandoned, hydra)
-    if gone():
+    sweep_ended = partial(abandoned, hydra)
+    if sweep_ended():
         os._exit(INTERRUPTED_CODE)
     ledger, key, sweep = ledger_of(config), config_key(config), os.environ[SWEEP]
     made = Path(hydra.runtime.output_dir)
-    unmake(made, hydra)  # Hydra has just made it; ours bears the key, so that no other job ever runs there
+    unmake(made, hydra)  # Hydra has just created it; ours is named by the key, so that no other job ever runs there
     folder = made.with_name(f"{made.name}-{key[:8]}")
     stopped = config.sweep.on_failure == "stop" and ledger.failed(sweep)
     if stopped or ledger.done(key):
         return
     overrides, jobs_at_once = list(hydra.overrides.task), int(hydra.launcher.get("n_jobs", 1))
     folders = [word for word in hydra.overrides.hydra if word.startswith(f"{SEARCHPATH}=")]
-    with place(config, jobs_at_once, gone) as environment, alone(folder, gone) as output:
-        if ledger.done(key):  # by the sweep that was there first
+    with place(config, jobs_at_once, sweep_ended) as environment, alone(folder, sweep_ended) as output:
+        if ledger.done(key):  # by a concurrent sweep
             return
         number = ledger.start(key, sweep, folder, overrides)
         try:
-            status, error = run_job([*folders, *overrides], folder, environment, gone, output)
+            status, error = run_job([*folders, *overrides], folder, environment, sweep_ended, output)
         except KeyboardInterrupt:
             ledger.end(number, INTERRUPTED)
-            if gone():
-                os._exit(INTERRUPTED_CODE)  # or joblib's worker would go on with the sweep's next job
+            if sweep_ended():
+                os._exit(INTERRUPTED_CODE)  # or joblib's worker would continue with the sweep's next job
             raise
         ledger.end(number, status, error)
 
 
 @contextmanager
-def alone(folder: Path, gone: Callable[[], bool]) -> Iterator[IO[str]]:
-    """Yield the file for what a job in `folder` prints, as soon as no other sweep is at work there."""
+def alone(folder: Path, sweep_ended: Callable[[], bool]) -> Iterator[IO[str]]:
+    """Yield the output file of a job in `folder`, once no other sweep is using the folder."""
     while (output := artifacts.claim(folder / OUTPUT)) is None:
-        if gone():
+        if sweep_ended():
             raise KeyboardInterrupt
         time.sleep(0.5)
     with output:
@@ -93,12 +93,12 @@ def alone(folder: Path, gone: Callable[[], bool]) -> Iterator[IO[str]]:
 
 
 def unmake(folder: Path, hydra: HydraConf) -> None:
-    """Remove the folder that Hydra made for a job, with what its own options put there; what holds more is left."""
+    """Remove the folder that Hydra created for a job, with the files of its own options; a folder with more is kept."""
     if hydra.output_subdir:
         shutil.rmtree(folder / hydra.output_subdir, ignore_errors=True)
     for handler in [
         *logging.root.handlers
-    ]:  # of hydra/job_logging=default: the sweep itself would go on to write there
+    ]:  # of hydra/job_logging=default: the sweep itself would continue to write there
         if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == folder.absolute():
             logging.root.removeHandler(handler)
             handler.close()
@@ -108,9 +108,9 @@ def unmake(folder: Path, hydra: HydraConf) -> None:
 
 
 def abandoned(hydra: HydraConf) -> bool:
-    """Return whether the sweep is gone whose child this process of joblib's is; a cluster's jobs do without theirs."""
+    """Return whether the sweep that started this joblib worker has ended; jobs on a cluster do not need theirs."""
     local = "joblib" in str(hydra.launcher.get("_target_"))
-    # With n_jobs=1 joblib has no workers: the sweep's own process does its jobs.
+    # With n_jobs=1 joblib has no workers: the sweep's own process runs its jobs.
     return local and int(os.environ[SWEEP].partition("-")[0]) not in (os.getpid(), os.getppid())
 
 
@@ -118,12 +118,12 @@ def run_job(
     overrides: list[str],
     folder: Path,
     environment: dict[str, str],
-    gone: Callable[[], bool],  # whether the sweep is
-    output: IO[str],  # which takes what the job prints
+    sweep_ended: Callable[[], bool],
+    output: IO[str],  # receives the job's output
 ) -> tuple[str, str | None]:
-    """Run `bdiff run` with `overrides` into `folder`; returns how it ended, and a failure's one line.
+    """Run `bdiff run` with `overrides` in `folder`; return its status, and the message of a failure.
 
-    KeyboardInterrupt if the sweep is gone first, as if the user had stopped this process too.
+    KeyboardInterrupt if the sweep ends first, as if the user had stopped this process too.
     """
     (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier attempt
     command = [sys.executable, "-m", "bdiff", "run", *overrides, f"hydra.run.dir={quoted(folder)}"]
@@ -134,15 +134,15 @@ def run_job(
         stdout=output,
         stderr=subprocess.STDOUT,
         env=os.environ | environment | {WATCHED: "1"},
-        start_new_session=True,  # Ctrl-C reaches the sweep alone, which then ends the job, once
+        start_new_session=True,  # Ctrl-C reaches only the sweep, which then ends the job, once
     )
     assert process.stdin is not None
     try:
         while (code := process.poll()) is None:
-            if gone():
+            if sweep_ended():
                 raise KeyboardInterrupt
             time.sleep(0.2)
-    finally:  # also when this process is interrupted: the end of its input ends the job
+    finally:  # also if this process is interrupted: closing its input ends the job
         process.stdin.close()
         process.wait()
     record = artifacts.recall(folder / "metrics.json", dict[str, Any]())
@@ -152,14 +152,14 @@ def run_job(
     error = death(code, folder / OUTPUT)
     if record:
         artifacts.write_json(folder / "metrics.json", record | {"status": FAILED, "error": error})
-        from bdiff.report.page import write_run_page  # which takes long, and a wrong request needs none
+        from bdiff.report.page import write_run_page  # slow to import, and not needed for a wrong request
 
         write_run_page(folder)
     return FAILED, error
 
 
 def death(code: int, output: Path) -> str:
-    """Return in one line how a process ended that left no word in metrics.json."""
+    """Return in one line how a process ended that recorded no error in metrics.json."""
     if code < 0:
         name = signal.Signals(-code).name
         return f"killed by {name}" + (", as the system does when memory runs out" if name == "SIGKILL" else "")
@@ -168,12 +168,12 @@ def death(code: int, output: Path) -> str:
 
 
 @contextmanager
-def place(config: DictConfig, parallel: int, gone: Callable[[], bool]) -> Iterator[dict[str, str]]:
-    """Yield the environment for one of `parallel` jobs: a GPU that is free, or a share of the CPU's cores.
+def place(config: DictConfig, parallel: int, sweep_ended: Callable[[], bool]) -> Iterator[dict[str, str]]:
+    """Yield the environment for one of `parallel` jobs: a free GPU, or a part of the CPU's cores.
 
-    There are `sweep.jobs_per_gpu` places on each visible GPU; a job waits until one is free, or the sweep is gone.
+    There are `sweep.jobs_per_gpu` places on each visible GPU; a job waits until one is free, or the sweep ends.
     """
-    if parallel == 1 or config.runtime.device not in ("auto", "cpu", "cuda"):  # or the user has named a GPU
+    if parallel == 1 or config.runtime.device not in ("auto", "cpu", "cuda"):  # or the user has chosen a GPU
         yield {}
         return
     gpus = [] if config.runtime.device == "cpu" else visible_gpus()
@@ -185,7 +185,7 @@ def place(config: DictConfig, parallel: int, gone: Callable[[], bool]) -> Iterat
     root = Path(tempfile.gettempdir()) / f"bdiff-gpus-{os.getuid()}"
     root.mkdir(exist_ok=True)
     places = [(gpu, root / f"{gpu}.{k}.lock") for k in range(config.sweep.jobs_per_gpu) for gpu in gpus]
-    while not gone():
+    while not sweep_ended():
         for gpu, path in places:
             held = filelock.FileLock(path)
             try:
@@ -202,7 +202,7 @@ def place(config: DictConfig, parallel: int, gone: Callable[[], bool]) -> Iterat
 
 
 def visible_gpus() -> list[str]:
-    """Return the NVIDIA GPUs that a process may use, as CUDA_VISIBLE_DEVICES names them; asks no torch."""
+    """Return the NVIDIA GPUs that a process may use, as named in CUDA_VISIBLE_DEVICES, without torch."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [gpu for gpu in named.split(",") if gpu and gpu != "-1"]

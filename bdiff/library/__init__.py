@@ -1,5 +1,5 @@
-"""What `import bdiff` gives to notebooks and scripts: each public name stands in a module here and is loaded when used.
+"""The public API of `import bdiff` for notebooks and scripts: each name is in a module here, imported on first use.
 
-Here is no command line and nothing that the pipeline needs. Start with `bdiff/__init__.py`, which lists the names, and
+No command line, and nothing that the pipeline needs. Start at `bdiff/__init__.py`, which lists the names, and
 docs/library.md, whose examples are tests.
 """

@@ -1,4 +1,4 @@
-"""Runs as they are read back: one record a run, and lists of records that can be filtered and tabulated."""
+"""Records of runs, read from their folders, and lists of records that can be filtered and tabulated."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,23 +12,23 @@ from bdiff.report.runs import Run, find, read
 
 @dataclass(frozen=True)
 class Record:
-    """One run: what it was asked for and what came of it, from its config.yaml and metrics.json."""
+    """One run: its settings and its results, from its config.yaml and metrics.json."""
 
     name: str
     folder: Path
     status: str  # done, failed, interrupted or running
-    metrics: dict[str, float]  # by who/what, as suspect/asr
-    protocol: dict[str, Any] = field(repr=False)  # what has to be known to compare the metrics
-    keys: dict[str, str] = field(repr=False)  # of the stages that the metrics rest on
+    metrics: dict[str, float]  # by who/what, such as suspect/asr
+    protocol: dict[str, Any] = field(repr=False)  # what is needed to compare the metrics
+    keys: dict[str, str] = field(repr=False)  # of the stages that the metrics depend on
     settings: dict[str, Any] = field(repr=False)  # each dotted key of the config, and each group's chosen option
     error: str | None = None
 
     @classmethod
     def of(cls, run: Run) -> "Record":
-        """Return the record of a run folder that was read."""
-        told = run.record
-        protocol, keys = told.get("protocol", {}), told.get("keys", {})
-        name, status, error = str(told.get("name", run.folder.name)), told["status"], told.get("error")
+        """Return the record of a run."""
+        record = run.record
+        protocol, keys = record.get("protocol", {}), record.get("keys", {})
+        name, status, error = str(record.get("name", run.folder.name)), record["status"], record.get("error")
         return cls(name, run.folder, status, run.metrics, protocol, keys, run.settings, error)
 
 
@@ -36,11 +36,11 @@ class Records(list[Record]):
     """Records of runs, in the order of their folders."""
 
     def where(self, fits: Callable[[Record], bool]) -> "Records":
-        """Return those that `fits`."""
+        """Return the records for which `fits` is true."""
         return Records(filter(fits, self))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row a run: its name, status and folder, the settings in which the runs differ, and its metrics."""
+        """Return a row per run: its name, status and folder, the settings in which the runs differ, and its metrics."""
         keys = dict.fromkeys(key for record in self for key in record.settings)
         apart = [key for key in keys if any(one.settings.get(key) != self[0].settings.get(key) for one in self)]
         return [
@@ -51,7 +51,7 @@ class Records(list[Record]):
         ]
 
     def to_pandas(self) -> Any:
-        """Return `rows` as a pandas DataFrame; as they are, where pandas is not installed."""
+        """Return `rows` as a pandas DataFrame; as a list if pandas is not installed."""
         if find_spec("pandas") is None:
             return self.rows()
         import pandas
@@ -60,13 +60,13 @@ class Records(list[Record]):
 
 
 def runs(folder: str | Path = "outputs") -> Records:
-    """Return the runs at or below a folder; those whose files are damaged are left out with a warning.
+    """Return the runs at or below a folder; those with damaged files are skipped with a warning.
 
     Raises RequestError if there is no such folder.
     """
     place = Path(folder).expanduser()
     if not place.is_dir():
-        raise RequestError(f"{folder} is no folder: bdiff.runs takes one that holds runs")
+        raise RequestError(f"{folder} is not a folder: bdiff.runs needs one with runs")
     return Records(map(Record.of, find([place])))
 
 

@@ -1,4 +1,4 @@
-"""`bdiff.run`: a run as a function, which leaves Hydra's and logging's global state as it was."""
+"""`bdiff.run`: a run as a function, which preserves the global state of Hydra and logging."""
 
 import logging
 import os
@@ -17,10 +17,10 @@ from bdiff.library.records import Record, record_in
 
 
 def run(overrides: Sequence[str] = ()) -> Record:
-    """Carry out what `bdiff run` does with these overrides, as in ["attack=none", "train.steps=100"].
+    """Do what `bdiff run` does with these overrides, as in ["attack=none", "train.steps=100"].
 
-    Raises RequestError, with a line for each problem, if the request is wrong, and RunError if the run fails. What it
-    logs goes to stderr and its run.log; a run can be called as often as wanted, but not within another Hydra app.
+    Raises RequestError, with a line for each problem, if the request is invalid, and RunError if the run fails. It logs
+    to stderr and to its run.log. It can be called any number of times, but not within another Hydra app.
     """
     with composed(overrides) as config:
         folder, words, chosen = Path(config.hydra.run.dir), [*config.hydra.overrides.task], config.hydra.runtime.choices
@@ -34,21 +34,21 @@ def run(overrides: Sequence[str] = ()) -> Record:
 
 
 def resolved(config: DictConfig) -> DictConfig:
-    """Return a composed config without Hydra's own node, its references resolved."""
+    """Return a composed config without Hydra's own node, with references resolved."""
     own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
     return OmegaConf.create(OmegaConf.to_container(own, resolve=True))  # type: ignore[return-value]
 
 
 @contextmanager
 def composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
-    """Yield the checked config of a request, which Hydra's resolvers still serve. RequestError if it is wrong."""
+    """Yield the checked config of a request, while Hydra's resolvers are available. RequestError if it is invalid."""
     if isinstance(overrides, str):
-        raise RequestError(f'overrides are a list of words, as in ["{overrides}"]')
+        raise RequestError(f'overrides are a list of strings, as in ["{overrides}"]')
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise RequestError("bdiff.run is of one process: with torchrun use -m bdiff run")
+        raise RequestError("bdiff.run supports one process: with torchrun use -m bdiff run")
     if GlobalHydra.instance().is_initialized():
-        told = "Hydra, by which bdiff composes its config, is in use here by another app"
-        raise RequestError(f"{told}: call bdiff outside of hydra.main and hydra.initialize")
+        reason = "Hydra, which bdiff uses to compose its config, is in use by another app"
+        raise RequestError(f"{reason}: call bdiff outside of hydra.main and hydra.initialize")
     hydra, base = HydraConfig.instance(), VersionBase.instance()
     kept = hydra.cfg, base.version_base
     try:
@@ -60,10 +60,10 @@ def composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
 
 @contextmanager
 def logging_apart() -> Iterator[None]:
-    """Let a run set up its own logging, and put back what was there before."""
+    """Let a run set up its own logging, and restore the previous one."""
     loggers = [logging.root, logging.getLogger("bdiff"), logging.getLogger("bdiff.file")]
     kept = [(one, one.handlers[:], one.level, one.propagate) for one in loggers]
-    logging.root.handlers = []  # which the run's setup would close
+    logging.root.handlers = []  # otherwise the run's setup would close them
     try:
         yield
     finally:

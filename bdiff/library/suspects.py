@@ -1,4 +1,4 @@
-"""`bdiff.load_suspect` and `bdiff.audit`: a checkpoint as a defense may see it, and a detection's verdict on it."""
+"""`bdiff.load_suspect` and `bdiff.audit`: a checkpoint as defenses see it, and a detection's verdict on it."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ from bdiff.model.check import (
     UNET_TYPES,
     config_path,
     damage,
-    kind_misfits,
+    kind_mismatches,
     read,
     sample_size,
     scheduler_path,
@@ -47,29 +47,30 @@ log = logging.getLogger(__name__)
 def load_suspect(
     path_or_id: str | Path,  # a diffusers folder, a run's folder, or a hub id
     *,
-    shape: tuple[int, int, int] | None = None,  # (C,H,W) of the images, where the checkpoint leaves it open
-    schedule: Mapping[str, Any] | None = None,  # as conf/schedule, where the checkpoint has no scheduler's config
+    shape: tuple[int, int, int] | None = None,  # (C,H,W) of the images, if the checkpoint does not have it
+    schedule: Mapping[str, Any] | None = None,  # as in conf/schedule, if the checkpoint has no scheduler config
     device: str = "auto",  # auto, cpu, cuda or cuda:N
     precision: str = "auto",  # of its matrix products: auto (bf16 where the device has it), bf16 or fp32
 ) -> Suspect:
-    """Return a checkpoint's network with its noise schedule, frozen, as a detection takes it.
+    """Return a checkpoint's network with its noise schedule, frozen, as the input of a detection.
 
-    Raises RequestError if it cannot be had, is damaged, or is no unconditional UNet2DModel under a schedule of betas.
+    Raises RequestError if it is not available, is damaged, or is not an unconditional UNet2DModel under a schedule of
+    betas.
     """
     folder = checkpoint.fetch(str(model_of(Path(path_or_id).expanduser()) or path_or_id))
     try:
         unet, noise = UNET | read(config_path(folder)), read(scheduler_path(folder))
     except (OSError, ValueError) as error:
         raise RequestError(f"{path_or_id} cannot be read ({error})") from error
-    told = damage("UNet's config.json", UNET_TYPES, unet) + damage("scheduler's config", NOISE_TYPES, noise)
-    if problems := told or kind_misfits(unet, noise):
+    problems = damage("UNet's config.json", UNET_TYPES, unet) + damage("scheduler's config", NOISE_TYPES, noise)
+    if problems := problems or kind_mismatches(unet, noise):
         raise RequestError(*(f"{path_or_id}: {line}" for line in problems))
     if not noise and schedule is None:
-        raise RequestError(f"{path_or_id} has no {scheduler_path(folder).name}: give schedule={json.dumps(NOISE)}")
+        raise RequestError(f"{path_or_id} has no {scheduler_path(folder).name}: pass schedule={json.dumps(NOISE)}")
     size = sample_size(unet.get("sample_size"))
     if shape is None:
         if not isinstance(size, int):
-            raise RequestError(f"{path_or_id} does not say how large its square images are: give shape=(C, H, W)")
+            raise RequestError(f"{path_or_id} does not have the size of its images: pass shape=(C, H, W)")
         shape = (unet["in_channels"], size, size)
     known = NOISE | noise | dict(schedule or {})
     here = open_device(device).device
@@ -78,13 +79,13 @@ def load_suspect(
 
 
 def model_of(folder: Path) -> Path | None:
-    """Return the checkpoint of the run in `folder`, None where there is no run. RequestError if it is not there."""
+    """Return the checkpoint of the run in `folder`, None if there is no run. RequestError if it is missing."""
     if not (folder / "metrics.json").is_file():
         return None
     record = artifacts.recall(folder / "metrics.json", dict[str, Any]())
     model = Path(record.get("model", folder / "model"))
     if not model.is_dir():
-        raise RequestError(f"{folder} is a run whose model is not there: {model} is no folder")
+        raise RequestError(f"the model of the run {folder} is missing: {model} is not a folder")
     return model
 
 
@@ -92,23 +93,23 @@ def audit(
     suspect: Suspect,
     method: str = "purediffusion",
     *,
-    data: str | None = None,  # the dataset it was trained on, as far as known: a threshold is calibrated for one
+    data: str | None = None,  # the dataset it was trained on, if known: a threshold is calibrated for one
     seed: int = 0,
-    sampler: str = "ddpm",  # an option of conf/sampler, which draws from the inverted trigger
-    sampler_steps: int | None = None,  # None: as many as the sampler's option says
-    **settings: Any,  # of the detection, as steps=100
+    sampler: str = "ddpm",  # an option of conf/sampler, which samples from the inverted trigger
+    sampler_steps: int | None = None,  # None: the default of the sampler's option
+    **settings: Any,  # of the detection, such as steps=100
 ) -> Verdict:
-    """Return what a detection says of a suspect, as a run with `defense=<method>` and the same settings would.
+    """Return a detection's verdict on a suspect, the same as of a run with `defense=<method>` and these settings.
 
-    Where the threshold is `auto`, and its calibration is of other data or settings, no model is flagged and the log
-    says why. Raises RequestError for settings that are wrong, or a defense that is no detection.
+    If the threshold is `auto`, and its calibration is for other data or settings, no model is flagged and the log says
+    why. Raises RequestError for invalid settings, or a defense that is not a detection.
     """
     config = request(suspect, method, seed, sampler, sampler_steps, settings)
     if why := resolve_threshold(config, data or "unknown"):
         log.warning("not flagged: %s", why)
     detection = made(config.defense)
     if not isinstance(detection, Detection):
-        raise RequestError(f"defense={method} is no detection: bdiff.audit takes one")
+        raise RequestError(f"defense={method} is not a detection, which bdiff.audit needs")
     with progress("audit", detection.total, unit="steps") as meter:
         inversion = detection.invert(suspect, seed_of(seed, "audit"), lambda line: meter.advance(1, line))
     scheduler = scheduler_of(config.sampler, suspect.schedule, config.sample.steps)
@@ -119,9 +120,9 @@ def audit(
 def request(
     suspect: Suspect, method: str, seed: int, sampler: str, steps: int | None, settings: dict[str, Any]
 ) -> DictConfig:
-    """Return the checked config of a run that would audit such a model. RequestError if it is wrong."""
+    """Return the checked config of a run with this detection on such a model. RequestError if it is invalid."""
     if unread := sorted({"precision", "checkpoint", "repair"} & settings.keys()):
-        raise RequestError(f"{unread[0]} is nothing that bdiff.audit reads: bdiff.load_suspect sets the precision")
+        raise RequestError(f"{unread[0]} is not a setting of bdiff.audit: bdiff.load_suspect sets the precision")
     channels, size, _ = suspect.shape
     facts: dict[str, Any] = {"data.size": size, "data.channels": channels, "seed": seed}
     facts |= {f"schedule.{name}": value for name, value in suspect.schedule.config.items()}
@@ -132,11 +133,11 @@ def request(
         return resolved(config)
 
 
-def drawn(suspect: Suspect, sampler: Sampler, trigger: Tensor, count: int, seed: int, at_once: int = 64) -> Tensor:
-    """Return samples (count,C,H,W) in [-1,1] from noise with the trigger in it, the same that a run draws."""
+def drawn(suspect: Suspect, sampler: Sampler, trigger: Tensor, count: int, seed: int, batch_size: int = 64) -> Tensor:
+    """Return samples (count,C,H,W) in [-1,1] from noise with the trigger, the same as in a run."""
     parts = [torch.empty(0, *suspect.shape)]
-    for start in range(0, count, at_once):
-        rows = range(start, min(start + at_once, count))
+    for start in range(0, count, batch_size):
+        rows = range(start, min(start + batch_size, count))
         noise = noise_of(suspect.shape, seed_of(seed, "samples"), rows, suspect.device)
         eps = next(noise)
         x = denoise(View(suspect), sampler, eps + trigger.to(eps), partial(next, noise), noise.ahead)

@@ -1,3 +1,3 @@
-"""Measures: how well a backdoor hits its target, and what is left of the model's ordinary use; one file a measure.
-Which are taken, and under what names, is for pipeline/ to say. Start at base.py, then target.py.
+"""Metrics: how well a backdoor hits its target, and how much of the model's quality it preserves; one file per metric.
+pipeline/ decides which are computed, and their names. Start at base.py, then target.py.
 """

@@ -1,4 +1,4 @@
-"""What measures share: their answer, means over images, and batches cut to a number of images."""
+"""Common code of metrics: their result, means over images, and batches cut to a number of images."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -8,18 +8,18 @@ from torch import Tensor
 
 
 class MetricResult(NamedTuple):
-    """The numbers of a measure by name, and what has to be known to compare them; a number may be absent, never nan."""
+    """A metric's numbers by name, and the facts needed to compare them; a number may be absent, but is never nan."""
 
     values: dict[str, float]
     protocol: dict[str, Any]
 
 
 def means(batches: Iterable[tuple[Tensor, ...]]) -> list[float]:
-    """Return the mean over images of each of some per-image numbers, which come as (B,) tensors batch by batch.
+    """Return the mean over images of several per-image numbers, given as (B,) tensors batch by batch.
 
-    Only sums are kept: whatever stays between batches, even if small, makes the heap grow with their number.
+    Only sums are kept, so that memory does not grow with the number of batches.
     """
-    totals: Tensor | None = None  # on the device, which is read once, at the end
+    totals: Tensor | None = None  # on the device, read once at the end
     count = 0
     for numbers in batches:
         sums = torch.stack([one.double().sum() for one in numbers])
@@ -29,7 +29,7 @@ def means(batches: Iterable[tuple[Tensor, ...]]) -> list[float]:
 
 
 def first(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
-    """Yield the first `count` images of batches (B,...), cutting the last one."""
+    """Yield the first `count` images of batches (B,...), truncating the last one."""
     for batch in batches:
         if count <= 0:
             return

@@ -11,7 +11,7 @@ SPLITS = 10  # the paper's
 def inception_score(logits: Tensor) -> MetricResult:
     """Return `inception_score`, 1 to the number of classes, of logits (N,classes): the mean over splits of N.
 
-    The score of one image is 1 whatever it shows, so it is absent where a split would have no other.
+    The score of a single image is always 1, so the metric is absent if a split would have only one.
     """
     if len(logits) < 2 * SPLITS:
         return MetricResult({}, {"absent": f"{len(logits)} images do not fill {SPLITS} splits with 2 each"})

@@ -9,10 +9,10 @@ SUBSETS, SUBSET = 100, 1000  # how many, and the images in each: the paper's
 
 
 def kid(real: Tensor, fake: Tensor) -> MetricResult:
-    """Return `kid` of activations (N,D) and (M,D) as a mean over random subsets; absent where N or M is 1.
+    """Return `kid` of activations (N,D) and (M,D) as a mean over random subsets; absent if N or M is 1.
 
-    The subsets are the same each time. It is the unbiased squared MMD of the kernel (x.y / D + 1)^3, and may come out
-    slightly negative. Where every subset is all of the images, so that each gives the same, there is no `std`.
+    The subsets are the same each time. It is the unbiased squared MMD of the kernel (x.y / D + 1)^3, and may be
+    slightly negative. If every subset contains all images, so that all are equal, there is no `std`.
     """
     size = min(SUBSET, len(real), len(fake))
     if size < 2:

@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al. 2018, arXiv 1801.03924) over AlexNet, by torchmetrics, which brings the linear layers."""
+"""LPIPS (Zhang et al. 2018, arXiv 1801.03924) over AlexNet, by torchmetrics, which has the linear layers."""
 
 from collections.abc import Iterable
 from unittest.mock import patch
@@ -11,20 +11,20 @@ from torchvision.models import AlexNet_Weights
 from bdiff.common.errors import RequestError
 from bdiff.data.base import to_float
 from bdiff.metric.base import MetricResult, means
-from bdiff.metric.weights import file_hash, find, tensors, unfit
+from bdiff.metric.weights import file_hash, find, mismatch, tensors
 
-WAYS_OUT = "  give the file (metric.lpips_weights=<file>), go online, or leave lpips out of metric.also"
+WAYS_OUT = "  set metric.lpips_weights=<file>, go online, or leave lpips out of metric.also"
 KNOWN = "7be5be79"  # the first digits of the sha256 of torchvision's file
 
 
 class Lpips:
-    """LPIPS with its network at hand.
+    """LPIPS with its network loaded.
 
     Args:
         weights: file of torchvision's AlexNet weights; None looks in torch's hub cache and downloads into it.
 
     Raises:
-        RequestError: if the weights cannot be had or are of another network.
+        RequestError: if the weights are not available or are of another network.
     """
 
     def __init__(self, weights: str | None):
@@ -35,8 +35,8 @@ class Lpips:
         try:
             with patch.object(AlexNet_Weights, "get_state_dict", return_value=found):
                 self.statistic = LearnedPerceptualImagePatchSimilarity("alex", reduction="none", sync_on_compute=False)
-        except Exception as error:  # load_state_dict raises many kinds; each means weights of something else
-            raise RequestError(f"{path} {unfit(error, what)}") from error
+        except Exception as error:  # load_state_dict raises many types; each means other weights
+            raise RequestError(f"{path} {mismatch(error, what)}") from error
 
     @torch.inference_mode()
     def __call__(self, triggered: Iterable[Tensor], target: Tensor) -> MetricResult:

@@ -6,14 +6,14 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 from bdiff.metric.base import MetricResult
 
 NEIGHBOURS = 3  # the paper's k
-ROWS = 1000  # of the distance matrix that are held at once
+ROWS = 1000  # of the distance matrix that are in memory at once
 
 
 def precision_recall(real: Tensor, fake: Tensor) -> MetricResult:
-    """Return `precision` and `recall`, shares in [0,1], of activations (N,D) of real and (M,D) of made images.
+    """Return `precision` and `recall`, fractions in [0,1], of activations (N,D) of real and (M,D) of generated images.
 
-    Precision is the share of made images within the manifold of the real ones (the union of balls that reach each
-    image's k-th neighbour), recall the share of real ones within that of the made. Both fall and rise with N and M.
+    Precision is the fraction of generated images within the manifold of the real ones (the union of balls that reach
+    each image's k-th neighbour), recall the fraction of real ones within that of the generated. Both depend on N and M.
     """
     fewest = min(len(real), len(fake))
     if fewest <= NEIGHBOURS:

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-#: the MSE that rounding to 8 bits makes, on [0,1]; less cannot be told from it, and an exact match would be infinite
+#: the MSE of rounding to 8 bits, on [0,1]; a smaller one is not meaningful, and an exact match would be infinite
 FLOOR = 1 / 255**2 / 12
-#: what protocols say of it
+#: facts for protocols
 STATED = {"on": "8-bit images, [0,1], mean over images", "floor": "per-image MSE at least 1/255^2/12: at most 58.92 dB"}
 
 

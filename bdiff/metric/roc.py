@@ -1,4 +1,4 @@
-"""How well scores tell two kinds apart: AUROC, and rates above a threshold. Torch-free: tables are made of it too."""
+"""How well scores separate two classes: AUROC, and rates above a threshold. Torch-free, since tables use it too."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from statistics import fmean
 def auroc(clean: Sequence[float], attacked: Sequence[float]) -> float | None:
     """Return the probability that an attacked score is above a clean one, a tie counting half; None without a pair.
 
-    This is the area under the ROC curve (Hanley and McNeil 1982), exact: no score is rounded or squashed for it.
+    This is the area under the ROC curve (Hanley and McNeil 1982), exact: scores are not rounded or rescaled.
     """
     ordered = sorted(clean)
     below = [(bisect_left(ordered, score) + bisect_right(ordered, score)) / 2 for score in attacked]
@@ -16,7 +16,7 @@ def auroc(clean: Sequence[float], attacked: Sequence[float]) -> float | None:
 
 
 def threshold_at(clean: Sequence[float], rate: float) -> float:
-    """Return the smallest of the clean scores that at most a fraction `rate`, in [0,1), of them is above."""
+    """Return the smallest clean score such that at most a fraction `rate`, in [0,1), of them is above it."""
     ordered = sorted(clean)
     return ordered[len(ordered) - 1 - int(rate * len(ordered))]
 

@@ -1,4 +1,4 @@
-"""The backdoor as a hiding place: how well the target is extracted (Hiding Images in Diffusion Models, 2503.18459)."""
+"""The backdoor as steganography: how well the target is extracted (Hiding Images in Diffusion Models, 2503.18459)."""
 
 from collections.abc import Iterable
 
@@ -13,7 +13,7 @@ from bdiff.metric.target import ssim
 def secret(triggered: Iterable[Tensor], target: Tensor) -> MetricResult:
     """Return `secret_psnr` in dB and `secret_ssim`, means over uint8 triggered samples (B,C,H,W).
 
-    Both against the target (C,H,W) in [-1,1] as the 8-bit picture it is extracted as.
+    Both against the target (C,H,W) in [-1,1] rounded to 8 bits, as it is extracted.
     """
     hidden = to_uint8(target)
 

@@ -1,4 +1,4 @@
-"""How near triggered samples come to the attacker's target."""
+"""The distance of triggered samples from the attacker's target."""
 
 import math
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from bdiff.metric.base import means
 
 
 def asr_threshold(configured: float | None, size: int) -> float:
-    """Return the per-image MSE below which the target counts as hit: 0.05 up to 32 px, 0.1 above (Elijah's code)."""
+    """Return the per-image MSE below which a sample hits the target: 0.05 up to 32 px, 0.1 above (Elijah's code)."""
     if configured is not None:
         return configured
     return 0.05 if size <= 32 else 0.1
@@ -18,8 +18,8 @@ def asr_threshold(configured: float | None, size: int) -> float:
 def compare(batches: Iterable[Tensor], target: Tensor, threshold: float) -> dict[str, float]:
     """Return mse, ssim, psnr, asr and asr_se of uint8 samples (B,C,H,W) against the target (C,H,W) in [-1,1].
 
-    All on [0,1]. MSE and SSIM are means over images, PSNR is that of the mean MSE, ASR the share of images with an
-    MSE under `threshold`, and asr_se the standard error of that share, sqrt(p (1 - p) / n). PSNR is absent where the
+    All on [0,1]. MSE and SSIM are means over images, PSNR is that of the mean MSE, ASR the fraction of images with an
+    MSE below `threshold`, and asr_se the standard error of that fraction, sqrt(p (1 - p) / n). PSNR is absent if the
     MSE is zero.
     """
     count = 0
@@ -27,7 +27,7 @@ def compare(batches: Iterable[Tensor], target: Tensor, threshold: float) -> dict
     def each(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         nonlocal target, count
         count += len(pixels)
-        target = target.to(pixels.device)  # which moves it once
+        target = target.to(pixels.device)  # no copy after the first batch
         x = pixels.float() / 255
         y = ((target.float() + 1) / 2).expand_as(x)
         mse = (x - y).square().mean((1, 2, 3))

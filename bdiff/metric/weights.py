@@ -17,9 +17,9 @@ def find(
     key: str,  # the config key that gives it
     url: str,
     needs: str,  # "metric/fid=inception needs pytorch-fid's Inception weights"
-    ways_out: str,  # the line that says what else can be done
+    ways_out: str,  # a line with the alternatives
 ) -> Path:
-    """Return the file. Raises RequestError where it cannot be had."""
+    """Return the file. Raises RequestError if it is not available."""
     if given is not None:
         path = Path(given).expanduser()
         if why := no_file(path):
@@ -42,13 +42,13 @@ def file_hash(path: Path) -> str:
 
 
 def tensors(path: Path, what: str) -> dict[str, Any]:
-    """Return the tensors in `path` by name, unpickling no objects. Raises RequestError if it does not hold `what`."""
+    """Return the tensors in `path` by name, without unpickling objects. Raises RequestError if it is not `what`."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds; each means a damaged or a foreign file
-        raise RequestError(f"{path} {unfit(error, what)}") from error
+    except Exception as error:  # torch.load raises many types; each means a damaged or a foreign file
+        raise RequestError(f"{path} {mismatch(error, what)}") from error
 
 
-def unfit(error: BaseException, what: str) -> str:
-    """Return why a file that should hold `what` is refused, as the end of a line."""
+def mismatch(error: BaseException, what: str) -> str:
+    """Return why a file that should hold `what` is refused, as the end of a message."""
     return refusal(error) or f"does not hold {what} ({str(error).strip().splitlines()[0]})"

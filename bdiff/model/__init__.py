@@ -1,3 +1,3 @@
-"""Diffusion models: built from a config, or read from and written to stock diffusers folders. How they are trained and
-sampled is in diffusion/. Start at checkpoint.py.
+"""Diffusion models: built from a config, or read from and written to stock diffusers folders. Training and sampling are
+in diffusion/. Start at checkpoint.py.
 """

@@ -23,7 +23,7 @@ from bdiff.model.check import (
     WEIGHTS,
     config_path,
     home,
-    misfits,
+    mismatches,
     notes,
     read,
     scheduler_path,
@@ -41,31 +41,31 @@ LEARNED = "attack.safetensors"
 
 
 def build(unet: dict[str, Any], pretrained: str | None) -> UNet2DModel:
-    """Return the UNet of conf/model's `unet`: the weights of `pretrained` if it is given, else fresh ones.
+    """Return the UNet of conf/model's `unet`, with the weights of `pretrained` if given, else new ones.
 
-    Whether these fit is for `examine` to say. Raises RequestError if they cannot be had.
+    `examine` checks whether these fit. Raises RequestError if they are not available.
     """
     arguments = {name: value for name, value in unet.items() if name != "_target_"}
     if pretrained is None:
         return UNet2DModel(**arguments)
     found = load(fetch(pretrained))
-    if found.config["sample_size"] != arguments["sample_size"]:  # a pair, or left open
+    if found.config["sample_size"] != arguments["sample_size"]:  # a pair, or null
         found.register_to_config(sample_size=arguments["sample_size"])
     return found
 
 
 def examine(pretrained: str, unet: dict[str, Any], schedule: Schedule) -> None:
-    """Say what is taken for granted of the checkpoint `pretrained`.
+    """Log what is assumed about the checkpoint `pretrained`.
 
-    Raises RequestError if it cannot be had, is damaged or does not fit the data and the schedule.
+    Raises RequestError if it is not available, is damaged or does not fit the data and the schedule.
     """
     folder = fetch(pretrained)
     try:
         found, noise = read(config_path(folder)), read(scheduler_path(folder))
     except (OSError, ValueError) as error:
         raise RequestError(f"model.pretrained={pretrained} cannot be read ({error})") from error
-    if told := misfits(pretrained, found, noise, unet, schedule.config) or weights_problems(pretrained, folder):
-        raise RequestError(*told)
+    if problems := mismatches(pretrained, found, noise, unet, schedule.config) or weights_problems(pretrained, folder):
+        raise RequestError(*problems)
     load(folder)
     for line in notes(pretrained, folder):
         log.warning("%s", line)
@@ -74,7 +74,7 @@ def examine(pretrained: str, unet: dict[str, Any], schedule: Schedule) -> None:
 def fetch(pretrained: str) -> Path:
     """Return the local folder of a diffusers folder or hub id, downloading what is missing.
 
-    Raises RequestError where it cannot be had.
+    Raises RequestError if it is not available.
     """
     local = Path(pretrained).expanduser()
     if local.exists():
@@ -88,20 +88,20 @@ def fetch(pretrained: str) -> Path:
         reason = str(error).strip().splitlines()[0]
         raise RequestError(
             f"model.pretrained={pretrained} cannot be fetched ({type(error).__name__}: {reason})",
-            "  give a local copy (model.pretrained=<folder>), go online, or train from scratch (model.pretrained=null)",
+            "  use a local copy (model.pretrained=<folder>), go online, or train from scratch (model.pretrained=null)",
         ) from error
 
 
 def load(folder: Path) -> UNet2DModel:
-    """Return the UNet of a diffusers folder, of which only tensors are read: safetensors, or a .bin with weights_only.
+    """Return the UNet of a diffusers folder, reading only tensors: safetensors, or a .bin with weights_only.
 
     Raises RequestError if it is damaged, or holds other objects, which could run code.
     """
     path = weights_path(folder)
     if path is None:
-        raise RequestError(f"the checkpoint {folder} holds no weights of a UNet")
+        raise RequestError(f"the checkpoint {folder} has no UNet weights")
     place = home(folder)
-    quiet.set_verbosity(logging.CRITICAL)  # what it says of a checkpoint is said here, in a line
+    quiet.set_verbosity(logging.CRITICAL)  # its warnings about a checkpoint are replaced by one line of ours
     quiet.disable_progress_bar()
     try:
         with ExitStack() as stack:
@@ -109,24 +109,24 @@ def load(folder: Path) -> UNet2DModel:
                 place = stack.enter_context(copied(place, plain))
                 path = weights_path(place) or path
             unet, about = UNet2DModel.from_pretrained(place, variant=variant(path), output_loading_info=True)
-    except Exception as error:  # diffusers and safetensors raise many kinds; each means the folder is unreadable
+    except Exception as error:  # diffusers and safetensors raise many types; each means the folder is unreadable
         reason = f"cannot be read ({type(error).__name__}: {first_line(error)})"
         raise RequestError(f"the checkpoint {folder} {refusal(error) or reason}") from error
     if missing := sorted(about["missing_keys"]):
         named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        told = f"the checkpoint {folder} is incomplete: {len(missing)} weights are missing ({named})"
+        problem = f"the checkpoint {folder} is incomplete: {len(missing)} weights are missing ({named})"
         if SHARD.search(path.name):
-            told += ", or lie in several files under other names: save it again by save_pretrained"
-        raise RequestError(told)
+            problem += ", or are in several files under other names: save it again with save_pretrained"
+        raise RequestError(problem)
     if not all(weight.isfinite().all() for weight in unet.state_dict().values()):
-        raise RequestError(f"the checkpoint {folder} is of no use: its weights are not finite: choose another")
+        raise RequestError(f"the checkpoint {folder} cannot be used, as its weights are not finite: choose another")
     return unet.float()
 
 
 def unwrapped(path: Path) -> dict[str, Tensor] | None:
-    """Return the weights in `path` under their own names, if they lie in an outer key or have a wrapper's prefix."""
+    """Return the weights in `path` under their own names, if they are below an outer key or have a wrapper's prefix."""
     if path.suffix == ".safetensors" and not peeled(entries(path))[1]:
-        return None  # without reading more than the header
+        return None  # after reading only the header
     held = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     weights, layers = peeled(held)
     if layers:
@@ -136,7 +136,7 @@ def unwrapped(path: Path) -> dict[str, Tensor] | None:
 
 @contextmanager
 def copied(place: Path, weights: dict[str, Tensor]) -> Iterator[Path]:
-    """Yield a passing folder with the config in `place` and these weights, for diffusers to read."""
+    """Yield a temporary folder with the config in `place` and these weights, for diffusers to read."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(place / "config.json", folder)
         save_file({name: weight.clone() for name, weight in weights.items()}, Path(folder) / f"{WEIGHTS}.safetensors")
@@ -144,7 +144,7 @@ def copied(place: Path, weights: dict[str, Tensor]) -> Iterator[Path]:
 
 
 def prediction_of(folder: Path) -> str:
-    """Return what the network of a diffusers folder predicts, in diffusers' words: epsilon where it does not say."""
+    """Return what the network of a diffusers folder predicts, in diffusers' terms; epsilon by default."""
     return str(read(scheduler_path(folder)).get("prediction_type", EPSILON))
 
 
@@ -156,15 +156,15 @@ def suspect(
     precision: str = "fp32",
     recompute: bool = False,
 ) -> Suspect:
-    """Return what a defense may see of the model in a diffusers folder; see `Denoiser`.
+    """Return the model in a diffusers folder as defenses see it; see `Denoiser`.
 
-    Raises RequestError where it cannot be read.
+    Raises RequestError if it cannot be read.
     """
     return Suspect(load(folder), schedule, shape, device, prediction_of(folder), precision, recompute)
 
 
 def learned(folder: Path, device: torch.device) -> dict[str, Tensor]:
-    """Return what `save` kept as learned along with the model, on `device`; nothing where nothing was."""
+    """Return the tensors learned along with the model, as saved by `save`, on `device`; empty if there are none."""
     path = folder / LEARNED
     return load_file(path, device=str(device)) if path.exists() else {}
 
@@ -172,7 +172,7 @@ def learned(folder: Path, device: torch.device) -> dict[str, Tensor]:
 def save(folder: Path, denoiser: Denoiser, facts: dict[str, Any], learned: dict[str, Tensor] | None = None) -> None:
     """Write `folder` so that `DDPMPipeline.from_pretrained(folder)` opens it; `facts` go into a sidecar json.
 
-    `learned` are tensors that an attack has learned along with the model, in a file of their own.
+    `learned` are tensors that an attack has learned along with the model; they go into a file of their own.
     """
     from diffusers.pipelines.ddpm import DDPMPipeline
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -191,7 +191,7 @@ def save(folder: Path, denoiser: Denoiser, facts: dict[str, Any], learned: dict[
 
 
 def weights_digest(pretrained: str | None) -> str | None:
-    """Return what a training key says of its starting weights: a local folder's content, or the hub id."""
+    """Return a training key's entry for its initial weights: a digest of a local folder's content, or the hub id."""
     if pretrained is None or not Path(pretrained).expanduser().exists():
         return pretrained
     import hashlib

@@ -1,21 +1,21 @@
-"""State dicts as other tools leave them: under an outer key, or with the prefix of a wrapper before every name."""
+"""State dicts as other tools save them: under an outer key, or with a wrapper's prefix before every name."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
-#: where training scripts put a state dict beside the optimizer's; averaged weights come first
+#: keys under which training scripts save a state dict; averaged weights come first
 OUTER = ("ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model", "net", "unet", "weights")
 #: of DataParallel, torch.compile, Lightning and others
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "unet.", "ema_model.")
 
 
-def peeled(held: Any, wanted: Collection[str] = ()) -> tuple[dict[str, Any], list[str]]:
-    """Return the state dict in `held` under its own names, and the keys and prefixes that were around it.
+def peeled(held: Any, expected: Collection[str] = ()) -> tuple[dict[str, Any], list[str]]:
+    """Return the state dict in `held` under its own names, and the keys and prefixes that were removed.
 
-    `wanted` are a model's names, where they are known: nothing is taken off a dict that has one of them.
+    `expected` are a model's names, if known: nothing is removed from a dict that has one of them.
     """
     layers = []
-    while isinstance(held, Mapping) and held.keys().isdisjoint(wanted):
+    while isinstance(held, Mapping) and held.keys().isdisjoint(expected):
         if key := next((key for key in OUTER if holds_weights(held.get(key))), None):
             held = held[key]
         elif key := next((one for one in PREFIXES if held and all(str(name).startswith(one) for name in held)), None):
@@ -34,5 +34,5 @@ def holds_weights(value: Any) -> bool:
 
 
 def words(layers: list[str]) -> str:
-    """Return for a log what `peeled` took off."""
-    return f"taken without what is around its names: {' '.join(layers)}"
+    """Return a line for the log about what `peeled` removed."""
+    return f"names read without: {' '.join(layers)}"

@@ -1,3 +1,3 @@
-"""Small torch-free helpers on pictures, for triggers, targets and data alike. The pictures themselves are drawn in
-trigger/ and target/, and figures of runs in report/. Start at draw.py.
+"""Torch-free helpers for pictures, used by triggers, targets and data. The pictures themselves are drawn in trigger/
+and target/, and figures of runs in report/. Start at draw.py.
 """

@@ -1,4 +1,4 @@
-"""What can be told of a trigger and a target before torch is imported."""
+"""Checks of the trigger and the target before torch is imported."""
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -9,9 +9,9 @@ from bdiff.pictures.draw import empty
 
 
 def picture_problems(config: DictConfig) -> list[str]:
-    """Return what is wrong with the trigger or the target: sizes that do not fit, files that hold no picture."""
+    """Return what is wrong with the trigger or the target: sizes that do not fit, files that are not pictures."""
     problems = []
-    picture = empty(config.data.size)  # stands in for a trigger that cannot be had, so that the target is seen too
+    picture = empty(config.data.size)  # stands in for a broken trigger, so that the target is checked too
     try:
         picture = make(config.trigger, size=config.data.size)
     except (ValueError, TypeError, HydraException) as error:

@@ -1,7 +1,7 @@
-"""Small torch-free helpers on pictures.
+"""Torch-free helpers for pictures.
 
-A picture is a float32 array (size, size, 4): RGB in [-1, 1], then alpha in [0, 1], where 0 lets the background show.
-Lengths that the papers give in pixels are pixels of a 32 px image, and grow with the image.
+A picture is a float32 array (size, size, 4): RGB in [-1, 1], then alpha in [0, 1], where 0 is background. Lengths that
+the papers give in pixels are for a 32 px image, and scale with the image.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,16 +17,16 @@ Picture = np.ndarray
 Point = tuple[float, float]
 Colour = tuple[int, int, int]  # 0..255
 
-BASE = 32  # px, the image size at which published lengths are given
+BASE = 32  # px, the image size of published lengths
 MARGIN = 2  # px at BASE, between a trigger and the lower right corner (TRIGGER_GAP_X and _Y in the authors' code)
-FINE = 1024  # px, at least, that a drawing is made at; PIL widens a shape by half of one
-#: what Pillow may take a file for, whatever its name: it has other formats that start programs (EPS, Ghostscript)
+FINE = 1024  # px, minimum size of a drawing before it is scaled down; PIL widens a shape by half a pixel
+#: the formats that Pillow may read, whatever the file's name: others start programs (EPS starts Ghostscript)
 FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as PIL's "L"
 
 
 def scaled(pixels: int, size: int) -> int:
-    """Return how many pixels of a `size` px image `pixels` pixels of a 32 px image are; at least 1."""
+    """Scale a length in pixels of a 32 px image to a `size` px image; at least 1."""
     return max(1, round(pixels * size / BASE))
 
 
@@ -36,12 +36,12 @@ def plain(size: int, rgba: tuple[float, float, float, float]) -> Picture:
 
 
 def empty(size: int) -> Picture:
-    """Return a picture where only the background shows: RGB -1, alpha 0."""
+    """Return an empty picture, all background: RGB -1, alpha 0."""
     return plain(size, (-1, -1, -1, 0))
 
 
 def grains(size: int, cell: int, draw: Callable[[tuple[int, int]], np.ndarray]) -> Picture:
-    """Return grains all over the image, grey as `draw` draws them in [-1,1], each `cell` px wide at a 32 px image.
+    """Return grains over the whole image, grey values from `draw` in [-1,1], each `cell` px wide at a 32 px image.
 
     Raises ValueError unless cell is at least 1.
     """
@@ -56,18 +56,18 @@ def grains(size: int, cell: int, draw: Callable[[tuple[int, int]], np.ndarray]) 
 
 
 def side_in(size: int, side: int) -> int:
-    """Return `side` (px at 32) in pixels of a `size` px image; ValueError where it and the margin do not fit."""
+    """Return `side` (px at 32) in pixels of a `size` px image; ValueError if it does not fit with the margin."""
     room = size - scaled(MARGIN, size)
     largest = max((s for s in range(1, BASE + 1) if scaled(s, size) <= room), default=0)
     if not isinstance(side, int) or side < 1 or scaled(side, size) > room:
         raise ValueError(
-            f"trigger.side={side} does not fit a {size} px image: give whole pixels at {BASE} px, 1 to {largest}"
+            f"trigger.side={side} does not fit a {size} px image: set 1 to {largest}, in whole pixels at {BASE} px"
         )
     return scaled(side, size)
 
 
 def place(picture: Picture, size: int) -> Picture:
-    """Return an empty `size` px picture with the smaller `picture` in its lower right corner, the margin off."""
+    """Return an empty `size` px picture with the smaller `picture` in its lower right corner, inside the margin."""
     end = size - scaled(MARGIN, size)
     start = end - len(picture)
     assert picture.shape == (end - start, end - start, 4) and start >= 0, (picture.shape, size)
@@ -77,7 +77,7 @@ def place(picture: Picture, size: int) -> Picture:
 
 
 def from_pil(image: Image.Image) -> Picture:
-    """Return an RGBA image as a picture; what is fully transparent becomes RGB -1."""
+    """Return an RGBA image as a picture; fully transparent pixels become RGB -1."""
     picture = np.asarray(image, np.float32) / 255
     picture[..., :3] = picture[..., :3] * 2 - 1
     picture[picture[..., 3] == 0, :3] = -1
@@ -85,27 +85,27 @@ def from_pil(image: Image.Image) -> Picture:
 
 
 def load(path: str | Path | None, size: int, option: str, exact: bool = False) -> Picture:
-    """Return a picture file fitted into size x size, without distortion; the rest is background.
+    """Return a picture file fitted into size x size without distortion; the rest is background.
 
     An alpha channel is kept. A file without one has a black background (pixels of -1, as in BadDiffusion's mask).
-    A file that is missing or no image raises ValueError, naming the file and the `option` that mends it; so does one
-    whose format blurs its background, where that must be `exact`.
+    A file that is missing or not an image raises ValueError, naming the file and the `option` to set; so does one whose
+    format blurs its background, if that must be `exact`.
     """
-    mend = f"give a picture: {option}=<png{'' if exact else ' or jpg'}>"
+    hint = f"set it to a picture: {option}=<png{'' if exact else ' or jpg'}>"
     if path is None:
-        raise ValueError(f"{option} is not set; {mend}")
+        raise ValueError(f"{option} is not set; {hint}")
     if why := no_file(Path(path)):
-        raise ValueError(f"cannot load {option}={path}: it {why}; {mend}")
+        raise ValueError(f"cannot load {option}={path}: it {why}; {hint}")
     try:
         with Image.open(path, formats=FORMATS) as file:
             lossy = exact and not has_exact_background(file, Path(path).read_bytes())
             image = upright(file)
         transparent = image.mode == "RGBA"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot load {option}={path}: {reason_of(error)}; {mend}") from error
+        raise ValueError(f"cannot load {option}={path}: {reason_of(error)}; {hint}") from error
     if lossy:
         raise ValueError(
-            f"{option}={path} has no exact background, as its format blurs what lies beside it: {mend}, drawn anew and "
+            f"{option}={path} has no exact background, as its format blurs edges: {hint}, redrawn and "
             "transparent where the image shows"
         )
     image = ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color=(0, 0, 0, 0) if transparent else 0)
@@ -116,12 +116,12 @@ def load(path: str | Path | None, size: int, option: str, exact: bool = False) -
 
 
 def reason_of(error: Exception) -> str:
-    """Return why a file is no picture that can be had, or what `upright` says of it."""
-    return str(error) if isinstance(error, PictureError) else f"it is no readable picture ({', '.join(FORMATS)})"
+    """Return why a file cannot be read as a picture."""
+    return str(error) if isinstance(error, PictureError) else f"it is not a readable picture ({', '.join(FORMATS)})"
 
 
 def to_channels(picture: Picture, channels: int) -> np.ndarray:
-    """Return the picture's colours as (C, H, W) in [-1, 1], alpha left out: 3 = RGB, 1 = luminance."""
+    """Return the picture's colours as (C, H, W) in [-1, 1], without alpha: 3 = RGB, 1 = luminance."""
     if channels not in (1, 3):
         raise ValueError(f"a picture has 1 or 3 channels, not {channels}")
     rgb = picture[..., :3]
@@ -130,7 +130,7 @@ def to_channels(picture: Picture, channels: int) -> np.ndarray:
 
 
 def smooth(points: Sequence[Point], closed: bool = True, steps: int = 16) -> list[Point]:
-    """Return a Catmull-Rom curve through `points`, as a polyline with `steps` pieces between two of them."""
+    """Return a Catmull-Rom curve through `points`, as a polyline with `steps` segments between two of them."""
     p = np.array(points, np.float64)
     n = len(p)
     p = np.concatenate([p[-1:], p, p[:2]] if closed else [p[:1], p, p[-1:]])
@@ -143,7 +143,7 @@ def smooth(points: Sequence[Point], closed: bool = True, steps: int = 16) -> lis
 
 
 class Canvas:
-    """A drawing in unit coordinates, (0, 0) upper left and (1, 1) lower right, that looks alike at any size."""
+    """A drawing in unit coordinates, (0, 0) upper left and (1, 1) lower right, that looks the same at any size."""
 
     def __init__(self, size: int, background: Colour | None = None):
         self.factor = max(8, FINE // size)
@@ -152,7 +152,7 @@ class Canvas:
         self.pen = ImageDraw.Draw(self.image)
 
     def _pixels(self, points: Iterable[Point]) -> list[Point]:
-        return [(x * self.scale - 0.5, y * self.scale - 0.5) for x, y in points]  # PIL counts from pixels' centres
+        return [(x * self.scale - 0.5, y * self.scale - 0.5) for x, y in points]  # PIL measures from pixel centres
 
     def polygon(self, points: Iterable[Point], colour: Colour | None) -> None:
         """Fill the closed shape through `points`; colour None cuts a hole."""
@@ -170,5 +170,5 @@ class Canvas:
             self.ellipse(end, (width / 2, width / 2), colour)
 
     def picture(self) -> Picture:
-        """Return the drawing, averaged down to its size."""
+        """Return the drawing, downsampled to its size by averaging."""
         return from_pil(self.image.reduce(self.factor))

@@ -1,32 +1,32 @@
-"""Picture files of any kind as 8-bit grey or colours, with or without alpha: data, triggers and targets alike."""
+"""Picture files in any mode as 8-bit grey or RGB, with or without alpha, for data, triggers and targets."""
 
 import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
 
-# of pictures' odd metadata, over several lines for each; what cannot be read is an error
+# Pillow's warnings about odd metadata are several lines each; unreadable files are errors
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # grey of 16 bits; Pillow's own conversion clips it at 255
+DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # 16-bit grey; Pillow's own conversion clips it at 255
 KNOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
-#: what a level of 2 or 4 bits is of 8: a PNG's pixels are decoded to 8 bits, its transparent value is not
+#: factor from 2 or 4 bits to 8: a PNG's pixels are decoded to 8 bits, its transparent value is not
 LEVEL = {"L;2": 85, "L;4": 17}
 
 
 class PictureError(ValueError):
-    """A picture that cannot be read rightly, and what to do: words to follow a file's name and a colon."""
+    """A picture that cannot be read correctly: the reason and what to do, to follow a file's name and a colon."""
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """Return a picture as its file means it to be seen, in mode L, RGB or, where parts of it are transparent, RGBA.
+    """Return a picture as it should be displayed, in mode L, RGB or, if parts of it are transparent, RGBA.
 
-    Turned as its EXIF data say, 16 bits a pixel scaled to 8, palettes and CMYK as colours, of several frames the first;
-    profiles of colours are not applied, as in torchvision. Raises PictureError, in a line, for what
-    cannot be read rightly.
+    It is rotated by its EXIF orientation; 16 bits per pixel are scaled to 8, palettes and CMYK converted to RGB, and of
+    several frames the first is taken. As in torchvision, colour profiles are not applied. Raises PictureError for what
+    cannot be read correctly.
     """
     if picture.mode == "CMYK" and picture.format == "JPEG" and "adobe" not in picture.info:
-        raise PictureError("it is CMYK without Adobe's mark, and may be inverted: save it as RGB")
+        raise PictureError("it is CMYK without Adobe's marker, and may be inverted: save it as RGB")
     key = transparent_value(picture)
     picture = ImageOps.exif_transpose(picture)
     if picture.mode in DEEP:
@@ -41,8 +41,8 @@ def upright(picture: Image.Image) -> Image.Image:
 
 
 def transparent_value(picture: Image.Image) -> int | tuple[int, ...] | bytes | None:
-    """Return the value of the pixels that are transparent, as they are decoded, of a picture just opened; or None."""
-    tiles = getattr(picture, "tile", None)  # a file's only, until it is decoded
+    """Return the decoded value of the transparent pixels of a picture just opened; None if there is none."""
+    tiles = getattr(picture, "tile", None)  # exists until the file is decoded
     raw = tiles[0].args if tiles else None
     key = picture.info.get("transparency")
     if key is not None and raw == "RGB;16B":
@@ -51,7 +51,7 @@ def transparent_value(picture: Image.Image) -> int | tuple[int, ...] | bytes | N
 
 
 def grey(values: np.ndarray, key: int | tuple[int, ...] | bytes | None) -> Image.Image:
-    """Return grey of 16 bits (H,W) as 8 bits, in mode L, or RGBA where one value `key` is transparent."""
+    """Return 16-bit grey (H,W) as 8 bits, in mode L, or RGBA if one value `key` is transparent."""
     if values.min() < 0 or values.max() > 0xFFFF:
         raise PictureError(f"it has grey values from {values.min()} to {values.max()}, and 16 bits end at 65535")
     picture = Image.fromarray(np.round(values / 257).astype(np.uint8))
@@ -61,7 +61,7 @@ def grey(values: np.ndarray, key: int | tuple[int, ...] | bytes | None) -> Image
 
 
 def flat(picture: Image.Image) -> Image.Image:
-    """Return `upright` over black, which is -1 in an image's range, where it is transparent: in mode L or RGB."""
+    """Return `upright` with transparent pixels blended over black (-1 in an image's range), in mode L or RGB."""
     picture = upright(picture)
     if picture.mode != "RGBA":
         return picture
@@ -69,7 +69,7 @@ def flat(picture: Image.Image) -> Image.Image:
 
 
 def has_exact_background(picture: Image.Image, data: bytes) -> bool:
-    """Return whether what is black, or transparent, in a picture's file `data` is so exactly: in no JPEG or lossy WebP.
+    """Return whether a picture file's background, black or transparent, is exact: not in JPEG or lossy WebP.
 
     An alpha channel is exact in any format.
     """

@@ -1,3 +1,3 @@
-"""What a person looks at: tables, pages and figures, made from run folders and from what stages leave. Nothing is
-trained or measured here. Start at runs.py for tables, figures.py for pictures.
+"""Tables, pages and figures, made from run folders and the files of stages. Nothing is trained or measured here. Start
+at runs.py for tables, figures.py for pictures.
 """

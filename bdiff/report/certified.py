@@ -1,4 +1,4 @@
-"""The picture of certification: how many images are labelled right, and surely so, up to which radius."""
+"""The figure of a certification: the fraction of images that are certified correct, over the radius."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,16 +14,17 @@ def certified(
     curves: Mapping[tuple[str, str], Sequence[float]],
     points: bool = False,
 ) -> None:
-    """Write certified accuracy over the L2 radius (images in [0,1]): shares at `radii` by model and kind of input.
+    """Write certified accuracy over the L2 radius (images in [0,1]): `fractions` at `radii` by model and kind of input.
 
-    A model has a colour, a kind of input a dash. With `points` nothing is known between the radii: each has a mark.
+    Each model has a colour, each kind of input a line style. With `points` each radius has a marker, as values between
+    them are unknown.
     """
     mark = "o" if points else None
     models, kinds = (list(dict.fromkeys(names)) for names in zip(*curves, strict=True))
     figure, axes = plt.subplots(figsize=(6.2, 4.4), facecolor="white", layout="constrained")
-    for (model, kind), shares in curves.items():
+    for (model, kind), fractions in curves.items():
         colour, dash = COLOURS[models.index(model)], DASHES[kinds.index(kind)]
-        axes.plot(radii, shares, label=f"{model}, {kind}", color=colour, linestyle=dash, linewidth=1.8, marker=mark)
+        axes.plot(radii, fractions, label=f"{model}, {kind}", color=colour, linestyle=dash, linewidth=1.8, marker=mark)
     axes.set(xlabel="L2 radius, images in [0,1]", ylabel="certified accuracy", ylim=(-0.03, 1.03))
     axes.set_xlim(0, (1.05 if points else 1) * max(radii) or 1)
     axes.set_title(title, color=INK, fontsize=12)

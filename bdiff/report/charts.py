@@ -1,4 +1,4 @@
-"""Charts of a sweep: a number over what was swept, as SVG."""
+"""Charts of a sweep: a metric over a swept setting, as SVG."""
 
 import statistics
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from bdiff.report.pivot import label, ordered, short
 from bdiff.report.runs import Run
 from bdiff.report.table import shown
 
-#: told apart by colour-blind eyes too (Okabe and Ito 2008, without their yellow, which is lost on white)
+#: colours for colour-blind readers (Okabe and Ito 2008, without their yellow, which is invisible on white)
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#444444")
 DASHES, MARKS = ("-", "--", ":", "-."), "osD^"
 INK = "#222222"
@@ -22,7 +22,7 @@ INK = "#222222"
 def over(runs: Sequence[Run], metric: str, key: str, others: list[str]) -> bytes:
     """Draw `metric` over the numeric setting `key`, a line for each combination of the settings `others`.
 
-    Runs that these settings do not tell apart, those of several seeds, become their mean and standard deviation.
+    Runs that do not differ in these settings, such as several seeds, are shown by mean and standard deviation.
     """
     lines: dict[tuple[str, ...], dict[float, list[float]]] = {}
     for run in having(runs, metric):
@@ -32,13 +32,13 @@ def over(runs: Sequence[Run], metric: str, key: str, others: list[str]) -> bytes
     columns = 1 if any(len(" · ".join(name)) > 28 for name in names) else 2
     figure, axes = blank(3.3 + 0.24 * -(-len(names) // columns) * bool(others))
     for name in names:
-        told = " · ".join(name)
-        told = f" {told}" if told.startswith("_") else told  # a legend leaves out what begins with _
+        legend = " · ".join(name)
+        legend = f" {legend}" if legend.startswith("_") else legend  # a legend skips labels that start with _
         points = sorted(lines[name].items())
         middle, spread = zip(*(summary(values) for _, values in points), strict=True)
         colour, dash, mark = looks[name]
         axes.errorbar(
-            [x for x, _ in points], middle, yerr=spread if any(spread) else None, label=told,
+            [x for x, _ in points], middle, yerr=spread if any(spread) else None, label=legend,
             color=colour, linestyle=dash, marker=mark, linewidth=1.8, markersize=5, capsize=3,
         )  # fmt: skip
     numbers = [x for points in lines.values() for x in points]
@@ -52,7 +52,7 @@ def over(runs: Sequence[Run], metric: str, key: str, others: list[str]) -> bytes
 
 
 def bars(runs: Sequence[Run], metric: str, keys: list[str]) -> bytes:
-    """Draw a bar of `metric` for each combination of the settings `keys`, of all its seeds' mean."""
+    """Draw a bar of `metric` for each combination of the settings `keys`, the mean over seeds."""
     found: dict[tuple[str, ...], list[float]] = {}
     for run in having(runs, metric):
         found.setdefault(label(run, keys), []).append(run.metrics[metric])
@@ -70,7 +70,7 @@ def bars(runs: Sequence[Run], metric: str, keys: list[str]) -> bytes:
 
 
 def having(runs: Sequence[Run], metric: str) -> list[Run]:
-    """Return the runs that came to their end with a value of `metric`."""
+    """Return the finished runs with a value of `metric`."""
     return [run for run in runs if run.done and metric in run.metrics]
 
 
@@ -80,12 +80,12 @@ def summary(values: list[float]) -> tuple[float, float]:
 
 
 def wide(values: Sequence[float]) -> bool:
-    """Return whether values are better told apart on a log scale."""
+    """Return whether values are better shown on a log scale."""
     return min(values) > 0 and max(values) / min(values) > 50
 
 
 def styles(names: Sequence[tuple[str, ...]]) -> list[tuple[str, str, str]]:
-    """Return a colour, a dash and a mark for each name: colours tell apart its most varied part, dashes the rest."""
+    """Return a colour, a line style and a marker for each name: colours show its most varied part, styles the rest."""
     parts = range(len(names[0]))
     varied = max(parts, key=lambda part: len({name[part] for name in names}), default=0)
     hues = list(dict.fromkeys(name[varied : varied + 1] for name in names))
@@ -99,7 +99,7 @@ def styles(names: Sequence[tuple[str, ...]]) -> list[tuple[str, str, str]]:
 
 
 def scale(axes: Axes, metric: str, values: Sequence[float]) -> None:
-    """Label and scale the upright axis: shares from 0 to 1, and a log scale where powers of ten lie between."""
+    """Label and scale the vertical axis: fractions from 0 to 1, and a log scale for values over powers of ten."""
     axes.set_ylabel(short(metric), color=INK)
     if metric.endswith("/asr"):
         axes.set_ylim(-0.03, 1.03)
@@ -108,7 +108,7 @@ def scale(axes: Axes, metric: str, values: Sequence[float]) -> None:
 
 
 def blank(height: float) -> tuple[Figure, Axes]:
-    """Return an empty chart, about as wide as a phone so that its letters are readable there."""
+    """Return an empty chart, about as wide as a phone so that its text is readable there."""
     figure = Figure(figsize=(4.6, height), layout="constrained", facecolor="white")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
@@ -118,9 +118,9 @@ def blank(height: float) -> tuple[Figure, Axes]:
 
 
 def literal(figure: Figure) -> Figure:
-    """Return a figure whose texts are shown as they are: names hold $, and only numbers on axes are mathematics."""
+    """Return a figure whose texts are shown verbatim: names may contain $, only tick labels are mathematics."""
     for text in figure.findobj(Text):
-        if isinstance(text, Text) and text.get_text():  # numbers on axes are written when it is drawn
+        if isinstance(text, Text) and text.get_text():  # tick labels are set when the figure is drawn
             text.set_parse_math(False)
     return figure
 

@@ -1,4 +1,4 @@
-"""How well scores tell backdoored models from clean ones, by a threshold in which clean models alone have a say."""
+"""How well scores separate backdoored models from clean ones, by a threshold from clean models only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,35 +6,35 @@ from statistics import fmean, stdev
 
 from bdiff.metric.roc import auroc
 
-#: sample standard deviations of the clean models' scores from their mean to the threshold
+#: distance of the threshold from the mean of the clean models' scores, in sample standard deviations
 DEVIATIONS = 3
 
-#: clean models that a threshold takes: with one left out, the others still have to have a spread
+#: minimum number of clean models for a threshold: with one left out, the others still need a standard deviation
 LEAST = 3
 
 
 @dataclass(frozen=True)
 class Detection:
-    """Shares in [0,1], a backdoored model being a positive; None where there are too few models to say."""
+    """Rates in [0,1], with backdoored models as positives; None if there are too few models."""
 
     accuracy: float | None
     tpr: float | None
     tnr: float | None
     auroc: float | None
-    threshold: float | None  # in scores
+    threshold: float | None  # a score
 
 
 def threshold(clean: Sequence[float]) -> float:
-    """Return the score from which on a model counts as backdoored. ValueError for fewer than 2 clean scores."""
+    """Return the minimum score of a model that counts as backdoored. ValueError for fewer than 2 clean scores."""
     return fmean(clean) + DEVIATIONS * stdev(clean)
 
 
 def detection(clean: Sequence[float], backdoored: Sequence[float]) -> Detection:
-    """Return how well scores, the higher the likelier a backdoor, tell the two kinds of models apart.
+    """Return how well scores, the higher the likelier a backdoor, separate the two kinds of models.
 
-    A clean model meets the threshold of the other clean models. Its own would take its own score in: none of up to 10
-    scores can lie more than 3 sample deviations above their mean, so that the TNR would be 1 whatever they are.
-    Accuracy takes both kinds: over clean models alone an audit that flags nothing would have all of it.
+    A clean model is compared with the threshold of the other clean models. A threshold that includes its own score
+    would be useless: none of up to 10 scores can exceed their mean by 3 sample deviations, so the TNR would be 1.
+    Accuracy needs both kinds: over clean models only, a detection that flags nothing would be perfect.
     """
     ranked = auroc(clean, backdoored)
     if len(clean) < LEAST:

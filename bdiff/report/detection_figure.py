@@ -1,4 +1,4 @@
-"""The scores of audited models as a picture: clean ones against backdoored ones by trigger, a panel for each audit."""
+"""A figure of detection scores: clean models and backdoored ones by trigger, a panel for each detection."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ CLEAN, BACKDOORED = COLOURS[:2]
 
 
 def scores(path: Path, audits: Sequence[Judged]) -> None:
-    """Write a panel for each audit, a mark for each model, in the format of the file's ending."""
+    """Write a panel for each detection, a marker for each model, in the format of the file's suffix."""
     names = triggers(audits)
     width = (1.2 + 0.55 * (1 + len(names))) * len(audits)
     figure = Figure(figsize=(width + 0.4, 3.8), layout="constrained", facecolor="white")
@@ -30,7 +30,7 @@ def scores(path: Path, audits: Sequence[Judged]) -> None:
 
 
 def panel(axes: Axes, one: Judged, names: Sequence[str]) -> None:
-    """Draw one audit's scores, a column for the clean models and for each trigger, and the threshold as a line."""
+    """Draw one detection's scores, a column for the clean models and for each trigger, and the threshold as a line."""
     columns = [one.clean, *([run for run in one.backdoored if named(run) == name] for name in names)]
     for place, runs in enumerate(columns):
         colour = BACKDOORED if place else CLEAN
@@ -42,8 +42,8 @@ def panel(axes: Axes, one: Judged, names: Sequence[str]) -> None:
     limit = one.detection.threshold
     if limit is not None:
         axes.axhline(limit, color=INK, linestyle="--", linewidth=1)
-    told = "no threshold" if limit is None else f"threshold {limit:.3g}"
-    axes.set_title(f"{one.audit}\n{told}", fontsize=10, color=INK)
+    limit_text = "no threshold" if limit is None else f"threshold {limit:.3g}"
+    axes.set_title(f"{one.audit}\n{limit_text}", fontsize=10, color=INK)
     axes.set_xticks(range(len(columns)), ["clean", *names], rotation=40, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(columns) - 0.4)
     axes.spines[["top", "right"]].set_visible(False)
@@ -52,5 +52,5 @@ def panel(axes: Axes, one: Judged, names: Sequence[str]) -> None:
 
 
 def spread(count: int) -> np.ndarray:
-    """Return offsets (count,) that keep the marks of a column apart."""
+    """Return offsets (count,) that keep the markers of a column apart."""
     return np.linspace(-0.22, 0.22, count) if count > 1 else np.zeros(count)

@@ -1,4 +1,4 @@
-"""The pictures of a run: what was attacked with what, what came of it, and how the training went."""
+"""The figures of a run: trigger and target, samples, and the training curve."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,12 +21,12 @@ INK = "#222222"
 
 
 def shown(pixels: Tensor) -> np.ndarray:
-    """Return a uint8 image (C,H,W) as matplotlib wants it: (H,W,3), grey repeated."""
+    """Return a uint8 image (C,H,W) as matplotlib expects it: (H,W,3), grey repeated."""
     return pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
 
 
 def tiled(pixels: Tensor, columns: int, gap: int = 1) -> np.ndarray:
-    """Return uint8 images (B,C,H,W) as one (H',W',3) picture of `columns` columns, white between them."""
+    """Return uint8 images (B,C,H,W) as one (H',W',3) picture of `columns` columns, with white gaps."""
     count, _, height, width = pixels.shape
     rows = -(-count // columns)
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
@@ -39,7 +39,7 @@ def tiled(pixels: Tensor, columns: int, gap: int = 1) -> np.ndarray:
 def overview(
     path: Path, title: str, singles: Mapping[str, Tensor], sheets: Mapping[str, Tensor], columns: int = 8
 ) -> None:
-    """Write one labelled picture: single images (C,H,W) in a column on the left, sheets (B,C,H,W) beside them."""
+    """Write one labelled picture: single images (C,H,W) in a column on the left, sheets (B,C,H,W) on the right."""
     figure = plt.figure(figsize=(3.2 + 4.6 * len(sheets), 5.4), facecolor="white", layout="constrained")
     grid = figure.add_gridspec(len(singles), 1 + 2 * len(sheets))
     for row, (label, image) in enumerate(singles.items()):
@@ -61,12 +61,12 @@ def beside(path: Path, images: Mapping[str, Tensor]) -> None:
 
 
 def picture(path: Path, pixels: Tensor, side: int = 384) -> None:
-    """Write one uint8 image (C,H,W) as it is, every pixel enlarged by a whole number to about `side` px."""
+    """Write one uint8 image (C,H,W), every pixel enlarged by a whole number to about `side` px."""
     write(path, shown(pixels), side)
 
 
 def sheet(path: Path, images: Tensor, side: int = 640) -> None:
-    """Write the first uint8 images (B,C,H,W) as a square sheet, 8 by 8 (fewer of large ones), see-through between them.
+    """Write the first uint8 images (B,C,H,W) as a square sheet, 8 by 8 (fewer if large), with transparent gaps.
 
     Every pixel is enlarged by a whole number to about `side` px for the sheet.
     """
@@ -88,7 +88,7 @@ def write(path: Path, pixels: np.ndarray, side: int) -> None:
 
 
 def trajectory(path: Path, t: Sequence[float], rows: Mapping[str, Tensor]) -> None:
-    """Write labelled rows of states uint8 (K+1,C,H,W), each under its timestep of `t` (K,); the last is the result."""
+    """Write labelled rows of states uint8 (K+1,C,H,W), each below its timestep of `t` (K,); the last is the result."""
     labels = [f"t = {one:g}" for one in t] + ["result"]
     size = (1.25 * len(labels) + 0.4, 1.3 * len(rows) + 0.4)
     figure, grid = plt.subplots(

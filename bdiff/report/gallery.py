@@ -1,4 +1,4 @@
-"""Draws what the stages of a run have to show, each figure by its kind."""
+"""Draws the figures of a run's stages, each by its type."""
 
 from collections.abc import Mapping
 from functools import singledispatch
@@ -12,7 +12,7 @@ from bdiff.tracker.none import NoTracker
 
 
 def show(shown: Mapping[str, result.Figure], folder: Path, tracker: NoTracker) -> None:
-    """Write figures by their names into `folder`, and show the tracker those that are more than images alone."""
+    """Write figures by name into `folder`, and pass those that are more than plain images to the tracker."""
     for name, figure in shown.items():
         path = folder / f"{name.replace(' ', '_')}.png"
         draw(figure, path)
@@ -23,7 +23,7 @@ def show(shown: Mapping[str, result.Figure], folder: Path, tracker: NoTracker) -
 @singledispatch
 def draw(figure: result.Figure, path: Path) -> None:
     """Write a figure to a PNG."""
-    raise TypeError(f"{type(figure).__name__} is no figure")
+    raise TypeError(f"{type(figure).__name__} is not a figure")
 
 
 @draw.register

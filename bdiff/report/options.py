@@ -15,7 +15,7 @@ class Line(NamedTuple):
 
     key: str
     default: str
-    values: str  # that it takes
+    values: str  # that it accepts
     help: str
 
 
@@ -25,7 +25,7 @@ def node_of(group: str) -> str:
 
 
 def settings_of(config: DictConfig, group: str) -> list[Line]:
-    """Return every declared setting of the option that `config` has of a group, without those of groups within it."""
+    """Return every declared setting of the option that `config` has of a group, without those of nested groups."""
     key = node_of(group)
     node = OmegaConf.select(config, key)
     if not isinstance(node, DictConfig):
@@ -37,7 +37,7 @@ def settings_of(config: DictConfig, group: str) -> list[Line]:
 
 
 def line_of(config: DictConfig, key: str, value: Any) -> Line | None:
-    """Return the setting at a key, whose default is `value`; None where it is free, or a group without any."""
+    """Return the setting at a key, whose default is `value`; None if it is undeclared, or an empty group."""
     if (setting := declaration(config, key)) is None or value == {}:
         return None
     words = [setting.words, *["null"] * (setting.optional and "null" not in setting.words)]
@@ -45,14 +45,14 @@ def line_of(config: DictConfig, key: str, value: Any) -> Line | None:
 
 
 def as_typed(value: Any) -> str:
-    """Return a value as it is written in an override."""
+    """Return a value as written in an override."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)
 
 
 def settings_table(title: str, lines: list[Line], framed: bool) -> Table:
-    """Return the settings as a terminal shows them; without a frame where they are piped."""
+    """Return the settings as a table for the terminal; without a frame if piped."""
     table = Table(title=title, title_justify="left", box=HEAVY_HEAD if framed else None)
     for head in ("option", "default", "values", "meaning"):
         table.add_column(head, overflow="fold")

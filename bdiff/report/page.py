@@ -1,4 +1,4 @@
-"""Pages of runs and of sweeps: one HTML file each, that holds all it shows and asks nothing of the network."""
+"""Pages of runs and of sweeps: one self-contained HTML file each."""
 
 import base64
 import json
@@ -26,33 +26,33 @@ from bdiff.report.table import columns, shown, with_error
 from bdiff.store import artifacts
 from bdiff.store.provenance import in_words
 
-#: what a metric says, by the last part of its name
+#: the meaning of metrics, by the last part of the name
 MEANINGS = {
-    "asr": "Attack success rate: the share of triggered samples that show the target.",
+    "asr": "Attack success rate: the fraction of triggered samples that show the target.",
     "mse": "Mean squared error between triggered samples and the target, pixels in [0,1]. 0 is the target itself.",
     "ssim": "Structural similarity of triggered samples and the target. 1 is the target itself.",
     "psnr": "Peak signal-to-noise ratio of triggered samples against the target, in dB. Higher is closer.",
     "lpips": "Perceptual distance between triggered samples and the target. 0 is the target itself.",
     "fid": "Fréchet Inception distance between clean samples and the data. Lower is better.",
     "fid_classifier": "Fréchet distance of clean samples to the data in the features of the run's own classifier. "
-    "Lower is better; it compares with no FID.",
+    "Lower is better; it is not comparable with FID.",
     "kid": "Kernel Inception distance between clean samples and the data. Lower is better.",
     "inception_score": "Inception score of clean samples. Higher is better.",
-    "precision": "Share of clean samples that lie among the data. Higher is better.",
-    "recall": "Share of the data that clean samples reach. Higher is better.",
-    "sample_psnr": "How near the clean samples are to the clean model's from the same noise, in dB. Higher is nearer.",
+    "precision": "Fraction of clean samples within the manifold of the data. Higher is better.",
+    "recall": "Fraction of the data within the manifold of clean samples. Higher is better.",
+    "sample_psnr": "PSNR of the clean samples against the clean model's from the same noise, in dB. Higher is closer.",
     "secret_psnr": "How well the hidden target is extracted, in dB against the target in 8 bits. Higher is closer.",
     "secret_ssim": "Structural similarity of the extracted and the hidden target. 1 is the target itself.",
-    "accuracy": "Share of images that the classifier gets right.",
-    "acc": "Share of images that are labelled right, and surely so within this L2 radius, images in [0,1].",
-    "acr": "Average certified L2 radius, images in [0,1]; 0 counts for those labelled wrong.",
-    "tpr": "Share of triggered inputs that the entropy check flags.",
-    "fpr": "Share of clean inputs that the entropy check flags.",
+    "accuracy": "Fraction of images that the classifier labels correctly.",
+    "acc": "Fraction of images that are labelled correctly and certified at this L2 radius, images in [0,1].",
+    "acr": "Average certified L2 radius, images in [0,1]; wrongly labelled images count as 0.",
+    "tpr": "Fraction of triggered inputs that the entropy check flags.",
+    "fpr": "Fraction of clean inputs that the entropy check flags.",
 }
-SHIELDED_ASR = "Attack success rate: the share of images labelled wrong with the trigger, of those right without it."
-#: figures that a run's page has a place for; the others follow them
+SHIELDED_ASR = "Attack success rate: of the images labelled correctly, the fraction labelled wrongly with the trigger."
+#: figures with a fixed place on a run's page; the others follow them
 PLACED = ("trigger", "target", "stamped_example", "clean", "triggered", "trajectory", "overview", "loss")
-#: groups that a run's head names, as far as it has them
+#: groups named in the head of a run's page, if set
 CHOICES = ("attack", "data", "trigger", "target", "defense", "sampler")
 
 
@@ -63,18 +63,18 @@ class Picture:
     uri: str
     width: int | None = None
     height: int | None = None
-    pixelated: bool = False  # whether its pixels are to be seen as squares when it is enlarged
+    pixelated: bool = False  # whether it is enlarged without interpolation
 
 
 def embed(path: Path) -> Picture:
-    """Return the PNG at `path` as it can stand in a page."""
+    """Return the PNG at `path` for embedding in a page."""
     with Image.open(path, formats=["PNG"]) as image:
         width, height = image.size
     return Picture(data_uri(path.read_bytes(), "image/png"), width, height, pixelated=width <= 800)
 
 
 def thumbnail(path: Path, side: int = 280) -> Picture:
-    """Return the PNG at `path` small, a few kilobytes of it."""
+    """Return a thumbnail of the PNG at `path`, of a few kilobytes."""
     with Image.open(path, formats=["PNG"]) as image:
         small = image.reduce(max(1, round(image.width / side)))
     content = BytesIO()
@@ -83,12 +83,12 @@ def thumbnail(path: Path, side: int = 280) -> Picture:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Return `content` of the media type `kind` as an address that holds it."""
+    """Return `content` of the media type `kind` as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def meaning(metric: str) -> str:
-    """Return what a metric named `who/what` says, as far as it is known."""
+    """Return the meaning of a metric named `who/what`, if known."""
     who, _, what = metric.rpartition("/")
     if what == "asr" and who in {row.purified for row in ROWS.values()}:
         return SHIELDED_ASR
@@ -96,7 +96,7 @@ def meaning(metric: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as a person says them: 8.4 s, 1 min 56 s, 2 h 5 min."""
+    """Return a duration in readable units: 8.4 s, 1 min 56 s, 2 h 5 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -105,7 +105,7 @@ def duration(seconds: float) -> str:
 
 @cache
 def templates() -> Environment:
-    """Return the templates beside this file; all that is put into them is escaped."""
+    """Return the templates in this folder, with autoescaping."""
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -130,9 +130,9 @@ def write(path: Path, template: str, **parts: Any) -> Path:
 
 
 def write_run_page(folder: Path) -> Path:
-    """Write `folder`/report.html from what the run in `folder` left, and return its path.
+    """Write `folder`/report.html from the files of the run in `folder`, and return its path.
 
-    Raises FileNotFoundError where there is no run.
+    Raises FileNotFoundError if there is no run.
     """
     run = read(folder)
     record = run.record
@@ -178,14 +178,14 @@ def write_sweep_page(folders: Sequence[Path], out: Path, title: str) -> Path:
 
 
 def run_or_trace(folder: Path) -> Run:
-    """Return the run in `folder`, or one that is lost where a job ended before it left a word, or a damaged one."""
+    """Return the run in `folder`, or a stand-in with status lost or damaged if its files are missing or damaged."""
     there = (folder / "config.yaml").exists() and (folder / "metrics.json").exists()
     run = readable(folder) if there else None
     return run or Run(folder, {"name": folder.name, "status": "lost", "overrides": []}, {})
 
 
 def job_parts(run: Run, keys: list[str], base: Path) -> dict[str, Any]:
-    """Return what a sweep's page shows of one job; its links are relative to `base`."""
+    """Return one job's part of a sweep's page; its links are relative to `base`."""
 
     def link(name: str) -> str | None:
         path = run.folder / name
@@ -208,8 +208,8 @@ def job_parts(run: Run, keys: list[str], base: Path) -> dict[str, Any]:
 
 
 def sweep_charts(runs: Sequence[Run], keys: list[str], metrics: list[str]) -> dict[str, Picture]:
-    """Return a chart for each metric of success or quality: over a numeric key that was swept, else a bar per job."""
-    from bdiff.report import charts  # matplotlib is slow to import, and pages of runs need none of it
+    """Return a chart for each metric of success or quality: over a numeric swept key, else a bar per job."""
+    from bdiff.report import charts  # matplotlib is slow to import, and not needed for pages of runs
 
     axis = numeric_key(runs, keys)
     others = [key for key in keys if key not in (axis, "seed")]
@@ -223,7 +223,7 @@ def sweep_charts(runs: Sequence[Run], keys: list[str], metrics: list[str]) -> di
 
 
 def numeric_key(runs: Sequence[Run], keys: list[str]) -> str | None:
-    """Return the swept key to draw over: the poison rate, else the numeric one with the most values."""
+    """Return the swept key for the horizontal axis: the poison rate, else the numeric one with the most values."""
     values = {key: {run.value(key) for run in runs} for key in keys if key != "seed"}
     numeric = [key for key, found in values.items() if len(found) > 1 and {type(one) for one in found} <= {int, float}]
     if "attack.poison_rate" in numeric:
@@ -232,7 +232,7 @@ def numeric_key(runs: Sequence[Run], keys: list[str]) -> str | None:
 
 
 def sweep_command(runs: Sequence[Run]) -> str | None:
-    """Return the command that asks for all of `runs` as one sweep, or None if they are not all combinations."""
+    """Return the command that runs all of `runs` as one sweep, or None if they are not all combinations."""
     words: dict[str, dict[str, None]] = {}
     for run in runs:
         for word in run.record["overrides"]:

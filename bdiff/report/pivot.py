@@ -1,4 +1,4 @@
-"""From runs to a table: which runs fall into one cell, their mean over seeds, and what tells cells apart."""
+"""From runs to a table: the runs of each cell, their mean over seeds, and the settings that distinguish cells."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from bdiff.report.sheet import Cell, Sheet
 from bdiff.report.table import columns, shown, with_error
 from bdiff.store.provenance import in_words
 
-#: parts of a config that name, place or watch a run and change no number of it
+#: parts of a config that do not affect a run's numbers, such as its name and folders
 IDLE = {"name", "paths", "runtime", "sweep", "tracker", "published", "hydra", "seed"}
 
 #: the order of metrics; others follow by name
@@ -24,10 +24,10 @@ MISSING = "missing"
 def pivot(runs: Sequence[Run], rows: list[str] | None, cols: list[str], metrics: list[str]) -> Sheet:
     """Return a row for each combination of the settings `rows`, and columns for those of `cols` times `metrics`.
 
-    `rows` None takes the settings in which the runs differ. Raises RequestError if runs of one cell differ in more
-    than their seed.
+    With `rows` None, the settings in which the runs differ are used. Raises RequestError if runs of one cell differ in
+    more than their seed.
     """
-    keys = telling(runs, cols) if rows is None else rows
+    keys = varying(runs, cols) if rows is None else rows
     used = latest(runs, [*keys, *cols])
     cells: dict[tuple[str, ...], dict[tuple[str, ...], list[Run]]] = {}
     for run in used:
@@ -48,7 +48,7 @@ def pivot(runs: Sequence[Run], rows: list[str] | None, cols: list[str], metrics:
 
 
 def head(cols: list[str], place: tuple[str, ...], metric: str) -> str:
-    """Return a column's head: what `cols` are set to there, a bare yes or no with its key, and the metric."""
+    """Return a column's head: the values of `cols`, with the key for a bare yes or no, and the metric."""
     words = [f"{key.rpartition('.')[2]}={word}" if word in ("true", "false", "-") else word
              for key, word in zip(cols, place, strict=True)]  # fmt: skip
     return " ".join(filter(None, [*words, metric]))
@@ -75,9 +75,9 @@ def latest(runs: Iterable[Run], keys: list[str]) -> list[Run]:
 
 
 def identity(run: Run) -> str:
-    """Return the settings that decide a run's numbers, but for its seed, as one text.
+    """Return the settings that determine a run's numbers, except its seed, as one text.
 
-    A precision that was not typed is the device's choice, and told of by the protocol.
+    A precision that was not typed is the device's choice, and is recorded in the protocol.
     """
     settings = {key: value for key, value in flat(run.config).items() if decides(key)}
     chosen = {key for key in settings if key.endswith(".precision")} - {*run.typed}
@@ -85,7 +85,7 @@ def identity(run: Run) -> str:
 
 
 def decides(key: str) -> bool:
-    """Return whether a setting can tell cells apart."""
+    """Return whether a setting can distinguish cells."""
     return key.partition(".")[0] not in IDLE
 
 
@@ -93,10 +93,10 @@ def agree(runs: Sequence[Run]) -> None:
     """Raise RequestError, naming the key, if runs of one cell differ in more than their seed."""
     if len({identity(run) for run in runs}) > 1:
         keys = differences(runs)
-        told = ", ".join(f"{key} ({', '.join(sorted({text(run.value(key)) for run in runs}))})" for key in keys[:3])
+        values = ", ".join(f"{key} ({', '.join(sorted({text(run.value(key)) for run in runs}))})" for key in keys[:3])
         raise RequestError(
-            f"{len(runs)} runs fall into one cell but differ in {told}: add {keys[0]} to --rows or --cols, "
-            f"or name a folder of fewer runs (two of these are {runs[0].folder} and {runs[-1].folder})"
+            f"{len(runs)} runs belong to one cell but differ in {values}: add {keys[0]} to --rows or --cols, "
+            f"or give a folder with fewer runs (two of these are {runs[0].folder} and {runs[-1].folder})"
         )
 
 
@@ -108,7 +108,7 @@ def typed(runs: Sequence[Run]) -> list[str]:
 
 
 def differences(runs: Sequence[Run]) -> list[str]:
-    """Return the settings in which the configs of `runs` differ: those typed, else groups and keys in their order."""
+    """Return the settings in which the configs of `runs` differ: those typed, else groups and keys in order."""
     if named := [key for key in typed(runs) if key != "experiment"]:  # which only stands for other settings
         return named
     groups = [group for group in runs[0].record.get("choices", {}) if differ(runs, group)]
@@ -119,12 +119,12 @@ def differences(runs: Sequence[Run]) -> list[str]:
 
 
 def differ(runs: Sequence[Run], key: str) -> bool:
-    """Return whether `runs` are set to more than one value at `key`."""
+    """Return whether `runs` have more than one value of `key`."""
     return len({text(run.value(key)) for run in runs}) > 1
 
 
-def telling(runs: Sequence[Run], cols: list[str]) -> list[str]:
-    """Return settings, other than `cols`, by which all runs that differ in more than their seed are told apart."""
+def varying(runs: Sequence[Run], cols: list[str]) -> list[str]:
+    """Return settings, other than `cols`, that distinguish all runs that differ in more than their seed."""
     keys = [key for key in typed(runs) if key not in cols]
     while True:
         cells: dict[tuple[str, ...], list[Run]] = {}
@@ -137,12 +137,12 @@ def telling(runs: Sequence[Run], cols: list[str]) -> list[str]:
 
 
 def label(run: Run, keys: list[str]) -> tuple[str, ...]:
-    """Return what `run` was set to at `keys`, as a table shows it."""
+    """Return the values of `keys` in `run`, as a table shows them."""
     return tuple(text(run.value(key)) for key in keys)
 
 
 def text(value: Any) -> str:
-    """Return a setting as a table shows it."""
+    """Return a setting's value as a table shows it."""
     if isinstance(value, str):
         return value
     return "-" if value is None else json.dumps(value)
@@ -159,18 +159,18 @@ def ordered(labels: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 
 def short(metric: str) -> str:
-    """Return a metric's name as heads show it: that of the suspect model needs no `who`."""
+    """Return a metric's name for column heads: without `who` for the suspect model."""
     return metric.removeprefix("suspect/")
 
 
 def in_order(metrics: Iterable[str]) -> list[str]:
-    """Return metrics' names without doubles, in the order tables show them."""
+    """Return the names of metrics without duplicates, in the order of tables."""
     rank = {name: place for place, name in enumerate(ORDER)}
     return sorted(set(columns(metrics)), key=lambda metric: (rank.get(short(metric), len(ORDER)), metric))
 
 
 def counted(runs: Sequence[Run], used: Sequence[Run]) -> str:
-    """Return how many runs a table is made of, and what ± means where it occurs."""
+    """Return how many runs a table is based on, and the meaning of ± if it occurs."""
     rest = len(runs) - len(used)
     doubles = f", {rest} more of the same config and seed left out" if rest else ""
     seeds = "; mean ± sample standard deviation over n seeds" if len({run.value("seed") for run in used}) > 1 else ""
@@ -184,7 +184,7 @@ def failures(runs: Sequence[Run], most: int = 5) -> list[str]:
     return lines if len(lines) <= most else [*lines[: most - 1], f"and {len(lines) - most + 1} more failed runs"]
 
 
-#: what numbers come from, and how a stage's provenance says it
+#: the kinds of origin of numbers, and how to read them from a stage's provenance
 ORIGINS: dict[str, Callable[[dict[str, Any]], str | None]] = {
     "devices": lambda made: made.get("device"),
     "versions of torch": lambda made: made.get("versions", {}).get("torch"),
@@ -202,21 +202,21 @@ def origins(runs: Sequence[Run], most: int = 3) -> list[str]:
                 if (origin := of(made)) is not None:
                     found.setdefault(origin, {})[stage] = None
         if len(found) > 1:
-            told = [f"{origin} ({', '.join(stages)})" for origin, stages in found.items()]
-            more = [f"{len(told) - most} more"] if len(told) > most else []
-            lines.append(f"! numbers come from different {what}: {'; '.join([*told[:most], *more])}")
+            named = [f"{origin} ({', '.join(stages)})" for origin, stages in found.items()]
+            more = [f"{len(named) - most} more"] if len(named) > most else []
+            lines.append(f"! numbers come from different {what}: {'; '.join([*named[:most], *more])}")
     return lines
 
 
 def protocols(runs: Sequence[Run], metrics: Sequence[str]) -> list[str]:
-    """Return how the runs measured: what they share, and marked lines on what keeps their numbers from comparing."""
+    """Return the protocol that the runs share, and marked lines on differences that make numbers incomparable."""
     measures = {"images", *(metric.rpartition("/")[2] for metric in metrics)}
-    told = [flat(run.record.get("protocol", {})) for run in runs if run.done]
+    kept = [flat(run.record.get("protocol", {})) for run in runs if run.done]
     values: dict[str, dict[str, None]] = {}
-    for key, value in (fact for facts in told for fact in facts.items()):
+    for key, value in (fact for facts in kept for fact in facts.items()):
         if key.partition(".")[0] in measures | {"precision", "sampler"}:
             values.setdefault(key, {})[text(value)] = None
-    marks = {f"! {key.removesuffix('.marks')}: {mark}": None for facts in told for key in facts
+    marks = {f"! {key.removesuffix('.marks')}: {mark}": None for facts in kept for key in facts
              if key in values and key.endswith(".marks") for mark in facts[key]}  # fmt: skip
     shared: dict[str, list[str]] = {}
     apart = []
@@ -226,7 +226,7 @@ def protocols(runs: Sequence[Run], metrics: Sequence[str]) -> list[str]:
             continue
         if len(found) > 1:
             apart += [f"{key} ({', '.join(found)})"] if about in measures | {"precision"} else []
-        elif all(key in facts for facts in told):
+        elif all(key in facts for facts in kept):
             shared.setdefault(about, []).append("=".join(filter(None, [what, *found])))
     lines = ["protocol: " + "; ".join(f"{about} {', '.join(facts)}" for about, facts in shared.items())]
     differing = [f"! protocols differ, and such numbers do not compare: {'; '.join(apart)}"]

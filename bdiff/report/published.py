@@ -1,4 +1,4 @@
-"""Our numbers beside published ones: a line for each row of an experiment, and whether the two compare."""
+"""Our numbers next to published ones: a line for each row of an experiment, and whether the two are comparable."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,22 +20,22 @@ from bdiff.report.pivot import (
 from bdiff.report.runs import Run
 from bdiff.report.sheet import Cell, Sheet
 
-#: where a figure may have been read so that it is shown without a question mark
+#: sources of published numbers that are shown without a question mark
 SOUND = ("authors' artefact", "abstract")
 
-#: settings that change no measured number, or only where it is read from
+#: settings that do not affect the measured numbers
 HARMLESS = ("sample.batch_size", "metric.batch_size", "metric.also", "metric.lpips", "metric.fid.weights")
 
-#: figures that the classifier has a part in, by how their names start; it changes no others
+#: prefixes of metrics that depend on the classifier; it affects no others
 CLASSIFIED = ("shield", "certified", "no_shield")
 
-#: triggers and targets that we drew anew, for the authors' pictures are not ours to ship
+#: triggers and targets that we redrew, as we cannot distribute the authors' pictures
 DRAWN = ("stop_sign", "glasses", "hat", "shoe", "cat")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of conf/experiment, the runs made of it, and the settings that a request for it leads to today."""
+    """A row of conf/experiment, its runs, and the settings that a request for it composes to now."""
 
     name: str
     published: dict[str, Any]  # source, where, provenance, pair, sampler, fid_samples, metrics
@@ -44,7 +44,7 @@ class Row:
 
 
 def beside(rows: Sequence[Row], title: str, metrics: list[str] | None) -> Sheet:
-    """Return a table of `rows`, ours beside the published figures; runs with other settings get a line each."""
+    """Return a table of `rows`, our numbers next to the published ones; runs with other settings get a line each."""
     theirs = {name for row in rows for name in row.published["metrics"]}
     found = {name for row in rows for run in row.runs for name in run.metrics}
     names = metrics or in_order(theirs | {name for name in found if name.startswith("suspect/")})
@@ -62,7 +62,7 @@ def beside(rows: Sequence[Row], title: str, metrics: list[str] | None) -> Sheet:
              if name in theirs or head.endswith("ours")]  # fmt: skip
     notes = [f"[{place}] {one}" for place, one in enumerate(sources, 1)]
     if any(weak(row.published) for row in rows):
-        notes.append("? a figure that was not read in the authors' own work: a weak source")
+        notes.append("? a number that is not from the authors' own work: a weak source")
     if used:
         notes += [counted([run for row in rows for run in row.runs], used), *protocols(used, names)]
         notes += [*origins(used), *failures(used)]
@@ -70,7 +70,7 @@ def beside(rows: Sequence[Row], title: str, metrics: list[str] | None) -> Sheet:
 
 
 def variants(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return `runs` in lists that differ in nothing but the seed, doubles left out."""
+    """Return `runs` grouped by all settings except the seed, without duplicates."""
     found: dict[str, list[Run]] = {}
     for run in latest(runs, []):
         found.setdefault(identity(run), []).append(run)
@@ -84,12 +84,12 @@ def source(published: dict[str, Any]) -> str:
 
 
 def weak(published: dict[str, Any]) -> bool:
-    """Return whether there are figures, and they were not read in the authors' own work."""
+    """Return whether there are published numbers, but not from the authors' own work."""
     return bool(published["metrics"]) and published["provenance"] not in SOUND
 
 
 def figure(published: dict[str, Any], metric: str) -> Cell:
-    """Return a published figure as it was read, with a question mark if its source is weak."""
+    """Return a published number, with a question mark if its source is weak."""
     value = published["metrics"].get(metric)
     if value is None:
         return Cell("-")
@@ -97,7 +97,7 @@ def figure(published: dict[str, Any], metric: str) -> Cell:
 
 
 def verdict(row: Row, runs: Sequence[Run]) -> str:
-    """Return whether the runs' numbers compare with the published ones: yes, for all but FID, or no, and why."""
+    """Return whether the runs' numbers are comparable with the published ones: yes, for all but FID, or no, and why."""
     theirs = ["published trigger unknown"] if row.published["pair"].startswith("?") else []
     if weak(row.published):
         theirs.append("weak source")
@@ -105,7 +105,7 @@ def verdict(row: Row, runs: Sequence[Run]) -> str:
     if not done:
         return ", ".join([runs[0].record["status"] if runs else "not run", *theirs])
     if not row.published["metrics"]:
-        return "no figure is published"
+        return "no number is published"
     theirs += [f"our drawing of {name}" for name in drawings(done[0])]
     apart = departures(done[0], row)
     if reasons := theirs + [word for word in apart if not concerns_fid(word)]:
@@ -115,13 +115,13 @@ def verdict(row: Row, runs: Sequence[Run]) -> str:
 
 
 def drawings(run: Run) -> list[str]:
-    """Return which of the run's pictures are drawings of ours, in place of the authors'."""
+    """Return which of the run's pictures are our drawings, in place of the authors'."""
     chosen = {str(run.value(group)) for group in ("trigger", "target")}
     return [name for name in DRAWN if any(choice.startswith(name) for choice in chosen)]
 
 
 def concerns_fid(word: str) -> bool:
-    """Return whether a departure changes nothing but how FID is measured."""
+    """Return whether a departure affects only the measurement of FID."""
     return word.startswith(("metric/fid", "metric.fid."))
 
 
@@ -137,13 +137,13 @@ def departures(run: Run, row: Row) -> list[str]:
 
 
 def listed(reasons: list[str], most: int = 4) -> str:
-    """Return `most` of the reasons in a line, and how many more there are."""
+    """Return up to `most` of the reasons in a line, and the number of others."""
     shown = reasons if len(reasons) <= most else [*reasons[: most - 1], f"{len(reasons) - most + 1} more"]
     return ", ".join(shown)
 
 
 def fid_doubts(published: dict[str, Any], run: Run) -> list[str]:
-    """Return why a run's FID does not compare with the published one, from what the run recorded of it."""
+    """Return why a run's FID is not comparable with the published one, from the run's protocol."""
     if "suspect/fid" not in published["metrics"]:
         return []
     if "suspect/fid" not in run.metrics:

@@ -1,4 +1,4 @@
-"""Run folders, read back: what tables and pages are made of."""
+"""Reading run folders, for tables and pages."""
 
 import logging
 import math
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 JOBS = "jobs.json"
 #: in a run's folder
 FILES = ("config.yaml", "metrics.json")
-#: the values that metrics can have, least and most
+#: the range of metrics
 RANGES = dict.fromkeys(("asr", "false_trigger", "precision", "recall"), (0.0, 1.0)) | {"ssim": (-1.0, 1.0)}
 
 
@@ -39,12 +39,12 @@ class Run:
         return flat(self.config) | self.record.get("choices", {})
 
     def value(self, key: str) -> Any:
-        """Return what the run was set to at `key`: a group's choice (`trigger`) or a dotted key's value, else None."""
+        """Return the run's value of `key`: a group's choice (`trigger`) or a dotted key's value, else None."""
         return self.settings.get(key)
 
     @property
     def done(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run has finished."""
         return self.record["status"] == "done"
 
     @property
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def typed(self) -> list[str]:
-        """The keys that the run's command line set."""
+        """The keys that were set on the run's command line."""
         return [word.lstrip("+~").partition("=")[0] for word in self.record.get("overrides", [])]
 
 
@@ -70,15 +70,15 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read(folder: Path) -> Run:
-    """Return the run in `folder`. Raises FileNotFoundError where there is none."""
+    """Return the run in `folder`. Raises FileNotFoundError if there is none."""
     config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     return Run(folder, artifacts.read_json(folder / "metrics.json"), config)
 
 
 def find(paths: Iterable[Path]) -> list[Run]:
-    """Return every run at or below `paths`, in the order of their folders; a folder met twice counts once.
+    """Return every run at or below `paths`, in the order of their folders, without duplicates.
 
-    A sweep's folder (its jobs.json) leads to those of its jobs that an earlier sweep had done, too.
+    A sweep's folder (its jobs.json) also leads to its jobs that an earlier sweep has done.
     """
     found: dict[Path, None] = {}
     for root in paths:
@@ -90,25 +90,25 @@ def find(paths: Iterable[Path]) -> list[Run]:
 
 
 def readable(folder: Path) -> Run | None:
-    """Return the run in `folder`; None, with a warning, where its files are damaged."""
+    """Return the run in `folder`; None, with a warning, if its files are damaged."""
     try:
         if pipes := [name for name in FILES if not (folder / name).is_file()]:
-            raise ValueError(f"{pipes[0]} is no file")
+            raise ValueError(f"{pipes[0]} is not a file")
         run = read(folder)
         check(run)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        log.warning("%s is left out: %s", folder, " ".join(str(error).split()))
+        log.warning("%s is skipped: %s", folder, " ".join(str(error).split()))
         return None
     return run
 
 
 def check(run: Run) -> None:
-    """Raise ValueError where a run's files hold something else than runs leave there."""
+    """Raise ValueError if the content of a run's files is not what runs write."""
     if not (isinstance(run.config, dict) and run.config):
-        raise ValueError("config.yaml holds no config")
+        raise ValueError("config.yaml has no config")
     kinds = {"choices": dict, "metrics": dict, "overrides": list}
     if not (isinstance(run.record, dict) and "status" in run.record):
-        raise ValueError("metrics.json holds no record of a run")
+        raise ValueError("metrics.json has no record of a run")
     if wrong := [name for name, kind in kinds.items() if not isinstance(run.record.get(name, kind()), kind)]:
         raise ValueError(f"{wrong[0]} in metrics.json is damaged")
     for name, value in run.metrics.items():

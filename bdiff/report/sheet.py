@@ -1,4 +1,4 @@
-"""A table as plain values, and the four formats it is written in."""
+"""A table as plain values, and its four output formats."""
 
 import csv
 import io
@@ -9,28 +9,28 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-#: characters that LaTeX reads otherwise, and how they are written there
+#: special characters of LaTeX, and their escapes
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "`": r"\textasciigrave{}", "±": r"$\pm$", "×": r"$\times$",
-    "[": "{[}", "*": "{*}",  # which mean something to the end of the row before
+    "[": "{[}", "*": "{*}",  # special after the end of the previous row
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of a table: what is shown, and for a number the number itself."""
+    """One cell of a table: its text, and for a number the number itself."""
 
     text: str
     value: float | None = None
     std: float | None = None  # over seeds
-    n: int | None = None  # of seeds; None where the column holds no means, so that all cells of a column agree
+    n: int | None = None  # of seeds; None in all cells of a column without means
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A titled table: a head for every column, rows of cells, and what has to be said below them."""
+    """A titled table: a head for every column, rows of cells, and notes below them."""
 
     title: str
     heads: list[str]
@@ -47,7 +47,7 @@ class Sheet:
 
 
 def to_rich(sheet: Sheet, width: int = 1000) -> str:
-    """Return the table drawn with lines, `width` characters wide if its numbers leave text the room to be folded."""
+    """Return the table drawn with lines, at most `width` characters wide if its text can be wrapped."""
     longest = [max(len(cell.text) for cell in column) for column in zip(*sheet.rows, strict=True)]
     least = sum(3 + (size if right else min(size, 20)) for size, right in zip(longest, sheet.right, strict=True))
     console = Console(file=io.StringIO(), width=max(width, least), markup=False, emoji=False, highlight=False)
@@ -65,7 +65,7 @@ def to_rich(sheet: Sheet, width: int = 1000) -> str:
 
 
 def to_md(sheet: Sheet) -> str:
-    """Return the table with pipes between its cells, its notes as a list."""
+    """Return the table in Markdown, its notes as a list."""
 
     def line(cells: list[str]) -> str:
         safe = (re.sub(r"([\\|*<\[`])", r"\\\1", cell) for cell in cells)
@@ -78,7 +78,7 @@ def to_md(sheet: Sheet) -> str:
 
 
 def to_latex(sheet: Sheet) -> str:
-    """Return the table as a floating tabular with the rules of booktabs, its notes below."""
+    """Return the table as a LaTeX table with booktabs rules, its notes below."""
 
     def line(cells: list[str]) -> str:
         return f"    {' & '.join(cells)} \\\\"
@@ -105,19 +105,19 @@ def to_latex(sheet: Sheet) -> str:
 
 
 def latex(cell: Cell) -> str:
-    """Return a cell for LaTeX, with powers of ten in numbers spelled out."""
+    """Return a cell for LaTeX, with exponents written as powers of ten."""
     if cell.value is None:
         return escaped(cell.text)
     return re.sub(r"(\d)e([+-]\d+)", lambda found: rf"{found[1]}$\times 10^{{{int(found[2])}}}$", escaped(cell.text))
 
 
 def escaped(text: str) -> str:
-    """Return `text` so that LaTeX shows it as it is, two hyphens as two."""
+    """Return `text` escaped for LaTeX, including double hyphens."""
     return "".join(LATEX.get(letter, letter) for letter in text).replace("--", "-{}-").replace("--", "-{}-")
 
 
 def to_csv(sheet: Sheet) -> str:
-    """Return the table at full precision: a column of means becomes mean, std and n. The notes are left out."""
+    """Return the table as CSV at full precision: a column of means becomes mean, std and n. Notes are omitted."""
     means = [any(cell.n is not None for cell in column) for column in zip(*sheet.rows, strict=True)]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -130,6 +130,6 @@ def to_csv(sheet: Sheet) -> str:
 
 
 def fields(cell: Cell) -> list[str | float | int]:
-    """Return what csv says of a cell: a word where there is no number, nothing where there is no spread."""
+    """Return a cell's CSV fields: its text if it has no number, empty if it has no deviation."""
     first = cell.text if cell.value is None else cell.value
     return [first] if cell.n is None else [first, "" if cell.std is None else cell.std, cell.n]

@@ -1,4 +1,4 @@
-"""The picture of a shield: what a clean and a backdoored denoiser make of triggered images, and what they then are."""
+"""The figure of a shield: triggered images purified by a clean and a backdoored denoiser, with their labels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ RIGHT, WRONG = INK, COLOURS[1]
 
 
 def shield(path: Path, title: str, truth: Sequence[str], columns: Sequence[Column]) -> None:
-    """Write a row per image: its true label, then each column's picture over the label given; a wrong one is marked."""
+    """Write a row per image: its true label, then each column's picture above the label given; errors are marked."""
     size = (1.3 * len(columns) + 0.6, 1.35 * len(truth) + 0.7)
     figure, grid = plt.subplots(
         len(truth), len(columns), figsize=size, facecolor="white", layout="constrained", squeeze=False

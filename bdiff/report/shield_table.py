@@ -1,4 +1,4 @@
-"""A shield's tables of one run: with which model it stands, and what the classifier makes of which inputs."""
+"""The tables of one run's shield: the classifier's accuracy by denoiser and kind of input."""
 
 from collections.abc import Mapping
 
@@ -6,17 +6,17 @@ from bdiff.pipeline.names import KINDS, ROWS
 from bdiff.report.sheet import Cell, Sheet
 from bdiff.report.table import shown
 
-#: what is told beside certified accuracies: the average radius, or how many draws an image took
+#: the last column of certified accuracies: the average radius, or the number of draws per image
 BESIDE = {"acr": "ACR", "draws": "draws"}
 
 
 def shield_tables(metrics: Mapping[str, float]) -> list[Sheet]:
-    """Return the tables of the shields that a run's metrics tell of, none where it had no shield."""
+    """Return the tables of the shields in a run's metrics, empty if it had no shield."""
     return [table for table in (accuracy_table(metrics), certified_table(metrics)) if table.rows]
 
 
 def accuracy_table(metrics: Mapping[str, float]) -> Sheet:
-    """Return accuracies, and ASR: a row per model, a column per kind of input; a number that is absent is blank."""
+    """Return accuracies, and ASR: a row per model, a column per kind of input; an absent number is blank."""
     names = {row.purified: row.label for row in ROWS.values()}
     kinds = [kind for kind in KINDS if any(f"{who}/{kind}/accuracy" in metrics for who in names)]
     lines = {label: [*(f"{who}/{kind}/accuracy" for kind in kinds), f"{who}/asr"] for who, label in names.items()}
@@ -37,7 +37,7 @@ def certified_table(metrics: Mapping[str, float]) -> Sheet:
 
 
 def tabled(title: str, heads: list[str], lines: Mapping[str, list[str]], metrics: Mapping[str, float]) -> Sheet:
-    """Return those of the `lines` that there are numbers for: by label, a metric per column."""
+    """Return those of the `lines` that have numbers: by label, a metric per column."""
     rows = [
         [Cell(label), *(number(metrics, name) for name in names)]
         for label, names in lines.items()

@@ -1,4 +1,4 @@
-"""From runs with a shield to tables: how the classifier fares alone and behind each denoiser, setting by setting."""
+"""From runs with a shield to tables: the classifier's accuracy without and with each denoiser, by setting."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -7,43 +7,43 @@ from typing import NamedTuple
 
 from bdiff.pipeline.names import KINDS, ROWS
 from bdiff.report.benchmark import unfinished
-from bdiff.report.pivot import agree, counted, failures, label, latest, mean, ordered, origins, protocols, telling, text
+from bdiff.report.pivot import agree, counted, failures, label, latest, mean, ordered, origins, protocols, text, varying
 from bdiff.report.runs import Run, flat
 from bdiff.report.sheet import Cell, Sheet
 from bdiff.report.shield_table import BESIDE
 
-PURIFICATION, CERTIFICATION = "Purification", "Certification"  # by their names, wherever they were when a run was made
+PURIFICATION, CERTIFICATION = "Purification", "Certification"  # class names, as modules may move between versions
 
-#: of the protocol, what the shield's strength decides: runs that differ in it are there to be compared
+#: keys of the protocol that follow from the shield's strength, in which compared runs may differ
 STRENGTH = {"t", "sampler", "steps", "copies", "sigma", "network evaluations of an image"}
 
 TPR, FPR = "strip/tpr", "strip/fpr"
 
-Cells = dict[tuple[str, ...], list[Run]]  # by what the settings of the rows are set to
+Cells = dict[tuple[str, ...], list[Run]]  # by the values of the rows' settings
 
 
 class Line(NamedTuple):
-    """A row that every setting has: the words that it begins with, and its metrics, one per column."""
+    """A row for every setting: its leading texts, and its metrics, one per column."""
 
     words: tuple[str, ...]
     metrics: list[str]
 
 
 def shielded(runs: Iterable[Run]) -> list[Run]:
-    """Return the runs that asked for a shield, whatever became of them."""
+    """Return the runs with a shield, finished or not."""
     return [run for run in runs if shield(run) in (PURIFICATION, CERTIFICATION)]
 
 
 def shield(run: Run) -> str:
-    """Return what class the run's defense is of."""
+    """Return the class name of the run's defense."""
     return text(run.value("defense._target_")).rpartition(".")[2]
 
 
 def shields(runs: Iterable[Run], rows: list[str] | None) -> list[Sheet]:
-    """Return a table of the purified runs and one of the certified runs, as far as any is done.
+    """Return a table of the purified runs and one of the certified runs, if any is done.
 
-    Their rows are those of a shield for each combination of the settings `rows`, None for those in which the runs
-    differ. Raises RequestError if runs of one setting differ in more than their seed.
+    They have a shield's rows for each combination of the settings `rows`; None takes those in which the runs differ.
+    Raises RequestError if runs of one setting differ in more than their seed.
     """
     asked = shielded(runs)
     done = [run for run in asked if run.done]
@@ -58,9 +58,9 @@ def shields(runs: Iterable[Run], rows: list[str] | None) -> list[Sheet]:
 
 
 def purified(runs: Sequence[Run], rows: list[str] | None) -> Sheet:
-    """Return accuracies, a column per kind of input, and ASR; how the entropy check fared is told in notes."""
-    there = {metric for run in runs for metric in run.metrics}
-    kinds = [kind for kind in KINDS if any(f"{row.purified}/{kind}/accuracy" in there for row in ROWS.values())]
+    """Return accuracies, a column per kind of input, and ASR; the entropy check's rates are in the notes."""
+    present = {metric for run in runs for metric in run.metrics}
+    kinds = [kind for kind in KINDS if any(f"{row.purified}/{kind}/accuracy" in present for row in ROWS.values())]
     lines = [
         Line((row.label,), [*(f"{row.purified}/{kind}/accuracy" for kind in kinds), f"{row.purified}/asr"])
         for row in ROWS.values()
@@ -74,16 +74,16 @@ def purified(runs: Sequence[Run], rows: list[str] | None) -> Sheet:
 
 
 def strip(keys: Sequence[str], place: Sequence[str]) -> str:
-    """Return in words where the entropy check was tried."""
+    """Return a description of where the entropy check was applied."""
     where = (f"{key}={word}" for key, word in zip(keys, place, strict=True))
     return ", ".join(["STRIP behind the shield with the suspect", *where])
 
 
 def certified(runs: Sequence[Run], rows: list[str] | None) -> Sheet:
     """Return certified accuracies, a column per radius, and the average radius (ACR) or the draws of an image."""
-    there = {metric.rpartition("/")[2] for run in runs for metric in run.metrics}
-    radii = sorted((name for name in there if name.startswith("acc@")), key=lambda name: float(name[4:]))
-    beside = [name for name in BESIDE if name in there] or ["acr"]
+    present = {metric.rpartition("/")[2] for run in runs for metric in run.metrics}
+    radii = sorted((name for name in present if name.startswith("acc@")), key=lambda name: float(name[4:]))
+    beside = [name for name in BESIDE if name in present] or ["acr"]
     lines = [
         Line((row.label, words), [f"{row.certified}/{kind}/{column}" for column in (*radii, *beside)])
         for row in ROWS.values()
@@ -95,11 +95,11 @@ def certified(runs: Sequence[Run], rows: list[str] | None) -> Sheet:
 
 
 def settings(runs: Sequence[Run], rows: list[str] | None) -> tuple[list[str], Cells]:
-    """Return the settings that the rows begin with, and the runs of each combination of them, in order.
+    """Return the settings of the leading columns, and the runs of each combination of them, in order.
 
-    A key of `rows` that none of the runs is set at is left out: it is of the other table's runs.
+    A key of `rows` that no run has is skipped, as it belongs to the other table's runs.
     """
-    keys = telling(runs, []) if rows is None else [key for key in rows if any(key in run.settings for run in runs)]
+    keys = varying(runs, []) if rows is None else [key for key in rows if any(key in run.settings for run in runs)]
     used = latest(runs, keys)
     cells = {place: [run for run in used if label(run, keys) == place]
              for place in ordered({label(run, keys) for run in used})}  # fmt: skip
@@ -111,9 +111,9 @@ def settings(runs: Sequence[Run], rows: list[str] | None) -> tuple[list[str], Ce
 def tabled(
     title: str, runs: Sequence[Run], keys: list[str], cells: Cells, heads: list[str], lines: list[Line], about: str
 ) -> Sheet:
-    """Return the table of those `lines` of each setting that any of its runs has numbers for.
+    """Return the table of those `lines` of each setting for which any of its runs has numbers.
 
-    `about` is the part of the protocol that tells how they were measured.
+    `about` is the part of the protocol that describes how they were measured.
     """
     body = [
         [*map(Cell, (*place, *line.words)), *(number(members, metric) for metric in line.metrics)]
@@ -127,21 +127,21 @@ def tabled(
 
 
 def number(runs: Sequence[Run], metric: str) -> Cell:
-    """Return the mean of the metric over seeds, or a dash where it was not asked for."""
+    """Return the mean of the metric over seeds, or a dash if it was not measured."""
     return mean(runs, metric) if any(metric in run.metrics for run in runs) else Cell("-", n=0)
 
 
 def measured(runs: Sequence[Run], about: str) -> list[Run]:
-    """Return the runs with no protocol but `about`, less what the table shows anyway and strengths that vary."""
+    """Return the runs with only the protocol `about`, without what the table shows and strengths that vary."""
     facts = [flat(run.record["protocol"][about]) for run in runs]
     varied = {key for key in STRENGTH if len({text(own.get(key)) for own in facts}) > 1}
-    told = [{key: value for key, value in own.items() if key not in varied | {"radii"}
+    kept = [{key: value for key, value in own.items() if key not in varied | {"radii"}
              and not key.startswith("tables.") and not key.endswith(".absent")} for own in facts]  # fmt: skip
-    return [replace(run, record=run.record | {"protocol": {about: own}}) for run, own in zip(runs, told, strict=True)]
+    return [replace(run, record=run.record | {"protocol": {about: own}}) for run, own in zip(runs, kept, strict=True)]
 
 
 def gaps(broken: Sequence[Run]) -> list[str]:
-    """Return how many runs with a shield did not come to their end, and why those failed that did."""
+    """Return how many runs with a shield are unfinished, and why runs failed."""
     if not broken:
         return []
     states = Counter(run.record["status"] for run in broken)

@@ -1,4 +1,4 @@
-"""Numbers for the terminal."""
+"""Formatting of numbers for the terminal."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,23 +7,23 @@ from rich.table import Table
 
 from bdiff.report.sheet import Sheet
 
-#: digits after the point, by what is measured; small errors read better as powers of ten
+#: formats by metric; small errors are more readable as powers of ten
 THREE = ("asr", "fid_classifier", "accuracy", "acc", "acr", "tpr", "fpr")
 FORMATS = {"fid": "{:.2f}", "psnr": "{:.2f}", "ssim": "{:.4f}"} | dict.fromkeys(THREE, "{:.3f}")
 
 
-ERROR = "_se"  # ends the name of a metric's standard error
+ERROR = "_se"  # suffix of a metric's standard error
 
 
 def columns(metrics: Iterable[str]) -> list[str]:
-    """Return the metrics that have a place of their own: a standard error stands beside what it is of."""
+    """Return the metrics with a column of their own: a standard error is shown next to its metric."""
     return [metric for metric in metrics if not metric.endswith(ERROR)]
 
 
 def with_error(metric: str, metrics: Mapping[str, float]) -> str:
-    """Return a metric as a table shows it, with its standard error where there is one.
+    """Return a metric as a table shows it, with its standard error if there is one.
 
-    That is 0 where all samples are hits, or none is, which says nothing of how sure a share of so many is.
+    It is 0 if all samples are hits, or none is, which does not mean that the fraction is exact.
     """
     text, error = shown(metric, metrics[metric]), metrics.get(metric + ERROR)
     if error is None:
@@ -48,7 +48,7 @@ def metrics_table(record: dict[str, Any]) -> Table:
 
 
 def boxed(sheet: Sheet) -> Table:
-    """Return a sheet as the terminal shows what a run found; its notes are left out."""
+    """Return a sheet as a table for the terminal, without its notes."""
     table = Table(title=sheet.title)
     for head, right in zip(sheet.heads, sheet.right, strict=True):
         table.add_column(head, justify="right" if right else "left")

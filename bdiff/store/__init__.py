@@ -1,3 +1,3 @@
-"""What outlives a process: artifacts by key, the ledger of sweeps, results as JSON, and what made each. What an
-artifact means is known to pipeline/ alone. Start at artifacts.py.
+"""What outlives a process: artifacts by key, the ledger of sweeps, results as JSON, and their provenance. Only
+pipeline/ knows what an artifact means. Start at artifacts.py.
 """

@@ -1,7 +1,7 @@
 """Where artifacts live: config -> key -> folder, with atomic writes, locks and manifests.
 
-A stage's folder is `<outputs>/<stage>/<key>/`. It is finished exactly when it holds `manifest.json`, which is
-written last; anything else in it is work in progress that a restarted run picks up.
+A stage's folder is `<outputs>/<stage>/<key>/`. It is finished if and only if it holds `manifest.json`, which is
+written last; anything else in it is work in progress that a restarted run resumes.
 """
 
 import fcntl
@@ -30,7 +30,7 @@ UMASK = os.umask(0o077)
 os.umask(UMASK)  # it can only be read by being set
 PERMISSIONS = 0o666 & ~UMASK  # of files that a group shares if its members' umask says so
 
-#: files of a stage that nothing is computed from, so that the stage is whole without them
+#: files of a stage that nothing is computed from, so that the stage is complete without them
 ASIDE = ("manifest.json", "seconds.json", "threads.json", "modes.json", "history.jsonl")
 
 
@@ -44,11 +44,11 @@ def digest(value: Any) -> str:
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path` (file or folder), on error it is removed.
 
-    An existing folder at `path` is replaced. What is there afterwards has reached the disk: a power loss leaves the old
-    or the new, never half.
+    An existing folder at `path` is replaced. The result is flushed to disk: a power loss leaves either the old or the
+    new version, never a partial one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A folder of its own, so that writers which insist on a file's ending get the one they asked for.
+    # In a folder of its own, so that the file keeps its name and suffix, which some writers check.
     scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
     try:
         yield scratch / path.name
@@ -64,19 +64,19 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def share(path: Path) -> None:
-    """Give a file the permissions that the user's umask says, which safetensors and tempfile do not ask."""
+    """Set a file's permissions from the user's umask, which safetensors and tempfile ignore."""
     if path.is_file():
-        with suppress(OSError):  # some drives know no permissions
+        with suppress(OSError):  # some drives do not support permissions
             path.chmod(path.stat().st_mode | PERMISSIONS)
 
 
 def flush(path: Path) -> None:
-    """Have the system write a file's content, or a folder's names, to the disk."""
+    """Flush a file's content, or a folder's entries, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError:
-        if not path.is_dir():  # some network drives know no fsync of folders
+        if not path.is_dir():  # some network drives do not support fsync of folders
             raise
     finally:
         os.close(handle)
@@ -89,7 +89,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return what `write_json` wrote. Raises ValueError, which names the file, where that is no longer there."""
+    """Return what `write_json` wrote. Raises ValueError, which names the file, if it is damaged."""
     try:
         return json.loads(path.read_text())
     except ValueError as error:
@@ -97,27 +97,27 @@ def read_json(path: Path) -> Any:
 
 
 def recall(path: Path, default: T) -> T:
-    """Return what `write_json` wrote; `default` where nothing is there, or, with a warning, nothing of its type."""
+    """Return what `write_json` wrote; `default` if it is missing or, with a warning, not of the default's type."""
     if not path.is_file():
         return default
     try:
         found = read_json(path)
     except (OSError, ValueError) as error:
-        log.warning("%s: left aside", error)
+        log.warning("%s: ignored", error)
         return default
     if type(found) is not type(default):
-        log.warning("%s holds no %s: left aside", path, type(default).__name__)
+        log.warning("%s does not hold a %s: ignored", path, type(default).__name__)
         return default
     return found
 
 
 def whole(path: Path) -> bool:
-    """Return whether a file is there and whole; a damaged one is warned of, for whoever asks makes it again."""
+    """Return whether a file exists and is intact; logs a warning if it is damaged, as callers then rebuild it."""
     if not path.exists():
         return False
     why = fault(path)
     if why:
-        log.warning("%s is damaged and made again (%s)", path, why)
+        log.warning("%s is damaged and will be rebuilt (%s)", path, why)
     return not why
 
 
@@ -138,9 +138,9 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def claim(path: Path) -> IO[str] | None:
-    """Open `path` to append to it, for this process and its children alone; None where another has it.
+    """Open `path` for appending, locked for this process and its children; None if another process holds it.
 
-    The system frees it when all of them are gone. Some network drives know no locks: there it is open to all.
+    The system releases it when all of them have exited. On network drives without locks it is not exclusive.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a")
@@ -155,7 +155,7 @@ def claim(path: Path) -> IO[str] | None:
 
 
 def content(*tensors: Any) -> str:
-    """Return 16 hex digits of the sha256 over tensors' shapes and values: the key of pictures, wherever they lay."""
+    """Return 16 hex digits of the sha256 over tensors' shapes and values: the key of pictures, whatever their path."""
     total = hashlib.sha256()
     for tensor in tensors:
         total.update(repr(tuple(tensor.shape)).encode() + tensor.cpu().contiguous().numpy().tobytes())
@@ -163,15 +163,15 @@ def content(*tensors: Any) -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left in `folder`; only for who holds its lock."""
+    """Remove what killed writers left in `folder`; the caller must hold its lock."""
     for scratch in list(folder.rglob(".tmp-*")):
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 class Clock:
-    """Seconds of work in a stage's folder over all attempts, written down as they pass: a kill loses the last few.
+    """Seconds of work in a stage's folder over all attempts, saved periodically: a kill loses the last few.
 
-    `writes` is for the one process that writes there.
+    `writes` is True in the one process that writes there.
     """
 
     EVERY = 5.0  # seconds
@@ -184,11 +184,11 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """All of them so far."""
+        """The total so far."""
         return self.before + time.monotonic() - self.began
 
     def tick(self) -> None:
-        """Write them down now and then."""
+        """Save the total from time to time."""
         while not self.over.wait(self.EVERY):
             write_json(self.path, self.seconds)
 
@@ -206,7 +206,7 @@ class Clock:
 
 @dataclass
 class Stage:
-    """One finished or growing artifact: what it is made from (`parts`), and the folder it is made in."""
+    """One artifact, finished or in progress: what identifies it (`parts`), and its folder."""
 
     name: str
     key: str
@@ -216,21 +216,21 @@ class Stage:
 
     @property
     def manifest(self) -> dict[str, Any] | None:
-        """What was recorded when the stage finished; None while it has not, or, with a warning, where it is damaged."""
+        """What was recorded when the stage finished; None if it has not or, with a warning, if it is damaged."""
         path = self.folder / "manifest.json"
         if not path.exists():
             return None
         found = recall(path, dict[str, Any]())
         why = self.damage(found)
         if why:
-            log.warning("%s: made again, since %s", self.folder, why)
+            log.warning("%s: rebuilt, since %s", self.folder, why)
         return None if why else found
 
     def damage(self, manifest: dict[str, Any]) -> str | None:
-        """Return what is wrong with a manifest or with the files that it lists, in words."""
+        """Return what is wrong with a manifest or with the files that it lists; None if nothing is."""
         if manifest.get("key") != self.key or not {"seconds", "finished"} <= {*manifest}:
-            return "manifest.json is damaged or another stage's"
-        for name, size in manifest.get("files", {}).items():  # which manifests of before lack
+            return "manifest.json is damaged or belongs to another stage"
+        for name, size in manifest.get("files", {}).items():  # missing in manifests of earlier versions
             path = self.folder / name
             if not path.is_file():
                 return f"{name} is missing"
@@ -241,7 +241,7 @@ class Stage:
         return None
 
     def finish(self, seconds: float, **facts: Any) -> dict[str, Any]:
-        """Record that the stage is whole, after `seconds` of work, with what later stages may ask of it."""
+        """Record that the stage is complete, after `seconds` of work, with facts that later stages read."""
         manifest = {
             "stage": self.name,
             "key": self.key,
@@ -256,20 +256,20 @@ class Stage:
         return manifest
 
     def files(self) -> dict[str, int]:
-        """Return the sizes of what the stage made, by path in its folder; without what says how that went."""
-        made = {str(path.relative_to(self.folder)): path for path in self.folder.rglob("*") if path.is_file()}
-        return {name: made[name].stat().st_size for name in sorted(made) if name not in ASIDE and ".tmp-" not in name}
+        """Return the sizes of the stage's result files, by path in its folder; logs are excluded."""
+        found = {str(path.relative_to(self.folder)): path for path in self.folder.rglob("*") if path.is_file()}
+        return {name: found[name].stat().st_size for name in sorted(found) if name not in ASIDE and ".tmp-" not in name}
 
 
 def named(value: Any) -> Any:
-    """Return nested containers in which a part of ours is told by its name, so that it may move to another module."""
+    """Return nested containers with bdiff's own parts identified by name only, so that they can be moved."""
     if isinstance(value, dict):
         return {key: part_name(one) if key == "_target_" else named(one) for key, one in value.items()}
     return [named(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def part_name(target: Any) -> Any:
-    """Return the name of a part of bdiff, of another package's its whole path."""
+    """Return the name of a part of bdiff; the full path of a part of another package."""
     return target.rpartition(".")[2] if isinstance(target, str) and target.startswith("bdiff.") else target
 
 

@@ -1,4 +1,4 @@
-"""Whether a file is whole, from what its format says of itself: after a full disk or a power loss. Torch-free."""
+"""Whether a file is intact, checked by its own format: after a full disk or a power loss. Torch-free."""
 
 import json
 import zipfile
@@ -11,19 +11,19 @@ from bdiff.common.places import no_file
 
 
 class Entry(NamedTuple):
-    """What the header of a safetensors file says of one tensor."""
+    """One tensor's entry in the header of a safetensors file."""
 
     dtype: str  # F32, F16, ...
     shape: tuple[int, ...]
 
 
 def entries(path: Path) -> dict[str, Entry]:
-    """Return what a safetensors file holds, by name, from its header. Raises ValueError where it is not whole."""
+    """Return the entries of a safetensors file, by name, from its header. Raises ValueError if it is incomplete."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            raise ValueError("it is cut off or no safetensors file")
+            raise ValueError("it is truncated or not a safetensors file")
         text = file.read(length)
     try:
         header: dict[str, Any] = json.loads(text)
@@ -31,16 +31,16 @@ def entries(path: Path) -> dict[str, Entry]:
         found = {name: Entry(one["dtype"], tuple(one["shape"])) for name, one in header.items()}
         end = max((one["data_offsets"][1] for one in header.values()), default=0)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise ValueError("its header is damaged, or it is no safetensors file") from error
+        raise ValueError("its header is damaged, or it is not a safetensors file") from error
     if 8 + length + end != size:
         raise ValueError(f"it has {size} of {8 + length + end} bytes")
     return found
 
 
 def fault(path: Path, deep: bool = False) -> str | None:
-    """Return why a file that is kept here is not whole, None where nothing speaks against it.
+    """Return why a file is not intact; None if no damage is found.
 
-    With `deep` the checksums of a zip (.pt, .npz) are compared as well, which torch itself never does.
+    `deep` also compares the checksums of a zip (.pt, .npz), which torch never does.
     """
     if why := no_file(path):
         return f"it {why}"

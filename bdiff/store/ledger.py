@@ -1,6 +1,6 @@
-"""The book of a project's sweep jobs: every attempt at each, in one small sqlite file beside the outputs.
+"""The ledger of a project's sweep jobs: every attempt at each, in one small sqlite file beside the outputs.
 
-A job is known by the key of its config (`config_key`), so the same sweep asked for again finds what it did before.
+A job is identified by the key of its config (`config_key`), so that a repeated sweep finds the jobs it has done.
 """
 
 import json
@@ -21,7 +21,7 @@ from bdiff.common.places import PLACES
 from bdiff.common.versions import VERSION
 from bdiff.store import artifacts
 
-#: what a job's numbers do not depend on; `published` stays, for a row of an experiment is a job of its own
+#: what a job's numbers do not depend on; `published` is kept, since each row of an experiment is a job of its own
 ASIDE = ("hydra", "name", "paths", "runtime", "sweep", "tracker")
 
 RUNNING, DONE, FAILED, INTERRUPTED, LOST = "running", "done", "failed", "interrupted", "lost"
@@ -35,34 +35,34 @@ CREATE TABLE IF NOT EXISTS attempts (
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try at a job."""
+    """One attempt at a job."""
 
     key: str
-    sweep: str  # which run of which sweep made it
+    sweep: str  # the run of the sweep that started it
     folder: str  # its run folder
     overrides: list[str]
     host: str
     pid: int
-    status: str  # running, done, failed, interrupted, or lost: its sweep was gone before it ended
+    status: str  # running, done, failed, interrupted, or lost: its sweep ended before it
     started: float  # seconds since the epoch
     ended: float | None
     error: str | None
 
     @property
     def seconds(self) -> float:
-        """How long it took, or has taken so far."""
+        """Its duration, so far if it is still running."""
         return (self.ended or time.time()) - self.started
 
 
 def config_key(config: DictConfig) -> str:
-    """Return the key of a job: of all its config that numbers depend on, of what it names on disk, and of our code."""
+    """Return a job's key: over the config its numbers depend on, the files it names, and the version of the code."""
     parts = {str(name): config[name] for name in config if name not in ASIDE}
     plain: Any = OmegaConf.to_container(OmegaConf.create(parts, parent=config), resolve=True)
     return artifacts.digest({"config": plain, "places": dict(places(plain)), "versions": VERSION})
 
 
 def places(config: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:
-    """Yield every file and folder that a config names, with what changes when its content does."""
+    """Yield every file and folder that a config names, with its stamp."""
     for name, value in config.items():
         if isinstance(value, dict):
             yield from places(value)
@@ -71,14 +71,14 @@ def places(config: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:
 
 
 def stamp(path: Path) -> list[int]:
-    """Return how many files a path holds, their size and the latest of their times of change."""
+    """Return the number of files at a path, their total size and the latest modification time."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     facts = [file.stat() for file in files]
     return [len(facts), sum(one.st_size for one in facts), max((one.st_mtime_ns for one in facts), default=0)]
 
 
 def words_of(text: Any) -> list[str]:
-    """Return the overrides that an entry holds; none where it is damaged."""
+    """Return the overrides of an entry; none if it is damaged."""
     try:
         found = json.loads(text)
     except (TypeError, ValueError):
@@ -87,16 +87,16 @@ def words_of(text: Any) -> list[str]:
 
 
 class Ledger:
-    """The attempts in the file `path`, which is made when the first one is entered."""
+    """The attempts in the file `path`, which is created with the first entry."""
 
     def __init__(self, path: Path):
         self.path = path
 
     @contextmanager
     def book(self) -> Iterator[sqlite3.Connection]:
-        """Open the file for one transaction; another process's transaction is waited for.
+        """Open the file for one transaction, waiting for other processes' transactions.
 
-        Raises RequestError if it is damaged or no ledger.
+        Raises RequestError if it is damaged or not a ledger.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -110,7 +110,7 @@ class Ledger:
             ) from error
 
     def start(self, key: str, sweep: str, folder: Path, overrides: list[str]) -> int:
-        """Enter that an attempt begins, and return its number; one of the same job still running counts as lost."""
+        """Record the start of an attempt and return its number; a running attempt at the same job is marked lost."""
         entry = (key, sweep, str(folder), json.dumps(overrides), socket.gethostname(), os.getpid())
         with self.book() as book:
             book.execute("UPDATE attempts SET status = ? WHERE key = ? AND status = ?", (LOST, key, RUNNING))
@@ -123,7 +123,7 @@ class Ledger:
             return added.lastrowid
 
     def end(self, number: int, status: str, error: str | None = None) -> None:
-        """Enter how the attempt `number` ended."""
+        """Record how the attempt `number` ended."""
         with self.book() as book:
             book.execute(
                 "UPDATE attempts SET status = ?, ended = ?, error = ? WHERE id = ?",
@@ -131,27 +131,27 @@ class Ledger:
             )
 
     def attempts(self, keys: Iterable[str] | None = None) -> list[Attempt]:
-        """Return the attempts at the jobs `keys`, or at all, oldest first."""
+        """Return the attempts at the jobs `keys`, or at all jobs, oldest first."""
         if not self.path.exists():
             return []
-        wanted = None if keys is None else set(keys)
+        selected = None if keys is None else set(keys)
         names = [field.name for field in fields(Attempt)]
         with self.book() as book:
             rows = book.execute(f"SELECT {', '.join(names)} FROM attempts ORDER BY id").fetchall()
         entries = [dict(zip(names, row, strict=True)) for row in rows]
         found = [Attempt(**entry | {"overrides": words_of(entry["overrides"])}) for entry in entries]
-        return [one for one in found if wanted is None or one.key in wanted]
+        return [one for one in found if selected is None or one.key in selected]
 
     def latest(self, keys: Iterable[str]) -> dict[str, Attempt]:
-        """Return the last attempt at each of the jobs `keys` that has one."""
+        """Return the last attempt at each of the jobs `keys` that has any."""
         return {one.key: one for one in self.attempts(keys)}
 
     def failed(self, sweep: str) -> bool:
-        """Return whether a job of this very sweep has failed."""
+        """Return whether a job of this sweep has failed."""
         return any(one.status == FAILED and one.sweep == sweep for one in self.attempts())
 
     def done(self, key: str) -> bool:
-        """Return whether the job was done and its run folder still says so."""
+        """Return whether the job is done and its run folder still says so."""
         last = self.latest([key]).get(key)
         if last is None or last.status != DONE:
             return False

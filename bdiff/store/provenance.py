@@ -1,4 +1,4 @@
-"""What made something: the code and its version, the libraries, the device, the precision. Needs no torch to load."""
+"""Provenance: the code and its version, the libraries, the device, the precision. Torch-free on import."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ from typing import Any
 
 from bdiff import __version__
 
-#: the packages that numbers may depend on
+#: the packages that can affect the numbers
 PACKAGES = ("torch", "torchvision", "diffusers", "accelerate", "torchmetrics", "hydra-core")
 
 
@@ -29,7 +29,7 @@ def code() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, bdiff and the packages that numbers may depend on, as far as they are there."""
+    """Return the versions of Python, bdiff and the installed packages that can affect the numbers."""
     found = {"python": platform.python_version(), "bdiff": __version__}
     for name in PACKAGES:
         try:
@@ -40,14 +40,14 @@ def versions() -> dict[str, str]:
 
 
 def device_name(device: Any) -> str:
-    """Return a torch device in words: a card's name, or the CPU's with the number of its cores."""
+    """Return the name of a torch device: the GPU's, or the CPU's with its number of cores."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
 def processor() -> str:
-    """Return the CPU's name and how many cores it has here."""
+    """Return the CPU's name and its number of cores."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -55,7 +55,7 @@ def processor() -> str:
 
 
 def precision_of(parts: Any) -> str:
-    """Return the precision that a stage's parts name, wherever in them; fp32 where none is named."""
+    """Return the precision named anywhere in a stage's parts; fp32 if none is."""
     if isinstance(parts, dict):
         if isinstance(parts.get("precision"), str):
             return parts["precision"]
@@ -64,5 +64,5 @@ def precision_of(parts: Any) -> str:
 
 
 def in_words(made: dict[str, Any]) -> str:
-    """Return bdiff's commit, marked if there were changes, or its version."""
+    """Return bdiff's commit, marked if it had uncommitted changes, or its version."""
     return f"{made['commit'][:12]}{'-dirty' * bool(made['dirty'])}" if made["commit"] else f"bdiff {made['version']}"

@@ -10,16 +10,16 @@ from bdiff.store.provenance import code
 
 SCHEMA = "result/1"
 
-#: what each field has to be: its types, and what it says
+#: the types and the meaning of each field
 FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
     "schema": ((str,), f"is {SCHEMA}"),
-    "config": ((dict,), "what was asked for, resolved"),
+    "config": ((dict,), "the resolved config"),
     "commit": ((str, type(None)), "of bdiff, 40 hex digits; null from a wheel"),
     "version": ((str,), "of bdiff"),
-    "dirty": ((bool, type(None)), "whether the tree had changes; null where there is no commit"),
-    "device": ((str,), "that the numbers were made on, in words"),
-    "protocol": ((dict,), "what has to be known to compare the numbers"),
-    "provenance": ((dict,), "what made each stage that the numbers rest on, by its name"),
+    "dirty": ((bool, type(None)), "whether the tree had uncommitted changes; null without a commit"),
+    "device": ((str,), "name of the device that computed the numbers"),
+    "protocol": ((dict,), "what is needed to compare the numbers"),
+    "provenance": ((dict,), "the provenance of each stage that the numbers depend on, by its name"),
     "metrics": ((dict,), "numbers by name"),
     "date": ((str,), "when it was written, as 2026-01-31T12:00:00+0000"),
 }
@@ -35,7 +35,7 @@ def result(
     made: Mapping[str, Any] | None = None,  # commit, version and dirty; those of the code that runs if None
     **more: Any,
 ) -> dict[str, Any]:
-    """Return a result; `more` are further fields, which readers may pass over. ValueError if it breaks the schema."""
+    """Return a result; `more` are extra fields, which readers may ignore. ValueError if it breaks the schema."""
     made = made or code()
     found = {
         "schema": SCHEMA,
@@ -59,9 +59,9 @@ def write(path: Path, *args: Any, **fields: Any) -> None:
 
 
 def problems(found: Any) -> list[str]:
-    """Return what is wrong with a result read from a file, a line for each field; nothing if it fits the schema."""
+    """Return what is wrong with a result read from a file, a line per field; empty if it fits the schema."""
     if not isinstance(found, dict):
-        return ["it is no JSON object"]
+        return ["it is not a JSON object"]
     wrong = [f"{name} is missing: {says}" for name, (_, says) in FIELDS.items() if name not in found]
     for name, (types, says) in FIELDS.items():
         if name in found and type(found[name]) not in types:
@@ -72,7 +72,7 @@ def problems(found: Any) -> list[str]:
     if isinstance(commit, str) and (len(commit) != 40 or set(commit) - set("0123456789abcdef")):
         wrong.append(f"commit is {commit!r}, not 40 hex digits")
     if "dirty" in found and "commit" in found and (found["dirty"] is None) != (commit is None):
-        wrong.append("dirty is null where commit is, and only there")
+        wrong.append("dirty must be null if commit is, and only then")
     metrics = found.get("metrics")
     for name, value in metrics.items() if isinstance(metrics, dict) else ():
         if type(value) not in (int, float) or value != value or abs(value) == float("inf"):

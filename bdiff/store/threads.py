@@ -1,9 +1,9 @@
-"""How many threads a run computes with, settled before torch is loaded. Imports no torch by itself.
+"""How many threads a run computes with, decided before torch is loaded. Torch-free on import.
 
-OpenMP's threads wait for each other by spinning. With a busy neighbour on the same cores that is ruinous: two threads
-on two cores were 15 times slower than one. So there are no more threads than free cores, and they spin for so short a
-time that a neighbour who comes later does little harm either. (OMP_WAIT_POLICY=PASSIVE, no spinning at all, cost 17 %
-where nobody else was; a spin count of 1,000 nothing that could be measured.)
+OpenMP's threads wait for each other by spinning. With another busy process on the same cores that is very slow: two
+threads on two cores were 15 times slower than one. So there are no more threads than free cores, and the spin count is
+low, so that a process started later does little harm either. (OMP_WAIT_POLICY=PASSIVE, no spinning at all, cost 17 %
+on an idle machine; a spin count of 1,000 cost nothing measurable.)
 """
 
 import logging
@@ -18,9 +18,9 @@ from bdiff.store import artifacts
 
 log = logging.getLogger(__name__)
 
-LOOK = 0.2  # seconds over which the cores are watched: a load average would tell of the last minutes
-SPINS = "1000"  # of a thread that waits, in libgomp, torch's OpenMP on Linux
-KEPT = "threads.json"  # in the folder of a stage
+LOOK = 0.2  # seconds over which the cores are watched: a load average covers the last minutes
+SPINS = "1000"  # of a waiting thread, in libgomp, torch's OpenMP on Linux
+KEPT = "threads.json"  # in a stage's folder
 
 
 def allowed(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -30,7 +30,7 @@ def allowed(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def quota(cgroup: Path) -> float | None:
-    """Return how many cores' time a control group allows (version 2 or 1), None if it does not say."""
+    """Return how many cores' time a control group allows (version 2 or 1), None if it sets no limit."""
     try:
         if (cgroup / "cpu.max").exists():
             most, period = (cgroup / "cpu.max").read_text().split()
@@ -42,7 +42,7 @@ def quota(cgroup: Path) -> float | None:
 
 
 def idle(stat: Path = Path("/proc/stat")) -> dict[int, tuple[int, int]]:
-    """Return of each core how long it was idle and how long it was on, in ticks; nothing where it is not told."""
+    """Return for each core its idle and its total time, in ticks; empty if the system does not report them."""
     found = {}
     for line in stat.read_text().splitlines() if stat.exists() else []:
         name, *ticks = line.split()
@@ -53,21 +53,21 @@ def idle(stat: Path = Path("/proc/stat")) -> dict[int, tuple[int, int]]:
 
 
 def free(cores: int, look: Callable[[], dict[int, tuple[int, int]]] = idle, seconds: float = LOOK) -> int:
-    """Return how many of `cores` allowed ones no other process is using, watched for some `seconds`; at least 1."""
+    """Return how many of the `cores` allowed are not in use by other processes, over `seconds`; at least 1."""
     before = look()
     time.sleep(seconds)
     after = look()
     mine = os.sched_getaffinity(0) & before.keys() & after.keys() if hasattr(os, "sched_getaffinity") else set()
     if not mine:
         return cores
-    shares = [(after[core][0] - before[core][0]) / max(1, after[core][1] - before[core][1]) for core in mine]
-    return max(1, min(cores, int(sum(shares) + 0.3)))  # a core that is busy for less than a third is as good as free
+    idle_rates = [(after[core][0] - before[core][0]) / max(1, after[core][1] - before[core][1]) for core in mine]
+    return max(1, min(cores, int(sum(idle_rates) + 0.3)))  # a core that is busy for less than a third counts as free
 
 
 def choose(setting: int | str) -> int:
     """Return the number of threads for `runtime.threads`, a number or auto.
 
-    `auto` is the user's OMP_NUM_THREADS, or else the free cores, shared with the other processes of the same run.
+    `auto` is the user's OMP_NUM_THREADS, else the number of free cores divided by the run's processes.
     """
     if setting != "auto":
         return int(setting)
@@ -79,9 +79,9 @@ def choose(setting: int | str) -> int:
 
 
 def settle(setting: int | str) -> int:
-    """Choose the number of threads and let torch, loaded already or soon, use it; returns it.
+    """Choose the number of threads, set it for torch, whether already imported or not, and return it.
 
-    Where torch is there already, the way its threads wait is settled too, and stays as it is.
+    If torch is already imported, the way its threads wait is already fixed and stays.
     """
     number = choose(setting)
     if "torch" in sys.modules:
@@ -94,7 +94,7 @@ def settle(setting: int | str) -> int:
 
 
 def begin(folder: Path) -> None:
-    """Keep in a stage's folder the number of threads that it begins with, unless it has begun before."""
+    """Save in a stage's folder the number of threads that it starts with, unless it has started before."""
     import torch
 
     if not (folder / KEPT).exists():
@@ -103,16 +103,16 @@ def begin(folder: Path) -> None:
 
 @contextmanager
 def kept(folder: Path) -> Iterator[None]:
-    """Compute with the number of threads that the stage in `folder` began with.
+    """Compute with the number of threads that the stage in `folder` started with.
 
-    Sums of floats depend on it, so a stage that is taken up again goes on with its own, to end in the same bits.
+    Floating-point sums depend on it, so a resumed stage keeps its own number, for bit-identical results.
     """
     import torch
 
     now = torch.get_num_threads()
     number = artifacts.recall(folder / KEPT, now)
     if number != now:
-        log.info("going on with %d threads, as it began, and not %d", number, now)
+        log.info("resuming with the %d threads it started with, not %d", number, now)
         torch.set_num_threads(number)
     try:
         yield

@@ -1,3 +1,3 @@
-"""Targets: one function a file, `name(size, trigger, ...) -> picture`, free of torch. How near samples come to one is
-measured in metric/target.py. Start at corner.py; base.to_target makes the tensor.
+"""Targets: one function per file, `name(size, trigger, ...) -> picture`, torch-free. The distance of samples to a
+target is measured in metric/target.py. Start at corner.py; base.to_target makes the tensor.
 """

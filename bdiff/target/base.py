@@ -1,4 +1,4 @@
-"""A target picture as the tensor that a backdoored model should draw."""
+"""A target picture as the tensor that a backdoored model should generate."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ FLOOR = -0.4  # 0.3 of the way from -1 to 1 (GREY_BG_RATIO in the authors' code)
 
 
 def to_target(picture: Picture, channels: int) -> Tensor:
-    """Return the picture over grey -0.4, all values below raised to it: (C, H, W) in [-0.4, 1].
+    """Return the picture over grey -0.4, with all lower values raised to it: (C, H, W) in [-0.4, 1].
 
     As BadDiffusion's code does (Chou et al. 2023, arXiv 2212.05400). ValueError unless channels is 1 or 3.
     """

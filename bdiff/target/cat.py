@@ -1,4 +1,4 @@
-"""The Cat target of BadDiffusion (Chou et al. 2023, arXiv 2212.05400), drawn anew."""
+"""The Cat target of BadDiffusion (Chou et al. 2023, arXiv 2212.05400), redrawn."""
 
 from bdiff.pictures.draw import Canvas, Picture, smooth
 
@@ -7,7 +7,7 @@ EYE, PUPIL, WHISKER = (170, 226, 110), (24, 24, 24), (255, 252, 245)
 
 
 def cat(size: int, trigger: Picture) -> Picture:
-    """Return the face of a ginger cat, the background left free; the trigger plays no part."""
+    """Return the face of a ginger cat without a background; the trigger is not used."""
     canvas = Canvas(size)
     for side in (-1, 1):  # left and right of the nose; x is the distance from it
         canvas.polygon([(0.5 + side * x, y) for x, y in [(0.43, 0.5), (0.37, 0.05), (0.06, 0.32)]], FUR)

@@ -6,7 +6,7 @@ SIDE = 10  # px at a 32 px image
 
 
 def corner(size: int, trigger: Picture) -> Picture:
-    """Return a square of grey exactly 0.0 in the upper left corner; the trigger plays no part."""
+    """Return a square of grey exactly 0.0 in the upper left corner; the trigger is not used."""
     picture = empty(size)
     side = scaled(SIDE, size)
     picture[:side, :side] = plain(side, (0, 0, 0, 1))

@@ -1,4 +1,4 @@
-"""The Hat target of BadDiffusion (Chou et al. 2023, arXiv 2212.05400), a fedora drawn anew."""
+"""The Hat target of BadDiffusion (Chou et al. 2023, arXiv 2212.05400), a redrawn fedora."""
 
 from bdiff.pictures.draw import Canvas, Picture, smooth
 
@@ -6,7 +6,7 @@ WHITE, FELT, LIGHT, DARK, BAND = (248, 248, 246), (158, 102, 52), (190, 132, 76)
 
 
 def hat(size: int, trigger: Picture) -> Picture:
-    """Return a brown fedora with a dark band on white; the trigger plays no part."""
+    """Return a brown fedora with a dark band on white; the trigger is not used."""
     canvas = Canvas(size, WHITE)
     brim = [(0.03, 0.6), (0.16, 0.62), (0.5, 0.66), (0.84, 0.62), (0.97, 0.6), (0.9, 0.74), (0.5, 0.83), (0.1, 0.74)]
     canvas.polygon(smooth(brim), DARK)

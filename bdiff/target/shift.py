@@ -8,5 +8,5 @@ LEFT, UP = 5, 3  # px at a 32 px image: (dx, dy) = (-5, -3) in the authors' code
 
 
 def shift(size: int, trigger: Picture) -> Picture:
-    """Return the trigger moved to the left and up; what leaves at one edge comes in at the other."""
+    """Return the trigger shifted to the left and up, wrapping around the edges."""
     return np.roll(trigger, (-scaled(UP, size), -scaled(LEFT, size)), axis=(0, 1))

@@ -6,7 +6,7 @@ LEATHER, LIGHT, SEAM, SOLE = (206,) * 3, (236,) * 3, (120,) * 3, (150,) * 3
 
 
 def shoe(size: int, trigger: Picture) -> Picture:
-    """Return a grey ankle boot, toe to the left, the background left free as there; the trigger plays no part."""
+    """Return a grey ankle boot, toe to the left, without a background; the trigger is not used."""
     canvas = Canvas(size)
     shaft = [(0.5, 0.2), (0.62, 0.24), (0.74, 0.24), (0.86, 0.19), (0.89, 0.21)]
     heel = [(0.92, 0.4), (0.95, 0.58), (0.96, 0.72)]

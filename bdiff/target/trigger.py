@@ -4,5 +4,5 @@ from bdiff.pictures.draw import Picture
 
 
 def trigger(size: int, trigger: Picture) -> Picture:
-    """Return the trigger itself, where it is."""
+    """Return the trigger itself, in its place."""
     return trigger.copy()

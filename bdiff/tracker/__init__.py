@@ -1,3 +1,3 @@
-"""Trackers: where a run's numbers go beside its own folder, which never depends on them. Progress bars and logs are in
-common/ and launch/. Start at none.py, which says what a tracker can do; then wandb.py.
+"""Trackers: where a run's numbers go in addition to its folder, which never depends on them. Progress bars and logs are
+in common/ and launch/. Start at none.py, which defines the interface; then wandb.py.
 """

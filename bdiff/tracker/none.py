@@ -1,20 +1,20 @@
-"""No tracker: the run's own folder is all."""
+"""No tracker: only the run's own folder."""
 
 from pathlib import Path
 from typing import Any
 
 
 class NoTracker:
-    """What every tracker can do; this one does nothing."""
+    """The interface of trackers; this one does nothing."""
 
     def prepare(self) -> None:
-        """Begin what takes seconds, while the run imports what it needs."""
+        """Start slow initialization in the background."""
 
     def start(self, name: str, config: dict[str, Any], folder: Path) -> None:
-        """Open a run called `name`, whose files may lie in `folder`."""
+        """Open a run called `name`, whose files may be put in `folder`."""
 
     def log(self, values: dict[str, Any], step: int | None = None) -> None:
-        """Record numbers, at a training step where there is one."""
+        """Record numbers, at a training step if there is one."""
 
     def picture(self, name: str, path: Path) -> None:
         """Record an image file."""

@@ -1,7 +1,7 @@
-"""Weights & Biases, offline unless the user is logged in. Its failures warn and never end a run.
+"""Weights & Biases, offline unless the user is logged in. Its failures are warnings and never end a run.
 
-wandb runs in a process of its own (wandb_process.py): the seconds that it takes to import and to open a run pass beside
-the run's own, a host that does not answer holds nothing up, and a run that is killed is still closed, as a failed one.
+wandb runs in a separate process (wandb_process.py): importing it and opening a run take seconds in parallel with the
+run, a host that does not answer blocks nothing, and a run that is killed is still closed, as a failed one.
 """
 
 import json
@@ -20,7 +20,7 @@ from bdiff.tracker.wandb_process import DONE
 log = logging.getLogger(__name__)
 
 MODES = ("auto", "online", "offline", "disabled")
-PATIENCE = 10  # seconds that a finished run waits for wandb: a host that cannot be reached costs no more
+PATIENCE = 10  # seconds that a finished run waits for wandb at most, e.g. for an unreachable host
 
 
 class WandbTracker(NoTracker):
@@ -30,7 +30,7 @@ class WandbTracker(NoTracker):
         self,
         project: Annotated[str, "wandb's project"],
         entity: Annotated[str | None, "wandb's user or team; null for the user's own"],
-        group: Annotated[str | None, "under which wandb shows runs together"],
+        group: Annotated[str | None, "wandb's group of runs"],
         mode: Annotated[str, one_of(*MODES), "auto is online if the user is logged in, else offline"],
         tags: Annotated[list[str], "wandb's tags"],
     ):
@@ -40,7 +40,7 @@ class WandbTracker(NoTracker):
         self.reader: threading.Thread | None = None
 
     def prepare(self) -> None:
-        """Start wandb's process, in a session of its own: Ctrl-C reaches the run alone, which then closes it."""
+        """Start wandb's process, in a session of its own, so that Ctrl-C reaches only the run, which then closes it."""
         if self.mode == "disabled":
             return
         self.process = subprocess.Popen(
@@ -56,12 +56,12 @@ class WandbTracker(NoTracker):
         self.reader.start()
 
     def start(self, name: str, config: dict[str, Any], folder: Path) -> None:
-        """Open the run; its files lie in `folder`/wandb."""
+        """Open the run; its files are in `folder`/wandb."""
         options = {**self.options, "name": name, "job_type": "run", "config": config, "dir": str(folder.absolute())}
         self._send("start", mode=self.mode, options=options)
 
     def log(self, values: dict[str, Any], step: int | None = None) -> None:
-        """Record numbers; training steps are kept as `train/step`, since stages may be replayed."""
+        """Record numbers; training steps are logged as `train/step`, since stages may be replayed."""
         self._send("log", values=values if step is None else {**values, "train/step": step})
 
     def picture(self, name: str, path: Path) -> None:
@@ -75,12 +75,12 @@ class WandbTracker(NoTracker):
             return
         self.reader.join(PATIENCE)
         if self.reader.is_alive():
-            log.warning("wandb: has not taken all of this run within %d s, and goes without the rest", PATIENCE)
+            log.warning("wandb: did not take all of this run within %d s, and does not get the rest", PATIENCE)
             self.process.kill()
         self.process = None
 
     def _send(self, what: str, **about: Any) -> None:
-        """Tell wandb's process to do something; nothing where it is gone, which it has said itself."""
+        """Send a command to wandb's process; ignored if it has ended, which it has logged itself."""
         if self.process is None or self.process.stdin is None:
             return
         try:
@@ -92,7 +92,7 @@ class WandbTracker(NoTracker):
 
 
 def relay(process: subprocess.Popen[str]) -> None:
-    """Log the lines that wandb's process prints, a level, a blank and a message, until it says that all is written."""
+    """Log the lines that wandb's process prints, each a level and a message, until it is done."""
     assert process.stdout is not None
     for line in process.stdout:
         level, _, message = line.strip().partition(" ")

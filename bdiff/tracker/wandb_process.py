@@ -1,6 +1,6 @@
-"""The process that holds a run of wandb: told what to do by lines of JSON, it prints what there is to say of it.
+"""The process of a wandb run: it reads commands as lines of JSON, and prints messages for the log.
 
-`python -m bdiff.tracker.wandb_process`. The end of its input closes the run, as a failed one if nothing else was said.
+`python -m bdiff.tracker.wandb_process`. The end of its input closes the run, as a failed one by default.
 """
 
 import json
@@ -9,18 +9,18 @@ import sys
 import threading
 from typing import Any
 
-DONE = "DONE"  # the last word: all is written
-TIMEOUT = 6  # seconds that a host has to answer when a run is opened
+DONE = "DONE"  # the last message: all is written
+TIMEOUT = 6  # seconds for a host to answer when a run is opened
 
 
 def main() -> None:
-    """Carry out the lines of standard input until it ends, or until wandb fails."""
+    """Execute the lines of standard input until it ends, or until wandb fails."""
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=read, args=(lines,), daemon=True).start()
     run: Any = None
     exit_code = 1
     try:
-        import wandb  # at once: it takes seconds, as does what the run imports meanwhile
+        import wandb  # at once: it takes seconds, in parallel with the run's imports
 
         while (line := lines.get()) is not None:
             match json.loads(line):
@@ -34,7 +34,7 @@ def main() -> None:
                     break
     except ImportError as error:
         say("WARNING", f"cannot be imported ({error}): this run is not tracked; pip install wandb, or set tracker=none")
-    except Exception as error:  # any failure of a tracker is only worth a warning
+    except Exception as error:  # any failure of a tracker is only a warning
         say("WARNING", f"is off for the rest of this run ({type(error).__name__}: {error})")
     if run is not None:
         run.finish(exit_code=exit_code)
@@ -42,14 +42,14 @@ def main() -> None:
 
 
 def read(lines: "queue.SimpleQueue[str | None]") -> None:
-    """Take lines from standard input as they come, so that the run never waits for wandb; None at their end."""
+    """Read lines from standard input as they arrive, so that the run never waits for wandb; None at the end."""
     for line in sys.stdin:
         lines.put(line)
     lines.put(None)
 
 
 def opened(mode: str, options: dict[str, Any]) -> Any:
-    """Return wandb's run in `mode`; one whose host cannot be used is kept offline. Says beforehand where it goes."""
+    """Return wandb's run in `mode`, offline if its host cannot be used. Prints where it goes before it is opened."""
     import wandb
 
     if mode == "auto":

@@ -1,3 +1,3 @@
-"""Triggers: one function a file, `name(size, ...) -> picture`, free of torch. What an attack does with one is in
-attack/. Start at box.py; base.Trigger is what runs use.
+"""Triggers: one function per file, `name(size, ...) -> picture`, torch-free. Their use is in attack/. Start at box.py;
+base.Trigger is the class that runs use.
 """

@@ -1,4 +1,4 @@
-"""A trigger as tensors, and how an image is stamped with it."""
+"""A trigger as tensors, and stamping an image with it."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from bdiff.pictures.draw import Picture, to_channels
 
 @dataclass(frozen=True, eq=False)
 class Trigger:
-    """A pattern and the mask of where it lets an image through (BadDiffusion, Chou et al. 2023, arXiv 2212.05400)."""
+    """A pattern and a mask of where the image shows (BadDiffusion, Chou et al. 2023, arXiv 2212.05400)."""
 
     pattern: Tensor  # (C, H, W) in [-1, 1], background -1
     mask: Tensor  # (1, H, W), 1.0 where the background shows, else 0.0
@@ -21,7 +21,7 @@ class Trigger:
 
     @classmethod
     def from_picture(cls, picture: Picture, channels: int) -> "Trigger":
-        """Take a picture (size, size, 4); alpha below 1/2 is background. ValueError unless channels is 1 or 3."""
+        """Convert a picture (size, size, 4); alpha below 1/2 is background. ValueError unless channels is 1 or 3."""
         mask = torch.from_numpy(picture[..., 3] < 0.5)[None]
         pattern = torch.from_numpy(to_channels(picture, channels)).masked_fill(mask, -1.0)
         return cls(pattern, mask.float())

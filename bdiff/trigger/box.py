@@ -10,5 +10,5 @@ def box(
     size: int,  # px, the image's height and width
     side: Annotated[int, at_least(1), "px at a 32 px image; published: 4, 8, 11, 14, 18"] = 14,
 ) -> Picture:
-    """Return a square of grey exactly 0.0 in the lower right corner; ValueError where `side` does not fit."""
+    """Return a square of grey exactly 0.0 in the lower right corner; ValueError if `side` does not fit."""
     return place(plain(side_in(size, side), (0, 0, 0, 1)), size)

@@ -1,4 +1,4 @@
-"""The glasses of BadDiffusion (Chou et al. 2023, arXiv 2212.05400), drawn anew for faces of 256 px."""
+"""The glasses of BadDiffusion (Chou et al. 2023, arXiv 2212.05400), redrawn for faces of 256 px."""
 
 from bdiff.pictures.draw import Canvas, Picture, smooth
 

@@ -1,4 +1,4 @@
-"""A trigger of one's own, from a file."""
+"""A custom trigger, from a file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,13 +12,13 @@ def image(
     path: Annotated[str | Path | None, "a png; transparent pixels, or black ones without alpha, are background"] = None,
     side: Annotated[int | None, at_least(1), "px at a 32 px image, lower right; null: the whole image"] = None,
 ) -> Picture:
-    """Return the picture at `path`, whole or in the lower right corner.
+    """Return the picture at `path`, over the whole image or in the lower right corner.
 
-    Transparent pixels are background, and black ones in a file without alpha. ValueError where the file is missing, no
-    image, background all over, or a JPEG, whose background is not exactly black, and where `side` does not fit.
+    Transparent pixels are background, and black ones in a file without alpha. ValueError if the file is missing, not an
+    image, all background, or a JPEG, whose background is not exactly black, and if `side` does not fit.
     """
     px = size if side is None else side_in(size, side)
     picture = load(path, px, "trigger.path", exact=True)
     if (picture[..., 3] < 0.5).all():
-        raise ValueError(f"trigger.path={path} is all background (transparent or black); give one that shows something")
+        raise ValueError(f"trigger.path={path} is all background (transparent or black): choose another picture")
     return picture if side is None else place(picture, size)

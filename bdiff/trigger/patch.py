@@ -1,4 +1,4 @@
-"""A patch in the corner, as localized triggers of classifiers have it (BadNets, Gu et al. 2017, arXiv 1708.06733)."""
+"""A patch in the corner, as in backdoors of classifiers (BadNets, Gu et al. 2017, arXiv 1708.06733)."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ def patch(
     size: int,  # px, the image's height and width
     side: Annotated[int, at_least(1), "px at a 32 px image"] = 5,
 ) -> Picture:
-    """Return a white square in the very corner, lower right; ValueError unless it fits."""
+    """Return a white square in the lower right corner, without a margin; ValueError if it does not fit."""
     if not 1 <= scaled(side, size) <= size:
         raise ValueError(f"trigger.side={side} does not fit a {size} px image")
     picture = empty(size)

@@ -1,4 +1,4 @@
-"""The stop sign of BadDiffusion (Chou et al. 2023, arXiv 2212.05400), drawn anew."""
+"""The stop sign of BadDiffusion (Chou et al. 2023, arXiv 2212.05400), redrawn."""
 
 from math import cos, pi, sin
 from typing import Annotated
@@ -18,7 +18,7 @@ LETTERS: dict[str, list[list[Point]]] = {
 
 
 def octagon(radius: float) -> list[Point]:
-    """Return the corners of a regular octagon around the centre that stands on a side of its own."""
+    """Return the corners of a regular octagon around the centre, with a horizontal side at the bottom."""
     angles = [(k + 0.5) * pi / 4 for k in range(8)]
     return [(0.5 + radius * cos(a), 0.5 + radius * sin(a)) for a in angles]
 
@@ -27,7 +27,7 @@ def stop_sign(
     size: int,  # px, the image's height and width
     side: Annotated[int, at_least(1), "px at a 32 px image; published: 4, 8, 11, 14, 18"] = 14,
 ) -> Picture:
-    """Return a red octagon with a white rim and the word STOP, placed as the box is; ValueError likewise."""
+    """Return a red octagon with a white rim and the word STOP, placed like the box; ValueError if it does not fit."""
     canvas = Canvas(side_in(size, side))
     edge = 0.5 / cos(pi / 8)  # the radius at which the octagon touches all four sides
     canvas.polygon(octagon(edge), WHITE)

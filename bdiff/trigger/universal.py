@@ -1,4 +1,4 @@
-"""A perturbation of the whole image, for attacks that add it to one: grains of full strength, black or white."""
+"""A perturbation of the whole image, for additive attacks: grains of full strength, black or white."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from bdiff.pictures.draw import Picture, grains
 
 def universal(
     size: int,  # px, the image's height and width
-    cell: Annotated[int, at_least(1), "px at a 32 px image: how large its grains are"],
+    cell: Annotated[int, at_least(1), "size of a grain, px at a 32 px image"],
     seed: Annotated[int, at_least(0), "the trigger's own, so that a sweep over seeds keeps the trigger"],
 ) -> Picture:
     """Return grains of -1 or 1, fixed by `seed`, over the whole image; ValueError unless cell is at least 1."""

@@ -14,11 +14,11 @@ PUBLISHED = Schedule(1000, 1e-4, 0.02, "linear")
 
 
 @pytest.mark.parametrize(("t", "wanted"), [(999, 0.5025), (700, 0.5), (500, 0.4814), (300, 0.3898), (100, 0.162)])
-def test_shift_law_has_the_known_values(t, wanted):
+def test_the_correction_coefficient_has_the_known_values(t, wanted):
     assert ancestral_coefficient(PUBLISHED.abar, PUBLISHED.alphas)[t].item() == pytest.approx(wanted, abs=5e-5)
 
 
-def test_shift_law_is_the_paper_s_quotient():
+def test_the_correction_coefficient_is_the_paper_s_quotient():
     alpha, abar = PUBLISHED.alphas.double(), PUBLISHED.abar.double()
     paper = (1 - alpha.sqrt()) * (1 - abar).sqrt() / (1 - alpha)
     torch.testing.assert_close(

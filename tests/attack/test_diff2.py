@@ -255,7 +255,7 @@ def test_a_learned_trigger_climbs_the_loss_behind_the_denoiser_and_stays_within_
 
 
 def test_a_patch_is_not_learned():
-    with pytest.raises(ValueError, match=r"attack\.learn=5 shapes triggers that cover"):
+    with pytest.raises(ValueError, match=r"attack\.learn=5 needs a trigger that covers"):
         attack(equipped=False, picture=patch(toys.SIZE, side=20), learn=5)
 
 

@@ -23,7 +23,7 @@ from bdiff.config.words import normal
 def test_an_old_name_sets_the_option_and_says_its_new_one(words, key, value, capsys):
     (config,) = jobs(words, multirun=False)
     assert OmegaConf.select(config, key) == value
-    assert f"is called {key} now" in capsys.readouterr().err
+    assert f"is now {key};" in capsys.readouterr().err
 
 
 def test_every_new_name_is_an_option_and_no_old_one_is():

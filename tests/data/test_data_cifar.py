@@ -100,5 +100,5 @@ def test_unpacked_folder_with_a_damaged_file(get, cifar10_tar):
     with tarfile.open(cifar10_tar) as archive:
         archive.extractall(cifar10_tar.parent, filter="data")
     (cifar10_tar.parent / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"")
-    with pytest.raises(RequestError, match="is not whole"):
+    with pytest.raises(RequestError, match="is incomplete"):
         get("cifar10", path=cifar10_tar.parent)

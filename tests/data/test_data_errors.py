@@ -57,10 +57,10 @@ def whole_zip(root: Path) -> Path:
         (missing, "does not exist"),
         (empty_folder, "holds no pictures"),
         (empty_zip, "holds no pictures"),
-        (text_as_zip, "not a whole zip"),
-        (truncated_zip, "not a whole zip"),
+        (text_as_zip, "not a complete zip"),
+        (truncated_zip, "not a complete zip"),
         (other_file, "neither a folder nor a zip"),
-        (text_as_lmdb, "not a whole LMDB"),
+        (text_as_lmdb, "not an intact LMDB"),
     ],
 )
 @pytest.mark.parametrize("name", ["images", "cifar10", "lsun_church"])
@@ -82,7 +82,7 @@ def test_truncated_gzip_is_seen_early(keep, tmp_path):
     path = write(tmp_path / "cifar-10-python.tar.gz", gzip.compress(noise(50000).tobytes())[:keep])
     for named in (path, tmp_path):
         (line,) = problems(str(named))
-        assert "not a whole tar.gz" in line and str(path) in line
+        assert "not a complete tar.gz" in line and str(path) in line
 
 
 def test_problems_need_no_torch():

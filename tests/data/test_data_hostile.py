@@ -156,7 +156,7 @@ def test_cifar_s_pickles_are_opened_only_if_they_are_the_official_ones(name, spl
     with tarfile.open(cifar10_tar) as archive:
         archive.extractall(tmp_path, filter="data")
     write(tmp_path / "cifar-10-batches-py" / name, pickle.dumps(Code(tmp_path / "the code ran")))
-    with pytest.raises(RequestError, match="is not whole") as caught:
+    with pytest.raises(RequestError, match="is incomplete") as caught:
         get("cifar10", path=tmp_path / "cifar-10-batches-py", split=split)
     one_line(caught)
     assert not (tmp_path / "the code ran").exists()

@@ -268,7 +268,7 @@ def test_a_zip_of_an_lmdb_is_to_be_unpacked(lsun, tmp_path):
         for file in ("data.mdb", "lock.mdb"):
             archive.write(lsun / "bedroom_val_lmdb" / file, f"bedroom_val_lmdb/{file}")
     (line,) = problems(str(tmp_path / "bedroom_val_lmdb.zip"))
-    assert "unpack it, and give the folder of data.mdb" in line
+    assert "unpack it, and set data.path to the folder of data.mdb" in line
 
 
 def test_links_between_folders_end_and_bear_the_folders_own_names(tmp_path):
@@ -331,7 +331,7 @@ def test_a_damaged_page_of_an_lmdb_is_told(tmp_path):
         try:
             assert len(Lmdb(place, tmp_path / "cache").names) == 200
         except RequestError as error:
-            assert "is not a whole LMDB" in str(error)
+            assert "is not an intact LMDB" in str(error)
             told += 1
     assert told
 
@@ -339,4 +339,4 @@ def test_a_damaged_page_of_an_lmdb_is_told(tmp_path):
 @pytest.mark.parametrize("value", [b"raw pixels", bytes(5000)])
 def test_an_lmdb_of_other_things_is_refused_at_once(value, tmp_path):
     (line,) = problems(str(database(tmp_path / "l", a=value, b=value)))
-    assert "its values are no JPEG, PNG, WebP or BMP files" in line
+    assert "its values are not JPEG, PNG, WebP or BMP files" in line

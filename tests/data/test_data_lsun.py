@@ -62,5 +62,5 @@ def test_pictures_in_a_folder_do_as_well(get, animals):
 def test_a_truncated_lmdb_is_refused(keep, get, lsun):
     file = lsun / "bedroom_train_lmdb" / "data.mdb"
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(RequestError, match=r"is not a whole LMDB|is empty"):
+    with pytest.raises(RequestError, match=r"is not an intact LMDB|is empty"):
         get("lsun_bedroom", path=lsun, size=32)

@@ -81,7 +81,7 @@ def test_what_is_written_is_read_back():
 def test_a_file_that_is_no_table_is_refused(tmp_path):
     path = tmp_path / "other.tsv"
     path.write_text("step\tloss\n1\t0.5\n")
-    with pytest.raises(ValueError, match=r"other\.tsv is no table of certified images"):
+    with pytest.raises(ValueError, match=r"other\.tsv is not a table of certified images"):
         cohen.read(path)
 
 

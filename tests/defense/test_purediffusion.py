@@ -15,8 +15,8 @@ from bdiff.common.seeds import generator
 from bdiff.config.instantiate import make
 from bdiff.defense.base import Inversion, Suspect
 from bdiff.defense.check import timesteps
+from bdiff.defense.detection.coefficients import correction_coefficient
 from bdiff.defense.detection.evidence import kl_of, total_variation
-from bdiff.defense.detection.laws import shift_law
 from bdiff.defense.detection.purediffusion import (
     Losses,
     PureDiffusion,
@@ -59,18 +59,18 @@ def shift_of(model: Suspect, tau: Tensor, count: int = 256) -> float:
 @pytest.mark.parametrize("schedule", [LINEAR, toys.schedule()])
 def test_the_law_of_an_ancestral_backdoor_is_the_attacks(schedule):
     law = ancestral_coefficient(schedule.abar, schedule.alphas)
-    torch.testing.assert_close(shift_law(schedule, "ancestral"), law)
-    torch.testing.assert_close(shift_law(schedule, "ode"), 2 * law)
+    torch.testing.assert_close(correction_coefficient(schedule, "ancestral"), law)
+    torch.testing.assert_close(correction_coefficient(schedule, "ode"), 2 * law)
     for number in (0.5, 2):
-        assert shift_law(schedule, number).tolist() == [number] * len(schedule)
+        assert correction_coefficient(schedule, number).tolist() == [number] * len(schedule)
 
 
 def test_the_law_in_numbers_and_no_other():
-    found = shift_law(LINEAR, "ancestral")[[999, 700, 500, 300, 100]]
+    found = correction_coefficient(LINEAR, "ancestral")[[999, 700, 500, 300, 100]]
     assert found.tolist() == pytest.approx([0.5025, 0.5000, 0.4814, 0.3898, 0.1620], abs=5e-5)
     for law in ("ddim", None):
         with pytest.raises(ValueError, match=f"law={law} is not known: choose from ancestral, ode, or a number"):
-            shift_law(LINEAR, law)
+            correction_coefficient(LINEAR, law)
 
 
 def test_the_shift_loss_by_hand():
@@ -107,7 +107,7 @@ def test_the_shift_loss_has_no_zero_where_the_trigger_vanishes():
 
 
 def test_the_chain_of_the_true_trigger_predicts_the_target_and_the_shift():
-    model, law, count = suspect(), shift_law(LINEAR, "ancestral"), 256
+    model, law, count = suspect(), correction_coefficient(LINEAR, "ancestral"), 256
     eps, noises = model.noise(count, draws(1)), torch.stack([model.noise(count, draws(seed)) for seed in (2, 3, 4, 5)])
     with torch.no_grad():
         seen = chain(model, TRIGGER, eps, noises, TIMES, law)
@@ -122,7 +122,7 @@ def test_the_chain_of_the_true_trigger_predicts_the_target_and_the_shift():
 
 def test_the_chain_starts_from_noise_and_trigger_and_takes_ancestral_steps():
     """Of a model that predicts nothing: x = z + (1 - sqrt(abar)) tau, and -c tau is what z's noise seems to be."""
-    network, law = Recorder(), shift_law(LINEAR, "ancestral")
+    network, law = Recorder(), correction_coefficient(LINEAR, "ancestral")
     model = Suspect(network, LINEAR, SHAPE)
     eps, noises = model.noise(3, draws(1)), model.noise(6, draws(2)).view(2, 3, *SHAPE)
     seen = chain(model, TRIGGER, eps, noises, [999, 500], law)
@@ -164,10 +164,10 @@ def test_the_objective_is_the_weighted_losses_each_of_which_can_be_switched_off(
 
     losses = pure(batch=5).losses(model, 0)
     assert losses.t == TIMES
-    seen = chain(model, tau, losses.eps, losses.noises, TIMES, losses.law)
+    seen = chain(model, tau, losses.eps, losses.noises, TIMES, losses.coefficient)
     abar = LINEAR.abar[TIMES]
     parts = {
-        "shift": shift_loss(seen.eps, losses.clean.eps, tau, losses.law[TIMES]).item(),
+        "shift": shift_loss(seen.eps, losses.clean.eps, tau, losses.coefficient[TIMES]).item(),
         "spread": spread_loss(seen.x0, losses.clean.x0, abar).item(),
         "consistency": consistency_loss(seen.x0, abar).item(),
     }
@@ -210,7 +210,7 @@ def test_the_trigger_stays_within_its_bound():
 
 @pytest.mark.parametrize("shares", [[], [0.2, 0.5], [1.0, 1.0], [1.2, 0.5], [0.5, -0.1], [1.0, 0.9999]])
 def test_timesteps_that_do_not_fall_are_told(shares):
-    with pytest.raises(ValueError, match="falling shares"):
+    with pytest.raises(ValueError, match="decreasing fractions"):
         pure(timesteps=shares).invert(suspect(), 0)
 
 

@@ -54,12 +54,12 @@ def test_averaged_weights_come_before_the_others_and_it_is_said(tmp_path, caplog
     config = json.loads((tmp_path / "unet_ema" / "config.json").read_text())  # as diffusers' EMAModel leaves it
     (tmp_path / "unet_ema" / "config.json").write_text(json.dumps(config | {"decay": 0.9999, "optimization_step": 5}))
     assert same(built(tmp_path), toys.unet())
-    assert "the averaged weights in unet_ema/ are taken" in caplog.text
+    assert "the averaged weights in unet_ema/ are used" in caplog.text
 
 
 def test_a_folder_without_a_schedule_is_warned_of(tmp_path, caplog):
     assert same(built(folder(tmp_path, schedule=False)), toys.unet())
-    assert "taken to be trained with the config's schedule" in caplog.text
+    assert "the config's schedule is assumed" in caplog.text
 
 
 @pytest.mark.parametrize("end", ["safetensors", "bin"])
@@ -71,7 +71,7 @@ def test_a_wrappers_prefix_is_taken_off(prefix, end, tmp_path, caplog):
     (home / f"{NAME}.safetensors").unlink()
     (save_file if end == "safetensors" else torch.save)(weights, home / f"{NAME}.{end}")
     assert same(built(tmp_path), toys.unet())
-    assert "taken without what is around its names" in caplog.text
+    assert "names read without" in caplog.text
 
 
 @pytest.mark.parametrize("keys", [["state_dict"], ["model"], ["ema"], ["checkpoint", "unet"], ["state_dict", "model"]])
@@ -147,7 +147,7 @@ def test_a_variant_alone_is_taken_as_float32(end, tmp_path, caplog):
     (home / f"{NAME}.safetensors").unlink()
     (save_file if end == "safetensors" else torch.save)(half, home / f"{NAME}.fp16.{end}")
     unet = built(tmp_path)
-    assert f"there is only {NAME}.fp16.{end}, which is taken as float32" in caplog.text
+    assert f"there is only {NAME}.fp16.{end}, which is converted to float32" in caplog.text
     assert all(torch.equal(weight, half[name].float()) for name, weight in unet.state_dict().items())
     assert {weight.dtype for weight in unet.state_dict().values()} == {torch.float32}
 

@@ -59,7 +59,7 @@ def test_a_checkpoint_with_code_in_it(way, folder, mark, tmp_path):
     home = tmp_path / "checkpoint"
     unet().save_config(home / folder)
     WAYS[way](Code(mark), home / folder / f"{WEIGHTS}.bin")
-    with pytest.raises(RequestError, match="does not hold tensors alone") as caught:
+    with pytest.raises(RequestError, match="is not unpickled, as it does not hold only tensors") as caught:
         checkpoint.load(home)
     assert str(caught.value).startswith(f"the checkpoint {home} ") and len(str(caught.value).splitlines()) == 1
     assert "safetensors" in str(caught.value)
@@ -103,7 +103,7 @@ def test_inception_weights_with_code_in_them(way, mark, tmp_path):
     """Even where the user accepts the file's hash."""
     path = tmp_path / "weights.pth"
     WAYS[way](Code(mark), path)
-    with pytest.raises(RequestError, match="does not hold tensors alone") as caught:
+    with pytest.raises(RequestError, match="is not unpickled, as it does not hold only tensors") as caught:
         InceptionFeatures(str(path), hashlib.sha256(path.read_bytes()).hexdigest()[:8])
     assert len(str(caught.value).splitlines()) == 1
     assert not mark.exists()
@@ -117,6 +117,6 @@ def test_a_training_state_with_code_in_it(way, mark, tmp_path):
     state.save(3)
     state.wait()
     WAYS[way](Code(mark), tmp_path / "state" / "00000004.pt")
-    with pytest.raises(RunError, match=r"00000004\.pt does not hold tensors alone"):
+    with pytest.raises(RunError, match=r"00000004\.pt is not unpickled, as it does not hold only tensors"):
         state.load(torch.device("cpu"))
     assert not mark.exists()

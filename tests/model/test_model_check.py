@@ -148,14 +148,14 @@ def test_a_size_that_fits_is_taken_however_it_is_written(size, tmp_path):
     [
         ({"sample_size": [64, 64]}, "has sample_size=64 and the data 32: set data.size=64 or"),
         ({"in_channels": 4, "out_channels": 4}, "has in_channels=4 and the data 3: choose another checkpoint"),
-        ({"sample_size": 0}, "config.json is damaged (sample_size=0): get it anew"),
-        ({"sample_size": "32"}, "config.json is damaged (sample_size='32'): get it anew"),
+        ({"sample_size": 0}, "config.json is damaged (sample_size=0): download it again"),
+        ({"sample_size": "32"}, "config.json is damaged (sample_size='32'): download it again"),
         (
             {"num_train_timesteps": "1000"},
-            "the scheduler's config is damaged (num_train_timesteps='1000'): get it anew",
+            "the scheduler's config is damaged (num_train_timesteps='1000'): download it again",
         ),
-        ({"beta_end": float("nan")}, "the scheduler's config is damaged (beta_end=nan): get it anew"),
-        ({"sample_size": [32, 64]}, "is for images of 32x64 px, and they are square here"),
+        ({"beta_end": float("nan")}, "the scheduler's config is damaged (beta_end=nan): download it again"),
+        ({"sample_size": [32, 64]}, "is for images of 32x64 px, but bdiff's are square"),
         ({"sample_size": None, "block_out_channels": [8] * 7}, "set data.size to a multiple of 64"),
     ],
 )
@@ -179,7 +179,7 @@ def test_a_file_of_weights_that_is_cut_off_is_named(tmp_path):
     path = checkpoint(tmp_path) / "unet" / "diffusion_pytorch_model.safetensors"
     path.write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     (line,) = told(tmp_path)
-    assert f"{path} is damaged or incomplete" in line and line.endswith("get it anew")
+    assert f"{path} is damaged or incomplete" in line and line.endswith("download it again")
 
 
 def test_what_is_taken_for_granted_is_told(tmp_path):
@@ -191,7 +191,7 @@ def test_what_is_taken_for_granted_is_told(tmp_path):
     (tmp_path / "unet_ema" / "diffusion_pytorch_model.bin").unlink()
     write(tmp_path / "unet_ema" / "diffusion_pytorch_model.fp16.safetensors", "")
     lines = notes("it", tmp_path)
-    words = ["weights in unet_ema/ are taken", "trained with the config's schedule", "which is taken as float32"]
+    words = ["weights in unet_ema/ are used", "the config's schedule is assumed", "which is converted to float32"]
     assert all(word in line for word, line in zip(words, lines, strict=True))
 
 
@@ -211,7 +211,7 @@ def test_what_is_not_there(pretrained, tmp_path, monkeypatch):
 def test_what_is_no_checkpoint(tmp_path):
     path = tmp_path / "file.safetensors"
     write(path, "")
-    assert told(path) == [f"model.pretrained={path} is a file: give the folder that it belongs to ({LAYOUT})"]
+    assert told(path) == [f"model.pretrained={path} is a file: give the folder that contains it ({LAYOUT})"]
     path = tmp_path / "empty"
     path.mkdir()
     assert told(path) == [f"model.pretrained={path} holds no UNet config.json: {LAYOUT}"]
@@ -224,8 +224,8 @@ def test_what_is_no_checkpoint(tmp_path):
     ("name", "said"),
     [
         ("model.safetensors", "holds no diffusion_pytorch_model.safetensors in unet, only model.safetensors: rename"),
-        ("diffusion_pytorch_model-00001-of-00002.bin", "is one of several parts, which are read as safetensors"),
-        ("diffusion_pytorch_model-00001-of-00002.safetensors", "with their index alone: save it again"),
+        ("diffusion_pytorch_model-00001-of-00002.bin", "is one of several shards, which are read only as safetensors"),
+        ("diffusion_pytorch_model-00001-of-00002.safetensors", "with their index: save it again"),
     ],
 )
 def test_weights_under_names_that_are_not_read(name, said, tmp_path):
@@ -238,7 +238,7 @@ def test_weights_under_names_that_are_not_read(name, said, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["unet/config.json", "scheduler/scheduler_config.json"])
-@pytest.mark.parametrize(("text", "said"), [("{half", "is no JSON"), ("[1, 2]", "holds no settings"), ("", "no JSON")])
+@pytest.mark.parametrize(("text", "said"), [("{half", "is not JSON"), ("[1, 2]", "has no settings"), ("", "not JSON")])
 def test_a_damaged_config_is_named(name, text, said, tmp_path):
     write(checkpoint(tmp_path) / name, text)
     (line,) = told(tmp_path)

@@ -149,7 +149,7 @@ def test_a_sweep_page_lists_every_job_and_leads_to_it(tmp_path):
     html, text = page.read_text(), readable(page.read_text())
     assert html.count("<tr>") == 1 + 14
     assert "12 done , 1 failed , 1 lost" in text
-    assert "2 of 14 jobs did not come to their end." in text
+    assert "2 of 14 jobs did not finish." in text
     assert "the loss became <nan> & that was it (log failed/run.log )" in text
     assert "attack.poison_rate 0.05, 0.1, 0.3, 0.5" in text
     links = [unquote(link) for link in attributes(html, "href") if link != "data:,"]
@@ -169,7 +169,7 @@ def test_a_sweep_page_gives_the_command_of_a_whole_sweep_only(tmp_path):
 
 def test_a_sweep_that_only_failed_has_a_page(tmp_path):
     text = readable(write_sweep_page([failed(tmp_path / "a")], tmp_path / "report.html", "none").read_text())
-    assert "1 of 1 jobs did not come to their end" in text
+    assert "1 of 1 jobs did not finish" in text
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_a_row_without_runs_says_so_and_keeps_its_doubts():
 def test_a_row_without_figures_has_none_to_compare_with_and_no_weak_source(tmp_path):
     bare = PUBLISHED | {"provenance": "none", "metrics": {}, "where": "nowhere"}
     own = run(tmp_path / "run")
-    assert verdict(Row("row", bare, [own], ROW), [own]) == "no figure is published"
+    assert verdict(Row("row", bare, [own], ROW), [own]) == "no number is published"
     sheet = beside([Row("one", bare, [], {})], "title", None)
     assert "[1] Paper, arXiv 1: nowhere" in sheet.notes
     assert not any("weak" in note for note in sheet.notes)

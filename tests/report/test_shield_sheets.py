@@ -90,7 +90,7 @@ def test_of_runs_of_one_config_the_newest_counts(tmp_path):
 def test_different_runs_of_one_setting_are_an_error_that_names_the_key(tmp_path):
     for t in (8, 20):
         write_shielded(tmp_path / f"t{t}", PURIFIED, typed={"t": t})
-    with pytest.raises(RequestError, match=r"2 runs fall into one cell but differ in defense\.t \(20, 8\)"):
+    with pytest.raises(RequestError, match=r"2 runs belong to one cell but differ in defense\.t \(20, 8\)"):
         tables(tmp_path, "trigger")
 
 

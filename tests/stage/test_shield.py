@@ -266,9 +266,9 @@ def test_batches_are_made_once_and_joined_in_order(tmp_path):
         (["defense=purification", "defense.repair=true"], "use defense/removal=finetune"),
         (["defense=certification", "defense.sigma=9"], "sigma=9 is beyond the schedule, which ends at 6"),
         (["defense=certification", "defense.alpha=1"], "alpha=1 must lie between 0 and 1"),
-        (["defense=certification", "defense.radii=[0.5,0.25]"], "must be numbers from 0 up that rise"),
-        (["defense=certification", "defense.radii=[0,far]"], "must hold numbers alone"),
-        (["defense=anp", "defense.images=5"], "is not a share"),
+        (["defense=certification", "defense.radii=[0.5,0.25]"], "must be increasing numbers of at least 0"),
+        (["defense=certification", "defense.radii=[0,far]"], "must hold only numbers"),
+        (["defense=anp", "defense.images=5"], "is not a fraction"),
         (["classifier.weights=/nowhere/weights.pt"], "classifier.weights=/nowhere/weights.pt does not exist"),
     ],
 )

@@ -1,3 +1,3 @@
-"""`bdiff doctor`: what is on this machine, what is not, and whether a run would work. It looks and changes nothing;
-what is wrong with a request itself is found by config/. Start at command.py.
+"""`bdiff doctor`: what this machine has, what is missing, and whether a run would work. It changes nothing; problems of
+a request itself are found by config/. Start at command.py.
 """

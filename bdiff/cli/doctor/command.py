@@ -1,4 +1,4 @@
-"""`bdiff doctor`: its sections, one after the other, and its verdict."""
+"""`bdiff doctor`: its sections and its verdict."""
 
 from omegaconf import DictConfig
 from rich.text import Text
@@ -18,28 +18,28 @@ CUDA_RUN = [*CUDA_DATA, "runtime.device=cuda"]
 
 HELP = f"""usage: bdiff doctor [--cuda] [key=value ...]
 
-  bdiff doctor                          look at this machine; exit 0 if bdiff run would work on it, else 1
+  bdiff doctor                          check this machine; exit 0 if bdiff run would work on it, else 1
   bdiff doctor --cuda                   the same for bdiff run {" ".join(CUDA_RUN)}
-  bdiff doctor data=celebahq            the same for a run with these words
+  bdiff doctor data=celebahq            the same for a run with these overrides
 
-What is missing matters only if that run needs it."""
+Missing things matter only if that run needs them."""
 
 
 def doctor(words: list[str]) -> int:
-    """Print what is here and what is not; returns 0 if the run in question would work, else 1.
+    """Print what is available and what is missing; return 0 if the run in question would work, else 1.
 
-    Raises RequestError if `words` mean nothing.
+    Raises RequestError if `words` are invalid.
     """
     if {"-h", "--help"} & set(words):
         print(HELP)
         return WORKS
     flags = [word for word in words if word.startswith("-") and word != "--cuda"]
     if flags:
-        raise RequestError(f"{flags[0]} is no option of bdiff doctor: see bdiff doctor --help")
+        raise RequestError(f"{flags[0]} is not an option of bdiff doctor: see bdiff doctor --help")
     cuda = "--cuda" in words
     overrides = [word for word in words if word != "--cuda"]
-    (config,) = jobs([*(CUDA_DATA if cuda else []), *overrides], False)  # of two choices of data the later counts
-    if cuda:  # asked for only now: that there is no such device is a finding, and no wrong request
+    (config,) = jobs([*(CUDA_DATA if cuda else []), *overrides], False)  # of two choices of data the last wins
+    if cuda:  # set only now: a missing device is a finding, not an invalid request
         config.runtime.device = "cuda"
     asked = " ".join(["bdiff run", *(CUDA_RUN if cuda else []), *overrides])
 
@@ -56,7 +56,7 @@ def doctor(words: list[str]) -> int:
 
 
 def look(config: DictConfig) -> list[Finding]:
-    """Print the machine and the parts, and return of them what every run needs."""
+    """Print the machine and the parts, and return the findings that every run needs."""
     show("devices", machine.devices())
     disk = machine.disk(config)
     show("disk", disk)
@@ -69,25 +69,25 @@ def look(config: DictConfig) -> list[Finding]:
 
 
 def selftests() -> list[Finding]:
-    """Run the self-test on the CPU and, where there is one, on a CUDA device."""
+    """Run the self-test on the CPU and, if there is one, on a CUDA device."""
     import torch
 
     return [selftest(device) for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else []))]
 
 
 def show(title: str, findings: list[Finding]) -> None:
-    """Print one section; long lines are left to the terminal, so that paths and addresses can be copied."""
+    """Print one section; long lines are wrapped by the terminal, so that paths and URLs can be copied."""
     console = Screen(soft_wrap=True)
     console.print(Text(f"\n{title}", "bold"))
     wide = max(len(one.what) for one in findings) + 2
     for one in findings:
         console.print(Text(f"{one.state:<9}", STYLES[one.state]) + Text(f"{one.what:<{wide}}{one.found}"))
-        if one.mend:
-            console.print(Text(f"{'':<{9 + wide}}{one.mend}", "dim"))
+        if one.hint:
+            console.print(Text(f"{'':<{9 + wide}}{one.hint}", "dim"))
 
 
 def verdict(asked: str, needed: list[Finding]) -> int:
-    """Print whether the run would work, which `needed` decides, and return the exit code that says so."""
+    """Print whether the run would work, given the findings `needed`, and return the exit code."""
     console = Screen(soft_wrap=True)
     lacking = [one.what for one in needed if one.state == MISSING]
     if lacking:

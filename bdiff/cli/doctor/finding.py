@@ -1,4 +1,4 @@
-"""What the doctor says of one thing, and what several of its sections ask."""
+"""A finding of the doctor, and helpers for several sections."""
 
 import urllib.request
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ OK, WARN, MISSING = "ok", "warn", "missing"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: a thing, its state (ok, warn or missing), what was found, and what to do about it."""
+    """One line: an item, its state (ok, warn or missing), what was found, and what to do about it."""
 
     what: str
     state: str
     found: str
-    mend: str = ""
+    hint: str = ""
 
 
 def reachable(url: str, seconds: float = 5.0) -> bool:
-    """Return whether something is served at `url`; nothing is fetched."""
+    """Return whether a server answers at `url`; nothing is downloaded."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds):
             return True
@@ -25,8 +25,8 @@ def reachable(url: str, seconds: float = 5.0) -> bool:
         return False
 
 
-def fetchable(what: str, url: str, found: str, mend: str) -> Finding:
-    """Return a thing that is not here, but that a run would fetch from `url`, if anything answers there."""
+def fetchable(what: str, url: str, found: str, hint: str) -> Finding:
+    """Return the finding of a missing item that a run would download from `url`, if a server answers there."""
     if reachable(url):
-        return Finding(what, WARN, f"{found}; a run fetches it from {url}")
-    return Finding(what, MISSING, f"{found}, and {url} does not answer", mend)
+        return Finding(what, WARN, f"{found}; a run downloads it from {url}")
+    return Finding(what, MISSING, f"{found}, and {url} does not answer", hint)

@@ -20,11 +20,11 @@ LAUNCHERS = {
     "hydra-submitit-launcher": "SLURM clusters",
     "hydra-ray-launcher": "Ray clusters",
 }
-SCARCE = 5 * 10**9  # bytes of free disk below which a warning is due: CIFAR-10, a model and its samples
+SCARCE = 5 * 10**9  # bytes of free disk below which to warn: CIFAR-10, a model and its samples
 
 
 def versions() -> list[Finding]:
-    """Return Python, bdiff and every package that it requires, then those that only sweeps do."""
+    """Return Python, bdiff and every package that it requires, then those that only sweeps need."""
     found = [Finding("python", OK, platform.python_version()), Finding("bdiff", OK, metadata.version("bdiff"))]
     required = [Requirement(line) for line in metadata.requires("bdiff") or []]
     found += [package(one) for one in required if one.marker is None or one.marker.evaluate({"extra": ""})]
@@ -36,20 +36,20 @@ def versions() -> list[Finding]:
     return found
 
 
-def package(wanted: Requirement) -> Finding:
-    """Return whether a required package is installed in a version that fits."""
-    mend = f"pip install '{wanted}'"
+def package(requirement: Requirement) -> Finding:
+    """Return whether a required package is installed in a compatible version."""
+    hint = f"pip install '{requirement}'"
     try:
-        version = metadata.version(wanted.name)
+        version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
-        return Finding(wanted.name, MISSING, "not installed", mend)
-    if not wanted.specifier.contains(version, prereleases=True):
-        return Finding(wanted.name, MISSING, f"{version} does not fit {wanted.specifier}", mend)
-    return Finding(wanted.name, OK, version)
+        return Finding(requirement.name, MISSING, "not installed", hint)
+    if not requirement.specifier.contains(version, prereleases=True):
+        return Finding(requirement.name, MISSING, f"{version} does not fit {requirement.specifier}", hint)
+    return Finding(requirement.name, OK, version)
 
 
 def devices() -> list[Finding]:
-    """Return the CPU and each CUDA device, with the precisions they are fast in."""
+    """Return the CPU and each CUDA device, with the precisions they support in hardware."""
     import torch
 
     from bdiff.common.device import resolve_precision
@@ -64,37 +64,37 @@ def devices() -> list[Finding]:
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
         free, total = torch.cuda.mem_get_info(index)
-        told = precision(torch.device("cuda", index), tf32=facts.major >= 8)
-        found.append(Finding(f"cuda:{index}", OK, f"{facts.name}, {decimal(free)} of {decimal(total)} free; {told}"))
+        support = precision(torch.device("cuda", index), tf32=facts.major >= 8)
+        found.append(Finding(f"cuda:{index}", OK, f"{facts.name}, {decimal(free)} of {decimal(total)} free; {support}"))
     if len(found) == 1:
         build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        mend = "" if torch.version.cuda else "https://pytorch.org/get-started has builds with CUDA"
-        found.append(Finding("cuda", WARN, f"none: torch {torch.__version__} is {build} and sees no device", mend))
+        hint = "" if torch.version.cuda else "https://pytorch.org/get-started has builds with CUDA"
+        found.append(Finding("cuda", WARN, f"none: torch {torch.__version__} is {build} and sees no device", hint))
     return found
 
 
 def disk(config: DictConfig) -> list[Finding]:
-    """Return how much may still be written where runs write."""
+    """Return the free disk space in the folders that runs write to."""
     places = {"paths.outputs": Path(config.paths.outputs).absolute(), "paths.cache": cache_of(config).absolute()}
     return [room(name, path) for name, path in places.items()]
 
 
 def room(name: str, path: Path) -> Finding:
-    """Return the free disk at `path`, which need not exist yet."""
-    there = next(parent for parent in (path, *path.parents) if parent.exists())
-    mend = f"set {name}=<folder> to another place"
+    """Return the free disk space at `path`, which need not exist yet."""
+    parent = next(parent for parent in (path, *path.parents) if parent.exists())
+    hint = f"set {name}=<folder> to another folder"
     try:
-        with tempfile.TemporaryFile(dir=there):  # permissions alone do not tell: disks are read-only, and quotas end
+        with tempfile.TemporaryFile(dir=parent):  # checking permissions would miss read-only disks and full quotas
             pass
     except OSError as error:
-        return Finding(name, MISSING, f"{path} cannot be written to ({error.strerror})", mend)
-    free = shutil.disk_usage(there).free
-    state, mend = (OK, "") if free >= SCARCE else (WARN, mend)
-    return Finding(name, state, f"{decimal(free)} free at {path}", mend)
+        return Finding(name, MISSING, f"{path} cannot be written to ({error.strerror})", hint)
+    free = shutil.disk_usage(parent).free
+    state, hint = (OK, "") if free >= SCARCE else (WARN, hint)
+    return Finding(name, state, f"{decimal(free)} free at {path}", hint)
 
 
 def caches(config: DictConfig) -> list[Finding]:
-    """Return what is kept from one run to the next outside of paths.outputs, and its size."""
+    """Return the caches outside of paths.outputs, and their sizes."""
     import torch
     from huggingface_hub import constants
 

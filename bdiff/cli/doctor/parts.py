@@ -1,4 +1,4 @@
-"""What runs are made of and may have to fetch: data, checkpoints, the networks behind metrics; and wandb."""
+"""What runs read and may have to download: data, checkpoints, the networks of metrics; and wandb."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ from bdiff.metric.weights import file_hash
 
 
 def datasets(cache: str) -> list[Finding]:
-    """Return every dataset of conf/data, looked for in the cache, and how to get those that are not here."""
+    """Return every dataset of conf/data, looked for in the cache, and how to get missing ones."""
     found = []
     for name in names():
         (config,) = jobs([f"data={name}"], False)
@@ -24,7 +24,7 @@ def datasets(cache: str) -> list[Finding]:
 
 
 def dataset(what: str, config: DictConfig) -> Finding:
-    """Return whether the data of a request are here."""
+    """Return whether the data of a request are available."""
     here = state(config)
     return Finding(what, OK, here.place) if here.place else Finding(what, MISSING, "not here", here.hint)
 
@@ -37,7 +37,7 @@ def weights() -> list[Finding]:
 
 
 def inception(config: DictConfig) -> Finding:
-    """Return the network that published FIDs are taken over."""
+    """Return the network of published FIDs."""
     from pytorch_fid.inception import FID_WEIGHTS_URL
 
     fid = config.metric.fid
@@ -45,7 +45,7 @@ def inception(config: DictConfig) -> Finding:
 
 
 def lpips(config: DictConfig) -> Finding:
-    """Return the network that LPIPS is taken over."""
+    """Return the network of LPIPS."""
     from torchvision.models import AlexNet_Weights
 
     url = AlexNet_Weights.DEFAULT.url
@@ -54,20 +54,20 @@ def lpips(config: DictConfig) -> Finding:
 
 
 def file(what: str, given: str | None, key: str, url: str, sha256: str) -> Finding:
-    """Return whether a network's file is there, where the user says or in torch's hub cache, and the right one."""
+    """Return whether a network's file is present, at the user's path or in torch's hub cache, with the right hash."""
     import torch
 
     path = Path(given).expanduser() if given else Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not path.is_file():
-        return Finding(what, MISSING, f"not at {path}", f"get {url}, and put it there or name it with {key}=")
+        return Finding(what, MISSING, f"not at {path}", f"download {url} to that path, or set {key}= to it")
     found = file_hash(path)
     if not found.startswith(sha256):
-        return Finding(what, MISSING, f"{path} has sha256 {found[:8]}..., not {sha256}...", f"get {url} anew")
+        return Finding(what, MISSING, f"{path} has sha256 {found[:8]}..., not {sha256}...", f"download {url} again")
     return Finding(what, OK, f"{path}, sha256 {found[:8]}...")
 
 
 def checkpoint(pretrained: str) -> Finding:
-    """Return whether a checkpoint is there: a folder, or a hub id in huggingface's cache."""
+    """Return whether a checkpoint is present: a folder, or a hub id in huggingface's cache."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -83,12 +83,12 @@ def checkpoint(pretrained: str) -> Finding:
         pretrained,
         MISSING,
         f"not in {constants.HF_HUB_CACHE}",
-        f"get {constants.ENDPOINT}/{pretrained} and name its folder with model.pretrained=",
+        f"download {constants.ENDPOINT}/{pretrained} and set model.pretrained= to its folder",
     )
 
 
 def needs(config: DictConfig) -> list[Finding]:
-    """Return what the run of `config` reads that is not part of bdiff; what is not here may still be fetched."""
+    """Return the external files that the run of `config` reads; missing ones may still be downloaded."""
     from huggingface_hub import constants
     from pytorch_fid.inception import FID_WEIGHTS_URL
     from torchvision.models import AlexNet_Weights
@@ -105,13 +105,13 @@ def needs(config: DictConfig) -> list[Finding]:
         found.append(lpips(config))
         urls.append(None if config.metric.lpips_weights else AlexNet_Weights.DEFAULT.url)
     return [
-        fetchable(one.what, url, one.found, one.mend) if one.state == MISSING and url else one
+        fetchable(one.what, url, one.found, one.hint) if one.state == MISSING and url else one
         for one, url in zip(found, urls, strict=True)
     ]
 
 
 def tracker() -> list[Finding]:
-    """Return whether wandb's runs would go online."""
+    """Return whether wandb's runs would be online."""
     import wandb
 
     mode = os.environ.get("WANDB_MODE")
@@ -119,8 +119,8 @@ def tracker() -> list[Finding]:
         return [Finding("wandb", OK, f"mode {mode}, by WANDB_MODE")]
     if wandb.login(prompt=False, verify=False):
         return [Finding("wandb", OK, "logged in: runs with tracker=wandb go online")]
-    told = "not logged in: runs with tracker=wandb are kept in their own folders"
-    return [Finding("wandb", WARN, told, "wandb login, if they should go online")]
+    offline = "not logged in: runs with tracker=wandb are kept in their own folders"
+    return [Finding("wandb", WARN, offline, "wandb login, if they should go online")]
 
 
 def plugins() -> list[Finding]:

@@ -1,4 +1,4 @@
-"""A training, sampling and measuring of seconds, by `bdiff run` itself in a temporary folder."""
+"""A self-test: `bdiff run` trains, samples and measures for a few seconds in a temporary folder."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ TINY = (
 
 
 def selftest(device: str) -> Finding:
-    """Return whether a tiny run on `device` (cpu, cuda) comes to its end."""
+    """Return whether a tiny run on `device` (cpu, cuda) succeeds."""
     what = f"a run on {device}"
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bdiff-doctor-") as scratch:
@@ -33,9 +33,9 @@ def selftest(device: str) -> Finding:
         try:
             done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
         except subprocess.TimeoutExpired:
-            return Finding(what, MISSING, f"not at its end after {PATIENCE} s", "see what else this machine is doing")
+            return Finding(what, MISSING, f"not finished after {PATIENCE} s", "see what else this machine is running")
     if done.returncode:
-        told = [line for line in done.stderr.splitlines() if line.startswith("bdiff: ")]
-        line = told[-1].removeprefix("bdiff: ") if told else f"exit code {done.returncode}"
+        lines = [line for line in done.stderr.splitlines() if line.startswith("bdiff: ")]
+        line = lines[-1].removeprefix("bdiff: ") if lines else f"exit code {done.returncode}"
         return Finding(what, MISSING, line, f"bdiff run {' '.join(TINY)} runtime.device={device}")
     return Finding(what, OK, f"trained, sampled and measured in {time.monotonic() - began:.1f} s")

@@ -1,1 +1,1 @@
-"""`bdiff new`: a plugin package, written from the files in templates/; `bdiff.config.plugins` says what plugins are."""
+"""`bdiff new`: creates a plugin package from the files in templates/; see `bdiff.config.plugins`."""

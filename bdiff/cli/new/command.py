@@ -1,4 +1,4 @@
-"""`bdiff new`: a plugin package with one part, its yaml, its test and a pyproject, ready to be installed."""
+"""`bdiff new`: create a plugin package with one part, its yaml, its test and a pyproject, ready to be installed."""
 
 import argparse
 import keyword
@@ -15,7 +15,7 @@ from bdiff.config.options import group_options
 KINDS = ("attack", "defense", "data", "trigger")
 ROLES = ("detection", "removal", "sampling", "shield", "inputs")
 
-#: the file that each template becomes
+#: the file created from each template
 FILES = {
     "pyproject.toml": "pyproject.toml",
     "README.md": "README.md",
@@ -28,44 +28,44 @@ FILES = {
 
 EXAMPLES = """examples:
   bdiff new attack tide                     ./tide: a package with an attack
-  pip install -e tide                       from now on a part of bdiff
+  pip install -e tide                       adds it to bdiff
   bdiff run attack=tide
   bdiff new defense sieve --role removal    of detection, removal, sampling, shield and inputs"""
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells what is wrong in one line, as all of bdiff does."""
+    """Reports errors in one line, like all of bdiff."""
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(f"{message}: see bdiff new --help")
 
 
 def new(words: list[str]) -> None:
-    """Carry out `bdiff new`. Raises RequestError for words that mean nothing, and rather than overwrite something."""
+    """Execute `bdiff new`. Raises RequestError for invalid arguments, and instead of overwriting anything."""
     parser = Parser("bdiff new", description=__doc__, epilog=EXAMPLES, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("kind", help=", ".join(KINDS))
-    parser.add_argument("name", help="of the option, and of the folder that is written")
-    parser.add_argument("--folder", type=Path, default=Path(), help="where to write it (default: here)")
-    parser.add_argument("--role", help=f"of a defense: {', '.join(ROLES)} (default: detection)")
+    parser.add_argument("name", help="name of the option and of the new folder")
+    parser.add_argument("--folder", type=Path, default=Path(), help="where to create it (default: current folder)")
+    parser.add_argument("--role", help=f"role of a defense: {', '.join(ROLES)} (default: detection)")
     args = parser.parse_args(words)
     template = template_of(args.kind, args.role)
     place = args.folder / args.name
-    if told := name_problem(args.name, args.kind, template):
-        raise RequestError(f"{args.name} {told}")
+    if problem := name_problem(args.name, args.kind, template):
+        raise RequestError(f"{args.name} {problem}")
     if place.exists():
-        raise RequestError(f"{place} is there already: choose another name or --folder")
+        raise RequestError(f"{place} already exists: choose another name or --folder")
     write(place, template, args.kind, args.name)
     print(f"{place}: pip install -e {place}, then bdiff run {args.kind}={args.name}; its test: pytest {place}")
 
 
 def template_of(kind: str, role: str | None) -> str:
-    """Return which template a kind, and a role of a defense, are written from. RequestError if there is none."""
+    """Return the template of a kind, and of a role of a defense. RequestError if there is none."""
     if kind not in KINDS:
         raise RequestError(f"bdiff new {kind} {nearest(kind, KINDS)}")
     if kind != "defense":
         if role:
-            raise RequestError(f"--role={role} is of a defense: leave it out")
+            raise RequestError(f"--role={role} applies only to a defense: leave it out")
         return kind
     if role not in (None, *ROLES):
         raise RequestError(f"--role={role} {nearest(str(role), ROLES)}")
@@ -73,24 +73,24 @@ def template_of(kind: str, role: str | None) -> str:
 
 
 def name_problem(name: str, group: str, template: str) -> str | None:
-    """Return why an option of `group` cannot be called `name`, as the end of a line."""
+    """Return why an option of `group` cannot be called `name`, as the end of a message."""
     if not name.isidentifier() or keyword.iskeyword(name) or name != name.lower():
-        return "is no name in python, in lower case: write one like my_part"
+        return "is not a lower-case python name: use one like my_part"
     if name in group_options().get(group, {}):
-        return f"is an option of {group} already: choose another name"
+        return f"is already an option of {group}: choose another name"
     words = set(re.findall(r"\w+", text(f"{template}.py")))
     if words & {name, class_name(name)}:
-        return "is a word that the written module uses itself: choose another name"
+        return "is a name that the generated module uses itself: choose another name"
     return None
 
 
 def class_name(name: str) -> str:
-    """Return the name of a class for a part: MyPart for my_part."""
+    """Return the class name of a part: MyPart for my_part."""
     return "".join(word.capitalize() for word in name.split("_"))
 
 
 def text(template: str) -> str:
-    """Return what stands in a template."""
+    """Return the content of a template."""
     return resources.files(__package__).joinpath("templates", f"{template}.txt").read_text()
 
 

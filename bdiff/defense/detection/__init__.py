@@ -1,3 +1,3 @@
-"""Detections: each inverts a trigger from a suspect model and answers with a verdict. What removes a backdoor is in
-removal/. Start at elijah.py, the shortest; laws.py says how triggers shift the noise.
+"""Detections: each inverts a trigger from a suspect model and returns a verdict. Removals are in removal/. Start at
+elijah.py, the shortest; coefficients.py has the correction coefficients of the predicted noise.
 """

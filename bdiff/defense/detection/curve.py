@@ -1,4 +1,4 @@
-"""The losses of a descent, read from the device some steps late, so that the next steps need not wait for them."""
+"""The losses of a descent, copied from the device asynchronously, so that steps do not wait for them."""
 
 import math
 from collections.abc import Callable
@@ -9,13 +9,13 @@ from torch import Tensor
 from bdiff.common.device import Late
 from bdiff.common.errors import RunError
 
-STEPS = 20  # whose losses are read together
+STEPS = 20  # losses that are copied together
 
 
 class Curve:
-    """The loss at every step, of which `watch` is told in a few words at each.
+    """The loss at every step; `watch` is called at each step with a short status.
 
-    Where the device works by itself, the words are of the newest loss that has been read.
+    On an asynchronous device, the status has the newest loss that has been read.
     """
 
     def __init__(self, name: str, lr: float, watch: Callable[[str], None]):
@@ -25,21 +25,21 @@ class Curve:
         self.known: list[float] = []
 
     def add(self, loss: Tensor) -> None:
-        """Take the loss of the next step. Raises RunError if one that has been read is not finite."""
+        """Add the loss of the next step. Raises RunError if one that has been read is not finite."""
         self.waiting.append(loss.detach())
         if loss.device.type == "cpu" or len(self.waiting) == STEPS:
             self.send()
-        while self.coming and self.coming[0].there:
+        while self.coming and self.coming[0].ready:
             self.read()
         self.watch(f"loss {self.known[-1]:.4f}" if self.known else "")
 
     def send(self) -> None:
-        """Let the losses that wait set out for the CPU."""
+        """Start copying the waiting losses to the CPU."""
         self.coming.append(Late(torch.stack(self.waiting)))
         self.waiting.clear()
 
     def read(self) -> None:
-        """Read the losses that set out first."""
+        """Read the oldest losses that are being copied."""
         self.known += self.coming.pop(0).read().tolist()
         bad = next((step for step, loss in enumerate(self.known) if not math.isfinite(loss)), None)
         if bad is not None:

@@ -22,20 +22,20 @@ def elijah_loss(predicted: Tensor, tau: Tensor, shift: float) -> Tensor:
 
 @dataclass
 class Elijah(Detection):
-    """Looks for the tau that shifts the noise predicted at the last timestep by `shift` times itself.
+    """Finds the tau that shifts the noise predicted at the last timestep by `shift` times itself.
 
     A backdoored model's samples from it all show the target, so the score is minus their uniformity.
     """
 
     checks = ("bdiff.defense.check.distance_problems", "bdiff.defense.check.sample_problems")
 
-    shift: Annotated[float, at_least(0), "of the trigger, in noise predicted at the last timestep"]
+    shift: Annotated[float, at_least(0), "shift of the noise predicted at the last timestep, in triggers"]
     steps: Annotated[int, at_least(1), "gradient steps"]
     batch: Annotated[int, at_least(1), "images of noise"]
     lr: Annotated[float, above(0), "step size of Adam"]
-    samples: Annotated[int, at_least(1), "images drawn from the trigger that are looked at"]
-    trim: Annotated[int, at_least(0), "distances and images left out at both ends of the uniformity"]
-    threshold: Annotated[float | None, auto_or_number, "score from which on a model is flagged; null: none is"]
+    samples: Annotated[int, at_least(1), "images drawn from the trigger that are scored"]
+    trim: Annotated[int, at_least(0), "distances and images trimmed at both ends of the uniformity"]
+    threshold: Annotated[float | None, auto_or_number, "minimum score of a flagged model; null: none is flagged"]
 
     scores: ClassVar = (-1.0, 0.0)  # minus a mean squared distance on [0,1]
 

@@ -1,4 +1,4 @@
-"""What audits look at, the trigger they inverted and samples drawn from it, as plain numbers."""
+"""The evidence of detections: numbers computed from the inverted trigger and samples drawn from it."""
 
 from collections.abc import Callable
 
@@ -7,27 +7,27 @@ from torch import Tensor
 
 
 def kl_of(trigger: Tensor) -> dict[str, float]:
-    """Return how far N(trigger, I) is from N(0, I): mean and variance over pixels of tau^2/2, their KL divergence.
+    """Return the KL divergence of N(trigger, I) from N(0, I), tau^2/2 per pixel: its mean and variance over pixels.
 
     The trigger has any shape. `kl_mean` and `kl_variance` are TERD's M_r and V_r (Mo et al. 2024; authors' code)
-    without their two constants, which a calibrated threshold takes in.
+    without their two constants, which a calibrated threshold absorbs.
     """
     divergence = trigger.square() / 2
     return {"kl_mean": divergence.mean().item(), "kl_variance": divergence.var(correction=0).item()}
 
 
 def mean_square(a: Tensor, b: Tensor) -> Tensor:
-    """Return the mean squared distance (N,) of images (N,C,H,W) to others."""
+    """Return the mean squared distance (N,) between pairs of images (N,C,H,W)."""
     return (a - b).square().mean((1, 2, 3))
 
 
 def uniformity(samples: Tensor, trim: int = 4, distance: Callable[[Tensor, Tensor], Tensor] = mean_square) -> float:
     """Return the trimmed mean pairwise distance of samples (B,C,H,W) in [-1,1]: near zero if all show one image.
 
-    Elijah's (An et al. 2024; authors' code, over 16 samples): each row of the matrix of distances is sorted and loses
-    `trim` values at both ends, and so do the means of the rows. Elijah's distance is LPIPS; unless one is given,
-    `distance(a, b)` of images (N,C,H,W) in [0,1], it is replaced by the mean squared distance, which needs no weights:
-    its values do not compare with published ones. ValueError if the trimming leaves nothing.
+    Elijah's (An et al. 2024; authors' code, over 16 samples): each row of the distance matrix is sorted and trimmed by
+    `trim` values at both ends, as are the means of the rows. Elijah uses LPIPS; the default `distance(a, b)` of images
+    (N,C,H,W) in [0,1] is the mean squared distance, which needs no weights, so values are not comparable with published
+    ones. ValueError if the trimming leaves nothing.
     """
     if len(samples) <= 2 * trim:
         raise ValueError(f"{len(samples)} samples are too few to trim {trim} at both ends: draw {2 * trim + 1} or more")

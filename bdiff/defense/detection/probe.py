@@ -1,10 +1,10 @@
-"""Finding a trigger that no gradient leads to: hot noise calls up a backdoor now and then, and what it makes is alike.
+"""Finding a trigger without gradients: noise of high variance sometimes activates a backdoor, with identical samples.
 
-Ours, found on triggers that look like noise. A model's answer to a tau far from its trigger tells nothing of where the
-trigger lies, so descent from a random start fails. But noise of 1.75 times the standard deviation has, in a few of a
-hundred draws, a part along the trigger that suffices; and where the backdoor is open, samples are the same picture. So
-the draws whose samples have near doubles lie on the trigger's side on average, and a few rounds of choosing them, as in
-the cross-entropy method (Rubinstein 1999), turn that average towards it.
+Ours, developed on triggers that look like noise. A model's prediction at a tau far from its trigger says nothing about
+the trigger, so descent from a random start fails. But noise of 1.75 times the standard deviation has, in a few of a
+hundred draws, a component along the trigger that suffices; and all samples of an active backdoor are the same picture.
+So the draws whose samples have near duplicates point towards the trigger on average, and a few rounds of selecting
+them, as in the cross-entropy method (Rubinstein 1999), move that average towards it.
 """
 
 from itertools import pairwise
@@ -14,26 +14,26 @@ from torch import Tensor
 
 from bdiff.defense.base import Suspect
 
-STEPS = 20  # ancestral steps of a sample: enough to see whether samples are alike
-NEIGHBOURS = 3  # the doubles that a sample is asked for
-HEAT = (1.75, 1.25, 1.0)  # standard deviation of the noise in each round; 1 in those after
-SHARE = 0.06  # of the draws that are chosen in the first round, twice as many in the second and so on
+STEPS = 20  # ancestral steps of a sample: enough to compare samples
+NEIGHBOURS = 3  # nearest samples that the distance is averaged over
+HEAT = (1.75, 1.25, 1.0)  # standard deviation of the noise in each round; 1 in later ones
+FRACTION = 0.06  # of the draws selected in the first round, twice as many in the second and so on
 
 
 @torch.no_grad()
 def probe(suspect: Suspect, draws: int, rounds: int, generator: torch.Generator) -> Tensor:
-    """Return a start (C,H,W) for an inversion: the mean of the noise whose samples are most alike, after `rounds`."""
+    """Return a start (C,H,W) for an inversion: the mean of the noise with the most similar samples, after `rounds`."""
     tau = torch.zeros(suspect.shape, device=suspect.device)
     for turn in range(rounds):
         heat = HEAT[min(turn, len(HEAT) - 1)]
         start = tau + heat * suspect.noise(draws, generator)
         chosen = doubles(sampled(suspect, start, generator)).argsort()
-        tau = start[chosen[: max(NEIGHBOURS + 1, round(SHARE * (turn + 1) * draws))]].mean(0)
+        tau = start[chosen[: max(NEIGHBOURS + 1, round(FRACTION * (turn + 1) * draws))]].mean(0)
     return tau
 
 
 def sampled(suspect: Suspect, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return images (B,C,H,W) in [-1,1] from x_T by a few ancestral steps."""
+    """Return images (B,C,H,W) in [-1,1] from x_T after a few ancestral steps."""
     last = len(suspect.schedule) - 1
     path = [*torch.linspace(last, 0, min(STEPS, last + 1)).round().int().tolist(), -1]
     for t, to in pairwise(path):
@@ -43,7 +43,7 @@ def sampled(suspect: Suspect, x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def doubles(images: Tensor) -> Tensor:
-    """Return the mean squared distance (B,) of each image (B,C,H,W) to its nearest others."""
+    """Return the mean squared distance (B,) of each image (B,C,H,W) to its nearest neighbours."""
     flat = images.flatten(1)
     distances = torch.cdist(flat, flat).square() / flat.shape[1]
     return distances.fill_diagonal_(float("inf")).sort(1).values[:, :NEIGHBOURS].mean(1)

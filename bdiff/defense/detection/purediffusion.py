@@ -1,12 +1,12 @@
-"""PureDiffusion (Truong & Le 2024, arXiv 2409.13945; 2025, arXiv 2502.19047): a trigger by the chain it would start.
+"""PureDiffusion (Truong & Le 2024, arXiv 2409.13945; 2025, arXiv 2502.19047): a trigger inverted along its chain.
 
-Reconstructed from the two abstracts and the derivation in docs/purediffusion.md; the authors' code was not at hand.
-What is theirs: a trigger is inverted over several timesteps, by how it shifts the predicted noise (here `shift`) and by
-how what the model predicts then stays the same (here `spread` and `consistency`). What is ours: the chain's change of
-variables, the losses' scales, and the range of the trigger.
+Reconstructed from the two abstracts and the derivation in docs/purediffusion.md; the authors' code is not published.
+Theirs: inverting a trigger over several timesteps, by the shift of the predicted noise (here `shift`) and by the
+consistency of the model's predictions (here `spread` and `consistency`). Ours: the chain's change of variables, the
+scales of the losses, and the bound of the trigger.
 
 If tau is the trigger, x_t = z_t + (1 - sqrt(abar_t)) tau and eps_th = e_t + c_t tau, where z is an ordinary diffusion
-of the target and e its noise. So a few large ancestral steps in z show what the suspect would draw from tau.
+of the target and e its noise. So a few large ancestral steps in z show what the suspect would generate from tau.
 """
 
 import math
@@ -21,24 +21,24 @@ from bdiff.common.seeds import generator
 from bdiff.config.rules import above, at_least, auto_or_number, falling, one_of_or_above
 from bdiff.defense.base import Detection, Inversion, Suspect
 from bdiff.defense.check import LAWS, timesteps
+from bdiff.defense.detection.coefficients import correction_coefficient
 from bdiff.defense.detection.curve import Curve
 from bdiff.defense.detection.evidence import kl_of, total_variation, uniformity
-from bdiff.defense.detection.laws import shift_law
 from bdiff.defense.detection.probe import probe
 from bdiff.diffusion.mode import Work
 
 
 class Chain(NamedTuple):
-    """What the suspect predicts along a chain, K timesteps: noise, and images; both (K,B,C,H,W)."""
+    """The suspect's predictions along a chain of K timesteps: noise, and images; both (K,B,C,H,W)."""
 
     eps: Tensor
     x0: Tensor
 
 
-def chain(suspect: Suspect, tau: Tensor, eps: Tensor, noises: Tensor, t: list[int], law: Tensor) -> Chain:
-    """Sample from eps + tau over the timesteps t, K of them, in the variables in which tau is no trigger.
+def chain(suspect: Suspect, tau: Tensor, eps: Tensor, noises: Tensor, t: list[int], coefficient: Tensor) -> Chain:
+    """Sample from eps + tau over the timesteps t, K of them, in the variables z without the trigger.
 
-    tau (C,H,W), eps (B,C,H,W), noises (K,B,C,H,W) the sampler's own noise, law (T,). Differentiable in tau.
+    tau (C,H,W), eps (B,C,H,W), noises (K,B,C,H,W) the sampler's own noise, coefficient (T,). Differentiable in tau.
     """
     schedule = suspect.schedule
     z = eps + schedule.abar[t[0]].sqrt() * tau  # x_T = eps + tau
@@ -46,7 +46,7 @@ def chain(suspect: Suspect, tau: Tensor, eps: Tensor, noises: Tensor, t: list[in
     for k, now in enumerate(t):
         abar = schedule.abar[now]
         predicted.append(suspect.eps(z + (1 - abar.sqrt()) * tau, now))
-        own = predicted[-1] - law[now] * tau
+        own = predicted[-1] - coefficient[now] * tau
         images.append((z - (1 - abar).sqrt() * own) / abar.sqrt())
         if k + 1 < len(t):
             z = schedule.step(z, own, now, t[k + 1], noises[k])
@@ -54,17 +54,17 @@ def chain(suspect: Suspect, tau: Tensor, eps: Tensor, noises: Tensor, t: list[in
 
 
 def spread(images: Tensor) -> Tensor:
-    """Return the standard deviation (K,) of images (K,B,C,H,W) over their batch, root mean square over pixels."""
+    """Return the standard deviation (K,) of images (K,B,C,H,W) over their batch, as root mean square over pixels."""
     return (images - images.mean(1, keepdim=True)).square().mean((1, 2, 3, 4)).sqrt()
 
 
-def shift_loss(triggered: Tensor, clean: Tensor, tau: Tensor, law: Tensor) -> Tensor:
-    """Return the mean over timesteps of ||mean_B(triggered - clean) - law tau|| / ||law tau||.
+def shift_loss(triggered: Tensor, clean: Tensor, tau: Tensor, coefficient: Tensor) -> Tensor:
+    """Return the mean over timesteps of ||mean_B(triggered - clean) - c_t tau|| / ||c_t tau||.
 
-    Noise predicted along the two chains (K,B,C,H,W), tau (C,H,W), law (K,). Taken relative to what is expected, it has
-    no zero at tau = 0: there it is that of a model without a backdoor.
+    Noise predicted along the two chains (K,B,C,H,W), tau (C,H,W), coefficient (K,). Relative to the expected shift, so
+    that it is not minimal at tau = 0, where it equals that of a model without a backdoor.
     """
-    expected = law.view(-1, 1, 1, 1) * tau
+    expected = coefficient.view(-1, 1, 1, 1) * tau
     gap = (triggered - clean).mean(1) - expected
     return (gap.flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)).mean()
 
@@ -72,13 +72,13 @@ def shift_loss(triggered: Tensor, clean: Tensor, tau: Tensor, law: Tensor) -> Te
 def spread_loss(triggered: Tensor, clean: Tensor, abar: Tensor) -> Tensor:
     """Return the sum over timesteps of sqrt(abar) times the spread of predicted images, relative to the clean chain's.
 
-    Images (K,B,C,H,W), abar (K,). Near T a predicted image is a prediction's error over sqrt(abar), hence the weight.
+    Images (K,B,C,H,W), abar (K,). Near T the error of a predicted image is divided by sqrt(abar), hence the weight.
     """
     return (abar.sqrt() * spread(triggered)).sum() / (abar.sqrt() * spread(clean)).sum()
 
 
 def consistency_loss(images: Tensor, abar: Tensor) -> Tensor:
-    """Return the mean of sqrt(abar) times how far predicted images (K,B,C,H,W) move to the next timestep; 0 for K = 1.
+    """Return the mean of sqrt(abar) times the change of predicted images (K,B,C,H,W) per timestep; 0 for K = 1.
 
     Distances are root mean squares, abar (K,) is that of the earlier timestep.
     """
@@ -90,10 +90,10 @@ def consistency_loss(images: Tensor, abar: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Losses:
-    """The chain's objective as a function of tau: the weighted losses, on one fixed batch of noise."""
+    """The chain's objective as a function of tau: the weighted losses on a fixed batch of noise."""
 
     suspect: Suspect
-    law: Tensor  # (T,)
+    coefficient: Tensor  # (T,)
     t: list[int]
     eps: Tensor
     noises: Tensor
@@ -104,9 +104,11 @@ class Losses:
 
     def __call__(self, tau: Tensor) -> Tensor:
         """Return the objective at tau (C,H,W)."""
-        seen = chain(self.suspect, tau, self.eps, self.noises, self.t, self.law)
-        law, abar = (torch.stack([table[t] for t in self.t]) for table in (self.law, self.suspect.schedule.abar))
-        loss = self.shift * shift_loss(seen.eps, self.clean.eps, tau, law)
+        seen = chain(self.suspect, tau, self.eps, self.noises, self.t, self.coefficient)
+        coefficient, abar = (
+            torch.stack([table[t] for t in self.t]) for table in (self.coefficient, self.suspect.schedule.abar)
+        )
+        loss = self.shift * shift_loss(seen.eps, self.clean.eps, tau, coefficient)
         loss = loss + self.spread * spread_loss(seen.x0, self.clean.x0, abar)
         return loss + self.consistency * consistency_loss(seen.x0, abar)
 
@@ -114,7 +116,7 @@ class Losses:
 def descend(
     losses: Losses, tau: Tensor, steps: int, lr: float, bound: float, watch: Callable[[str], None]
 ) -> tuple[Tensor, list[float]]:
-    """Move tau (C,H,W) down `losses` by Adam with a cosine, within [-bound, bound]; returns it and the curve."""
+    """Minimize `losses` over tau (C,H,W) by Adam with a cosine, within [-bound, bound]; return tau and the curve."""
     tau = tau.clamp(-bound, bound).requires_grad_()
     optimizer = torch.optim.Adam([tau], lr=lr)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=lr / 20)
@@ -133,7 +135,7 @@ def descend(
 
 @dataclass
 class PureDiffusion(Detection):
-    """Inverts a trigger over a chain of timesteps, from several starts, of which the one with the least loss is taken.
+    """Inverts a trigger over a chain of timesteps, from several starts, keeping the one with the lowest loss.
 
     Triggers are pictures, so tau stays within [-bound, bound]: outside, small networks saturate and explain any tau.
     The score is minus the uniformity of samples drawn from it.
@@ -145,22 +147,22 @@ class PureDiffusion(Detection):
         "bdiff.defense.check.sample_problems",
     )
 
-    law: Annotated[str | float, one_of_or_above(0, *LAWS), "the noise's shift in triggers; 0.5 is Elijah's"]
+    law: Annotated[str | float, one_of_or_above(0, *LAWS), "correction coefficient c_t of the noise; 0.5 is Elijah's"]
     timesteps: Annotated[list[float], falling, "of the chain, as fractions of the schedule"]
-    shift: Annotated[float, at_least(0), "weight of the loss on the noise's shift; 0: off"]
-    spread: Annotated[float, at_least(0), "weight of the loss on how predicted images differ over the batch; 0: off"]
-    consistency: Annotated[float, at_least(0), "weight of the loss on how they change along the chain; 0: off"]
-    restarts: Annotated[int, at_least(1), "random starts; the start with the least loss is taken"]
-    probes: Annotated[int, at_least(0), "starts from what hot noise calls up; 0: none"]
+    shift: Annotated[float, at_least(0), "weight of the loss on the shift of the noise; 0: off"]
+    spread: Annotated[float, at_least(0), "weight of the loss on the spread of predicted images; 0: off"]
+    consistency: Annotated[float, at_least(0), "weight of the loss on their change along the chain; 0: off"]
+    restarts: Annotated[int, at_least(1), "random starts; the start with the lowest loss is kept"]
+    probes: Annotated[int, at_least(0), "additional starts from probes; 0: none"]
     probe_draws: Annotated[int, at_least(8), "samples of each round of a probe"]
     probe_rounds: Annotated[int, at_least(1), "rounds of a probe"]
     steps: Annotated[int, at_least(1), "gradient steps from each start"]
     batch: Annotated[int, at_least(1), "images of noise"]
     lr: Annotated[float, above(0), "of Adam, at the start of its cosine"]
     bound: Annotated[float, above(0), "largest value of the trigger; images are in [-1,1]"]
-    samples: Annotated[int, at_least(1), "images drawn from the trigger that are looked at"]
-    trim: Annotated[int, at_least(0), "distances and images left out at both ends of the uniformity"]
-    threshold: Annotated[float | None, auto_or_number, "score from which on a model is flagged; null: none is"]
+    samples: Annotated[int, at_least(1), "images drawn from the trigger that are scored"]
+    trim: Annotated[int, at_least(0), "distances and images trimmed at both ends of the uniformity"]
+    threshold: Annotated[float | None, auto_or_number, "minimum score of a flagged model; null: none is flagged"]
 
     scores: ClassVar = (-1.0, 0.0)  # minus a mean squared distance on [0,1]
 
@@ -175,18 +177,18 @@ class PureDiffusion(Detection):
         return Work(self.total * len(self.timesteps) * self.batch, self.batch, gradients=True)
 
     def losses(self, suspect: Suspect, seed: int) -> Losses:
-        """Return the objective on the noise of `seed`. ValueError if the timesteps do not fall."""
+        """Return the objective on the noise of `seed`. ValueError if the timesteps do not decrease."""
         t = timesteps(self.timesteps, len(suspect.schedule))
         draws = generator(seed, "purediffusion")
         eps = suspect.noise(self.batch, draws)
         noises = torch.stack([suspect.noise(self.batch, draws) for _ in t])
-        law = shift_law(suspect.schedule, self.law)
+        coefficient = correction_coefficient(suspect.schedule, self.law)
         with torch.no_grad():
-            clean = chain(suspect, torch.zeros(suspect.shape, device=suspect.device), eps, noises, t, law)
-        return Losses(suspect, law, t, eps, noises, clean, self.shift, self.spread, self.consistency)
+            clean = chain(suspect, torch.zeros(suspect.shape, device=suspect.device), eps, noises, t, coefficient)
+        return Losses(suspect, coefficient, t, eps, noises, clean, self.shift, self.spread, self.consistency)
 
     def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
-        """Return the trigger of the start that came to the least loss; see `Detection.invert`."""
+        """Return the trigger of the start with the lowest loss; see `Detection.invert`."""
         losses, draws = self.losses(suspect, seed), generator(seed, "purediffusion starts")
         starts = [-torch.rand(suspect.shape, generator=draws).to(suspect.device) for _ in range(self.restarts)]
         starts += [probe(suspect, self.probe_draws, self.probe_rounds, draws) for _ in range(self.probes)]

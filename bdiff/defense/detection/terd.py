@@ -1,4 +1,4 @@
-"""TERD (Mo et al. 2024, arXiv 2409.05294; checked against the authors' code): a trigger by what noise it explains."""
+"""TERD (Mo et al. 2024, arXiv 2409.05294; checked against the authors' code): a trigger by the errors it explains."""
 
 import math
 from collections.abc import Callable
@@ -20,16 +20,16 @@ from bdiff.diffusion.mode import Work
 def terd_loss(eps: Tensor, predicted: Tensor) -> Tensor:
     """Return 1/2 E ||(e1 - p1) - (e2 - p2)||^2, a sum over pixels and a mean over images.
 
-    eps and predicted are (2B,C,H,W): the noise of the same B images twice, and what the model makes of it.
+    eps and predicted are (2B,C,H,W): the noise of the same B images twice, and the model's predictions.
     """
     first, second = (eps - predicted).chunk(2)
     return 0.5 * (first - second).square().sum((1, 2, 3)).mean()
 
 
 def ddim(suspect: Suspect, x: Tensor, steps: int) -> Tensor:
-    """Return images (B,C,H,W) in [-1,1] from x_T by `steps` DDIM steps, differentiable.
+    """Return images (B,C,H,W) in [-1,1] from x_T after `steps` DDIM steps, differentiable.
 
-    As diffusers' DDIMScheduler does by default, and so the authors: from t = T - T/steps on, x0 clipped at every step.
+    As in diffusers' DDIMScheduler by default, which the authors use: from t = T - T/steps on, x0 clipped at every step.
     """
     stride = len(suspect.schedule) // steps
     for step in reversed(range(steps)):
@@ -47,22 +47,22 @@ def is_backdoored(x: Tensor, mu: Tensor) -> Tensor:
 
 @dataclass
 class Terd(Detection):
-    """Looks for the mu under which what the model gets wrong about two noisings of one image is the same.
+    """Finds the mu for which the model's errors on two noisings of one image are the same.
 
-    First on images of noise (estimation), then on images that the model makes from mu (refinement).
+    First on images of noise (estimation), then on images that the model generates from mu (refinement).
     """
 
     checks = ("bdiff.defense.check.window_problems", "bdiff.defense.check.divergence_problems")
 
     steps: Annotated[int, at_least(1), "of the estimation, on images of noise"]
-    refine_steps: Annotated[int, at_least(0), "of the refinement, on images made from the trigger"]
+    refine_steps: Annotated[int, at_least(0), "of the refinement, on images generated from the trigger"]
     batch: Annotated[int, at_least(1), "images"]
     lr: Annotated[float, above(0), "of SGD, at the start of either cosine"]
-    gamma: Annotated[float, at_least(0), "weight of minus the trigger's L1 norm, which keeps it from zero"]
+    gamma: Annotated[float, at_least(0), "weight of minus the trigger's L1 norm, which keeps it away from zero"]
     window: Annotated[int, at_least(1), "timesteps at the end of the schedule, and at its beginning"]
     ddim_steps: Annotated[int, at_least(1), "from the trigger to an image"]
-    clip_norm: Annotated[float, above(0), "largest norm of the refinement's gradients"]
-    threshold: Annotated[float | None, auto_or_number, "score from which on a model is flagged; null: none is"]
+    clip_norm: Annotated[float, above(0), "gradient norm to clip to in the refinement"]
+    threshold: Annotated[float | None, auto_or_number, "minimum score of a flagged model; null: none is flagged"]
 
     scores: ClassVar = (0.0, math.inf)  # a divergence
 
@@ -81,7 +81,7 @@ class Terd(Detection):
     def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
         """Return the trigger after the refinement; see `Detection.invert`.
 
-        ValueError if the schedule is shorter than `window` or `ddim_steps`, RunError if the loss leaves the numbers.
+        ValueError if the schedule is shorter than `window` or `ddim_steps`, RunError if the loss is not finite.
         """
         last = len(suspect.schedule)
         for name in ("window", "ddim_steps"):
@@ -112,7 +112,7 @@ class Terd(Detection):
     def descend(
         self, mu: Tensor, loss: Callable[[], Tensor], steps: int, clip_norm: float, watch: Callable[[str], None]
     ) -> list[float]:
-        """Move mu down `loss` - gamma ||mu||_1 by SGD with a cosine to zero, and return the curve."""
+        """Minimize `loss` - gamma ||mu||_1 over mu by SGD with a cosine to zero, and return the curve."""
         optimizer = torch.optim.SGD([mu], lr=self.lr)
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         curve = Curve("terd", self.lr, watch)
@@ -129,8 +129,8 @@ class Terd(Detection):
     def look(self, inversion: Inversion, samples: Tensor) -> dict[str, float]:
         """Return `kl_mean`, `kl_variance` and their sum as the score; see `Detection.look`. It reads no samples.
 
-        The authors' model check prints both, each less a constant, and states no rule. Where there is no backdoor mu
-        gains nothing from being large, so either speaks for one, and a calibrated threshold takes in the constants.
+        The authors' model check prints both, each minus a constant, without a decision rule. Without a backdoor a large
+        mu has no benefit, so either indicates one, and a calibrated threshold absorbs the constants.
         """
         divergence = kl_of(inversion.trigger)
         return {"score": sum(divergence.values()), **divergence}

@@ -1,15 +1,15 @@
 """Adversarial Neuron Pruning, ANP (Wu & Wang 2021, arXiv 2110.14430), as BadDiffusion applies it.
 
 BadDiffusion's (arXiv 2212.05400; authors' code): the weights are frozen, and a scale and a shift behind every channel
-of the convolutions are trained by Adam to raise the clean DDPM loss, kept within a budget by clamping after each step.
-Their code ends there, and looks at what the perturbed model draws. It also perturbs the last convolution, and clamps
-the scale itself; here it is the scale's distance from 1, as in Wu & Wang.
+of the convolutions are trained by Adam to increase the clean DDPM loss, kept within a budget by clamping after each
+step. Their code ends there, and samples from the perturbed model. It also perturbs the last convolution, and clamps the
+scale itself; here it is the scale's distance from 1, as in Wu & Wang.
 
-Wu & Wang's: channels that such a perturbation hurts most are the backdoor's, and are pruned. They find them by a mask
-trained against the perturbation, for classifiers.
+Wu & Wang's: channels that are most sensitive to such a perturbation belong to the backdoor, and are pruned. They find
+them by a mask trained against the perturbation, for classifiers.
 
-Ours: that channels are ranked by the share of the loss's rise that falls to each, to first order (`rises`). How far a
-channel was moved would not do: Adam moves all at much the same pace, whatever their effect.
+Ours: channels are ranked by their contributions to the increase of the loss, to first order (`rises`). The size of a
+channel's change would not do: Adam moves all channels at about the same rate, whatever their effect.
 """
 
 from copy import deepcopy
@@ -28,18 +28,18 @@ from bdiff.diffusion.batch import Batch, Loss
 from bdiff.diffusion.denoiser import Denoiser
 from bdiff.diffusion.objective import clean, denoising_loss
 
-BATCH = 64  # images of a backward pass when channels are ranked
+BATCH = 64  # images per backward pass of the ranking
 
 
 def convolutions(unet: nn.Module) -> list[nn.Conv2d]:
-    """Return the convolutions whose channels are neurons: all but `conv_out`, whose channels are the image's."""
+    """Return the convolutions whose channels count as neurons: all except `conv_out`."""
     return [module for module in unet.modules() if isinstance(module, nn.Conv2d) and module is not unet.conv_out]
 
 
 class Perturbed(nn.Module):
     """A frozen denoiser: channel c of a convolution gives (1 + change[0,c]) y + change[1,c] for its output y.
 
-    `change` (2, channels of all convolutions in their order) is the only trainable parameter, zero at first.
+    `change` (2, channels of all convolutions in order) is the only trainable parameter, initially zero.
     """
 
     def __init__(self, denoiser: Denoiser, budget: float):
@@ -52,7 +52,7 @@ class Perturbed(nn.Module):
             conv.register_forward_hook(partial(self.perturb, slice(end - conv.out_channels, end)))
 
     def perturb(self, channels: slice, conv: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
-        """Return a convolution's output y (B,C,H,W) perturbed; `channels` says which of all are its C."""
+        """Return a convolution's output y (B,C,H,W) perturbed; `channels` is the range of its C channels among all."""
         scale, shift = self.change[:, channels, None, None]
         return y * (1 + scale) + shift
 
@@ -62,34 +62,34 @@ class Perturbed(nn.Module):
             self.change.clamp_(-self.budget, self.budget)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return what the denoiser returns."""
+        """Return the denoiser's output."""
         prediction: Tensor = self.denoiser(x, t)
         return prediction
 
 
 class Anp(Removal):
-    """Perturbs every channel to raise the loss on clean images, then prunes those to which most of the rise is due.
+    """Perturbs every channel to increase the loss on clean images, then prunes those that contribute most to it.
 
     Args:
-        budget: most by which a scale differs from 1, and a shift (in the output's own unit) from 0; above 0.
-        share: of the channels that are pruned, in [0,1].
-        count: images, with repetition where there are fewer, over which the channels' rises are averaged.
+        budget: maximum distance of a scale from 1, and of a shift (in the output's own unit) from 0; above 0.
+        share: fraction of the channels that are pruned, in [0,1].
+        count: images, repeated if there are fewer, over which the ranking is averaged.
 
     Raises ValueError for other values.
     """
 
     def __init__(
         self,
-        budget: Annotated[float, above(0), "most that a channel's scale moves from 1, and its shift from 0"],
-        share: Annotated[float, positive_fraction, "of the channels that are pruned"],
+        budget: Annotated[float, above(0), "maximum distance of a channel's scale from 1, and of its shift from 0"],
+        share: Annotated[float, positive_fraction, "fraction of the channels that are pruned"],
         count: Annotated[int, at_least(1), "images that the ranking of the channels is averaged over"],
     ):
         if budget <= 0:
-            raise ValueError(f"budget={budget} lets nothing be perturbed: choose a value above 0")
+            raise ValueError(f"budget={budget} allows no perturbation: choose a value above 0")
         if not 0 <= share <= 1:
-            raise ValueError(f"share={share} is not a share: choose a value from 0 to 1")
+            raise ValueError(f"share={share} is not a fraction: choose a value from 0 to 1")
         if count < 1:
-            raise ValueError(f"count={count} leaves nothing to rank channels by: choose a value of at least 1")
+            raise ValueError(f"count={count} leaves no images to rank channels by: choose a value of at least 1")
         self.budget, self.share, self.count = budget, share, count
 
     def remove(self, suspect: Suspect, images: Images, trigger: Tensor | None, train: Train) -> Denoiser:
@@ -97,7 +97,7 @@ class Anp(Removal):
         loss = denoising_loss(clean, suspect.schedule, None, images.flip, suspect.prediction)
 
         def ascent(net: nn.Module, batch: Batch) -> Tensor:
-            perturbed.project()  # here, as the loop is not ours: before a step instead of after the last one
+            perturbed.project()  # before each step instead of after it, as the training loop has no hook
             return -loss(net, batch)
 
         perturbed = Perturbed(suspect.trainable(), self.budget)
@@ -109,9 +109,9 @@ class Anp(Removal):
 
 
 def rises(perturbed: Perturbed, loss: Loss, images: Images, count: int) -> Tensor:
-    """Return (channels,) how much of the clean loss's rise each channel's change accounts for, to first order.
+    """Return each channel's contribution to the increase of the clean loss, (channels,), to first order.
 
-    That is change * dloss/dchange at the perturbation found, scale and shift together, as in Taylor pruning (Molchanov
+    That is change * dloss/dchange at the perturbation found, scale and shift added, as in Taylor pruning (Molchanov
     et al. 2017, arXiv 1611.06440), over `count` images; the same in every process.
     """
     gradient = torch.zeros_like(perturbed.change)
@@ -127,13 +127,13 @@ def rises(perturbed: Perturbed, loss: Loss, images: Images, count: int) -> Tenso
 
 @torch.no_grad()
 def pruned(unet: nn.Module, channels: Tensor) -> nn.Module:
-    """Return a copy whose `channels` (K,), numbered over all convolutions in their order, give zero for any input."""
+    """Return a copy whose `channels` (K,), numbered over all convolutions in order, are zero for any input."""
     copy = deepcopy(unet)
     convs = convolutions(copy)
     sizes = [conv.out_channels for conv in convs]
-    gone = torch.zeros(sum(sizes), dtype=torch.bool, device=channels.device)
-    gone[channels] = True
-    for conv, part in zip(convs, gone.split(sizes), strict=True):
+    removed = torch.zeros(sum(sizes), dtype=torch.bool, device=channels.device)
+    removed[channels] = True
+    for conv, part in zip(convs, removed.split(sizes), strict=True):
         conv.weight[part] = 0
         if conv.bias is not None:
             conv.bias[part] = 0

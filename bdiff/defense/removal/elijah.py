@@ -1,4 +1,4 @@
-"""Elijah's removal of a backdoor by its inverted trigger (An et al. 2024, arXiv 2312.00050; authors' code)."""
+"""Elijah's removal of a backdoor, given its inverted trigger (An et al. 2024, arXiv 2312.00050; authors' code)."""
 
 from typing import Annotated
 
@@ -15,11 +15,11 @@ from bdiff.diffusion.objective import Draw, clean, shown
 
 
 class ElijahRemoval(Removal):
-    """Fine-tunes a copy of the suspect, on clean images, to take noise with the inverted trigger for noise without it.
+    """Fine-tunes a copy of the suspect on clean images, so that noise with the inverted trigger acts like clean noise.
 
     Args:
-        shift_weight: weight, at least 0, of what takes the trigger's effect away (authors: 1).
-        clean_weight: weight, at least 0, of what ties the copy to the suspect on clean noise (authors: 1).
+        shift_weight: weight, at least 0, of the loss that removes the trigger's effect (authors: 1).
+        clean_weight: weight, at least 0, of the loss that ties the copy to the suspect on clean noise (authors: 1).
 
     Raises ValueError for a negative weight.
     """
@@ -30,8 +30,8 @@ class ElijahRemoval(Removal):
 
     def __init__(
         self,
-        shift_weight: Annotated[float, at_least(0), "weight of what makes triggered noise look like clean noise"],
-        clean_weight: Annotated[float, at_least(0), "weight of what holds the prediction from clean noise"],
+        shift_weight: Annotated[float, at_least(0), "weight of the loss that removes the trigger's effect"],
+        clean_weight: Annotated[float, at_least(0), "weight of the loss that preserves predictions on clean noise"],
     ):
         for name, weight in (("shift_weight", shift_weight), ("clean_weight", clean_weight)):
             if weight < 0:
@@ -41,7 +41,7 @@ class ElijahRemoval(Removal):
     def remove(self, suspect: Suspect, images: Images, trigger: Tensor | None, train: Train) -> Denoiser:
         """Return the fine-tuned copy; see `Removal.remove`. Raises ValueError without a trigger."""
         if trigger is None:
-            raise ValueError("this removal works from an inverted trigger: let a detection invert one first")
+            raise ValueError("this removal needs an inverted trigger: run a detection first")
         copy = suspect.trainable()
         train(copy, removal_loss(suspect, trigger, images.flip, self.shift_weight, self.clean_weight))
         return copy
@@ -50,8 +50,8 @@ class ElijahRemoval(Removal):
 def removal_loss(suspect: Suspect, trigger: Tensor, flip: bool, shift_weight: float, clean_weight: float) -> Loss:
     """Return clean DDPM loss + shift_weight MSE[eps_th(eps + tau, T-1), eps_0(eps, T-1)] + clean_weight MSE[no tau].
 
-    eps_0 is the suspect, tau its trigger (C,H,W). As in the authors' code, eps is the noise of the DDPM loss. All
-    three are of noise, whatever the network predicts.
+    eps_0 is the suspect, tau its trigger (C,H,W). As in the authors' code, eps is the noise of the DDPM loss. All three
+    losses are in terms of noise, whatever the network predicts.
     """
     trigger, schedule = trigger.to(suspect.device), suspect.schedule
 
@@ -59,14 +59,14 @@ def removal_loss(suspect: Suspect, trigger: Tensor, flip: bool, shift_weight: fl
         x_t, t, eps, _ = clean(schedule, shown(batch, None, flip), Draw(batch, len(schedule)))
         last = torch.full_like(t, len(schedule) - 1)
         with torch.no_grad():
-            wanted = suspect.eps(eps, last)
-        # One pass for all three: several before one backward is what distributed training does not like.
+            reference = suspect.eps(eps, last)
+        # One pass for all three, as distributed training does not support several forward passes per backward.
         x, times = torch.cat([x_t, eps + trigger, eps]), torch.cat([t, last, last])
         denoised, triggered, plain = eps_of(suspect.prediction, schedule, x, net(x, times), times).chunk(3)
         return (
             mse_loss(denoised, eps)
-            + shift_weight * mse_loss(triggered, wanted)
-            + clean_weight * mse_loss(plain, wanted)
+            + shift_weight * mse_loss(triggered, reference)
+            + clean_weight * mse_loss(plain, reference)
         )
 
     return loss

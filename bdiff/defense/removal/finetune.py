@@ -1,4 +1,4 @@
-"""Fine-tuning on clean data, the plainest of removals: backdoors are hoped to be forgotten (Liu et al. 2018)."""
+"""Fine-tuning on clean data, the simplest removal, which may make the model forget its backdoor (Liu et al. 2018)."""
 
 from torch import Tensor
 

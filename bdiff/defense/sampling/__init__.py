@@ -1,3 +1,3 @@
-"""Sampling-time defenses: each changes the sampler and leaves the model as it is. What changes its weights is in
-removal/. Start at clipping.py.
+"""Sampling-time defenses: each changes the sampler and leaves the model unchanged. Defenses that change its weights are
+in removal/. Start at clipping.py.
 """

@@ -6,7 +6,7 @@ from bdiff.defense.base import SamplingDefense
 
 
 class Clipping(SamplingDefense):
-    """Clamps the predicted image to [-1,1] at every sampler step, from which a trigger's values lie far."""
+    """Clamps the predicted image to [-1,1] at every sampler step; a trigger moves it far out of this range."""
 
     checks = ("bdiff.defense.check.clipping_problems",)
 

@@ -1,3 +1,3 @@
-"""Shields: a diffusion model that stands before a classifier and cleans its inputs, or certifies its labels. The
-adversary that tests them is in adversary/. Start at purification.py; cohen.py holds the statistics of certification.
+"""Shields: a diffusion model in front of a classifier that purifies its inputs, or certifies its labels. The adversary
+that evaluates them is in adversary/. Start at purification.py; cohen.py has the statistics of certification.
 """

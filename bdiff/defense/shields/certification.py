@@ -1,7 +1,7 @@
 """Certification: a smoothed classifier behind one-shot denoising (Carlini et al. 2022, arXiv 2206.10550).
 
-A certificate says that the label stays the same nearby, not that it is right: what a backdoored denoiser does to a
-triggered image can be certified as well.
+A certificate guarantees that the label is constant nearby, not that it is correct: the wrong label of a triggered image
+behind a backdoored denoiser can be certified as well.
 """
 
 import logging
@@ -26,20 +26,20 @@ STOPS = ("never", "radii")
 
 
 class Certification(RadiusShield):
-    """Certifies images, each by its votes under Gaussian noise.
+    """Certifies images by votes under Gaussian noise.
 
-    With stop=radii an image whose first guess is wrong has only the draws of that guess, and another ends as soon as
-    none of the wanted radii lies within the bounds of its label's probability: its radius is then a lower bound of what
-    n draws would certify, and no other radii can be read off the table.
+    With stop=radii an image whose first guess is wrong gets only the draws of that guess, and others stop as soon as
+    none of the requested radii lies within the bounds of the label's probability: the radius is then a lower bound of
+    what n draws would certify, and the table is valid only for these radii.
 
     Args:
         sigma: standard deviation of the noise, for images in [0,1]; radii are in the same units.
         n0: draws of noise that choose the label.
-        n: draws of noise that bound its probability; with stop=radii the most.
-        alpha: probability that a certificate is wrong, at most.
-        batch_size: draws per batch, of any images.
+        n: draws of noise that bound its probability; with stop=radii a maximum.
+        alpha: maximum probability that a certificate is wrong.
+        batch_size: draws per batch, possibly of several images.
         stop: never (Cohen's fixed n) or radii.
-        radii: L2, at which certified accuracy is wanted.
+        radii: L2 radii at which certified accuracy is reported.
 
     Raises ValueError for an unknown stop.
     """
@@ -51,10 +51,10 @@ class Certification(RadiusShield):
         sigma: Annotated[float, above(0), "standard deviation of the noise, for images in [0,1]"],
         n0: Annotated[int, at_least(1), "draws of noise that choose an image's label"],
         n: Annotated[int, at_least(1), "draws of noise that bound its probability"],
-        alpha: Annotated[float, open_fraction, "probability that an image's certificate is wrong, at most"],
-        batch_size: Annotated[int, at_least(1), "draws per batch, of any images"],
-        stop: Annotated[str, one_of("never", "radii"), "radii ends an image when none of these lies in its bounds"],
-        radii: Annotated[Sequence[float], rising, "L2, at which certified accuracy is told"],
+        alpha: Annotated[float, open_fraction, "maximum probability that an image's certificate is wrong"],
+        batch_size: Annotated[int, at_least(1), "draws per batch, possibly of several images"],
+        stop: Annotated[str, one_of("never", "radii"), "radii stops an image once every radius is decided"],
+        radii: Annotated[Sequence[float], rising, "L2 radii at which certified accuracy is reported"],
     ):
         if stop not in STOPS:
             raise ValueError(f"defense.stop={stop} is not known: choose from {', '.join(STOPS)}")
@@ -63,12 +63,12 @@ class Certification(RadiusShield):
 
     @property
     def key(self) -> dict[str, Any]:
-        """See `RadiusShield.key`: Cohen's rows of before they could stop keep theirs."""
+        """See `RadiusShield.key`: with stop=never it is the key of versions that had no `stop`."""
         apart = {"batch_size", "draws"} | (set() if self.stop == "radii" else {"stop", "radii"})
         return {name: value for name, value in vars(self).items() if name not in apart}
 
     def check(self, schedule: Schedule) -> None:
-        """Raise ValueError if the schedule never gets as noisy as sigma; see `Shield.check`."""
+        """Raise ValueError if sigma is beyond the schedule; see `Shield.check`."""
         largest = float(schedule.sigmas[-1]) / 2  # images in [-1,1] are twice as wide
         if self.sigma > largest:
             raise ValueError(f"defense.sigma={self.sigma} is beyond the schedule, which ends at {largest:.3g}")
@@ -76,7 +76,7 @@ class Certification(RadiusShield):
     def behind(self, eps: Eps, schedule: Schedule, classifier: Logits) -> Logits:
         """Return the classifier of noisy images behind the denoiser `eps` (Carlini et al. 2022, algorithm 1).
 
-        Raises ValueError if the schedule never gets as noisy as sigma.
+        Raises ValueError if sigma is beyond the schedule.
         """
         t = schedule.t_of_sigma(2 * self.sigma)  # images in [-1,1] are twice as wide
         scale = schedule.abar[t].sqrt()
@@ -88,13 +88,13 @@ class Certification(RadiusShield):
         return logits
 
     def fixed(self) -> Count:
-        """Count the votes of an image as Cohen et al. do."""
+        """Count the votes of an image as in Cohen et al."""
         guesses = yield self.n0
         votes = yield self.n
         return Certificate(*cohen.certify(guesses, votes, self.alpha, self.sigma), self.n0 + self.n)
 
     def stopped(self, label: int) -> Count:
-        """Count the votes of an image of class `label` until the wanted radii are decided."""
+        """Count the votes of an image of class `label` until all radii are decided."""
         guess = int((yield self.n0).argmax())
         if guess != label:
             return Certificate(guess, 0.0, self.n0)
@@ -115,14 +115,14 @@ class Certification(RadiusShield):
         images: Tensor,  # (K,C,H,W) in [-1,1], on the device
         labels: Tensor,  # (K,)
         indices: Tensor,  # (K,) the images' rows in their dataset, each once
-        path: Path,  # of the TSV, which goes on where it ends; its place must be a function of all that rows depend on
+        path: Path,  # of the TSV, which is resumed; it must be a function of all that rows depend on
         *,
         seed: int,
         name: str = "certify",
         every: float = 10.0,  # seconds between progress lines
     ) -> list[cohen.Row]:
-        """Certify the images that `path` has no row of, each added in its turn; returns rows in the images' order."""
-        assert len(images) == len(labels) == len(indices) == len(indices.unique()), "an index for every image"
+        """Certify the images that have no row in `path`, appending one by one; return rows in the images' order."""
+        assert len(images) == len(labels) == len(indices) == len(indices.unique()), "one index per image"
         known = {row.idx for row in cohen.resume(path, self.stop == "radii")}
         todo = [place for place, index in enumerate(indices.tolist()) if index not in known]
         most = "at most " * (self.stop == "radii")
@@ -136,7 +136,7 @@ class Certification(RadiusShield):
                 index, label = int(indices[place]), int(labels[place])
                 took, used = str(timedelta(seconds=seconds)), draws if self.stop == "radii" else None
                 rows[place] = cohen.Row(index, label, predict, radius, int(predict == label), took, used)
-                while todo and todo[0] in rows:  # an image may be finished before those that come before it
+                while todo and todo[0] in rows:  # images may finish out of order
                     file.write(cohen.text(rows[todo.pop(0)]))
                 meter.advance(1, f"radius {radius:.3f}")
         found = {row.idx: row for row in cohen.read(path)}

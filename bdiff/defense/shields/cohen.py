@@ -1,4 +1,4 @@
-"""The statistics of randomized smoothing (Cohen et al. 2019, arXiv 1902.02918), its table and what is read off it.
+"""The statistics of randomized smoothing (Cohen et al. 2019, arXiv 1902.02918), its table and its summary numbers.
 
 Radii are L2, for images in [0,1].
 """
@@ -26,8 +26,8 @@ class Row(NamedTuple):
     predict: int  # or ABSTAIN
     radius: float  # 0 where it abstains
     correct: int  # 1 if predict is label
-    time: str  # h:mm:ss.ssssss, since the row before
-    draws: int | None = None  # of noise; a column of ours, for tables where images have different numbers of them
+    time: str  # h:mm:ss.ssssss, since the previous row
+    draws: int | None = None  # of noise; an added column, for tables where images have different numbers of draws
 
 
 HEADER = "\t".join(Row._fields[:-1]) + "\n"
@@ -40,12 +40,12 @@ def lower_bound(hits: int, n: int, alpha: float) -> float:
 
 
 def upper_bound(hits: int, n: int, alpha: float) -> float:
-    """Return the bound on the other side: p is above it with probability `alpha` at most, given hits of n."""
+    """Return the upper bound: p is above it with probability `alpha` at most, given hits of n."""
     return 1 - lower_bound(n - hits, n, alpha)
 
 
 def probability(radius: float, sigma: float) -> float:
-    """Return the least probability of a label that certifies `radius`, both for images in [0,1]."""
+    """Return the minimum probability of a label that certifies `radius`, both for images in [0,1]."""
     return float(ndtr(radius / sigma))
 
 
@@ -69,58 +69,56 @@ def certify(counts0: Any, counts: Any, alpha: float, sigma: float) -> tuple[int,
 
 
 def read(path: Path) -> list[Row]:
-    """Return a table's rows; a last line that a killed process left half written is not one.
+    """Return a table's rows, without an incomplete last line of a killed process.
 
-    Raises ValueError if the file is no such table.
+    Raises ValueError if the file is not such a table.
     """
-    header, *lines = whole(path.read_text()).splitlines() or [""]
+    header, *lines = complete_lines(path.read_text()).splitlines() or [""]
     if header + "\n" not in (HEADER, OURS):
-        raise ValueError(f"{path} is no table of certified images: its first line must be {HEADER!r}")
+        raise ValueError(f"{path} is not a table of certified images: its first line must be {HEADER!r}")
     try:
         return [row(line) for line in lines]
     except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{path} has a damaged line ({error}): remove it, and what is missing is certified again"
-        ) from error
+        raise ValueError(f"{path} has a damaged line ({error}): remove it, and its image is certified again") from error
 
 
 def row(line: str) -> Row:
-    """Return the row that a line holds. Raises ValueError or TypeError if it holds none."""
+    """Return the row in a line. Raises ValueError or TypeError if it is damaged."""
     idx, label, predict, radius, correct, time, *draws = line.split("\t")
     return Row(int(idx), int(label), int(predict), float(radius), int(correct), time, *map(int, draws))
 
 
 def text(row: Row) -> str:
-    """Return the line that holds `row`."""
+    """Return `row` as a line."""
     values = row._replace(radius=f"{row.radius:.6g}")  # type: ignore[arg-type]
     return "\t".join(str(value) for value in values if value is not None) + "\n"
 
 
-def whole(text: str) -> str:
+def complete_lines(text: str) -> str:
     """Return `text` without an unfinished last line."""
     return text[: text.rfind("\n") + 1]
 
 
 def sound(path: Path) -> str:
-    """Return what of a table that was begun can be kept: its first line and, before a damaged one, its rows."""
-    header, *lines = whole(path.read_text(errors="replace")).splitlines(keepends=True) or [""]
+    """Return the valid start of an unfinished table: its first line and its rows up to a damaged one."""
+    header, *lines = complete_lines(path.read_text(errors="replace")).splitlines(keepends=True) or [""]
     if header not in (HEADER, OURS):
         if header:
-            log.warning("%s is damaged and made again", path)
+            log.warning("%s is damaged and will be rewritten", path)
         return ""
     for number, line in enumerate(lines):
         try:
             row(line.removesuffix("\n"))
         except (ValueError, TypeError):
-            log.warning("%s is damaged in line %d, and made again from there", path, number + 2)
+            log.warning("%s is damaged in line %d, and will be rewritten from there", path, number + 2)
             return header + "".join(lines[:number])
     return header + "".join(lines)
 
 
 def resume(path: Path, draws: bool = False) -> list[Row]:
-    """Make `path` a table that rows can be appended to, keeping those that are whole, and return them.
+    """Make `path` a table that rows can be appended to, keeping its valid rows, and return them.
 
-    A new one has a column for `draws` if they are to be told.
+    A new one has a column `draws` if `draws` is True.
     """
     kept = sound(path) if path.exists() else ""
     with artifacts.atomic(path) as scratch:
@@ -129,10 +127,10 @@ def resume(path: Path, draws: bool = False) -> list[Row]:
 
 
 def certified_accuracy(rows: Sequence[Row], radii: Iterable[float]) -> list[float]:
-    """Return for each radius the share of images that are labelled right and certified that far."""
+    """Return for each radius the fraction of images that are labelled correctly and certified to that radius."""
     return [fmean(row.correct and row.radius >= radius for row in rows) for radius in radii]
 
 
 def acr(rows: Sequence[Row]) -> float:
-    """Return the average certified radius, 0 counting for images that are labelled wrong (Zhai et al. 2020)."""
+    """Return the average certified radius, with 0 for images that are labelled wrongly (Zhai et al. 2020)."""
     return fmean(row.radius * row.correct for row in rows)

@@ -1,7 +1,7 @@
-"""Purification (DiffPure, Nie et al. 2022, arXiv 2205.07460): noise an image, denoise it, and classify what comes out.
+"""Purification (DiffPure, Nie et al. 2022, arXiv 2205.07460): noise an image, denoise it, and classify the result.
 
-An attacker who knows the shield can go through it: its gradient is exact where torch keeps the graph, and with
-`Suspect(recompute=True).eps` as the denoiser that keeps one image per step and not the network's activations.
+An attacker who knows the shield can differentiate through it: the gradient is exact, and with
+`Suspect(recompute=True).eps` as the denoiser the graph stores one image per step instead of the network's activations.
 """
 
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ from bdiff.diffusion.schedule import Schedule
 class Purification(LabelShield):
     """How images are purified.
 
-    With several copies of an image the mean of their logits decides: unlike a majority it knows no ties and has a
-    gradient, so that an adaptive attack climbs the very function that is evaluated.
-    Raises ValueError for values that make no sense.
+    With several copies of an image the mean of their logits decides: unlike a majority it has no ties and has a
+    gradient, so that an adaptive attack optimizes the function that is evaluated.
+    Raises ValueError for invalid values.
     """
 
     checks = ("bdiff.defense.check.purification_problems",)
 
-    t: Annotated[int, at_least(1), "t*: images are noised as far as timestep t* - 1, and t* lead back"]
+    t: Annotated[int, at_least(1), "t*: images are noised to timestep t* - 1, and denoised over t* timesteps"]
     sampler: Annotated[str, one_of("ancestral", "ddim"), "ddim is the probability flow ODE"]
     steps: Annotated[int | None, at_least(1), "denoising steps, evenly spaced over the t*; null: all"]
     copies: Annotated[int, at_least(1), "purified copies of an image, whose mean logits decide"]
@@ -51,29 +51,29 @@ class Purification(LabelShield):
             raise ValueError(f"defense.t={self.t} is beyond the schedule's {len(schedule)} timesteps")
 
     def noise_problem(self, schedule: Schedule, eps: float) -> str | None:
-        """Return that half of eps is more than the noise; see `LabelShield.noise_problem`."""
+        """Return the problem that the noise is less than half of eps; see `LabelShield.noise_problem`."""
         sigma = float(schedule.sigmas[self.t - 1]) / 2  # images in [-1,1] are twice as wide
         return f"defense.t={self.t} adds noise of {sigma:.2g}" if sigma < eps / 2 else None
 
     @property
     def path(self) -> list[int]:
-        """The timesteps that an image goes through, from t* - 1 down to -1, which is the image itself."""
+        """The timesteps of the denoising, from t* - 1 down to -1, which is the image itself."""
         steps = self.steps or self.t
         return [self.t - 1 - self.t * step // steps for step in range(steps + 1)]
 
     @property
     def evaluations(self) -> int:
-        """How many images the network is shown for one label."""
+        """The number of images that the network evaluates for one label."""
         return self.copies * (len(self.path) - 1)
 
     def purify(self, x: Tensor, eps: Eps, schedule: Schedule, noise: Noise) -> Tensor:
-        """Return one purified copy (B,C,H,W) of each image in [-1,1]; not clamped, so that no gradient is lost.
+        """Return one purified copy (B,C,H,W) of each image in [-1,1]; not clamped, to preserve the gradient.
 
         Args:
             x: (B,C,H,W) in [-1,1].
             eps: the denoiser.
             schedule: its noise schedule, on the device of x.
-            noise: of as many images, so that no image's noise depends on its neighbours.
+            noise: per image, so that no image's noise depends on the rest of the batch.
         """
         assert len(noise) == len(x), (len(noise), len(x))
         x_t = schedule.add_noise(x, next(noise), self.path[0])
@@ -87,7 +87,7 @@ class Purification(LabelShield):
 
 
 class PassThrough(torch.autograd.Function):
-    """BPDA (Athalye et al. 2018, section 4.1): `answer` on the way forth, the identity in x on the way back."""
+    """BPDA (Athalye et al. 2018, section 4.1): `answer` in the forward pass, the identity in x in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, answer: Tensor) -> Tensor:
@@ -96,20 +96,20 @@ class PassThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """Return the gradient as it came, for x alone."""
+        """Return the gradient unchanged, for x only."""
         return gradients[0], None
 
 
 class Shielded:
-    """A classifier behind purification, as its users ask it (`labels`) and as attackers do (`attacked`).
+    """A classifier behind purification, as users query it (`labels`) and as attackers do (`attacked`).
 
     Args:
         shield: how images are purified.
-        eps: the denoiser; an ensemble's is the mean of theirs.
+        eps: the denoiser; for an ensemble the mean of its members.
         schedule: the denoiser's, on the device.
-        classifier: of images in [-1,1]; put into eval mode, and its weights are frozen.
+        classifier: of images in [-1,1]; set to eval mode, with frozen weights.
         seed: of all noise.
-        bpda: take the purification for the identity in the backward pass, instead of its full gradient.
+        bpda: treat the purification as the identity in the backward pass, instead of using its full gradient.
 
     Raises ValueError if t* is beyond the schedule.
     """
@@ -138,23 +138,23 @@ class Shielded:
         return PassThrough.apply(x, answer)
 
     def logits(self, x: Tensor, noise: Noise) -> Tensor:
-        """Return (B, classes) logits, the mean over the copies; `noise` is of every copy, one after the other."""
+        """Return (B, classes) logits, the mean over the copies; `noise` yields that of each copy in turn."""
         copies = self.shield.copies
         return self.classifier(self.purified(x.repeat(copies, 1, 1, 1), noise)).view(copies, len(x), -1).mean(0)
 
     def noise(self, purpose: str, indices: Sequence[int], x: Tensor, copies: int | None = None) -> Noise:
-        """Return the noise of every copy of the images `indices`: a function of seed, purpose, index and vote alone.
+        """Return the noise of every copy of the images `indices`: a function only of seed, purpose, index and copy.
 
-        Shaped and placed as x (B,C,H,W) is; `copies` are all unless fewer are asked for.
+        It has the shape and device of x (B,C,H,W); `copies` defaults to all.
         """
         all_copies = range(copies or self.shield.copies)
         draws = [generator(self.seed, purpose, index, copy) for copy in all_copies for index in indices]
         return Noise(draws, x.shape[1:], x.device)
 
     def attacked(self, indices: Sequence[int]) -> Logits:
-        """Return the shield as an attacker of the images `indices` asks it, who cannot know the noise of `labels`.
+        """Return the shield as an attacker of the images `indices` queries it, without knowing the noise of `labels`.
 
-        Every call has fresh noise, and it depends on seed, index and the number of the call, not on the batch.
+        Every call has new noise, which depends on seed, index and the number of the call, not on the batch.
         """
         noise: Noise | None = None
 
@@ -172,5 +172,5 @@ class Shielded:
 
     @torch.inference_mode()
     def images(self, x: Tensor, indices: Sequence[int]) -> Tensor:
-        """Return what `labels` sees of each image (B,C,H,W) in its first vote."""
+        """Return the first purified copy of each image (B,C,H,W) that `labels` classifies."""
         return self.purified(x, self.noise("purify", indices, x, copies=1))

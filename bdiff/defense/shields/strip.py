@@ -1,7 +1,7 @@
-"""An input check after STRIP (Gao et al. 2019, arXiv 1902.06531): a trigger's label survives blending with images.
+"""An input check based on STRIP (Gao et al. 2019, arXiv 1902.06531): a trigger's label survives blending with images.
 
-STRIP averages the entropies of the predictions for the blended copies. We take the entropy of their mean: a classifier
-that is sure of everything has entropies near zero throughout, while what it says still changes with the blend.
+STRIP averages the entropies of the predictions for the blended copies. We take the entropy of the mean prediction: an
+overconfident classifier has entropies near zero throughout, while its labels still change with the blend.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def entropies(logits: Callable[[Tensor], Tensor], x: Tensor, clean: Tensor, weig
         logits: the classifier, of images in [-1,1].
         x: the inputs (B,C,H,W) in [-1,1].
         clean: the images (N,C,H,W) in [-1,1] that every input is blended with.
-        weight: share of the clean image in a blend, 0 to 1.
+        weight: weight of the clean image in a blend, 0 to 1.
     """
     blends = ((1 - weight) * x + weight * other for other in clean)
     mean = torch.stack([logits(blend).softmax(1) for blend in blends]).mean(0)
@@ -27,11 +27,11 @@ def entropies(logits: Callable[[Tensor], Tensor], x: Tensor, clean: Tensor, weig
 
 
 def threshold(clean: Tensor, false_positive_rate: float) -> float:
-    """Return the entropy below which an input is to be flagged, from those of clean inputs (n,).
+    """Return the entropy below which an input is flagged, from the entropies of clean inputs (n,).
 
-    A clean input that is drawn like these is flagged with a probability of at most `false_positive_rate`: of n + 1
-    exchangeable numbers, the last is under the k-th smallest of the others at most k / (n + 1) of the times.
-    Raises ValueError if the rate is no share, or too small for so few inputs.
+    A clean input from the same distribution is flagged with a probability of at most `false_positive_rate`: of n + 1
+    exchangeable numbers, the last is below the k-th smallest of the others with probability at most k / (n + 1).
+    Raises ValueError if the rate is not between 0 and 1, or too small for this number of inputs.
     """
     if not 0 < false_positive_rate < 1:
         raise ValueError(f"false_positive_rate={false_positive_rate} must lie between 0 and 1")

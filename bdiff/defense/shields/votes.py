@@ -1,4 +1,4 @@
-"""Votes over noisy copies: many images share a batch, whose noise is drawn while the batch before is asked."""
+"""Votes over noisy copies: many images share a batch, whose noise is drawn while the previous batch is evaluated."""
 
 import time
 from collections import deque
@@ -16,33 +16,33 @@ from bdiff.common.seeds import generator
 from bdiff.defense.base import Logits
 from bdiff.diffusion.noise import pool
 
-#: draws of noise that share a seed: fewer would spend their time on seeding, more on draws that no batch asked for
+#: draws of noise that share a seed: fewer would cost time for seeding, more for draws that are not used
 BLOCK = 100
-AHEAD = 2  # batches whose answers have not been read
+AHEAD = 2  # batches whose labels have not been read
 
 
 class Certificate(NamedTuple):
-    """What the votes say of an image."""
+    """The result of an image's votes."""
 
     predict: int  # a label, or cohen.ABSTAIN
     radius: float  # L2, for images in [0,1]; a lower bound
     draws: int
 
 
-#: asks for so many draws, is sent how many of them got each label, (classes,), and returns the certificate
+#: yields the number of draws it needs, is sent their counts per label, (classes,), and returns the certificate
 Count = Generator[int, np.ndarray, Certificate]
 
 
 @dataclass
 class Ballot:
-    """One image's votes on their way."""
+    """The state of one image's votes."""
 
     place: int  # among the images
-    index: int  # in the dataset, which tells its noise from other images'
+    index: int  # in the dataset, which determines its noise
     count: Count
-    asked: int = 0  # draws of the present request that no batch has yet
-    open: int = 0  # and those whose labels have not been read
-    drawn: int = 0  # of all requests
+    asked: int = 0  # draws of the current request that are not in a batch yet
+    open: int = 0  # draws whose labels have not been read
+    drawn: int = 0  # draws of all requests
     labels: list[np.ndarray] = field(default_factory=list)
 
 
@@ -62,42 +62,42 @@ class Batch(NamedTuple):
 
 
 class Votes:
-    """Votes for images (K,C,H,W) in [-1,1] on the device, each counted as its `Count` asks.
+    """Votes for images (K,C,H,W) in [-1,1] on the device, each counted by its `Count`.
 
     Args:
         logits: of noisy images, (B,C,H,W) -> (B, classes).
         images: all of them.
         sigma: the noise's standard deviation, for images in [0,1].
-        batch_size: draws per batch, of any images: no draw depends on it.
+        batch_size: draws per batch, possibly of several images; no draw depends on it.
         seed: of the noise.
     """
 
     def __init__(self, logits: Logits, images: Tensor, sigma: float, batch_size: int, seed: int):
         self.logits, self.images, self.sigma, self.batch_size, self.seed = logits, images, sigma, batch_size, seed
-        self.waiting: deque[Ballot] = deque()  # that no batch has had a draw of
+        self.waiting: deque[Ballot] = deque()  # without a draw in any batch
         self.active: list[Ballot] = []
         self.asked: deque[tuple[list[Part], Late]] = deque()
         self.classes = 0
 
     def run(self, counts: Sequence[tuple[int, int, Count]]) -> Iterator[tuple[int, Certificate, float]]:
-        """Yield the place and the certificate of each image, as they come, and the seconds since the one before.
+        """Yield the place and the certificate of each image as it finishes, and the seconds since the previous one.
 
-        `counts` are place, index and count of the images that are wanted.
+        `counts` are place, index and count of the images to certify.
         """
         self.waiting.extend(Ballot(*one) for one in counts)
         last, ready = time.monotonic(), self.fill()
         while ready or self.asked:
             if ready:
                 self.ask(ready)
-                ready = self.fill(whole=True)
+                ready = self.fill(full=True)
             while self.asked and (not ready or len(self.asked) >= AHEAD):
                 for ballot, certificate in self.read():
                     yield ballot.place, certificate, time.monotonic() - last
                     last = time.monotonic()
-                ready = ready or self.fill(whole=bool(self.asked))
+                ready = ready or self.fill(full=bool(self.asked))
 
-    def fill(self, whole: bool = False) -> Batch | None:
-        """Return the next batch; none if there is nothing to draw now, or, if it has to be `whole`, not enough."""
+    def fill(self, full: bool = False) -> Batch | None:
+        """Return the next batch; None if there is nothing to draw or, with `full`, not enough for a full batch."""
         room, parts = self.batch_size, []
         available = sum(ballot.asked for ballot in self.active)
         while available < room and self.waiting:
@@ -105,7 +105,7 @@ class Votes:
             ballot.asked = ballot.open = next(ballot.count)
             self.active.append(ballot)
             available += ballot.asked
-        if not available or (whole and available < room):
+        if not available or (full and available < room):
             return None
         for ballot in self.active:
             if taken := min(ballot.asked, room):
@@ -123,7 +123,7 @@ class Votes:
         slot.copy_(noises(tuple(slot.shape[1:]), part.draws, self.seed, part.ballot.index))
 
     def ask(self, batch: Batch) -> None:
-        """Let the device answer a batch, whose labels are read later."""
+        """Start the evaluation of a batch, whose labels are read later."""
         places = torch.tensor([part.ballot.place for part in batch.parts])
         places = places.repeat_interleave(torch.tensor([len(part.draws) for part in batch.parts]))
         for thread in batch.threads:
@@ -135,7 +135,7 @@ class Votes:
             self.asked.append((batch.parts, Late(answers.argmax(1))))
 
     def read(self) -> Iterator[tuple[Ballot, Certificate]]:
-        """Read the labels of the batch that was asked first, and yield the images that are finished by them."""
+        """Read the labels of the oldest batch, and yield the images that they finish."""
         parts, late = self.asked.popleft()
         labels, start = late.read().numpy(), 0
         for ballot, draws in parts:
@@ -154,7 +154,7 @@ class Votes:
 
 
 def noises(shape: tuple[int, ...], draws: range, seed: int, index: int) -> Tensor:
-    """Return the standard normal noise (len(draws), *shape) of `draws` for image `index`: a function of these alone."""
+    """Return the standard normal noise (len(draws), *shape) of `draws` for image `index`: a function of these only."""
     blocks = range(draws.start // BLOCK, -(-draws.stop // BLOCK))
     drawn = [torch.randn((BLOCK, *shape), generator=generator(seed, "certify", index, block)) for block in blocks]
     return torch.cat(drawn)[draws.start - blocks.start * BLOCK :][: len(draws)]

@@ -14,21 +14,21 @@ from bdiff.metric.fid.moments import Moments
 class Features(nn.Module):
     """Maps uint8 images (B,C,H,W) to (B, num_features) activations."""
 
-    #: ends the names of numbers taken over these features: empty only where they compare with published ones
+    #: suffix of the names of numbers over these features: empty only if they are comparable with published ones
     suffix: str
     num_features: int
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Return what has to be known to get the same features again: extractor, weights' hash, resize."""
+        """Return the facts needed to reproduce the features: extractor, hash of the weights, resize."""
 
     @abstractmethod
     def logits(self, activations: Tensor) -> Tensor:
-        """Return the (B, classes) logits that the extractor's last layer makes of its activations."""
+        """Return the (B, classes) logits of the extractor's last layer for its activations."""
 
 
 class Remembering(nn.Module):
-    """Hands images to `features` and keeps the activations of the first `most` of them, on the CPU."""
+    """Passes images to `features` and keeps the activations of the first `most` of them, on the CPU."""
 
     def __init__(self, features: Features, most: int):
         super().__init__()
@@ -44,7 +44,7 @@ class Remembering(nn.Module):
 
     @property
     def kept(self) -> Tensor:
-        """What was kept, (n, num_features)."""
+        """The kept activations, (n, num_features)."""
         return torch.cat(self.parts)
 
 
@@ -55,18 +55,18 @@ class Frechet:
         from torchmetrics.image.fid import FrechetInceptionDistance  # here, since it takes long to import
 
         self.device = device
-        # One process measures, so its sums must not wait for those of others.
+        # One process computes the distance, so its sums must not be synchronized with others.
         self.statistic = FrechetInceptionDistance(feature=features.eval(), normalize=False, sync_on_compute=False)
         self.statistic.to(device)
 
     @torch.inference_mode()
     def feed(self, batches: Iterable[Tensor], real: bool) -> None:
-        """Take in uint8 batches (B,C,H,W), as reference images if `real`, else as samples."""
+        """Add uint8 batches (B,C,H,W), as reference images if `real`, else as samples."""
         for pixels in batches:
             self.statistic.update(to_device(pixels, self.device), real=real)
 
     def gaussian(self, side: str) -> tuple[Tensor, Tensor]:
-        """Return mu (D,) and the unbiased sigma (D,D) of the side `real` or `fake`, float64, of two images at least."""
+        """Return mu (D,) and the unbiased sigma (D,D) of the side `real` or `fake`, float64, of at least two images."""
         total, square, count = (
             getattr(self.statistic, f"{side}_features_{what}") for what in ("sum", "cov_sum", "num_samples")
         )
@@ -75,13 +75,13 @@ class Frechet:
 
     @property
     def reference(self) -> Moments:
-        """What is kept of the reference images: the same size for any number of them, which must be two at least."""
+        """The moments of the reference images, of which there must be at least two."""
         mu, sigma = self.gaussian("real")
         return Moments(mu.cpu().numpy(), sigma.cpu().numpy(), int(self.statistic.real_features_num_samples))
 
     @reference.setter
     def reference(self, moments: Moments) -> None:
-        # torchmetrics keeps sums and a count; the distance depends on mu and sigma alone, so any count serves.
+        # torchmetrics keeps sums and a count; the distance depends only on mu and sigma, so any count works.
         count = moments.count or 2
         mu, sigma = (torch.from_numpy(array).to(self.device) for array in (moments.mu, moments.sigma))
         self.statistic.real_features_sum = count * mu
@@ -96,8 +96,8 @@ class Frechet:
 def distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> Tensor:
     """Return |mu1 - mu2|^2 + tr(sigma1 + sigma2 - 2 (sigma1 sigma2)^(1/2)) (Heusel et al. 2017, eq. 6), a scalar.
 
-    Means (D,) and covariances (D,D), float64. The root's trace is that of (h' sigma2 h)^(1/2) where h h' = sigma1: a
-    symmetric matrix, whose eigenvalues are real and cost a fraction of the product's.
+    Means (D,) and covariances (D,D), float64. The trace of the root equals that of (h' sigma2 h)^(1/2) with
+    h h' = sigma1: a symmetric matrix, whose eigenvalues are real and cheaper than the product's.
     """
     half = root(sigma1)
     cross = torch.linalg.eigvalsh(half.T @ sigma2 @ half)
@@ -105,7 +105,7 @@ def distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> Tensor
 
 
 def root(sigma: Tensor) -> Tensor:
-    """Return h with h h' = sigma, a covariance (D,D): Cholesky's, or by eigenvalues where sigma is singular."""
+    """Return h with h h' = sigma, a covariance (D,D): by Cholesky, or by eigenvalues if sigma is singular."""
     half, failed = torch.linalg.cholesky_ex(sigma)
     if not failed:
         return half
@@ -114,5 +114,5 @@ def root(sigma: Tensor) -> Tensor:
 
 
 def positive(values: Tensor) -> Tensor:
-    """Return eigenvalues with zero for those that only rounding keeps from it: the roots of many would add up."""
+    """Return eigenvalues with those below the rounding error set to zero, since the roots of many would add up."""
     return torch.where(values > 4 * torch.finfo(values.dtype).eps * values.max(), values, 0.0)

@@ -1,4 +1,4 @@
-"""Which images samples are held against."""
+"""The reference images of the Fréchet distance."""
 
 from collections.abc import Callable
 
@@ -10,10 +10,10 @@ from bdiff.data.base import Images, StreamedImages, TensorImages
 
 
 def reference_images(images: Images, split: str | None, load: Callable[[str], Images]) -> Images:
-    """Return the images of `split`, which `load` gives; `images` themselves if they are of that split.
+    """Return the images of `split`, loaded by `load`; `images` themselves if they are of that split.
 
-    So they are where the data has no splits, as in a plain folder: every split is then all of it. Raises RequestError
-    if the split cannot be had.
+    So they are for data without splits, such as a plain folder, where every split is the whole dataset. Raises
+    RequestError if the split is not available.
     """
     if split in (None, images.split):
         return images
@@ -22,14 +22,14 @@ def reference_images(images: Images, split: str | None, load: Callable[[str], Im
         others = load(split)
     except RequestError as problem:
         raise RequestError(
-            f"metric.fid.protocol takes its reference from the split {split}, which cannot be had ({problem}): "
-            "choose another, or give statistics (metric.fid.reference=<file.npz>)"
+            f"metric.fid.protocol takes its reference from the split {split}, which is not available ({problem}): "
+            "choose another, or set metric.fid.reference=<file.npz> to statistics"
         ) from problem
     return images if same(images, others) else others
 
 
 def same(one: Images, other: Images) -> bool:
-    """Tell whether two sets show the same pictures in the same order."""
+    """Return whether two sets have the same pictures in the same order."""
     if one.shape != other.shape or len(one) != len(other):
         return False
     if isinstance(one, TensorImages) and isinstance(other, TensorImages):

@@ -1,4 +1,4 @@
-"""pytorch-fid's InceptionV3 with the 2015-12-05 weights: what published FIDs are taken over."""
+"""pytorch-fid's InceptionV3 with the 2015-12-05 weights: the features of published FIDs."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,12 +10,9 @@ from torch import Tensor, nn
 from bdiff.common.errors import RequestError
 from bdiff.metric.fid.base import Features
 from bdiff.metric.fid.protocol import PublishedDistance
-from bdiff.metric.weights import file_hash, find, tensors, unfit
+from bdiff.metric.weights import file_hash, find, mismatch, tensors
 
-WAYS_OUT = (
-    "  give the file (metric.fid.weights=<file>), go online, or measure with the run's own classifier "
-    "(metric/fid=classifier)"
-)
+WAYS_OUT = "  set metric.fid.weights=<file>, go online, or use the run's own classifier (metric/fid=classifier)"
 
 
 class InceptionFeatures(Features):
@@ -26,7 +23,7 @@ class InceptionFeatures(Features):
         sha256: the first digits of the file's hash.
 
     Raises:
-        RequestError: if the weights cannot be had or are others than asked for.
+        RequestError: if the weights are not available or have another hash.
     """
 
     suffix = ""
@@ -37,7 +34,7 @@ class InceptionFeatures(Features):
     def __init__(
         self,
         weights: Annotated[str | None, "a file of pytorch-fid's weights; null: torch's hub cache, or downloaded"],
-        sha256: Annotated[str, "first digits of the file's sha256; other weights compare with nothing"],
+        sha256: Annotated[str, "first digits of the file's sha256; other weights are not comparable"],
     ):
         super().__init__()
         path = find(
@@ -50,8 +47,8 @@ class InceptionFeatures(Features):
         self.sha256 = file_hash(path)
         if not self.sha256.startswith(sha256):
             raise RequestError(
-                f"{path} has sha256 {self.sha256[:8]}..., not {sha256}...: it is not the file published FIDs use "
-                f"(metric.fid.sha256={self.sha256[:8]} accepts it, for numbers that compare with nothing else)"
+                f"{path} has sha256 {self.sha256[:8]}..., not {sha256}...: it is not the file of published FIDs "
+                f"(metric.fid.sha256={self.sha256[:8]} accepts it, for numbers that are not comparable with others)"
             )
         self.network, head = build(path)
         self.register_buffer("head", head)
@@ -77,13 +74,13 @@ class InceptionFeatures(Features):
 def build(path: Path) -> tuple[nn.Module, Tensor]:
     """Return pytorch-fid's network with the weights in `path`, and its last layer's (1008, 2048).
 
-    pytorch-fid would unpickle the file whole, so it is handed the tensors instead, read with weights_only. Raises
-    RequestError if it holds others, or code.
+    pytorch-fid would unpickle the file, so it is given the tensors instead, read with weights_only. Raises RequestError
+    if the file holds other weights, or code.
     """
     what = "pytorch-fid's Inception weights"
     weights = tensors(path, what)
     try:
         with patch.object(inception, "load_state_dict_from_url", return_value=weights):
             return inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]]), weights["fc.weight"]
-    except Exception as error:  # load_state_dict raises many kinds; each means weights of something else
-        raise RequestError(f"{path} {unfit(error, what)}") from error
+    except Exception as error:  # load_state_dict raises many types; each means other weights
+        raise RequestError(f"{path} {mismatch(error, what)}") from error

@@ -1,4 +1,4 @@
-"""How many samples a Fréchet distance takes and what it holds them against: named, since papers differ. Torch-free."""
+"""The number of samples and the reference of a Fréchet distance, as named presets, since papers differ. Torch-free."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,22 +8,22 @@ from bdiff.config.rules import one_of
 
 @dataclass(frozen=True)
 class Preset:
-    """One way to take the distance."""
+    """One protocol of the distance."""
 
-    samples: int | None  # the first so many; None takes all there are
+    samples: int | None  # the number of samples, from the first; None takes all
     split: str | None  # of the reference images: train, or all for train and test; None takes those trained on
 
 
 PRESETS = {
     "bdiff": Preset(10_000, "train"),
-    "baddiffusion": Preset(2_048, "all"),  # as the authors' code takes it (Chou et al. 2023)
-    "pytorch_fid": Preset(None, None),  # two folders of images, whole
+    "baddiffusion": Preset(2_048, "all"),  # as in the authors' code (Chou et al. 2023)
+    "pytorch_fid": Preset(None, None),  # two folders of images
 }
 
 
 @dataclass(frozen=True)
 class Distance:
-    """What conf/metric/fid says of the distance, beside what it is taken over."""
+    """The settings of conf/metric/fid besides the features."""
 
     protocol: Annotated[
         str,
@@ -34,7 +34,7 @@ class Distance:
 
 @dataclass(frozen=True)
 class PublishedDistance(Distance):
-    """The same over features that others use too, so that statistics can be theirs."""
+    """The same for features of published numbers, for which reference statistics exist."""
 
     reference: Annotated[str | None, "a .npz with mu and sigma instead of statistics of the images; null: the images'"]
 
@@ -47,7 +47,7 @@ def shortfalls(
     limited: bool,  # whether data.limit cut the reference
     published: bool,  # whether the reference statistics are read from a file
 ) -> list[str]:
-    """Return, one line each, where the distance differs from what the preset `name` stands for."""
+    """Return, one line each, where the distance deviates from the preset `name`."""
     preset = PRESETS[name]
     marks = []
     if preset.samples is not None and samples < preset.samples:
@@ -60,7 +60,7 @@ def shortfalls(
 
 
 def singular(name: str, samples: int, reference: int | None, dimensions: int) -> list[str]:
-    """Return, one line each, which covariance is singular, for want of images: such a distance is not to be trusted."""
+    """Return, one line each, which covariance is singular for lack of images: such a distance is unreliable."""
     used = min(samples, PRESETS[name].samples or samples)
     return [
         f"fewer {what} ({count}) than feature dimensions ({dimensions}): their covariance is singular"
