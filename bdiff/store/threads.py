@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from bdiff.store import artifacts
 
 log = logging.getLogger(__name__)
@@ -79,18 +81,24 @@ def choose(setting: int | str) -> int:
 
 
 def settle(setting: int | str) -> int:
-    """Choose the number of threads and let torch, loaded already or soon, use it; returns it.
+    """Choose the number of threads and let torch and numpy, loaded already or soon, use it; returns it.
 
     Where torch is there already, the way its threads wait is settled too, and stays as it is.
     """
     number = choose(setting)
     if "torch" in sys.modules:
+        threadpool_limits(number)  # of numpy's and scipy's OpenBLAS too, which torch does not know
         sys.modules["torch"].set_num_threads(number)
     else:
         os.environ["OMP_NUM_THREADS"] = str(number)
-        if "OMP_WAIT_POLICY" not in os.environ:
-            os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+        wait_briefly()
     return number
+
+
+def wait_briefly() -> None:
+    """Let the threads of a torch that is not yet loaded spin for a short time, unless the user says how they wait."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def begin(folder: Path) -> None:
