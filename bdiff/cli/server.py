@@ -7,6 +7,7 @@ with the job's process number and, in the end, its exit code: numbers of 4 bytes
 It computes nothing, opens no GPU and has one thread: neither OpenMP's nor CUDA's state survives a fork.
 """
 
+import atexit
 import gc
 import json
 import os
@@ -14,10 +15,13 @@ import runpy
 import socket
 import struct
 import sys
+import threading
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
+from bdiff.library.request import composed
 from bdiff.store import provenance
 from bdiff.store.threads import wait_briefly
 
@@ -26,7 +30,7 @@ NUMBER = struct.Struct("!i")
 #: what jobs import, most of them only when it is needed
 MODULES = (
     *("bdiff.cli.run", "bdiff.launch.job", "bdiff.pipeline.main", "bdiff.report.gallery", "bdiff.report.page"),
-    *("torch._dynamo", "torchmetrics.image", "sklearn.datasets", "scipy.linalg"),
+    *("torchmetrics.image", "sklearn.datasets", "scipy.linalg"),
 )
 
 
@@ -40,10 +44,8 @@ def main() -> None:
         os.dup2(nowhere.fileno(), 2)
     connection.sendall(NUMBER.pack(0))
     if words := serve(connection):
-        sys.argv = ["bdiff", *words]
-        runpy.run_module("bdiff", run_name="__main__", alter_sys=True)
-    else:
-        os._exit(0)  # there is nothing to close
+        leave(run(words))
+    os._exit(0)  # there is nothing to close
 
 
 def prepare() -> None:
@@ -54,6 +56,8 @@ def prepare() -> None:
     for name in MODULES:
         with suppress(Exception):
             import_module(name)
+    with suppress(Exception), composed([]):  # what Hydra, and the checks, read once
+        pass
     provenance.code()  # what is loaded here, whatever is committed before a job starts
     gc.freeze()  # jobs share these pages as long as nobody writes to them
     gc.enable()
@@ -78,6 +82,25 @@ def serve(connection: socket.socket) -> list[str]:
             _, status = os.waitpid(process, 0)
             connection.sendall(NUMBER.pack(os.waitstatus_to_exitcode(status)))
     return []
+
+
+def run(words: list[str]) -> int:
+    """Do what `python -m bdiff` does with these words; returns its exit code."""
+    sys.argv = ["bdiff", *words]
+    try:
+        runpy.run_module("bdiff", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End a job's process as Python does, but for taking all objects apart, which takes longer than a small job."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads; multiprocessing's children end likewise
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def become(words: list[str], environment: dict[str, str], given: int, output: int) -> list[str]:
