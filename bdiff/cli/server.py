@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import threading
+import traceback
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -50,7 +51,9 @@ def main() -> None:
 
 def prepare() -> None:
     """Import what jobs need. What fails does so again in the job that needs it, which says so."""
-    os.environ |= {"MPLBACKEND": "Agg", "OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+    os.environ |= {"MPLBACKEND": "Agg", "OPENBLAS_NUM_THREADS": "1"}
+    # diffusers asks for GPUs when it is imported: so it is told without CUDA that there are none, here.
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     wait_briefly()
     gc.disable()  # it slows imports
     for name in MODULES:
@@ -91,6 +94,9 @@ def run(words: list[str]) -> int:
         runpy.run_module("bdiff", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         return int(end.code or 0)
+    except BaseException:  # Ctrl-C amid the last words, perhaps
+        traceback.print_exc()
+        return 1
     return 0
 
 
