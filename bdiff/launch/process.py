@@ -144,7 +144,7 @@ class Forked:
         self.life.close()
         os.close(self.given)
         if self.code is None:  # this process has been interrupted, perhaps amid an answer
-            while self.number is not None and is_there(self.number):
+            while self.number is not None and self.server.process.poll() is None and is_there(self.number):
                 time.sleep(0.1)
             self.server.close()
 
