@@ -190,5 +190,5 @@ def test_what_a_checkpoint_leaves_open_is_asked_for(checkpoint):
 
 def test_what_is_no_checkpoint_is_told(tmp_path):
     (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(bdiff.RequestError, match="the model of the run .* is missing"):
+    with pytest.raises(bdiff.RequestError, match=r"the model of the run .* is missing"):
         bdiff.load_suspect(tmp_path)

@@ -15,11 +15,13 @@ import pytest
 from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from players import play
 
 from bdiff.cli import main as cli
 from bdiff.config.compose import jobs
 from bdiff.config.words import quoted
 from bdiff.launch import sweep
+from bdiff.launch.process import JOBS
 from bdiff.launch.sweep import abandoned, death, place
 from bdiff.report.runs import find
 from bdiff.store.ledger import DONE, FAILED, INTERRUPTED, LOST, Ledger, config_key
@@ -53,15 +55,17 @@ leave("done")
 """
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    """A folder where a job's process finds the player instead of bdiff."""
-    (tmp_path / "bdiff").mkdir()
-    (tmp_path / "bdiff" / "__init__.py").write_text("")
-    (tmp_path / "bdiff" / "__main__.py").write_text(PLAYER)
+@pytest.fixture(params=["new"])
+def here(tmp_path, monkeypatch, request) -> Path:
+    """A folder where a job's process, in a new Python or (WAYS) forked too, finds the player in place of commands."""
+    play(tmp_path, PLAYER)
+    monkeypatch.setenv(JOBS, request.param)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["bdiff"])
     return tmp_path
+
+
+WAYS = pytest.mark.parametrize("here", ["new", "forked"], indirect=True)
 
 
 def attempts(here: Path) -> list[tuple[str, str]]:
@@ -73,6 +77,7 @@ def attempts(here: Path) -> list[tuple[str, str]]:
 SWEEP = ["run", "-m", "target=corner,hat,shoe,cat", "attack.poison_rate=0.25"]
 
 
+@WAYS
 def test_failed_jobs_are_told_and_retried_and_done_ones_left_alone(here, capsys):
     assert cli.command(SWEEP) == 1
     assert attempts(here) == [("corner", DONE), ("hat", FAILED), ("shoe", FAILED), ("cat", DONE)]
@@ -133,6 +138,7 @@ def test_a_stopped_sweep_in_one_folder_can_go_on(here):
     assert attempts(here) == [("hat", FAILED), ("hat", DONE), ("shoe", DONE)]
 
 
+@WAYS
 def test_ctrl_c_ends_the_job_and_then_the_sweep(here):
     words = [Path(sys.executable).with_name("bdiff"), "run", "-m", "target=corner", "attack.poison_rate=0.9,0.1"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)

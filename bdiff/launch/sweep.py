@@ -7,8 +7,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,11 +24,9 @@ from omegaconf import DictConfig
 from bdiff.config.folders import SEARCHPATH
 from bdiff.config.rules import at_least, one_of
 from bdiff.config.words import quoted
+from bdiff.launch.process import start
 from bdiff.store import artifacts
 from bdiff.store.ledger import DONE, FAILED, INTERRUPTED, Ledger, config_key
-
-#: set for a job's process: its standard input is a pipe that is closed when the sweep ends
-WATCHED = "BDIFF_WATCHED"
 
 #: the sweep of a job, set by Hydra in the process of its launcher: <process number>-<time>
 SWEEP = "BDIFF_SWEEP"
@@ -126,25 +122,15 @@ def run_job(
     KeyboardInterrupt if the sweep ends first, as if the user had stopped this process too.
     """
     (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier attempt
-    command = [sys.executable, "-m", "bdiff", "run", *overrides, f"hydra.run.dir={quoted(folder)}"]
     output.truncate(0)  # of an earlier attempt
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        env=os.environ | environment | {WATCHED: "1"},
-        start_new_session=True,  # Ctrl-C reaches only the sweep, which then ends the job, once
-    )
-    assert process.stdin is not None
+    words = ["run", *overrides, f"hydra.run.dir={quoted(folder)}"]
+    process = start(words, environment, output, name=str(folder.parent))
     try:
-        while (code := process.poll()) is None:
+        while (code := process.wait(0.2)) is None:
             if sweep_ended():
                 raise KeyboardInterrupt
-            time.sleep(0.2)
-    finally:  # also if this process is interrupted: closing its input ends the job
-        process.stdin.close()
-        process.wait()
+    finally:  # also if this process is interrupted
+        process.end()
     record = artifacts.recall(folder / "metrics.json", dict[str, Any]())
     status = record.get("status")
     if status in (DONE, FAILED, INTERRUPTED):

@@ -56,8 +56,10 @@ def judged(runs: Iterable[Run]) -> list[Judged]:
         other = found.setdefault(audit, {}).setdefault(model(run), run)
         if other is not run:
             pair = [other, run]
-            raise RequestError(f"{audit} judged a model in {other.folder} and again in {run.folder} with other "
-                               f"settings ({values_of(pair, differences(pair))}): name folders with one of them")  # fmt: skip
+            raise RequestError(
+                f"{audit} judged a model in {other.folder} and again in {run.folder} with other settings "
+                f"({values_of(pair, differences(pair))}): name folders with one of them"
+            )
     audits = []
     for (audit,) in ordered((audit,) for audit in found):
         own = list(found[audit].values())

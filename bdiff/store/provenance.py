@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ from bdiff import __version__
 PACKAGES = ("torch", "torchvision", "diffusers", "accelerate", "torchmetrics", "hydra-core")
 
 
+@cache
 def code() -> dict[str, Any]:
-    """Return the `commit` that bdiff runs from, None if it is installed, whether it is `dirty`, and the `version`."""
+    """Return the `commit` that bdiff runs from, None if it is installed, whether it is `dirty`, and the `version`.
+
+    It is that of the first call: what is committed later is not what has been loaded.
+    """
     root = Path(__file__).parents[1]
     git = ["git", "-C", str(root)]
     found: dict[str, Any] = {"commit": None, "dirty": None, "version": __version__}

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from bdiff.store import artifacts
 
 log = logging.getLogger(__name__)
@@ -79,18 +81,24 @@ def choose(setting: int | str) -> int:
 
 
 def settle(setting: int | str) -> int:
-    """Choose the number of threads, set it for torch, whether already imported or not, and return it.
+    """Choose the number of threads, set it for torch and numpy, whether already imported or not, and return it.
 
     If torch is already imported, the way its threads wait is already fixed and stays.
     """
     number = choose(setting)
     if "torch" in sys.modules:
+        threadpool_limits(number)  # of numpy's and scipy's OpenBLAS too, which torch does not know
         sys.modules["torch"].set_num_threads(number)
     else:
         os.environ["OMP_NUM_THREADS"] = str(number)
-        if "OMP_WAIT_POLICY" not in os.environ:
-            os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+        wait_briefly()
     return number
+
+
+def wait_briefly() -> None:
+    """Let the threads of a torch that is not yet loaded spin for a short time, unless the user says how they wait."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def begin(folder: Path) -> None:
