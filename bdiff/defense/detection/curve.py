@@ -15,7 +15,8 @@ STEPS = 20  # losses that are copied together
 class Curve:
     """The loss at every step, of one descent or of several in a batch.
 
-    `watch` is called at each step with a short status. On an asynchronous device, the status has the newest loss that has been read.
+    `watch` is called at each step with a short status. On an asynchronous device, the status has the newest loss that
+    has been read.
     """
 
     def __init__(self, name: str, lr: float, watch: Callable[[str], None]):
@@ -47,8 +48,7 @@ class Curve:
 
     def values(self) -> list[float]:
         """Return all losses of the only descent. Raises RunError if one is not finite."""
-        (losses,) = self.each()
-        return losses
+        return [loss for losses in self.each() for loss in losses]
 
     def each(self) -> list[list[float]]:
         """Return all losses of each descent. Raises RunError if one is not finite."""
