@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 from players import play
 
 from bdiff.cli import main as cli
@@ -22,7 +20,7 @@ from bdiff.config.compose import jobs
 from bdiff.config.words import quoted
 from bdiff.launch import sweep
 from bdiff.launch.process import JOBS
-from bdiff.launch.sweep import abandoned, death, place
+from bdiff.launch.sweep import abandoned, death
 from bdiff.report.runs import find
 from bdiff.store.ledger import DONE, FAILED, INTERRUPTED, LOST, Ledger, config_key
 
@@ -191,57 +189,6 @@ def test_skipped_jobs_leave_no_folders(here):
     cli.command(SWEEP)
     second = sorted((here / "outputs/multiruns").glob("*/*"))[-1]
     assert [path.name[0] for path in sorted(second.iterdir()) if path.is_dir()] == ["1", "2"]
-
-
-def stays() -> bool:
-    """Whether a sweep that is there is gone."""
-    return False
-
-
-def test_jobs_share_cores_and_gpus(tmp_path, monkeypatch):
-    config = OmegaConf.create({"runtime": {"device": "auto"}, "sweep": {"jobs_per_gpu": 1}})
-    monkeypatch.setattr(sweep.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(sweep.os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(sweep, "visible_gpus", lambda: [])
-    with (
-        place(config, 1, stays) as alone,
-        place(config, 4, stays) as one_of_four,
-        place(config, -1, stays) as one_of_all,
-    ):
-        assert (alone, one_of_four, one_of_all) == ({}, {"OMP_NUM_THREADS": "2"}, {"OMP_NUM_THREADS": "1"})
-    monkeypatch.setattr(sweep, "visible_gpus", lambda: ["3", "5"])
-    with place(config, 4, stays) as first:
-        with place(config, 4, stays) as second:
-            assert [first, second] == [{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}]
-            third: list[dict[str, str]] = []
-
-            def wait() -> None:
-                with place(config, 4, stays) as found:
-                    third.append(found)
-
-            waiter = threading.Thread(target=wait)
-            waiter.start()
-            time.sleep(0.7)
-            assert not third
-        waiter.join(timeout=10)
-        assert third == [{"CUDA_VISIBLE_DEVICES": "5"}]
-        with pytest.raises(KeyboardInterrupt), place(config, 4, stays), place(config, 4, lambda: True):
-            pytest.fail("a place for a sweep that is gone")
-    config.sweep.jobs_per_gpu = 2
-    with place(config, 4, stays) as a, place(config, 4, stays) as b, place(config, 4, stays) as c:
-        assert [one["CUDA_VISIBLE_DEVICES"] for one in (a, b, c)] == ["3", "5", "3"]
-    config.runtime.device = "cuda:1"
-    with place(config, 4, stays) as named:
-        assert named == {}
-
-
-def test_visible_gpus_are_those_the_user_lets_be_seen(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,4")
-    assert sweep.visible_gpus() == ["1", "4"]
-    for none in ("", "-1"):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
-        assert sweep.visible_gpus() == []
 
 
 def test_a_death_without_words_is_put_into_words(tmp_path):
