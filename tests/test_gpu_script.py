@@ -49,7 +49,16 @@ def test_a_step_without_data_is_skipped_and_one_that_fails_is_told(tmp_path, mon
     state, out = tmp_path / "state", tmp_path / "out"
     (state / "done").mkdir(parents=True)
     audits = [f"{audit}_{model}" for audit in ("purediffusion", "elijah", "terd") for model in ("base", "backdoored")]
-    benches = ["training", "training_small_batch", "sampling", "inversion", "certification", "fid", "profile"]
+    benches = [
+        "training",
+        "training_small_batch",
+        "sampling",
+        "inversion",
+        "certification",
+        "fid",
+        "streaming",
+        "profile",
+    ]
     for name in (*benches, "tests", "baddiffusion", "removal", "diff2", *audits):
         (state / "done" / name).touch()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

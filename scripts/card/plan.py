@@ -19,7 +19,7 @@ CLOSING = 10.0  # seconds that are left for the end
 SHEETS = ("base-overview", "baddiffusion-overview", "purediffusion_backdoored-triggers", "terd_backdoored-triggers",
           "removal-repaired_triggered", "diff2-shield")  # fmt: skip
 #: steps that the miniature leaves out: each has another of its kind beside it
-SPARED = ("fid", "elijah_backdoored", "terd_backdoored", "purediffusion_base", "elijah_base")
+SPARED = ("fid", "streaming", "elijah_backdoored", "terd_backdoored", "purediffusion_base", "elijah_base")
 
 
 def carry_out(asked: argparse.Namespace) -> int:
