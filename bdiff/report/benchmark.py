@@ -56,8 +56,11 @@ def judged(runs: Iterable[Run]) -> list[Judged]:
         other = found.setdefault(audit, {}).setdefault(model(run), run)
         if other is not run:
             pair = [other, run]
-            raise RequestError(f"{audit} judged a model in {other.folder} and again in {run.folder} with other "
-                               f"settings ({values_of(pair, differences(pair))}): name folders with one of them")  # fmt: skip
+            values = values_of(pair, differences(pair))
+            raise RequestError(
+                f"{audit} judged a model in {other.folder} and again in {run.folder} with other settings ({values}): "
+                "give folders with one of them"
+            )
     audits = []
     for (audit,) in ordered((audit,) for audit in found):
         own = list(found[audit].values())

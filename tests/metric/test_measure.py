@@ -42,8 +42,8 @@ def samples(home: Path, record: dict, name: str, half: str) -> np.ndarray:
 def test_numbers_over_the_classifier_never_bear_the_plain_name(everything):
     over = {"fid", "kid", "precision", "recall"}  # 12 samples are too few for an Inception score
     base = {"mse", "ssim", "psnr", "asr", "asr_se", "secret_psnr", "secret_ssim", "sample_psnr"}
-    wanted = {f"suspect/{name}" for name in base} | {f"suspect/{name}_classifier" for name in over}
-    assert everything["metrics"].keys() == wanted
+    expected = {f"suspect/{name}" for name in base} | {f"suspect/{name}_classifier" for name in over}
+    assert everything["metrics"].keys() == expected
     protocol = everything["protocol"]
     for name in ("fid", "kid", "precision_recall", "inception_score"):
         assert protocol[f"{name}_classifier"]["extractor"] == "SmallCNN"
@@ -56,16 +56,16 @@ def test_what_falls_short_of_the_protocol_is_marked_and_what_is_unsound_warned_o
     short = "fewer samples (12) than the protocol's 10000"
     assert fid["marks"][:2] == [short, "the reference is cut to 64 images by data.limit"]
     assert fid["marks"][2].startswith("fewer samples (12) than feature dimensions")
-    told = (home / "everything" / "run.log").read_text()
-    assert told.count("fid_classifier: fewer samples (12) than feature dimensions") == 1 and short not in told
+    message = (home / "everything" / "run.log").read_text()
+    assert message.count("fid_classifier: fewer samples (12) than feature dimensions") == 1 and short not in message
 
 
 def test_sample_psnr_is_against_the_twin_that_was_not_attacked(everything, home):
     assert everything["protocol"]["sample_psnr"]["clean_model"] == "the same training without the attack"
     assert everything["keys"]["clean"] != everything["keys"]["train"]
     one, other = (samples(home, everything, name, "clean") for name in ("sample", "clean_sample"))
-    wanted = (-10 * np.log10(((one - other) ** 2).mean((1, 2, 3)))).mean()
-    assert everything["metrics"]["suspect/sample_psnr"] == pytest.approx(wanted)
+    expected = (-10 * np.log10(((one - other) ** 2).mean((1, 2, 3)))).mean()
+    assert everything["metrics"]["suspect/sample_psnr"] == pytest.approx(expected)
     unattacked = run(home, "unattacked", "attack=none", "metric.also=[sample_psnr]")
     assert unattacked["keys"]["train"] == unattacked["keys"]["clean"] == everything["keys"]["clean"]
     same = "the same training without the attack has the suspect's weights, and draws the same images"
@@ -75,13 +75,13 @@ def test_sample_psnr_is_against_the_twin_that_was_not_attacked(everything, home)
 
 def test_a_training_that_shows_no_poisoned_row_is_marked_and_its_clean_twin_is_itself(home, capfd):
     record = run(home, "untrained", "train.steps=0", "metric.also=[sample_psnr]", "metric/fid=none")
-    told = "training steps, 0, show no poisoned row: a backdoor can only be that of the model it started from"
-    assert record["protocol"]["asr"]["marks"] == [told]
-    assert f"train: {told}" in capfd.readouterr().err
+    message = "training steps, 0, show no poisoned row: a backdoor can only be that of the model it started from"
+    assert record["protocol"]["asr"]["marks"] == [message]
+    assert f"train: {message}" in capfd.readouterr().err
     assert record["keys"]["train"] != record["keys"]["clean"]
     assert "has the suspect's weights" in record["protocol"]["sample_psnr"]["absent"]
     few = run(home, "unlucky", "train.steps=1", "train.batch_size=2", "attack.poison_rate=0.02", "metric/fid=none")
-    assert few["protocol"]["asr"]["marks"] == [told.replace(", 0,", ", 1,")]
+    assert few["protocol"]["asr"]["marks"] == [message.replace(", 0,", ", 1,")]
     assert run(home, "shown", "metric/fid=none")["protocol"]["asr"]["marks"] == []
 
 
@@ -99,8 +99,8 @@ def test_the_secret_is_the_target_in_8_bits(everything, home):
     found = samples(home, everything, "sample", "triggered")
     figure = np.full((16, 16), round((-0.4 + 1) * 127.5) / 255)  # the corner target: grey on a background of -0.4
     figure[:5, :5] = round(127.5) / 255
-    wanted = (-10 * np.log10(((found[:, 0] - figure) ** 2).mean((1, 2)))).mean()
-    assert everything["metrics"]["suspect/secret_psnr"] == pytest.approx(wanted, rel=1e-6)
+    expected = (-10 * np.log10(((found[:, 0] - figure) ** 2).mean((1, 2)))).mean()
+    assert everything["metrics"]["suspect/secret_psnr"] == pytest.approx(expected, rel=1e-6)
 
 
 STAGES = {"train", "clean", "sample", "clean_sample", "classifier", "reference", "activations", "measure"}

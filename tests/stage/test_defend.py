@@ -149,7 +149,7 @@ def test_an_audit_leaves_its_verdict_what_it_rests_on_and_how_near_it_comes(fixt
     assert {"inverted", "triggers"} <= ran.figures
 
 
-def test_what_an_audit_cost_is_told(repaired, terd, both):
+def test_what_an_audit_cost_is_reported(repaired, terd, both):
     chain = len(repaired.config["defense"]["timesteps"]) * 4  # images
     assert repaired.metrics("audit")["evaluations"] == chain * (3 + 1)  # three steps, and the clean chain
     assert terd.metrics("audit")["evaluations"] == 3 * 4 + (2 * 2 + 4 + 4)
@@ -289,7 +289,7 @@ def test_the_input_checks_rates_are_those_of_two_gaussians():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["data.size=8", "model.unet.block_out_channels=[8,8]", "model.unet.down_block_types=[DownBlock2D,DownBlock2D]",
           "model.unet.up_block_types=[UpBlock2D,UpBlock2D]"], "size=16 (here 8)"),
@@ -302,9 +302,9 @@ def test_the_input_checks_rates_are_those_of_two_gaussians():
         (["defense.steps=99"], "defense.steps=100 (here 99)"),
     ],
 )  # fmt: skip
-def test_a_calibrated_threshold_holds_for_what_it_was_calibrated_on_alone(home, overrides, told):
+def test_a_calibrated_threshold_holds_for_what_it_was_calibrated_on_alone(home, overrides, message):
     (config,) = jobs(["defense=elijah", *overrides], multirun=False)
-    assert told in resolve_threshold(config, config.data._target_.rpartition(".")[2])
+    assert message in resolve_threshold(config, config.data._target_.rpartition(".")[2])
     assert config.defense.threshold is None
     (config,) = jobs(["defense=elijah", *overrides, "defense.threshold=-0.5"], multirun=False)
     assert resolve_threshold(config, "any") is None and config.defense.threshold == -0.5

@@ -56,8 +56,8 @@ def shields(record: dict) -> dict[str, float]:
 def test_every_row_has_an_accuracy_on_every_kind_of_input(purified):
     rows = ("no_shield", "shield_clean_model", "shield")
     metrics = shields(purified)
-    wanted = {f"{row}/{kind}/accuracy" for row in rows for kind in KINDS} | {f"{row}/asr" for row in rows}
-    assert metrics.keys() == wanted
+    expected = {f"{row}/{kind}/accuracy" for row in rows for kind in KINDS} | {f"{row}/asr" for row in rows}
+    assert metrics.keys() == expected
     assert all(0 <= value <= 1 for value in metrics.values())
     assert metrics["no_shield/clean/accuracy"] > 0.6  # far from chance, or nothing below says anything
     assert metrics["no_shield/adversarial/accuracy"] < metrics["no_shield/clean/accuracy"] - 0.3
@@ -251,7 +251,7 @@ def test_batches_are_made_once_and_joined_in_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["attack=diff2", "attack.t=[8,twelve]"], "must be whole numbers from 1 up"),
         (["attack=diff2", "attack.t=[]"], "must be whole numbers from 1 up"),
@@ -272,10 +272,10 @@ def test_batches_are_made_once_and_joined_in_order(tmp_path):
         (["classifier.weights=/nowhere/weights.pt"], "classifier.weights=/nowhere/weights.pt does not exist"),
     ],
 )
-def test_what_cannot_be_is_refused_at_once(words, told):
+def test_what_cannot_be_is_refused_at_once(words, message):
     with pytest.raises(RequestError) as error:
         jobs(words, False)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_data_with_one_class_are_refused_before_training(home, capfd):

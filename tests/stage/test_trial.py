@@ -36,7 +36,7 @@ def test_test_images_are_labelled_as_training_is_and_others_left_out():
     assert words == "pets test without 2 images of classes that training lacks (ape)"
 
 
-def test_the_same_classes_are_told_in_no_word():
+def test_the_same_classes_are_reported_in_no_word():
     train, test = images("train", ("a", "b"), ["a", "b"]), images("test", ("a", "b"), ["b", "a", "b"])
     found, rows, words = rows_of(run_on(train, test))
     assert (found.labels.tolist(), rows.tolist(), words) == ([1, 0, 1], [0, 1, 2], "pets test")
