@@ -62,4 +62,4 @@ def test_a_step_without_data_is_skipped_and_one_that_fails_is_reported(tmp_path,
 
 def test_a_wrong_command_is_reported():
     done = gpu("bake")
-    assert done.returncode == 2 and "bake is no command" in done.stderr
+    assert done.returncode == 2 and "bake is not a command" in done.stderr

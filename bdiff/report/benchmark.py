@@ -56,9 +56,9 @@ def judged(runs: Iterable[Run]) -> list[Judged]:
         other = found.setdefault(audit, {}).setdefault(model(run), run)
         if other is not run:
             pair = [other, run]
-            values = values_of(pair, differences(pair))
+            settings = values_of(pair, differences(pair))
             raise RequestError(
-                f"{audit} judged a model in {other.folder} and again in {run.folder} with other settings ({values}): "
+                f"{audit} judged a model in {other.folder} and again in {run.folder} with other settings ({settings}): "
                 "give folders with one of them"
             )
     audits = []

@@ -1,6 +1,6 @@
-"""How fast the loops are: bdiff's own, beside the bare network and what a user would run instead, in the same process.
+"""Speed of the loops: bdiff's own, the bare network and alternatives that users would run, in the same process.
 
-Figures are rates; `share` is what part of the measured bf16 matmul rate they come to, by FLOPs that are counted.
+Numbers are rates; `share` is the fraction of the measured bf16 matmul rate that they achieve, by counted FLOPs.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from bdiff.store.provenance import device_name
 from card.facts import seconds, synchronize
 from card.kept import keep
 
-RECIPE = TrainConfig(
+TRAIN_CONFIG = TrainConfig(
     steps=1, epochs=None, batch_size=128, optimizer="adam", lr=2e-4, weight_decay=0.0, warmup=0, clip_norm=1.0,
     ema=0.999, precision="bf16",
 )  # fmt: skip
@@ -49,7 +49,7 @@ LOOP = LoopConfig(compile=False, workers=0, checkpoint_seconds=1e9, keep=1, log_
 
 @dataclass
 class Bench:
-    """What a figure is taken of: the 35.7 M DDPM at 32 px with random weights, or a tiny one."""
+    """The benchmarked model: the 35.7 M DDPM at 32 px with random weights, or a tiny one."""
 
     asked: argparse.Namespace
     device: torch.device
@@ -59,7 +59,7 @@ class Bench:
 
     @property
     def tiny(self) -> bool:
-        """Whether it is the miniature."""
+        """Whether it is the tiny one."""
         return self.asked.tiny
 
     def net(self) -> UNet2DModel:
@@ -76,21 +76,21 @@ class Bench:
         )  # fmt: skip
 
     def flops(self) -> float:
-        """Return the floating-point operations of one image's way through the network, multiply and add apart."""
+        """Return the floating-point operations of one forward pass per image, counting multiply and add separately."""
         net, x = self.net(), torch.zeros((1, *self.shape), device=self.device)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             net(x, 0)
         return float(counter.get_total_flops())
 
     def share(self, rate: float, flops: float) -> dict[str, float]:
-        """Return what part of the measured matmul rate so many images a second come to; nothing if it is not known."""
+        """Return the fraction of the measured matmul rate at `rate` images/s; empty if the rate is not known."""
         path = self.asked.state / "results" / "machine.json"
         if not path.exists():
             return {}
         return {"share": rate * flops / json.loads(path.read_text())["metrics"]["matmul_bf16_flops"]}
 
     def keep(self, name: str, config: dict[str, Any], metrics: dict[str, float], **more: Any) -> None:
-        """Keep a result, with the memory it took at most."""
+        """Save a result, with its peak memory."""
         if self.device.type == "cuda":
             metrics["peak_memory_bytes"] = torch.cuda.max_memory_allocated(self.device)
         config = {"weights": sum(one.numel() for one in self.net().parameters()), "shape": list(self.shape)} | config
@@ -109,13 +109,13 @@ def bench(asked: argparse.Namespace) -> Bench:
 
 
 def training(asked: argparse.Namespace) -> None:
-    """Training images/s: bdiff's loop, the bare network forth and back, and the unconditional recipe."""
+    """Training images/s: bdiff's loop, the bare network's passes, and diffusers' training script."""
     on = bench(asked)
     metrics: dict[str, float] = {}
     for batch in (8,) if on.tiny else (128, 512):
         loop = trained(on, batch, LOOP)
         bare = batch / seconds(bare_step(on, batch), on.device, *rounds(on))
-        theirs = batch / seconds(recipe_step(on, batch), on.device, *rounds(on))
+        theirs = batch / seconds(diffusers_step(on, batch), on.device, *rounds(on))
         metrics |= {f"images_per_second_{batch}": loop, f"bare_{batch}": bare, f"recipe_{batch}": theirs}
         metrics |= {f"over_bare_{batch}": loop / bare, f"over_recipe_{batch}": loop / theirs}
         metrics |= {f"{name}_{batch}": value for name, value in on.share(loop, 3 * on.flops()).items()}
@@ -123,12 +123,12 @@ def training(asked: argparse.Namespace) -> None:
 
 
 def rounds(on: Bench) -> tuple[int, int]:
-    """Return how many times something is timed, and how many before that."""
+    """Return the number of timed rounds, and of warm-up rounds."""
     return (2, 1) if on.tiny else (7, 3)
 
 
 def trained(on: Bench, batch: int, loop: LoopConfig, few: int = 10, many: int = 40) -> float:
-    """Return the images/s of `fit`: by the steps that a longer training has more, so that its start does not count."""
+    """Return the images/s of `fit`: from the difference of a longer and a shorter training, to exclude the start."""
     few, many = (2, 6) if on.tiny else (few, many)
     images, took = on.images(), {}
     denoiser, processes = Denoiser(on.net(), on.schedule, on.shape, on.device), open_device(on.asked.device)
@@ -137,15 +137,15 @@ def trained(on: Bench, batch: int, loop: LoopConfig, few: int = 10, many: int = 
         with tempfile.TemporaryDirectory() as folder:
             synchronize(on.device)
             began = time.perf_counter()
-            recipe = replace(RECIPE, steps=steps, batch_size=batch)
-            fit(denoiser, loss, images, torch.arange(len(images)), recipe, 0, Session(Path(folder), loop, processes))
+            config = replace(TRAIN_CONFIG, steps=steps, batch_size=batch)
+            fit(denoiser, loss, images, torch.arange(len(images)), config, 0, Session(Path(folder), loop, processes))
             synchronize(on.device)
             took[steps] = time.perf_counter() - began
     return batch * (many - few) / (took[many] - took[few])
 
 
 def bare_step(on: Bench, batch: int) -> Callable[[], None]:
-    """Return a step of nothing but the network, forth and back in bf16."""
+    """Return a step of only the network's forward and backward pass in bf16."""
     net, x = on.net().train(), torch.randn((batch, *on.shape), device=on.device)
     t = torch.randint(len(on.schedule), (batch,), device=on.device)
 
@@ -158,8 +158,8 @@ def bare_step(on: Bench, batch: int) -> Callable[[], None]:
     return step
 
 
-def recipe_step(on: Bench, batch: int) -> Callable[[], None]:
-    """Return a step as diffusers' unconditional training has it: its scheduler, AdamW, clipping, EMA, a loss read."""
+def diffusers_step(on: Bench, batch: int) -> Callable[[], None]:
+    """Return a step of diffusers' unconditional training script: its scheduler, AdamW, clipping, EMA, a loss read."""
     net, images = on.net().train(), on.images()
     scheduler = DDPMScheduler(**on.schedule.config)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6)
@@ -262,7 +262,7 @@ def inversion(asked: argparse.Namespace) -> None:
 
 
 def certification(asked: argparse.Namespace) -> None:
-    """Certification draws/s behind one-shot denoising, beside the bare networks and Cohen's loop over single images."""
+    """Certification draws/s behind one-shot denoising, against the bare networks and Cohen's loop per image."""
     on = bench(asked)
     suspect, classifier = (
         Suspect(on.net(), on.schedule, on.shape, on.device, precision="bf16"),
@@ -302,7 +302,7 @@ def certification(asked: argparse.Namespace) -> None:
 
 
 def fid(asked: argparse.Namespace) -> None:
-    """Images/s through a ResNet-18's features and running sums, and the seconds of a distance over 2,048 features."""
+    """Images/s for a ResNet-18's features and running sums, and seconds of a distance over 2,048 features."""
     on = bench(asked)
     features = ClassifierFeatures(ResNet18(on.shape[0], 10).to(on.device), {})
     frechet = Frechet(features, on.device)
@@ -317,7 +317,7 @@ def fid(asked: argparse.Namespace) -> None:
 
 
 def compiled(asked: argparse.Namespace) -> None:
-    """Training images/s with runtime.compile=true, and what compiling takes."""
+    """Training images/s with runtime.compile=true, and the compilation time."""
     on = bench(asked)
     batch = 8 if on.tiny else 128
     began = time.perf_counter()
@@ -327,7 +327,7 @@ def compiled(asked: argparse.Namespace) -> None:
 
 
 def profile(asked: argparse.Namespace) -> None:
-    """The kernels that training and sampling spend their time in, and the share of it that the card waits."""
+    """The kernels that take the most time in training and sampling, and the fraction of time that the GPU is idle."""
     from torch.profiler import ProfilerActivity
 
     on = bench(asked)
