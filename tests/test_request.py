@@ -51,7 +51,7 @@ WRONG = [
     ("run ~attack", "~attack removes what a run needs"),
     ("run data@other=digits", "data@other", "data"),
     # shapes
-    ("run --foo", "--foo is no option", "bdiff run --help"),
+    ("run --foo", "--foo is not an option", "bdiff run --help"),
     ("run --cfg everything", "'everything'", "job"),
     ("run -m --cfg job", "Only one of"),
     ("run foo", "'foo' cannot be read", "key=value"),
@@ -191,7 +191,7 @@ WRONG = [
     ),
     ("run metric/fid=inception metric.fid.reference={files}/none.npz", "metric.fid.reference", "does not exist"),
     ("run metric/fid=inception metric.fid.reference={files}/text.zip", "cannot be used", "not a .npz file"),
-    ("run metric/fid=inception metric.fid.reference={files}/sums.npz", "holds no mu and no sigma (but sums)"),
+    ("run metric/fid=inception metric.fid.reference={files}/sums.npz", "has no mu and no sigma (but sums)"),
     ("run model.pretrained={files}/none", "model.pretrained={files}/none does not exist", "hub id"),
     ("run model.pretrained={files}/empty", "holds no UNet config.json", "unet/"),
     ("run model.pretrained={files}/rgb", "has in_channels=3 and the data 1", "set data.channels=3"),
