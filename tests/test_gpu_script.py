@@ -44,7 +44,7 @@ def test_the_miniature_does_everything_within_three_minutes_and_goes_on_where_it
 
 
 @pytest.mark.slow
-def test_a_step_without_data_is_skipped_and_one_that_fails_is_told(tmp_path, monkeypatch):
+def test_a_step_without_data_is_skipped_and_one_that_fails_is_reported(tmp_path, monkeypatch):
     """On a CPU as a card would be: `machine` asks for CUDA and fails, runs have no data."""
     state, out = tmp_path / "state", tmp_path / "out"
     (state / "done").mkdir(parents=True)
@@ -69,6 +69,6 @@ def test_a_step_without_data_is_skipped_and_one_that_fails_is_told(tmp_path, mon
     assert json.loads((out / "results.json").read_text()) == {"results": []}
 
 
-def test_a_wrong_command_is_told():
+def test_a_wrong_command_is_reported():
     done = gpu("bake")
-    assert done.returncode == 2 and "bake is no command" in done.stderr
+    assert done.returncode == 2 and "bake is not a command" in done.stderr

@@ -39,7 +39,7 @@ def leave(status, **more):
     (folder / "metrics.json").write_text(json.dumps(record | {"status": status} | more))
 (folder / "config.yaml").write_text("seed: 0")
 leave("running")
-broken = not Path("mended").exists()
+broken = not Path("fixed").exists()
 if words["attack.poison_rate"] == "0.9":  # as a real job, it ends when its sweep is gone
     sys.stdin.read()
     leave("interrupted")
@@ -76,7 +76,7 @@ SWEEP = ["run", "-m", "target=corner,hat,shoe,cat", "attack.poison_rate=0.25"]
 
 
 @WAYS
-def test_failed_jobs_are_told_and_retried_and_done_ones_left_alone(here, capsys):
+def test_failed_jobs_are_reported_and_retried_and_done_ones_left_alone(here, capsys):
     assert cli.command(SWEEP) == 1
     assert attempts(here) == [("corner", DONE), ("hat", FAILED), ("shoe", FAILED), ("cat", DONE)]
     printed = capsys.readouterr().out
@@ -85,7 +85,7 @@ def test_failed_jobs_are_told_and_retried_and_done_ones_left_alone(here, capsys)
     assert re.search(r"failed: target=hat: the loss became nan \(see \S+1-", printed)
     assert re.search(r"failed: target=shoe: killed by SIGKILL, as the system does when memory runs out", printed)
 
-    (here / "mended").touch()
+    (here / "fixed").touch()
     assert cli.command(SWEEP) == 0
     assert attempts(here)[4:] == [("hat", DONE), ("shoe", DONE)]
     printed = capsys.readouterr().out
@@ -131,7 +131,7 @@ def test_a_sweep_in_one_folder_can_change(here, capsys):
 def test_a_stopped_sweep_in_one_folder_can_go_on(here):
     words = ["run", "-m", "target=hat,shoe", "attack.poison_rate=0.1", "hydra.sweep.dir=table", "sweep.on_failure=stop"]
     assert cli.command(words) == 1
-    (here / "mended").touch()
+    (here / "fixed").touch()
     assert cli.command(words) == 0
     assert attempts(here) == [("hat", FAILED), ("hat", DONE), ("shoe", DONE)]
 
@@ -143,9 +143,9 @@ def test_ctrl_c_ends_the_job_and_then_the_sweep(here):
     assert process.stderr is not None
     assert "running" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    told = process.stderr.read()
+    message = process.stderr.read()
     assert process.wait(timeout=30) == 130
-    assert "run the same command to resume" in told and "Traceback" not in told
+    assert "run the same command to resume" in message and "Traceback" not in message
     assert attempts(here) == [("corner", INTERRUPTED)]
 
 
@@ -168,12 +168,12 @@ def test_joblib_with_one_job_at_a_time_does_all(here):
     ],
     ids=["joblib itself", "joblib's worker", "its orphan", "a cluster's"],
 )
-def test_a_worker_without_its_sweep_is_told_from_others(monkeypatch, launcher, sweep_process, gone):
+def test_a_worker_without_its_sweep_is_reported_from_others(monkeypatch, launcher, sweep_process, gone):
     monkeypatch.setenv(sweep.SWEEP, f"{sweep_process()}-123")
     assert abandoned(HydraConf(launcher={"_target_": launcher})) == gone
 
 
-def test_jobs_that_are_one_are_told(here, capsys):
+def test_jobs_that_are_one_are_reported(here, capsys):
     assert cli.command(["run", "-m", "name=a,b"]) == 2
     assert "'name=a' and 'name=b' are the same job" in capsys.readouterr().err
 
@@ -185,7 +185,7 @@ def test_rows_with_the_same_settings_are_two_jobs():
 
 def test_skipped_jobs_leave_no_folders(here):
     cli.command(SWEEP)
-    (here / "mended").touch()
+    (here / "fixed").touch()
     cli.command(SWEEP)
     second = sorted((here / "outputs/multiruns").glob("*/*"))[-1]
     assert [path.name[0] for path in sorted(second.iterdir()) if path.is_dir()] == ["1", "2"]

@@ -19,7 +19,7 @@ from bdiff.trigger.base import Trigger
 from bdiff.trigger.box import box
 
 SIZE = 8
-RECIPE = TrainConfig(
+TRAIN_CONFIG = TrainConfig(
     steps=12, epochs=None, batch_size=6, optimizer="adam", lr=1e-3, weight_decay=0.0, warmup=4, clip_norm=1.0,
     ema=0.9, precision="fp32",
 )  # fmt: skip
@@ -98,9 +98,9 @@ class Seen(View):
         return self.network(z, t, return_dict=False)[0]
 
 
-def recipe(**changes) -> TrainConfig:
+def train_config(**changes) -> TrainConfig:
     """`RECIPE` with changes."""
-    return replace(RECIPE, **changes)
+    return replace(TRAIN_CONFIG, **changes)
 
 
 def accelerator() -> Accelerator:

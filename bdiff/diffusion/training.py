@@ -138,8 +138,8 @@ def fit(
     device, world = accelerator.device, accelerator.num_processes
     if config.batch_size % world:
         raise RunError(f"train.batch_size={config.batch_size} cannot be split over {world} processes")
-    share = config.batch_size // world
-    part = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    rows_each = config.batch_size // world
+    part = slice(accelerator.process_index * rows_each, (accelerator.process_index + 1) * rows_each)
     total = config.total(len(index))
 
     model.to(device).train()

@@ -213,7 +213,7 @@ def test_the_trigger_stays_within_its_bound():
 
 
 @pytest.mark.parametrize("shares", [[], [0.2, 0.5], [1.0, 1.0], [1.2, 0.5], [0.5, -0.1], [1.0, 0.9999]])
-def test_timesteps_that_do_not_fall_are_told(shares):
+def test_timesteps_that_do_not_fall_are_reported(shares):
     with pytest.raises(ValueError, match="decreasing fractions"):
         pure(timesteps=shares).invert(suspect(), 0)
 

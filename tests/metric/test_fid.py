@@ -48,8 +48,8 @@ def test_it_agrees_with_the_formula_in_float64(features):
     a, b = (features(x).double().numpy() for x in (real, fake))
     ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     root = scipy.linalg.sqrtm(ca @ cb)
-    wanted = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca + cb - 2 * root.real)
-    assert distance(features, [real], [fake]) == pytest.approx(wanted, rel=1e-6)
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca + cb - 2 * root.real)
+    assert distance(features, [real], [fake]) == pytest.approx(expected, rel=1e-6)
 
 
 def test_batches_do_not_matter(features):
@@ -119,7 +119,7 @@ def test_other_weights_than_asked_for_are_refused(weights):
         inception.InceptionFeatures(str(weights[0]), "6726825d")
 
 
-def test_a_missing_file_and_a_damaged_one_are_told(tmp_path):
+def test_a_missing_file_and_a_damaged_one_are_reported(tmp_path):
     with pytest.raises(RequestError, match="does not exist"):
         inception.InceptionFeatures(str(tmp_path / "none.pth"), "6726825d")
     broken = tmp_path / "broken.pth"
@@ -129,7 +129,7 @@ def test_a_missing_file_and_a_damaged_one_are_told(tmp_path):
         inception.InceptionFeatures(str(broken), digest[:8])
 
 
-def test_without_file_and_network_the_three_ways_out_are_told(tmp_path, monkeypatch):
+def test_without_file_and_network_the_three_ways_out_are_reported(tmp_path, monkeypatch):
     def offline(*args, **options):
         raise OSError("no network")
 
@@ -137,8 +137,8 @@ def test_without_file_and_network_the_three_ways_out_are_told(tmp_path, monkeypa
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(RequestError) as caught:
         inception.InceptionFeatures(None, "6726825d")
-    told = str(caught.value)
-    assert all(way in told for way in ("metric.fid.weights=", "go online", "metric/fid=classifier"))
+    message = str(caught.value)
+    assert all(way in message for way in ("metric.fid.weights=", "go online", "metric/fid=classifier"))
 
 
 def gaussian(seed: int, dimensions: int, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
