@@ -67,6 +67,14 @@ class Detection(Defense):
         """The number of steps of `invert`, each of which it reports to `watch`."""
 
     @property
+    def starts(self) -> int:
+        """The number of searches of `invert`, independent of each other; the steps of each are `total / starts`.
+
+        If there are several, `invert` takes one argument more, `peers`, the processes that share them.
+        """
+        return 1
+
+    @property
     def work(self) -> Work:
         """What `invert` asks of the network with gradients, as far as that is known beforehand."""
         return Work(0, 1, gradients=True)

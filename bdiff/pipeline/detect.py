@@ -94,7 +94,10 @@ def detected(
 def invert(
     stages: Stages, model: Stage, detection: Detection, config: DictConfig, diffusion: Diffusion, seed: int
 ) -> tuple[Stage, dict[str, Any]]:
-    """Let the detection invert a trigger, kept as trigger.safetensors; return the stage and its manifest."""
+    """Let the detection invert a trigger, kept as trigger.safetensors; return the stage and its manifest.
+
+    The processes share its starts; one makes it alone if there is but one start.
+    """
     stage = stages.stage(
         "audit",
         model=model.key,
@@ -104,15 +107,21 @@ def invert(
         seed=seed,
     )
 
+    starts, peers = detection.starts, stages.peers
+    shared = {"peers": peers} if starts > 1 else {}
+
     def build() -> dict[str, Any]:
         suspect = suspect_of(model, diffusion, config.precision, config.checkpoint)
-        stages.settle(stage, suspect, detection.work)
-        with stages.meter("audit", detection.total, "steps") as meter:
-            found = steady(lambda: detection.invert(suspect, seed_of(seed, "audit"), partial(meter.advance, 1)))
-        keep(stage.folder / "trigger.safetensors", {"trigger": found.trigger.contiguous()})
+        stages.settle(stage, suspect, detection.work, together=bool(shared))
+        steps = detection.total // starts * len(peers.mine(range(starts)))
+        with stages.meter("audit", steps, "steps") as meter:
+            watch = partial(meter.advance, 1)
+            found = steady(lambda: detection.invert(suspect, seed_of(seed, "audit"), watch, **shared))
+        if stages.main:
+            keep(stage.folder / "trigger.safetensors", {"trigger": found.trigger.contiguous()})
         return {"curve": found.curve, "evidence": found.evidence, "evaluations": suspect.evaluations}
 
-    return stage, stages.once(stage, build)
+    return stage, stages.once(stage, build, together=bool(shared))
 
 
 def fidelity(trigger: Tensor, pattern: Tensor, mask: Tensor) -> dict[str, float]:

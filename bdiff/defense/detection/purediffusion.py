@@ -17,6 +17,7 @@ from typing import Annotated, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from bdiff.common.peers import ALONE, Peers
 from bdiff.common.seeds import generator
 from bdiff.config.rules import above, at_least, auto_or_number, falling, one_of_or_above
 from bdiff.defense.base import Detection, Inversion, Suspect
@@ -24,7 +25,7 @@ from bdiff.defense.check import LAWS, timesteps
 from bdiff.defense.detection.coefficients import correction_coefficient
 from bdiff.defense.detection.curve import Curve
 from bdiff.defense.detection.evidence import kl_of, total_variation, uniformity
-from bdiff.defense.detection.probe import probe
+from bdiff.defense.detection.probe import pass_over, probe
 from bdiff.diffusion.mode import Work
 
 
@@ -169,7 +170,12 @@ class PureDiffusion(Detection):
     @property
     def total(self) -> int:
         """See `Detection.total`."""
-        return (self.restarts + self.probes) * self.steps
+        return self.starts * self.steps
+
+    @property
+    def starts(self) -> int:
+        """See `Detection.starts`."""
+        return self.restarts + self.probes
 
     @property
     def work(self) -> Work:
@@ -187,14 +193,37 @@ class PureDiffusion(Detection):
             clean = chain(suspect, torch.zeros(suspect.shape, device=suspect.device), eps, noises, t, coefficient)
         return Losses(suspect, coefficient, t, eps, noises, clean, self.shift, self.spread, self.consistency)
 
-    def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
+    def invert(
+        self,
+        suspect: Suspect,
+        seed: int,
+        watch: Callable[[str], None] = lambda line: None,
+        peers: Peers = ALONE,
+    ) -> Inversion:
         """Return the trigger of the start with the lowest loss; see `Detection.invert`."""
-        losses, draws = self.losses(suspect, seed), generator(seed, "purediffusion starts")
-        starts = [-torch.rand(suspect.shape, generator=draws).to(suspect.device) for _ in range(self.restarts)]
-        starts += [probe(suspect, self.probe_draws, self.probe_rounds, draws) for _ in range(self.probes)]
-        found = [descend(losses, tau, self.steps, self.lr, self.bound, watch) for tau in starts]
+        losses, before = self.losses(suspect, seed), suspect.evaluations
+        starts = self.begun(suspect, seed, {*peers.mine(range(self.starts))})
+        descents = [descend(losses, tau, self.steps, self.lr, self.bound, watch) for tau in starts]
+        # They hear of each other here alone: should a compiler fail before, one of them can begin anew.
+        found = peers.join([(tau.cpu(), curve) for tau, curve in descents])
+        suspect.evaluations = before + sum(peers.gather(suspect.evaluations - before))
         tau, curve = min(found, key=lambda one: math.fsum(one[1][-5:]))
-        return Inversion(tau.cpu(), curve, {"loss": curve[-1]})
+        return Inversion(tau, curve, {"loss": curve[-1]})
+
+    def begun(self, suspect: Suspect, seed: int, chosen: set[int]) -> list[Tensor]:
+        """Return those starts (C,H,W) whose numbers are chosen: random ones, then probes.
+
+        All come from one sequence of random numbers, which is gone through whatever is chosen.
+        """
+        draws = generator(seed, "purediffusion starts")
+        randoms = [-torch.rand(suspect.shape, generator=draws).to(suspect.device) for _ in range(self.restarts)]
+        starts = [tau for number, tau in enumerate(randoms) if number in chosen]
+        for number in range(self.restarts, self.starts):
+            if number in chosen:
+                starts.append(probe(suspect, self.probe_draws, self.probe_rounds, draws))
+            else:
+                pass_over(suspect, self.probe_draws, self.probe_rounds, draws)
+        return starts
 
     def look(self, inversion: Inversion, samples: Tensor) -> dict[str, float]:
         """Return `uniformity`, `tv`, the trigger's KL and the score; see `Detection.look`."""
