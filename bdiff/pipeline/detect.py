@@ -107,21 +107,20 @@ def invert(
         seed=seed,
     )
 
-    starts, peers = detection.starts, stages.peers
-    shared = {"peers": peers} if starts > 1 else {}
+    shared = detection.starts > 1
+    if shared:
+        detection.peers = stages.peers
 
     def build() -> dict[str, Any]:
         suspect = suspect_of(model, diffusion, config.precision, config.checkpoint)
-        stages.settle(stage, suspect, detection.work, together=bool(shared))
-        steps = detection.total // starts * len(peers.mine(range(starts)))
-        with stages.meter("audit", steps, "steps") as meter:
-            watch = partial(meter.advance, 1)
-            found = steady(lambda: detection.invert(suspect, seed_of(seed, "audit"), watch, **shared))
+        stages.settle(stage, suspect, detection.work, together=shared)
+        with stages.meter("audit", detection.total, "steps") as meter:
+            found = steady(lambda: detection.invert(suspect, seed_of(seed, "audit"), partial(meter.advance, 1)))
         if stages.main:
             keep(stage.folder / "trigger.safetensors", {"trigger": found.trigger.contiguous()})
         return {"curve": found.curve, "evidence": found.evidence, "evaluations": suspect.evaluations}
 
-    return stage, stages.once(stage, build, together=bool(shared))
+    return stage, stages.once(stage, build, together=shared)
 
 
 def fidelity(trigger: Tensor, pattern: Tensor, mask: Tensor) -> dict[str, float]:
