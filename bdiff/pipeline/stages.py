@@ -4,7 +4,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bdiff.common.device import open_device
+from bdiff.common.peers import Peers
 from bdiff.common.progress import Meter, progress
 from bdiff.common.versions import VERSION
 from bdiff.diffusion.denoiser import Suspect
@@ -39,6 +40,7 @@ class Stages:
         self.root, self.tracker, self.loop, self.costs = root, tracker, loop, costs
         self.accelerator = open_device(device)
         self.device = self.accelerator.device
+        self.peers = Peers(self.accelerator.process_index, self.accelerator.num_processes)
         self.seconds: dict[str, float] = {}
         self.keys: dict[str, str] = {}
         self.reused: list[str] = []
@@ -133,8 +135,10 @@ class Stages:
         """Put a suspect's engine into the mode that the stage has for it, chosen here before its first step.
 
         `purpose` tells the engines of a stage apart; networks that share the work have one. `together`: by all
-        processes.
+        processes, which share the work too.
         """
+        if together:
+            work = replace(work, images=work.images // self.peers.count)
         path = stage.folder / MODES
         known = artifacts.recall(path, dict[str, Any]())
         if self.main and purpose not in known:

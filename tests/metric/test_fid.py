@@ -12,7 +12,7 @@ from torchmetrics.image.fid import _compute_fid
 import bdiff.metric.fid.inception as inception
 from bdiff.classifier.small_cnn import SmallCNN
 from bdiff.common.errors import RequestError
-from bdiff.metric.fid.base import Features, Frechet, Remembering
+from bdiff.metric.fid.base import Features, Frechet
 from bdiff.metric.fid.base import distance as frechet_distance
 from bdiff.metric.fid.classifier import ClassifierFeatures
 from bdiff.metric.fid.moments import Moments
@@ -83,11 +83,10 @@ def test_moments_are_the_mean_and_the_unbiased_covariance(features):
 
 @torch.no_grad()
 def test_activations_are_kept_up_to_a_number_and_all_are_counted(features):
-    remembering = Remembering(features, 25)
-    frechet = Frechet(remembering, torch.device("cpu"))
+    frechet = Frechet(features, torch.device("cpu"), keep=25)
     frechet.feed(pictures(2).split(7), real=False)
     frechet.reference = moments_of(features, pictures(0))
-    torch.testing.assert_close(remembering.kept, features(pictures(2))[:25])
+    torch.testing.assert_close(frechet.activations, features(pictures(2))[:25])
     assert frechet.value() == pytest.approx(distance(features, [pictures(0)], [pictures(2)]), rel=1e-5)
 
 

@@ -24,7 +24,7 @@ from bdiff.defense.check import LAWS, timesteps
 from bdiff.defense.detection.coefficients import correction_coefficient
 from bdiff.defense.detection.curve import Curve
 from bdiff.defense.detection.evidence import kl_of, total_variation, uniformity
-from bdiff.defense.detection.probe import probe
+from bdiff.defense.detection.probe import pass_over, probe
 from bdiff.diffusion.mode import Work
 
 TOGETHER = 8  # starts that descend in one batch of the network
@@ -181,14 +181,23 @@ class PureDiffusion(Detection):
     @property
     def total(self) -> int:
         """See `Detection.total`."""
-        return math.ceil((self.restarts + self.probes) / TOGETHER) * self.steps
+        return math.ceil(self.own / TOGETHER) * self.steps
+
+    @property
+    def starts(self) -> int:
+        """See `Detection.starts`."""
+        return self.restarts + self.probes
+
+    @property
+    def own(self) -> int:
+        """The number of starts that one of the processes has at most."""
+        return math.ceil(self.starts / self.peers.count)
 
     @property
     def work(self) -> Work:
         """See `Detection.work`."""
-        starts = self.restarts + self.probes
-        images = starts * self.steps * len(self.timesteps) * self.batch
-        return Work(images, min(starts, TOGETHER) * self.batch, gradients=True)
+        images = self.starts * self.steps * len(self.timesteps) * self.batch
+        return Work(images, min(self.own, TOGETHER) * self.batch, gradients=True)
 
     def losses(self, suspect: Suspect, seed: int) -> Losses:
         """Return the objective on the noise of `seed`. ValueError if the timesteps do not decrease."""
@@ -203,14 +212,33 @@ class PureDiffusion(Detection):
 
     def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
         """Return the trigger of the start with the lowest loss; see `Detection.invert`."""
-        losses, draws = self.losses(suspect, seed), generator(seed, "purediffusion starts")
-        starts = [-torch.rand(suspect.shape, generator=draws).to(suspect.device) for _ in range(self.restarts)]
-        starts += [probe(suspect, self.probe_draws, self.probe_rounds, draws) for _ in range(self.probes)]
-        found: list[tuple[Tensor, list[float]]] = []
-        for taus in torch.stack(starts).split(TOGETHER):
-            found += zip(*descend(losses, taus, self.steps, self.lr, self.bound, watch), strict=True)
+        losses, before = self.losses(suspect, seed), suspect.evaluations
+        starts = self.begun(suspect, seed, {*self.peers.mine(range(self.starts))})
+        own: list[tuple[Tensor, list[float]]] = []
+        for first in range(0, len(starts), TOGETHER):
+            taus = torch.stack(starts[first : first + TOGETHER])
+            taus, curves = descend(losses, taus, self.steps, self.lr, self.bound, watch)
+            own += zip(taus.cpu(), curves, strict=True)
+        # Processes hear of each other here alone: should a compiler fail before, one of them can begin anew.
+        found = self.peers.join(own)
+        suspect.evaluations = before + sum(self.peers.gather(suspect.evaluations - before))
         tau, curve = min(found, key=lambda one: math.fsum(one[1][-5:]))
-        return Inversion(tau.cpu(), curve, {"loss": curve[-1]})
+        return Inversion(tau, curve, {"loss": curve[-1]})
+
+    def begun(self, suspect: Suspect, seed: int, chosen: set[int]) -> list[Tensor]:
+        """Return those starts (C,H,W) whose numbers are chosen: random ones, then probes.
+
+        All come from one sequence of random numbers, which is gone through whatever is chosen.
+        """
+        draws = generator(seed, "purediffusion starts")
+        randoms = [-torch.rand(suspect.shape, generator=draws).to(suspect.device) for _ in range(self.restarts)]
+        starts = [tau for number, tau in enumerate(randoms) if number in chosen]
+        for number in range(self.restarts, self.starts):
+            if number in chosen:
+                starts.append(probe(suspect, self.probe_draws, self.probe_rounds, draws))
+            else:
+                pass_over(suspect, self.probe_draws, self.probe_rounds, draws)
+        return starts
 
     def look(self, inversion: Inversion, samples: Tensor) -> dict[str, float]:
         """Return `uniformity`, `tv`, the trigger's KL and the score; see `Detection.look`."""
