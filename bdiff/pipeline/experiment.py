@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from bdiff.diffusion.mode import Costs
 from bdiff.diffusion.training import LoopConfig
 from bdiff.model import checkpoint
 from bdiff.pipeline import prepare
@@ -27,6 +28,7 @@ class Experiment(Stages):
         self.scheduler = prepare.sampler(config.sampler, self.schedule, config.sample.steps)
         runtime = plain(config.runtime)
         self.loop = LoopConfig(**{name: runtime[name] for name in LoopConfig.__dataclass_fields__})
+        self.costs = Costs(Path(config.paths.cache) / "compiled")
         self.measures = prepare.measures(config)
         if config.model.pretrained is not None:
             checkpoint.examine(config.model.pretrained, plain(config.model.unet), self.schedule)

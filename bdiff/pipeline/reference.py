@@ -66,7 +66,7 @@ def train_classifier(run: Experiment, name: str = "classifier") -> tuple[Classif
                 used,
                 recipe,
                 seed_of(config.seed, "train"),
-                Session(stage.folder, run.loop, Alone(run.device) if alone else run.accelerator, name),
+                Session(stage.folder, run.loop, Alone(run.device) if alone else run.accelerator, name, costs=run.costs),
             )
             share = accuracy(model, images, kept, run.device)
             log.info("%s: %.1f %% of %d %s right", name, 100 * share, len(kept), unseen(config))

@@ -72,7 +72,8 @@ def removed_stage(
 
             def train(net: nn.Module, loss: Loss) -> nn.Module:
                 seed = seed_of(run.config.seed, "repair")
-                session = Session(stage.folder, run.loop, run.accelerator, "repair", partial(run.record, "repair"))
+                record = partial(run.record, "repair")
+                session = Session(stage.folder, run.loop, run.accelerator, "repair", record, run.costs)
                 return fit(net, loss, images, torch.arange(len(images)), recipe, seed, session)
 
             suspect = suspect_of(run, model)

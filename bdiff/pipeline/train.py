@@ -154,7 +154,7 @@ def train_denoiser(
                 index,
                 recipe,
                 seed_of(config.seed, "train"),
-                Session(stage.folder, run.loop, run.accelerator, name, partial(run.record, name)),
+                Session(stage.folder, run.loop, run.accelerator, name, partial(run.record, name), run.costs),
                 attack,
             )
             if run.main:

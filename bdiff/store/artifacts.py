@@ -31,7 +31,7 @@ os.umask(UMASK)  # it can only be read by being set
 PERMISSIONS = 0o666 & ~UMASK  # of files that a group shares if its members' umask says so
 
 #: files of a stage that nothing is computed from, so that the stage is whole without them
-ASIDE = ("manifest.json", "seconds.json", "threads.json", "history.jsonl")
+ASIDE = ("manifest.json", "seconds.json", "threads.json", "mode.json", "history.jsonl")
 
 
 def digest(value: Any) -> str:
