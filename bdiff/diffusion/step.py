@@ -21,8 +21,8 @@ from bdiff.diffusion.engine import RECOMPILES, CompilerFailed, failures
 
 log = logging.getLogger(__name__)
 
-#: what is compiled where the compiler fails at more of it: a loss may do what it does not know
-LESS = {"loss": "network", "network": None}
+#: what is compiled where the compiler fails at more: a loss may do what it does not know
+LESS = {"loss": "network"}
 #: packages of which `unchanging` knows what differs between training and evaluation
 KNOWN = ("torch", "diffusers", "bdiff")
 
@@ -78,7 +78,8 @@ class Step:
         self, model: nn.Module, loss: Loss, precision: str, accelerator: Accelerator | Alone, most: int | None = None
     ):
         self.model, self.accelerator = model, accelerator
-        self.most = most if unchanging(model) else None
+        self.unchanging = unchanging(model)
+        self.most = most if self.unchanging else None
         self.objective = Objective(model, loss, precision)
         self.net: nn.Module = self.objective
         self.apart: Callable[[nn.Module], AbstractContextManager[Any]] = contextlib.nullcontext
@@ -87,12 +88,17 @@ class Step:
         self.failed: Callable[[str], None] = log.warning  # is told when less is compiled from now on, and why
 
     def compile(self) -> None:
-        """Go into compiled mode."""
+        """Go into compiled mode, where diffusers copies no layouts if it takes the model for one in evaluation.
+
+        Eager mode does without that: the copies decide about its bits.
+        """
         self.objective.scope = "loss"
+        self.model.train(not self.unchanging)
 
     def fall_back(self) -> None:
         """Go into eager mode."""
         self.objective.scope = None
+        self.model.train()
 
     def __call__(self, batch: Batch, seed: int) -> Tensor:
         """Return the loss of a batch, whose random numbers are those of `seed`."""
@@ -122,9 +128,12 @@ class Step:
             scope = self.objective.scope
             if scope is None:
                 raise
-            self.objective.scope = LESS[scope]
             self.model.zero_grad()
-            mode = f"compiling the {self.objective.scope} alone" if self.objective.scope else "going on in eager mode"
+            mode = "going on in eager mode"
+            if less := LESS.get(scope):
+                self.objective.scope, mode = less, f"compiling the {less} alone"
+            else:
+                self.fall_back()
             raise CompilerFailed(f"the {scope}: {type(error).__name__}: {first_line(error)}; {mode}") from error
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 

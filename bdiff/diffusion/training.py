@@ -30,7 +30,7 @@ from bdiff.diffusion.batch import Batch, Loss
 from bdiff.diffusion.checkpointer import Checkpointer, Companion
 from bdiff.diffusion.history import History
 from bdiff.diffusion.mode import Costs, Mode, decide
-from bdiff.diffusion.step import Step, recomputing, unchanging
+from bdiff.diffusion.step import Step, recomputing
 from bdiff.diffusion.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def fit(
     part = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
     total = recipe.total(len(index))
 
-    model.to(device).train(not unchanging(model))  # diffusers copies layouts in training
+    model.to(device).train()
     weights = [*model.parameters()]
     optimizer = OPTIMIZERS[recipe.optimizer](weights, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     ema = Average(weights, recipe.ema) if recipe.ema else None
