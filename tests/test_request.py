@@ -76,7 +76,7 @@ WRONG = [
     ("run train.precision=fp8", "train.precision=fp8 is not known", "auto, bf16, fp32"),
     ("run train.optimizer=sgdd", "train.optimizer=sgdd is not known", "adam, adamw"),
     ("run tracker=wandb tracker.mode=of", "tracker.mode=of is not known", "offline"),
-    ("run runtime.compile=maybe", "runtime.compile=maybe must be true or false"),
+    ("run runtime.compile=maybe", "runtime.compile=maybe must be auto, true or false"),
     ("run classifier.train.lr=abc", "classifier.train.lr=abc must be a number"),
     ("run model.unet.layers_per_block=two", "model.unet.layers_per_block=two must be a whole number"),
     ("run model.unet.block_out_channels=32", "model.unet.block_out_channels=32 must be a list"),

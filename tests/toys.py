@@ -23,7 +23,10 @@ TRAIN_CONFIG = TrainConfig(
     steps=12, epochs=None, batch_size=6, optimizer="adam", lr=1e-3, weight_decay=0.0, warmup=4, clip_norm=1.0,
     ema=0.9, precision="fp32",
 )  # fmt: skip
-LOOP = LoopConfig(compile=False, workers=0, checkpoint_seconds=0.0, keep=2, log_every=1, progress=1000.0)
+LOOP = LoopConfig(
+    compile=False, micro_batch=None, recompute=False, workers=0, checkpoint_seconds=0.0, keep=2, log_every=1,
+    progress=1000.0,
+)  # fmt: skip
 
 
 def schedule(steps: int = 20) -> Schedule:

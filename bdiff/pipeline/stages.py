@@ -4,7 +4,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from bdiff.common.versions import VERSION
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.engine import Engine
 from bdiff.diffusion.history import read_history
-from bdiff.diffusion.mode import Costs, Mode, Work, choose
+from bdiff.diffusion.mode import Costs, Mode, Work, announce, choose
 from bdiff.diffusion.training import LoopConfig, Session
 from bdiff.store import artifacts, provenance, threads
 from bdiff.store.artifacts import Stage
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 #: folders of a growing stage that only a killed run needs again: a training's state, and answers batch by batch
 STATE, BATCHES = "state", "batches"
-MODES = "modes.json"  # of its networks, in the folder of a stage
 
 
 class Stages:
@@ -139,17 +138,15 @@ class Stages:
         """
         if together:
             work = replace(work, images=work.images // self.peers.count)
-        path = stage.folder / MODES
-        known = artifacts.recall(path, dict[str, Any]())
-        if self.main and purpose not in known:
+        mode = Mode.kept(stage.folder, purpose)
+        if self.main and mode is None:
             mode = choose(self.loop.compile, suspect.engine, suspect.example(work.batch), work, self.costs)
-            log.info("%s: %s", stage.name, mode)
-            known |= {purpose: asdict(mode)}
-            artifacts.write_json(path, known)
+            mode.keep(stage.folder, purpose)
+            announce(stage.name, mode, self.loop.compile, work.calls)
         if together:
             self.accelerator.wait_for_everyone()
-            known = artifacts.recall(path, known)
-        mode = Mode(**known[purpose])
+            mode = Mode.kept(stage.folder, purpose)
+        assert mode is not None, f"{stage.folder} has no mode for {purpose}"
         if mode.compiled and suspect.engine.batch is None:
             suspect.engine.compile(mode.batch, mode.gradients)
         self.engines[purpose] = mode, suspect.engine
@@ -160,7 +157,7 @@ class Stages:
 
     def session(self, stage: Stage, name: str) -> Session:
         """Return where and how a stage trains by all processes, its history recorded under `name`."""
-        return Session(stage.folder, self.loop, self.accelerator, name, partial(self.record, name))
+        return Session(stage.folder, self.loop, self.accelerator, name, partial(self.record, name), self.costs)
 
     def meter(self, name: str, total: int, unit: str) -> AbstractContextManager[Meter]:
         """Return a progress bar for `total` units of work."""
