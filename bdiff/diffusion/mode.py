@@ -205,7 +205,7 @@ def decide(setting: bool | str, subject: Subject, calls: int, batch: int, costs:
     total, (seconds, gain) = eager * calls, costs.expected(subject)
     saved = total * (1 - 1 / gain)
     if setting == "auto" and saved < 2 * seconds:  # what is not known well has to pay well
-        reason = f"{total:.3g} s of work; compiling takes about {seconds:.2g} s and saves {saved:.2g} s"
+        reason = f"{total:.3g} s of work; compiling takes about {seconds:.3g} s and saves {saved:.2g} s"
         return Mode(False, reason, batch)
     costs.use()
     began = time.monotonic()

@@ -42,7 +42,8 @@ class Trial:
         buffers = [buffer.clone() for buffer in model.buffers()]  # BatchNorm's statistics
         try:
             loss = self.step.taken(self.batch, 0, together=False)
-        except CompilerFailed:
+        except CompilerFailed as error:
+            self.step.failed(str(error))
             if self.step.objective.scope is None:
                 raise
             return self.call()
