@@ -268,3 +268,22 @@ def test_the_average_has_the_bits_and_the_state_of_diffusers(decay):
         for one in (theirs, ours):
             one.step(model)
         assert all(map(torch.equal, ours.average, theirs.shadow_params))
+
+
+@pytest.mark.slow
+def test_a_perturbed_denoiser_trains_compiled_too(tmp_path):
+    """ANP's: hooks that perturb, and a clamp of the weights within the loss."""
+    found = []
+    for loop in (toys.LOOP, LOOP):
+        perturbed, ordinary = Perturbed(denoiser(), 0.05), denoising_loss(clean, toys.schedule(), None, flip=False)
+
+        def ascent(net, batch, perturbed=perturbed, ordinary=ordinary):
+            perturbed.project()
+            return -ordinary(net, batch)
+
+        session = toys.session(tmp_path / f"{loop.compile}", loop)
+        fit(perturbed, ascent, toys.images(), torch.arange(20), toys.recipe(steps=STEPS, lr=0.02), 0, session)
+        found.append(perturbed.change.detach().clone())
+    assert near(found[1], found[0], 1e-4) and found[0].abs().max() > 0.04
+    kept = Mode.kept(tmp_path / "True")
+    assert kept is not None and kept.compiled and "the network alone" not in kept.reason
