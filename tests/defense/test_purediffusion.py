@@ -17,6 +17,7 @@ from bdiff.defense.base import Inversion, Suspect
 from bdiff.defense.check import timesteps
 from bdiff.defense.detection.coefficients import correction_coefficient
 from bdiff.defense.detection.evidence import kl_of, total_variation
+from bdiff.defense.detection.probe import pass_over, probe
 from bdiff.defense.detection.purediffusion import (
     Losses,
     PureDiffusion,
@@ -288,3 +289,12 @@ def test_amplification_lowers_the_objective_and_the_trigger_does_more():
 def test_amplification_stays_within_its_bound():
     found = amplifier(steps=5, lr=1.0, batch=4, bound=0.9).reinforce(suspect(rate=0.1), TRIGGER, 0)
     assert found.trigger.abs().max().item() == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("steps", [5, 40])  # fewer and more than a probe's samples take
+def test_a_probe_that_another_process_makes_takes_as_many_random_numbers(steps):
+    model = Suspect(toys.unet(), toys.schedule(steps), SHAPE)
+    made, passed = draws(0), draws(0)
+    probe(model, 8, 2, made)
+    pass_over(model, 8, 2, passed)
+    assert torch.equal(made.get_state(), passed.get_state())
