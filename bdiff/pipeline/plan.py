@@ -75,7 +75,7 @@ def plan(config: DictConfig) -> Plan:
         run, missing = outlined_experiment(config)
         carried_out(run, lambda figures: None)
     steps = cast(PlannedStages, run.stages).steps
-    return Plan(config.name, [estimate(run, step) for step in steps], missing, basis(run, steps))
+    return Plan(config.name, [estimate(run, step) for step in steps], [*dict.fromkeys(missing)], basis(run, steps))
 
 
 def outlined_experiment(config: DictConfig) -> tuple[Experiment, list[str]]:

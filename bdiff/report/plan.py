@@ -11,9 +11,9 @@ from bdiff.pipeline.plan import Plan
 from bdiff.pipeline.planned import REUSED
 
 HEADS = ("stage", "state", "work", "time", "memory")
-ESTIMATES = """Times: operations counted, by the rate of forward passes measured here, in eager mode; a
-training step is 3 passes, a gradient to the input 2. Memory: weights, optimizer,
-average and what a pass keeps, without datasets and what libraries take."""
+ESTIMATES = """Times: operations counted, by the rate of forward passes measured here, in eager
+mode; a row of training is 3 passes, a gradient to the input 2. Memory: weights,
+optimizer, average and what a pass keeps, without data and what libraries take."""
 
 
 def show(out: Screen, plan: Plan) -> None:
