@@ -1,7 +1,8 @@
-"""Peak memory of measuring 5,000 and 50,000 samples of 32x32, each in a process of its own: it should be the same.
+"""Peak memory of measuring 5,000 and 50,000 samples of 32x32, each in its own process: it should be the same.
 
-Takes the path a run takes (bdiff.pipeline.measure over sample files on disk), the samples being noise. Without a GPU
-the features are a stub's of Inception's 2,048 dimensions; with one they are pytorch-fid's network with random weights.
+Uses the code of a run (bdiff.pipeline.measure over sample files on disk), with noise as samples. Without a GPU the
+features are from a stub with Inception's 2,048 dimensions; with one they are from pytorch-fid's network with random
+weights.
 
     python scripts/fid_memory.py [count ...]
 """
@@ -60,7 +61,7 @@ def random_inception(path: Path) -> None:
 
 
 def one(count: int) -> dict[str, Any]:
-    """Measure `count` samples in this process and return what it took."""
+    """Measure `count` samples in this process and return the cost."""
     with tempfile.TemporaryDirectory() as scratch:
         words = [f"paths.outputs={scratch}", "data.size=32", "data.channels=3", f"sample.count={count}"]
         words += [

@@ -1,4 +1,4 @@
-"""Write one run's figures as one small JSON: python scripts/record_result.py <run folder> results/<name>.json"""
+"""Write one run's results as a small JSON: python scripts/record_result.py <run folder> results/<name>.json"""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from bdiff.store import results
 
 
 def main(run: Path, target: Path) -> None:
-    """Keep what another person needs to compare with: the request, where it ran, and what came out."""
+    """Write what others need for a comparison: the config, the provenance and the metrics."""
     record = json.loads((run / "metrics.json").read_text())
     if record["status"] != "done":
         sys.exit(f"{run} is {record['status']}, not done")

@@ -1,10 +1,10 @@
-"""Whether a change kept every number: a tiny run of each attack, defense, sampler and more, beside an earlier commit's.
+"""Check that a change preserves all numbers: tiny runs of each attack, defense, sampler etc. against an earlier commit.
 
     python scripts/same_numbers.py --write before.json     at the commit before
     python scripts/same_numbers.py --against before.json   at the commit after, on the same machine
 
-On a CPU the metrics must be equal to the last bit. `--default` takes the default run as well, some minutes.
-Exit code 1 where a number differs, or a run fails.
+On a CPU the metrics must be bit-identical. `--default` includes the default run, which takes some minutes.
+Exit code 1 if a number differs, or a run fails.
 """
 
 import argparse
@@ -21,12 +21,12 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from tiny import ATTACKS, DEFENSES, OTHERS, TINY  # noqa: E402
 
-#: what says how long something took
+#: metrics that are durations
 TIMES = ("seconds",)
 
 
 def requests(default: bool) -> dict[str, list[str]]:
-    """Return the overrides of every run by its name."""
+    """Return the overrides of every run by name."""
     samplers = sorted(path.stem for path in (ROOT / "conf" / "sampler").glob("*.yaml"))
     found = {f"attack={name}": [f"attack={name}", *words] for name, words in ATTACKS.items()}
     found |= {f"defense={name}": [f"defense={name}", *words] for name, words in DEFENSES.items()}
@@ -37,7 +37,7 @@ def requests(default: bool) -> dict[str, list[str]]:
 
 
 def metrics(name: str, words: list[str], home: Path) -> dict[str, float] | str:
-    """Return the numbers of a run, or the last line of what it said."""
+    """Return the numbers of a run, or the last line of its output."""
     place = home / re.sub(r"\W", "_", name)
     fixed = [f"paths.outputs={home}/outputs", f"paths.cache={home}/cache", "runtime.threads=1", "tracker=none"]
     command = [sys.executable, "-m", "bdiff", "run", *words, *fixed, f"hydra.run.dir={place}"]

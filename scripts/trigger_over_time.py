@@ -1,9 +1,9 @@
-"""Draw what a model makes of its trigger, and of other pictures, over the timesteps: docs/trigger_over_time.png.
+"""Draw a model's response to its trigger, and to other pictures, over the timesteps: docs/trigger_over_time.png.
 
     python scripts/trigger_over_time.py <run folder of a backdoored model> <run folder of a clean one> <file.png>
 
-Left: how far the shift of the predicted noise is from the law c_t tau, relative to it. Right: how much the predicted
-images differ over a batch, relative to the chain without tau. Only the true trigger in its own model keeps both low.
+Left: distance of the shift of the predicted noise from c_t tau, relative to it. Right: spread of the predicted images
+over a batch, relative to the chain without tau. Both are low only for the true trigger in its own model.
 """
 
 import sys
@@ -27,15 +27,15 @@ BATCH = 64
 
 @torch.no_grad()
 def over_time(suspect: Suspect, tau: torch.Tensor) -> tuple[list[float], list[float]]:
-    """Return the shift's distance from the law and the relative spread, at every timestep from the last one down."""
-    schedule, law = suspect.schedule, correction_coefficient(suspect.schedule, "ancestral")
+    """Return the distance of the shift from c_t tau and the relative spread, at every timestep from the last down."""
+    schedule, coefficient = suspect.schedule, correction_coefficient(suspect.schedule, "ancestral")
     draws = generator(0, "trigger over time")
     clean = suspect.noise(BATCH, draws)
     x = clean + tau
     gaps, spreads = [], []
     for t in reversed(range(len(schedule))):
         eps, own = suspect.eps(x, t), suspect.eps(clean, t)
-        gaps.append((((eps - own).mean(0) - law[t] * tau).norm() / (law[t] * tau).norm()).item())
+        gaps.append((((eps - own).mean(0) - coefficient[t] * tau).norm() / (coefficient[t] * tau).norm()).item())
         when = torch.full((BATCH,), t)
         seen, plain = schedule.x0(x, eps, when), schedule.x0(clean, own, when)
         spreads.append((seen.std(0).square().mean() / plain.std(0).square().mean()).sqrt().item())
@@ -45,7 +45,7 @@ def over_time(suspect: Suspect, tau: torch.Tensor) -> tuple[list[float], list[fl
 
 
 def suspect_of(folder: Path) -> tuple[Suspect, torch.Tensor]:
-    """Return the model of a run and the trigger that the run was about."""
+    """Return the model of a run and the run's trigger."""
     config, record = OmegaConf.load(folder / "config.yaml"), read_json(folder / "metrics.json")
     shape = (config.data.channels, config.data.size, config.data.size)
     pattern = Trigger.from_picture(make(config.trigger, size=shape[1]), shape[0]).pattern

@@ -117,7 +117,7 @@ class Card(TorchFunctionMode):
         if name in ("numpy", "__array__") and there:
             raise Refused(f"numpy from a tensor of the card at {within_bdiff()}")
         pinned = bool(kwargs.pop("pin_memory", False))
-        wanted = self.placed(name, tensors, there, kwargs)
+        expected = self.placed(name, tensors, there, kwargs)
         if there:
             self.judge(name, args, kwargs, tensors)
         out = func(*args, **kwargs)
@@ -125,7 +125,7 @@ class Card(TorchFunctionMode):
             there = on_card(args[0])
         for one in [out] if isinstance(out, Tensor) else tree_leaves(out) if isinstance(out, tuple | list) else []:
             if isinstance(one, Tensor) and not any(one is known for known in tensors):
-                tag(one, there if wanted is None else wanted, pinned)
+                tag(one, there if expected is None else expected, pinned)
         return out
 
     def attribute(self, func, name, args, kwargs):
@@ -168,14 +168,14 @@ class Card(TorchFunctionMode):
     def placed(self, name, tensors, there, kwargs) -> bool | None:
         """Take the device out of `kwargs`, and return whether it is the card, None where none is asked for."""
         draws, device = kwargs.get("generator"), kwargs.get("device")
-        wanted = None if device is None else is_card(device)
-        if isinstance(draws, torch.Generator) and (there if wanted is None else wanted):
+        expected = None if device is None else is_card(device)
+        if isinstance(draws, torch.Generator) and (there if expected is None else expected):
             raise Refused(f"{name} on the card by a generator of the CPU at {within_bdiff()}")
         if device is not None:
             kwargs["device"] = "cpu"
-        if wanted and name in ("tensor", "as_tensor", "asarray") and not (tensors and there):
+        if expected and name in ("tensor", "as_tensor", "asarray") and not (tensors and there):
             self.wait("copy to the card from ordinary memory")
-        return wanted
+        return expected
 
     def judge(self, name, args, kwargs, tensors) -> None:
         """Raise Refused where devices mix as CUDA does not allow, and count what waits; some tensor is on the card."""

@@ -141,7 +141,7 @@ def odd_picture(draw: random.Random) -> tuple[str, bytes]:
     return end, buffer.getvalue()
 
 
-def tell_folder(home: Path, members: dict[str, bytes]) -> Path:
+def data_fuzz_result(home: Path, members: dict[str, bytes]) -> Path:
     """Write files below `home`."""
     for name, data in members.items():
         (home / name).parent.mkdir(parents=True, exist_ok=True)

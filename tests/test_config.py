@@ -151,7 +151,7 @@ def sound(*overrides: str) -> set[tuple[str, str]]:
             continue
         setting, part = declaration(config, key), part_of(config, parent)
         assert part and setting and setting.help, f"{key} has no declaration with a line of help"
-        assert (told := value_problem(key, config, config)) is None, told
+        assert (message := value_problem(key, config, config)) is None, message
         met.add((part.path, name))
     assert not [*untaken(config, [*leaves(config)])]
     return met
@@ -171,8 +171,8 @@ def declared(path: str) -> set[tuple[str, str]]:
 def test_every_key_of_conf_is_declared_and_every_declared_setting_has_a_key():
     met = set().union(*(sound(f"{group}={option}") for group, option in OPTIONS if group != "hydra/launcher"))
     met |= sound("classifier@surrogate=timm")
-    wanted = set().union(*map(declared, {*SECTIONS.values(), *ours()}))
-    assert wanted <= met, wanted - met
+    expected = set().union(*map(declared, {*SECTIONS.values(), *ours()}))
+    assert expected <= met, expected - met
 
 
 @pytest.mark.parametrize("data", ["digits", "cifar10"])

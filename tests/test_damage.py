@@ -1,4 +1,4 @@
-"""A run over damaged files of earlier runs: what is damaged is made again, to the same numbers, or told by name."""
+"""A run over damaged files of earlier runs: damaged files are rebuilt, to the same numbers, or reported by name."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def test_a_table_leaves_damaged_runs_out_and_says_so(whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"metrics": {"suspect/asr": "lots"}}, "suspect/asr in metrics.json is 'lots', not a finite number"),
         ({"metrics": {"suspect/mse": None}}, "suspect/mse in metrics.json is None"),
@@ -82,7 +82,7 @@ def test_a_table_leaves_damaged_runs_out_and_says_so(whole, tmp_path):
         (None, "config.yaml has no config"),
     ],
 )
-def test_a_table_leaves_a_run_out_whose_numbers_cannot_be(changed, told, whole, tmp_path):
+def test_a_table_leaves_a_run_out_whose_numbers_cannot_be(changed, message, whole, tmp_path):
     home, record = whole
     for name in ("good", "bad"):
         shutil.copytree(home / "first", tmp_path / name)
@@ -94,7 +94,9 @@ def test_a_table_leaves_a_run_out_whose_numbers_cannot_be(changed, told, whole, 
         (tmp_path / "bad" / "metrics.json").write_text(json.dumps(record | changed))
     words = [sys.executable, "-m", "bdiff", "table", str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"COLUMNS": "300"})
-    assert done.returncode == 0 and f"{tmp_path / 'bad'} is skipped: {told}" in done.stderr and "1 run" in done.stdout
+    assert (
+        done.returncode == 0 and f"{tmp_path / 'bad'} is skipped: {message}" in done.stderr and "1 run" in done.stdout
+    )
 
 
 @pytest.mark.parametrize("content", [b"no database", bytes(4096)])

@@ -81,8 +81,8 @@ def test_the_loss_in_noise_is_that_of_before_for_noise_prediction():
     torch.manual_seed(1)
     t, eps = torch.randint(20, (6,)), torch.randn(6, *SHAPE)
     x_t = denoiser.schedule.add_noise(batch.pixels / 127.5 - 1, eps, t)
-    wanted = (denoiser.network(x_t, t).sample - eps).square().mean()
-    torch.testing.assert_close(value, wanted)
+    expected = (denoiser.network(x_t, t).sample - eps).square().mean()
+    torch.testing.assert_close(value, expected)
 
 
 def test_rows_count_by_their_weights():
@@ -146,23 +146,23 @@ def test_views_of_several_kinds_lie_beside_each_other():
     assert beside([plain, plain], [2, 3]) is plain
     both, z, t = beside([plain, affine], [2, 3]), torch.randn(5, *SHAPE), torch.tensor(700)
     for step in ("enter", "leave"):
-        wanted = torch.cat([getattr(plain, step)(z[:2]), getattr(affine, step)(z[2:])])
-        assert torch.equal(getattr(both, step)(z), wanted)
+        expected = torch.cat([getattr(plain, step)(z[:2]), getattr(affine, step)(z[2:])])
+        assert torch.equal(getattr(both, step)(z), expected)
     for step in ("show", "eps"):
-        wanted = torch.cat([getattr(plain, step)(z[:2], t), getattr(affine, step)(z[2:], t)])
-        assert torch.equal(getattr(both, step)(z, t), wanted)
+        expected = torch.cat([getattr(plain, step)(z[:2], t), getattr(affine, step)(z[2:], t)])
+        assert torch.equal(getattr(both, step)(z, t), expected)
 
 
 @pytest.mark.parametrize(
-    ("law", "steps", "ode", "wanted"),
+    ("law", "steps", "ode", "expected"),
     [("ancestral", 1000, False, 0.0), ("ancestral", 1000, True, 77.9), ("twice", 1000, True, -0.708),
      ("exact", 1000, True, 0.0), ("exact", 10, True, 0.0), ("ancestral", 50, False, 12.2)],
 )  # fmt: skip
-def test_what_a_sampler_leaves_of_the_trigger(law, steps, ode, wanted):
+def test_what_a_sampler_leaves_of_the_trigger(law, steps, ode, expected):
     mean, noise = 1 - LINEAR.abar.sqrt(), (1 - LINEAR.abar).sqrt()
     c = ancestral_coefficient(LINEAR.abar, LINEAR.alphas)
     path, answer = {"ancestral": (mean, c), "twice": (mean, 2 * c), "exact": (noise, torch.ones(1000))}[law]
-    assert residual(LINEAR, path, answer, steps, ode) == pytest.approx(wanted, rel=0.01, abs=2e-3)
+    assert residual(LINEAR, path, answer, steps, ode) == pytest.approx(expected, rel=0.01, abs=2e-3)
 
 
 def test_baddiffusion_opens_under_ancestral_sampling_of_all_steps_alone():

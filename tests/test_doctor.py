@@ -144,7 +144,7 @@ def test_every_checkpoint_and_network_is_listed(home):
     whats = [one.what for one in parts.weights()]
     assert whats[:2] == ["FID's Inception", "LPIPS's AlexNet"]
     assert set(whats[2:]) == {REPO, *(f"google/ddpm-ema-{name}-256" for name in ("celebahq", "bedroom", "church"))}
-    assert all(one.state == MISSING and one.mend for one in parts.weights())
+    assert all(one.state == MISSING and one.hint for one in parts.weights())
     path = home / "hub" / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"other")
@@ -157,22 +157,22 @@ def test_datasets_are_looked_for_in_the_cache_asked_for(home, tmp_path):
     nowhere, elsewhere = parts.datasets(str(tmp_path / "cache")), parts.datasets(str(tmp_path / "other"))
     assert (state_of(nowhere, "celebahq"), state_of(elsewhere, "celebahq")) == (MISSING, OK)
     assert state_of(nowhere, "digits") == OK
-    assert all(str(tmp_path / "cache") in one.mend for one in nowhere if one.state == MISSING)
+    assert all(str(tmp_path / "cache") in one.hint for one in nowhere if one.state == MISSING)
 
 
 def test_every_requirement_is_listed_and_fits():
     found = {one.what: one.state for one in machine.versions()}
-    wanted = [Requirement(line) for line in metadata.requires("bdiff") if "extra" not in line]
-    assert {one.name: OK for one in wanted}.items() <= found.items()
-    assert set(found) == {"python", "bdiff", *(one.name for one in wanted), *machine.LAUNCHERS}
+    expected = [Requirement(line) for line in metadata.requires("bdiff") if "extra" not in line]
+    assert {one.name: OK for one in expected}.items() <= found.items()
+    assert set(found) == {"python", "bdiff", *(one.name for one in expected), *machine.LAUNCHERS}
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"), [("torch>=99", "does not fit >=99"), ("no-such-package>=1", "not installed")]
+    ("expected", "said"), [("torch>=99", "does not fit >=99"), ("no-such-package>=1", "not installed")]
 )
-def test_a_package_that_is_missing_or_old(wanted, said):
-    one = machine.package(Requirement(wanted))
-    assert one.state == MISSING and said in one.found and one.mend == f"pip install '{wanted}'"
+def test_a_package_that_is_missing_or_old(expected, said):
+    one = machine.package(Requirement(expected))
+    assert one.state == MISSING and said in one.found and one.hint == f"pip install '{expected}'"
 
 
 def test_a_missing_package_ends_it_and_a_missing_launcher_does_not(healthy, monkeypatch, capsys):
@@ -189,7 +189,7 @@ def test_disk_that_cannot_be_written_or_is_nearly_full(home, monkeypatch):
     (home / "file").write_text("")
     assert machine.room("paths.outputs", home / "not" / "yet").state == OK
     blocked = machine.room("paths.outputs", home / "file" / "below")
-    assert blocked.state == MISSING and blocked.mend.startswith("set paths.outputs=")
+    assert blocked.state == MISSING and blocked.hint.startswith("set paths.outputs=")
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
     scarce = machine.room("paths.cache", home)
     assert scarce.state == WARN and scarce.found.startswith("1.0 GB free at ")
@@ -239,7 +239,7 @@ def test_a_failed_self_test_fails_the_doctor(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "bdiff run would not work here: see a run on cpu"
 
 
-def test_reachable_tells_what_is_served_from_what_is_not(home):
+def test_reachable_reports_what_is_served_from_what_is_not(home):
     """The function itself, on addresses of files, for which no network is needed."""
     (home / "here").write_text("")
     assert reachable((home / "here").as_uri())
@@ -257,7 +257,7 @@ def test_reachable_tells_what_is_served_from_what_is_not(home):
         (["trigger=box,hat"], "has several values"),
     ],
 )
-def test_wrong_words_are_told_in_one_line(words, said, capsys):
+def test_wrong_words_are_reported_in_one_line(words, said, capsys):
     code = cli.command(["doctor", *words])
     out, err = capsys.readouterr()
     (line,) = (line for line in err.splitlines() if said in line)

@@ -40,7 +40,7 @@ def test_the_largest_side_that_an_error_names_fits_and_the_next_does_not(size):
 
 
 @pytest.mark.parametrize("side", [0, -3, 31, 1000, 2.5, "big"])
-def test_a_wrong_side_is_told_in_one_line(side):
+def test_a_wrong_side_is_reported_in_one_line(side):
     with pytest.raises(ValueError, match=rf"^trigger\.side={side} does not fit a 32 px image.*1 to 30$"):
         side_in(32, side)
 
@@ -143,12 +143,12 @@ def text(folder):
 @pytest.mark.parametrize(
     "make", [truncated, broken_chunk, text, lambda folder: folder / "missing.png", lambda folder: folder]
 )
-def test_what_is_no_picture_is_told_in_one_line(tmp_path, make):
+def test_what_is_no_picture_is_reported_in_one_line(tmp_path, make):
     path = make(tmp_path)
     with pytest.raises(ValueError) as error:
         load(path, 8, "target.path")
-    told = str(error.value)
-    assert str(path) in told and "target.path=<png or jpg>" in told and "\n" not in told
+    message = str(error.value)
+    assert str(path) in message and "target.path=<png or jpg>" in message and "\n" not in message
 
 
 def test_grey_is_pils_luminance():

@@ -119,10 +119,10 @@ def test_training_waits_once_for_its_logged_losses(tmp_path, resident):
         index, poisoned = attack.rows(images.labels, 0)
         attack.to(CARD)
         loss = denoising_loss(attack.poison, toys.schedule().to(CARD), poisoned.to(CARD), flip=True)
-        recipe, loop = toys.recipe(steps=steps), replace(toys.LOOP, log_every=10, checkpoint_seconds=1e9)
+        train_config, loop = toys.train_config(steps=steps), replace(toys.LOOP, log_every=10, checkpoint_seconds=1e9)
         images = images.to(CARD) if resident else images
         net, before = Denoiser(toys.unet(), toys.schedule(), (1, 8, 8), CARD), counted(card)
-        fit(net, loss, images, index, recipe, 0, toys.session(tmp_path / f"{steps}", loop, accelerator()))
+        fit(net, loss, images, index, train_config, 0, toys.session(tmp_path / f"{steps}", loop, accelerator()))
         return before
 
     assert marginal(20, 60, work) == (1 / 10, 0)
@@ -142,7 +142,7 @@ def test_a_step_of_diff2_waits_for_nothing(tmp_path):
         loop = replace(toys.LOOP, log_every=10, checkpoint_seconds=1e9)
         net, before = Denoiser(toys.unet(), schedule, (1, 8, 8), CARD), counted(card)
         session = toys.session(tmp_path / f"{steps}", loop, accelerator())
-        fit(net, loss, images, index, toys.recipe(steps=steps), 0, session)
+        fit(net, loss, images, index, toys.train_config(steps=steps), 0, session)
         return before
 
     assert marginal(20, 60, work) == (1 / 10, 0)
@@ -233,9 +233,9 @@ def test_samples_on_the_card_are_those_of_the_cpu(tmp_path):
 
     with Card():
         found = drawn(tmp_path / "card", accelerator())
-    wanted = drawn(tmp_path / "cpu", toys.accelerator())
-    assert [len(images) for images in wanted] == [5, 3]
-    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+    expected = drawn(tmp_path / "cpu", toys.accelerator())
+    assert [len(images) for images in expected] == [5, 3]
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 MIXES = {
@@ -300,7 +300,7 @@ def test_a_planted_item_in_the_loss_fails_the_pinned_number(tmp_path):
             value = net(to_float(batch.pixels), batch.rows).square().mean()
             return value * (1 if value.item() > 0 else 2)
 
-        fit(net, loss, images, torch.arange(20), toys.recipe(steps=steps), 0, session)
+        fit(net, loss, images, torch.arange(20), toys.train_config(steps=steps), 0, session)
         return before
 
     assert marginal(20, 60, work) == (1 + 1 / 10, 0)

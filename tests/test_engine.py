@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bdiff.diffusion import engine as engines
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.engine import TOLERANCE, steady
-from bdiff.diffusion.mode import Costs, Mode, Work, choose
+from bdiff.diffusion.mode import Costs, Inference, Mode, Work, choose
 
 SHAPE = (2, 8, 8)
 
@@ -138,7 +138,7 @@ def test_auto_compiles_where_the_work_pays_for_it(tmp_path: Path, monkeypatch: p
     little = choose("auto", suspect().engine, inputs(4), Work(400, 4), costs)
     assert not little.compiled and "compiling takes about 60 s" in little.reason
     engine = suspect().engine
-    costs.keep(costs.path(engine, inputs(4), Work(1, 4)), 1e-6, 2.0)  # as if it were known to cost nothing
+    costs.keep(Inference(engine, inputs(4), Work(1, 4)), 1e-6, 2.0)  # as if it were known to cost nothing
     known = choose("auto", engine, inputs(4), Work(10**9, 4), costs)
     assert known.compiled or "times as fast" in known.reason  # compiled at any rate, and kept where it was faster
 

@@ -83,8 +83,8 @@ def bdiff(place: Path, seconds: float, *words: str) -> Ended:
     assert "Traceback" not in ended.error and "BDIFF_DEBUG=1 shows where" not in ended.error, ended.error
     assert not re.search(r"failed: \w+(Error|Exception)\b", ended.error), ended.error
     if ended.code:
-        told = [line for line in ended.error.splitlines() if line.startswith(("bdiff: ", "  "))]
-        assert 1 <= len(told) <= 5 and all(line.isprintable() for line in told), ended.error
+        message = [line for line in ended.error.splitlines() if line.startswith(("bdiff: ", "  "))]
+        assert 1 <= len(message) <= 5 and all(line.isprintable() for line in message), ended.error
     return ended
 
 
@@ -102,7 +102,7 @@ def prepared(place: Path, data: Path, *words: str) -> Ended:
 
 
 def counted(ended: Ended, members: dict[str, bytes], unseen: int = 0) -> None:
-    """Each picture is either an image or told: refused by its name, or counted as left out."""
+    """Each picture is either an image or reported: refused by its name, or counted as skipped."""
     named = {name: data for name, data in members.items() if name.lower().endswith(SUFFIXES)}
     if ended.code == 0:
         assert all(map(readable, named.values())), "a damaged picture went through"
@@ -117,7 +117,7 @@ def spoilt_picture(draw: random.Random, place: Path, whole: Path) -> None:
     name = draw.choice(sorted(members))
     members[name] = draw.choice(files.BYTES)(draw, members[name])
     if draw.random() < 0.5:
-        counted(prepared(place, files.tell_folder(place / "data", members)), members)
+        counted(prepared(place, files.data_fuzz_result(place / "data", members)), members)
     else:
         (place / "data.zip").write_bytes(files.a_zip(members))
         counted(prepared(place, place / "data.zip"), members)
@@ -127,12 +127,12 @@ def odd_picture(draw: random.Random, place: Path, whole: Path) -> None:
     members = files.pictures(draw.randrange(99))
     end, data = files.odd_picture(draw)
     members[f"a/odd.{end}"] = data
-    counted(prepared(place, files.tell_folder(place / "data", members)), members)
+    counted(prepared(place, files.data_fuzz_result(place / "data", members)), members)
 
 
 def odd_entry(draw: random.Random, place: Path, whole: Path) -> None:
     members = files.pictures(draw.randrange(99))
-    home = files.tell_folder(place / "data", members)
+    home = files.data_fuzz_result(place / "data", members)
     name = draw.choice(sorted(members))
     what = files.odd_entry(draw, home / name)
     left = {str(path.relative_to(home)): path.read_bytes() for path in home.rglob("*") if path.is_file()}
@@ -271,7 +271,7 @@ def run_folders(draw: random.Random, place: Path, whole: Path) -> None:
     found = {row[0]: row[1:] for row in rows[1:]}
     assert {"1", "3"} <= {*found}, ended
     assert len(found) == 3 or "two is skipped" in ended.error or not path.exists() or "-" in found, ended
-    for mean in (row[1] for row in rows[1:]):  # a metrics.json whose number was changed to another cannot be told
+    for mean in (row[1] for row in rows[1:]):  # a metrics.json whose number was changed to another cannot be detected
         assert mean in ("", "-") or abs(float(mean) / mse - 1) < 1e-6 or path.suffix == ".json", ended
 
 

@@ -44,12 +44,21 @@ def test_the_miniature_does_everything_within_three_minutes_and_goes_on_where_it
 
 
 @pytest.mark.slow
-def test_a_step_without_data_is_skipped_and_one_that_fails_is_told(tmp_path, monkeypatch):
+def test_a_step_without_data_is_skipped_and_one_that_fails_is_reported(tmp_path, monkeypatch):
     """On a CPU as a card would be: `machine` asks for CUDA and fails, runs have no data."""
     state, out = tmp_path / "state", tmp_path / "out"
     (state / "done").mkdir(parents=True)
     audits = [f"{audit}_{model}" for audit in ("purediffusion", "elijah", "terd") for model in ("base", "backdoored")]
-    benches = ["training", "training_small_batch", "sampling", "inversion", "certification", "fid", "profile"]
+    benches = [
+        "training",
+        "training_small_batch",
+        "sampling",
+        "inversion",
+        "certification",
+        "fid",
+        "streaming",
+        "profile",
+    ]
     for name in (*benches, "tests", "baddiffusion", "removal", "diff2", *audits):
         (state / "done" / name).touch()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -60,6 +69,6 @@ def test_a_step_without_data_is_skipped_and_one_that_fails_is_told(tmp_path, mon
     assert json.loads((out / "results.json").read_text()) == {"results": []}
 
 
-def test_a_wrong_command_is_told():
+def test_a_wrong_command_is_reported():
     done = gpu("bake")
-    assert done.returncode == 2 and "bake is no command" in done.stderr
+    assert done.returncode == 2 and "bake is not a command" in done.stderr

@@ -82,7 +82,7 @@ def test_hydra_s_version_base_is_put_back(home):
     assert VersionBase.instance().getbase() is before
 
 
-def test_within_another_app_of_hydra_s_it_is_told(home):
+def test_within_another_app_of_hydra_s_it_is_reported(home):
     with (
         initialize_config_module("bdiff.conf", version_base="1.3"),
         pytest.raises(bdiff.RequestError, match=r"in use by another app: call bdiff outside of hydra\.main"),
@@ -143,7 +143,7 @@ def test_an_auto_threshold_of_other_models_flags_none(made, caplog):
 
 
 @pytest.mark.parametrize(
-    ("method", "settings", "told"),
+    ("method", "settings", "message"),
     [
         ("anp", {}, "defense=anp is not a detection"),
         ("elija", {}, "defense=elija is not known; did you mean elijah?"),
@@ -153,8 +153,8 @@ def test_an_auto_threshold_of_other_models_flags_none(made, caplog):
         ("elijah", {"sampler": "dpm"}, "sampler=dpm is not known"),
     ],
 )
-def test_settings_of_an_audit_are_checked(method, settings, told, made):
-    with pytest.raises(bdiff.RequestError, match=re.escape(told)):
+def test_settings_of_an_audit_are_checked(method, settings, message, made):
+    with pytest.raises(bdiff.RequestError, match=re.escape(message)):
         bdiff.audit(bdiff.load_suspect(made.folder, device="cpu"), method, **settings)
 
 
@@ -188,7 +188,7 @@ def test_what_a_checkpoint_leaves_open_is_asked_for(checkpoint):
     assert len(bdiff.load_suspect(checkpoint, shape=(3, 8, 8), schedule=schedule, device="cpu").schedule) == 50
 
 
-def test_what_is_no_checkpoint_is_told(tmp_path):
+def test_what_is_no_checkpoint_is_reported(tmp_path):
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(bdiff.RequestError, match=r"the model of the run .* is missing"):
         bdiff.load_suspect(tmp_path)

@@ -76,7 +76,7 @@ def test_what_is_written(packages):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["attack", "1st"], "1st is not a lower-case python name"),
         (["attack", "my-attack"], "my-attack is not a lower-case python name"),
@@ -94,10 +94,10 @@ def test_what_is_written(packages):
         (["attack", "mine", "--fold", "x"], "unrecognized arguments: --fold x"),
     ],
 )
-def test_what_cannot_be_written(words, told, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_written(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.command(["new", *words]) == 2
-    assert capsys.readouterr().err.startswith(f"bdiff: {told}")
+    assert capsys.readouterr().err.startswith(f"bdiff: {message}")
     assert not list(tmp_path.iterdir())
 
 

@@ -23,9 +23,9 @@ def generators(count: int = 5) -> list[torch.Generator]:
 
 
 def test_draws_are_those_of_each_images_generator_in_their_order():
-    noise, wanted = Noise(generators(), SHAPE, CPU), generators()
+    noise, expected = Noise(generators(), SHAPE, CPU), generators()
     for _ in range(4):
-        assert torch.equal(next(noise), torch.stack([torch.randn(SHAPE, generator=one) for one in wanted]))
+        assert torch.equal(next(noise), torch.stack([torch.randn(SHAPE, generator=one) for one in expected]))
 
 
 def test_a_draw_stays_as_it_is_when_later_ones_are_made():
@@ -59,14 +59,14 @@ def test_a_sampler_that_is_handed_its_noise_gives_what_it_gives_by_itself(schedu
     x = torch.stack([torch.randn(SHAPE, generator=one) for one in own])
     plain.set_timesteps(6)
     drawing = {"generator": own} if (scheduler, options) in NOISY else {}
-    wanted = x * plain.init_noise_sigma
+    expected = x * plain.init_noise_sigma
     for t in plain.timesteps:
-        eps = plain.scale_model_input(wanted, t) * 0.5
-        wanted = plain.step(eps, t, wanted, return_dict=False, **drawing, **options)[0]
+        eps = plain.scale_model_input(expected, t) * 0.5
+        expected = plain.step(eps, t, expected, return_dict=False, **drawing, **options)[0]
     noise = Noise(generators(), SHAPE, CPU)
     x = next(noise)
     found = denoise(toys.Seen(Half()), Sampler(scheduler(**toys.schedule().config), 6, options), x, noise.__next__)
-    assert torch.equal(found, wanted)
+    assert torch.equal(found, expected)
 
 
 #: sha256 over the samples of `Half` as they were before noise was drawn ahead

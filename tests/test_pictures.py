@@ -93,7 +93,7 @@ def test_grey_with_a_transparent_value(depth, rows, key, seen):
     assert np.asarray(flat(png(depth, rows, key)))[0, :, 0].tolist() == seen
 
 
-def test_a_transparent_colour_that_cannot_be_told_from_its_neighbours_is_refused():
+def test_a_transparent_colour_that_cannot_be_reported_from_its_neighbours_is_refused():
     with pytest.raises(ValueError, match="save it with an alpha channel"):
         upright(png(16, struct.pack(">3H", 60001, 60001, 60001), 60000, channels=3))
 
@@ -186,7 +186,7 @@ def test_facts_in_an_lmdb_are_no_pictures(tmp_path):
     assert Lmdb(tmp_path / "lmdb", tmp_path / "cache").names.tolist() == [b"a", b"b"]
 
 
-def test_keys_that_cannot_be_kept_are_told(tmp_path):
+def test_keys_that_cannot_be_kept_are_reported(tmp_path):
     with lmdb.open(str(tmp_path / "lmdb")) as environment, environment.begin(write=True) as transaction:
         transaction.put(b"a\0", b"BM")
         transaction.put(b"abc", b"BM")

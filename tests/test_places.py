@@ -1,4 +1,4 @@
-"""What a request names on the disk: pipes and devices are never opened, folders that cannot be are told at once."""
+"""What a request names on the disk: pipes and devices are never opened, impossible folders are reported at once."""
 
 import os
 import subprocess
@@ -55,8 +55,8 @@ def test_pipes_among_pictures_are_counted_and_left_out(pipe):
 
 def test_weights_and_statistics_are_not_read_from_a_pipe(pipe):
     fid = {"weights": str(pipe), "reference": str(pipe), "_target_": "x"}
-    told = file_problems({"fid": fid, "also": [], "lpips_weights": str(pipe)}, 32)
-    assert len(told) == 3 and all(f"={pipe} {PIPE}" in line for line in told)
+    message = file_problems({"fid": fid, "also": [], "lpips_weights": str(pipe)}, 32)
+    assert len(message) == 3 and all(f"={pipe} {PIPE}" in line for line in message)
     with pytest.raises(RequestError, match=PIPE):
         load_weights(None, str(pipe), "classifier.weights")
     with pytest.raises(RequestError, match=PIPE):
@@ -75,15 +75,15 @@ def test_a_checkpoint_is_not_read_from_a_pipe(name, tmp_path):
     (home / name).unlink(missing_ok=True)
     os.mkfifo(home / name)
     unet = {"in_channels": 3, "out_channels": 3, "sample_size": 32}
-    told = model_problems(str(tmp_path), unet, {})
-    assert any(PIPE in line or "holds no UNet config.json" in line for line in told)
+    message = model_problems(str(tmp_path), unet, {})
+    assert any(PIPE in line or "holds no UNet config.json" in line for line in message)
 
 
 @pytest.mark.parametrize("key", ["paths.outputs", "paths.cache", "hydra.run.dir", "hydra.sweep.dir"])
-def test_folders_that_cannot_be_are_told(key, tmp_path):
+def test_folders_that_cannot_be_are_reported(key, tmp_path):
     write(tmp_path / "file", b"")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    for path, told in {
+    for path, message in {
         f"{tmp_path}/file": f"{tmp_path}/file is a file",
         "/dev/null/x": "/dev/null is a file",
         f"{tmp_path}/link/x": "link is a broken link",
@@ -92,14 +92,14 @@ def test_folders_that_cannot_be_are_told(key, tmp_path):
         with pytest.raises(RequestError, match="cannot be a folder") as caught:
             jobs([f"{key}={path}"], multirun=False)
         (line,) = caught.value.problems
-        assert line.startswith(f"{key}={path[:100]}") and told in line and len(line) < 400
+        assert line.startswith(f"{key}={path[:100]}") and message in line and len(line) < 400
 
 
 def test_folders_that_are_not_there_yet_are_fine(tmp_path):
     assert places.no_folder(tmp_path / "a" / "b") is None and places.no_folder(Path("outputs")) is None
 
 
-def test_a_long_name_is_told_and_cut():
+def test_a_long_name_is_reported_and_cut():
     with pytest.raises(RequestError) as caught:
         jobs([f"name={'x' * 300}"], multirun=False)
     (line,) = caught.value.problems
@@ -108,7 +108,7 @@ def test_a_long_name_is_told_and_cut():
     assert value_problem("name", config, config) is None
 
 
-def test_a_folder_that_is_gone_is_told(tmp_path):
+def test_a_folder_that_is_gone_is_reported(tmp_path):
     code = f"mkdir gone && cd gone && rmdir ../gone && {BDIFF} run --cfg job; echo $?; {BDIFF} --version"
     done = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (
@@ -117,7 +117,7 @@ def test_a_folder_that_is_gone_is_told(tmp_path):
     )
 
 
-def test_pillow_says_nothing_of_pictures_and_its_objects_are_not_told(tmp_path):
+def test_pillow_says_nothing_of_pictures_and_its_objects_are_not_reported(tmp_path):
     write(tmp_path / "bad" / "1.png", b"no picture")
     exif = b"Exif\0\0II*\0\x08\0\0\0\x09\0" + b"\x12\x01\x03\0"
     code = (

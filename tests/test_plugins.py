@@ -103,7 +103,7 @@ def test_parts_of_a_package_that_is_no_plugin_are_refused(site):
         ({}, "its package dots was not found"),
     ],
 )
-def test_a_broken_plugin_is_told_and_left_out(files, why, site, caplog):
+def test_a_broken_plugin_is_reported_and_left_out(files, why, site, caplog):
     install(site, "dots", files)
     jobs([], False)
     jobs([], False)
@@ -117,8 +117,8 @@ def test_a_broken_plugin_is_told_and_left_out(files, why, site, caplog):
 def test_plugins_do_not_take_each_others_names(site):
     install(site, "dots", DOT)
     install(site, "specks", {"specks/conf/trigger/dot.yaml": BOX})
-    told = "plugin specks has trigger/dot.yaml, as plugin dots has: rename it, or leave plugin specks out"
-    assert problems() == [told]
+    message = "plugin specks has trigger/dot.yaml, as plugin dots has: rename it, or leave plugin specks out"
+    assert problems() == [message]
 
 
 @pytest.mark.parametrize("name", ["trigger/box", "config", "metric/fid/none"])
@@ -165,7 +165,7 @@ def test_completion_offers_what_is_outside(site, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["hydra.searchpath=[nowhere]"], "nowhere is not a folder of yamls: see hydra.searchpath and --config-dir"),
         (["hydra.searchpath=[pkg://no.such]"], "pkg://no.such is not a folder of yamls: see hydra.searchpath"),
@@ -175,11 +175,11 @@ def test_completion_offers_what_is_outside(site, tmp_path, monkeypatch, capsys):
         (["hydra.searchpath=[over]"], "over has data/digits.yaml, as bdiff has"),
     ],
 )
-def test_folders_that_cannot_be_named(words, told, tmp_path, monkeypatch):
+def test_folders_that_cannot_be_named(words, message, tmp_path, monkeypatch):
     folder(tmp_path / "mine", trigger__tiny=BOX)
     folder(tmp_path / "over", data__digits="size: 4\n")
     monkeypatch.chdir(tmp_path)
-    assert problems(*words)[0].startswith(told)
+    assert problems(*words)[0].startswith(message)
 
 
 @pytest.mark.parametrize("flag", ["--config-name", "--config-path"])
@@ -200,8 +200,8 @@ HYDRAS = {
 @pytest.mark.parametrize("name", HYDRAS)
 def test_a_yaml_of_a_folder_sets_nothing_of_hydras(name, tmp_path):
     mine = folder(tmp_path / "mine", experiment__evil=f"# @package _global_\n{HYDRAS[name]}\n")
-    told = problems("experiment=evil", f"hydra.searchpath=[{mine}]")
-    assert told[0].startswith("hydra.")
+    message = problems("experiment=evil", f"hydra.searchpath=[{mine}]")
+    assert message[0].startswith("hydra.")
     (tmp_path / "mine/experiment/evil.yaml").write_text("# @package _global_\ntrain: {steps: 3}\n")
     assert jobs(["experiment=evil", f"hydra.searchpath=[{mine}]"], False)[0].train.steps == 3
 
@@ -211,16 +211,16 @@ def test_a_sweep_of_a_folder_sets_nothing_of_hydras(tmp_path):
     sweep = f"# @package _global_\nhydra: {{sweeper: {{params: {params}}}}}\n"
     mine = folder(tmp_path / "mine", experiment__sweep=sweep)
     words = ["experiment=sweep", f"hydra.searchpath=[{mine}]"]
-    told = "hydra.sweeper.params.+hydra.job.env_set.PYTHONPATH is set by a yaml"
-    assert problems(*words, multirun=True)[0].startswith(told) and problems(*words)[0].startswith(told)
+    message = "hydra.sweeper.params.+hydra.job.env_set.PYTHONPATH is set by a yaml"
+    assert problems(*words, multirun=True)[0].startswith(message) and problems(*words)[0].startswith(message)
     folder(tmp_path / "mine", experiment__sweep=sweep.replace(", +hydra.job.env_set.PYTHONPATH: /evil", ""))
     assert len(jobs(words, True)) == 2
 
 
 def test_a_launcher_of_a_folder_is_one_of_hydras(tmp_path):
     mine = folder(tmp_path / "mine", hydra__launcher__mine="_target_: os.system\ncommand: touch ran\n")
-    (told,) = problems("hydra/launcher=mine", f"hydra.searchpath=[{mine}]")
-    assert told.startswith("hydra.launcher._target_=os.system is refused")
+    (message,) = problems("hydra/launcher=mine", f"hydra.searchpath=[{mine}]")
+    assert message.startswith("hydra.launcher._target_=os.system is refused")
 
 
 @pytest.mark.slow

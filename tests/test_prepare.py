@@ -68,7 +68,7 @@ def ask(capsys, *words: str) -> tuple[int, str, str]:
 
 def facts(out: str) -> dict[str, str]:
     """What prepare printed, by name."""
-    return {name: told.strip() for name, told in (line.split(maxsplit=1) for line in out.splitlines())}
+    return {name: message.strip() for name, message in (line.split(maxsplit=1) for line in out.splitlines())}
 
 
 def cached(home: Path, file: str) -> Path:
@@ -91,27 +91,27 @@ def test_every_dataset_says_where_it_lies_and_where_it_comes_from(name, home):
 def test_the_list_says_what_is_found_and_what_is_missing(home, capsys):
     (home / "cache" / "celebahq").mkdir(parents=True)
     code, out, _ = ask(capsys)
-    told = {line.split()[0]: line.split(maxsplit=2)[1:] for line in out.splitlines()}
+    message = {line.split()[0]: line.split(maxsplit=2)[1:] for line in out.splitlines()}
     assert code == 0
-    assert list(told) == names()
-    assert told["digits"][0] == "found" and "scikit-learn" in told["digits"][1]
-    assert told["celebahq"] == ["found", str(home / "cache" / "celebahq")]
-    assert told["cifar10"][0] == "missing" and "bdiff data prepare cifar10 downloads it" in told["cifar10"][1]
-    assert told["lsun_church"][0] == "missing"
-    assert "https://" in told["lsun_church"][1] and str(home / "cache" / "lsun_church") in told["lsun_church"][1]
+    assert list(message) == names()
+    assert message["digits"][0] == "found" and "scikit-learn" in message["digits"][1]
+    assert message["celebahq"] == ["found", str(home / "cache" / "celebahq")]
+    assert message["cifar10"][0] == "missing" and "bdiff data prepare cifar10 downloads it" in message["cifar10"][1]
+    assert message["lsun_church"][0] == "missing"
+    assert "https://" in message["lsun_church"][1] and str(home / "cache" / "lsun_church") in message["lsun_church"][1]
 
 
 def test_prepare_counts_and_draws(home, pictures, capsys):
     code, out, _ = ask(capsys, "prepare", "images", f"data.path={pictures}")
-    told = facts(out)
+    message = facts(out)
     assert code == 0
-    assert told["data"] == "images, split train"
-    assert told["images"] == f"{COUNT} of 3x32x32"
-    assert told["classes"] == "2 of 12 images: cat, dog"
-    assert re.fullmatch("[0-9a-f]{16}", told["fingerprint"])
-    assert told["place"].startswith(str(cached(home, "pixels.npy").parent)) and "decoded" in told["place"]
-    assert told["preview"] == f"outputs/data/images-{told['fingerprint']}.png"
-    drawn = np.asarray(Image.open(home / told["preview"]).convert("RGB"))
+    assert message["data"] == "images, split train"
+    assert message["images"] == f"{COUNT} of 3x32x32"
+    assert message["classes"] == "2 of 12 images: cat, dog"
+    assert re.fullmatch("[0-9a-f]{16}", message["fingerprint"])
+    assert message["place"].startswith(str(cached(home, "pixels.npy").parent)) and "decoded" in message["place"]
+    assert message["preview"] == f"outputs/data/images-{message['fingerprint']}.png"
+    drawn = np.asarray(Image.open(home / message["preview"]).convert("RGB"))
     assert drawn.std() > 30  # pictures are on it
 
 
@@ -120,14 +120,14 @@ def test_prepare_and_verify_know_the_images_as_a_run_does(home, pictures, capsys
 
     words = ["images", f"data.path={pictures}", "data.limit=9", "seed=4"]
     _, out, _ = ask(capsys, "prepare", *words)
-    code, told, _ = ask(capsys, "verify", *words)
+    code, message, _ = ask(capsys, "verify", *words)
     (config,) = jobs(["data=images", f"data.path={pictures}", "data.limit=9", "seed=4"], False)
     images = make(config.data, cache=home / "cache", seed=4, memory=1.0)
     assert facts(out)["fingerprint"] == images.fingerprint
     assert facts(out)["images"].startswith("9 of")
     place = cached(home, "pixels.npy").parent
     assert code == 0
-    assert told == f"images: ok, 9 images, fingerprint {images.fingerprint}, as decoded into {place}\n"
+    assert message == f"images: ok, 9 images, fingerprint {images.fingerprint}, as decoded into {place}\n"
 
 
 def test_odd_class_names_are_drawn_as_they_are(home, own_pictures, capsys):
@@ -145,8 +145,8 @@ def test_verify_needs_no_originals_of_what_is_fetched(home, capsys, monkeypatch)
     monkeypatch.setattr(cifar, "read", lambda *_: (rows, np.arange(20) % 10, classes))
     assert ask(capsys, "prepare", "cifar10")[0] == 0
     monkeypatch.setattr(cifar, "read", lambda *_: pytest.fail("read again"))
-    code, told, _ = ask(capsys, "verify", "cifar10")
-    assert code == 0 and "ok, 20 images" in told
+    code, message, _ = ask(capsys, "verify", "cifar10")
+    assert code == 0 and "ok, 20 images" in message
     assert "(decoded)" in ask(capsys)[1]
     half_a_manifest(cached(home, "pixels.npy"))
     assert "(decoded)" in ask(capsys)[1]
@@ -205,10 +205,10 @@ def test_verify_names_what_is_wrong_with_the_cache(damage, said, home, pictures,
     words = ["verify", "images", f"data.path={pictures}"]
     assert ask(capsys, *words)[0] == 0
     damage(cached(home, "pixels.npy"))
-    code, told, err = ask(capsys, *words)
+    code, message, err = ask(capsys, *words)
     place = cached(home, "manifest.json").parent
-    assert code == 1 and said in told and str(place) in told and "Traceback" not in err
-    assert f"remove {place} and run bdiff data prepare again" in told
+    assert code == 1 and said in message and str(place) in message and "Traceback" not in err
+    assert f"remove {place} and run bdiff data prepare again" in message
 
 
 @pytest.mark.parametrize("damage", [cut_off, no_pixels, half_a_manifest])
@@ -222,8 +222,8 @@ def test_prepare_makes_a_damaged_cache_again(damage, home, pictures, prepared, c
 
 
 def test_verify_before_prepare_says_so(home, pictures, capsys):
-    code, told, _ = ask(capsys, "verify", "images", f"data.path={pictures}")
-    assert code == 1 and "not decoded yet" in told
+    code, message, _ = ask(capsys, "verify", "images", f"data.path={pictures}")
+    assert code == 1 and "not decoded yet" in message
     assert not list((home / "cache").rglob("*.npy"))
 
 
@@ -231,29 +231,29 @@ def test_verify_of_missing_data_fetches_nothing(home, capsys, monkeypatch):
     from bdiff.data import cifar
 
     monkeypatch.setattr(cifar, "read", lambda *_: pytest.fail("fetched"))
-    code, told, _ = ask(capsys, "verify", "cifar10")
-    assert code == 1 and "missing" in told and "https://" in told
+    code, message, _ = ask(capsys, "verify", "cifar10")
+    assert code == 1 and "missing" in message and "https://" in message
 
 
 def test_every_picture_of_a_streamed_source_is_decoded(home, own_pictures, capsys):
     words = ["images", f"data.path={own_pictures}", "runtime.memory=0"]
     _, out, _ = ask(capsys, "prepare", *words)
     assert "decoded as needed" in facts(out)["place"] and str(own_pictures) in facts(out)["place"]
-    code, told, _ = ask(capsys, "verify", *words)
-    assert code == 0 and f"fingerprint {facts(out)['fingerprint']}" in told
+    code, message, _ = ask(capsys, "verify", *words)
+    assert code == 0 and f"fingerprint {facts(out)['fingerprint']}" in message
     cut_off(own_pictures / "cat" / "04.png")
     cut_off(own_pictures / "dog" / "05.png")
-    code, told, _ = ask(capsys, "verify", *words)
-    assert code == 1 and len(told.splitlines()) == 2
-    assert "picture cat/04.png cannot be read" in told and "picture dog/05.png cannot be read" in told
+    code, message, _ = ask(capsys, "verify", *words)
+    assert code == 1 and len(message.splitlines()) == 2
+    assert "picture cat/04.png cannot be read" in message and "picture dog/05.png cannot be read" in message
 
 
 def test_many_broken_pictures_are_counted(home, own_pictures, capsys):
     for path in own_pictures.rglob("*.png"):
         cut_off(path)
-    code, told, _ = ask(capsys, "verify", "images", f"data.path={own_pictures}", "runtime.memory=0")
-    assert code == 1 and len(told.splitlines()) == 21
-    assert told.splitlines()[-1] == f"images: and {COUNT - 20} more"
+    code, message, _ = ask(capsys, "verify", "images", f"data.path={own_pictures}", "runtime.memory=0")
+    assert code == 1 and len(message.splitlines()) == 21
+    assert message.splitlines()[-1] == f"images: and {COUNT - 20} more"
 
 
 def hostile_zip(home: Path) -> str:
@@ -281,7 +281,7 @@ def hostile_zip(home: Path) -> str:
         (["verify", "digits", "seed=x"], "must be a whole number"),
     ],
 )
-def test_wrong_words_are_told_in_one_line(words, said, home, capsys):
+def test_wrong_words_are_reported_in_one_line(words, said, home, capsys):
     code, out, err = ask(capsys, *(word(home) if callable(word) else word for word in words))
     (line,) = err.splitlines()
     assert code == 2 and line.startswith("bdiff: ") and said in line and out == ""

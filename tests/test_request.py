@@ -28,7 +28,7 @@ NOISE = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[1] / "conf"
 
 #: a command line, and words that the answer must hold; {files} is the folder of the fixture `files`
 WRONG = [
-    ("rum", "rum is no command", "bdiff run"),
+    ("rum", "rum is not a command", "bdiff run"),
     ("run attack._target_=my.package.Attack", "attack: my.package.Attack is refused", "diffusers"),
     # names
     ("run atack=none", "atack is not known", "did you mean attack?", "classifier, data"),
@@ -51,7 +51,7 @@ WRONG = [
     ("run ~attack", "~attack removes what a run needs"),
     ("run data@other=digits", "data@other", "data"),
     # shapes
-    ("run --foo", "--foo is no option", "bdiff run --help"),
+    ("run --foo", "--foo is not an option", "bdiff run --help"),
     ("run --cfg everything", "'everything'", "job"),
     ("run -m --cfg job", "Only one of"),
     ("run foo", "'foo' cannot be read", "key=value"),
@@ -76,7 +76,7 @@ WRONG = [
     ("run train.precision=fp8", "train.precision=fp8 is not known", "auto, bf16, fp32"),
     ("run train.optimizer=sgdd", "train.optimizer=sgdd is not known", "adam, adamw"),
     ("run tracker=wandb tracker.mode=of", "tracker.mode=of is not known", "offline"),
-    ("run runtime.compile=maybe", "runtime.compile=maybe must be true or false"),
+    ("run runtime.compile=maybe", "runtime.compile=maybe must be auto, true or false"),
     ("run classifier.train.lr=abc", "classifier.train.lr=abc must be a number"),
     ("run model.unet.layers_per_block=two", "model.unet.layers_per_block=two must be a whole number"),
     ("run model.unet.block_out_channels=32", "model.unet.block_out_channels=32 must be a list"),
@@ -191,7 +191,7 @@ WRONG = [
     ),
     ("run metric/fid=inception metric.fid.reference={files}/none.npz", "metric.fid.reference", "does not exist"),
     ("run metric/fid=inception metric.fid.reference={files}/text.zip", "cannot be used", "not a .npz file"),
-    ("run metric/fid=inception metric.fid.reference={files}/sums.npz", "holds no mu and no sigma (but sums)"),
+    ("run metric/fid=inception metric.fid.reference={files}/sums.npz", "has no mu and no sigma (but sums)"),
     ("run model.pretrained={files}/none", "model.pretrained={files}/none does not exist", "hub id"),
     ("run model.pretrained={files}/empty", "holds no UNet config.json", "unet/"),
     ("run model.pretrained={files}/rgb", "has in_channels=3 and the data 1", "set data.channels=3"),
@@ -299,7 +299,7 @@ def ask(no_torch) -> Iterator[Callable[[list[str], Path], subprocess.CompletedPr
     [(line, words, place % 12 == 0) for place, (line, *words) in enumerate(WRONG)],
     ids=[row[0] for row in WRONG],
 )
-def test_a_wrong_request_is_told_in_a_few_lines(line, words, alone, files, no_torch, ask, tmp_path):
+def test_a_wrong_request_is_reported_in_a_few_lines(line, words, alone, files, no_torch, ask, tmp_path):
     asked = line.replace("{files}", str(files)).split()
     answer = script(asked, tmp_path, no_torch) if alone else ask(asked, tmp_path)
     assert_refused(answer, tmp_path)
@@ -395,7 +395,7 @@ WRONG_DEFENSES = [
 @pytest.mark.parametrize(
     ("line", "words"), [(line, words) for line, *words in WRONG_DEFENSES], ids=[row[0] for row in WRONG_DEFENSES]
 )
-def test_a_wrong_defense_is_told_before_anything_is_trained(line, words):
+def test_a_wrong_defense_is_reported_before_anything_is_trained(line, words):
     with pytest.raises(RequestError) as caught:
         jobs(line.split(), multirun=False)
     assert all(word in str(caught.value) for word in words), caught.value.problems
@@ -463,7 +463,7 @@ def test_null_is_an_option_of_groups_that_are_empty_by_default(group, problems):
 
 
 @pytest.mark.parametrize(
-    ("environment", "words", "told"),
+    ("environment", "words", "message"),
     [
         ({"WORLD_SIZE": "3"}, [], "train.batch_size=128 cannot be split over WORLD_SIZE=3 processes"),
         ({"WORLD_SIZE": "2"}, ["classifier.train.batch_size=33"], "classifier.train.batch_size=33 cannot be split"),
@@ -476,15 +476,17 @@ def test_null_is_an_option_of_groups_that_are_empty_by_default(group, problems):
         ({}, ["train.batch_size=7"], None),
     ],
 )
-def test_batches_that_processes_cannot_share_are_told_before_anything_starts(monkeypatch, environment, words, told):
+def test_batches_that_processes_cannot_share_are_reported_before_anything_starts(
+    monkeypatch, environment, words, message
+):
     for name in TORCHRUN:
         monkeypatch.delenv(name, raising=False)
     if environment.get("WORLD_SIZE", "").isdigit():
         environment = dict.fromkeys(TORCHRUN, "0") | environment
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    if told is None:
+    if message is None:
         assert jobs(words, False)
     else:
-        with pytest.raises(RequestError, match=re.escape(told)):
+        with pytest.raises(RequestError, match=re.escape(message)):
             jobs(words, False)

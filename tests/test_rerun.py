@@ -55,7 +55,7 @@ def changed(home: Path, tmp_path: Path, key: str, value: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("attack._target_", "os.system", "attack: os.system is refused"),
         ("trigger._target_", "bdiff.data.files.os.system", "is refused"),
@@ -69,13 +69,13 @@ def changed(home: Path, tmp_path: Path, key: str, value: object) -> str:
         ("attack.poison_rate", 2, "attack.poison_rate=2 is not a fraction"),
     ],
 )
-def test_a_config_from_elsewhere_is_looked_at_first(home, tmp_path, capsys, key, value, told):
+def test_a_config_from_elsewhere_is_looked_at_first(home, tmp_path, capsys, key, value, message):
     assert cli.command(["rerun", changed(home, tmp_path, key, value)]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([], "use bdiff rerun"),
         (["sample.count=3"], "use bdiff rerun"),
@@ -87,10 +87,10 @@ def test_a_config_from_elsewhere_is_looked_at_first(home, tmp_path, capsys, key,
         (["{run}", "attack._target_=os.system"], "is refused"),
     ],
 )
-def test_wrong_words(home, capsys, words, told):
+def test_wrong_words(home, capsys, words, message):
     assert cli.command(["rerun", *(word.format(run=home / "outputs" / "run") for word in words)]) == 2
     error = capsys.readouterr().err
-    assert told in error and len(error.splitlines()) <= 5
+    assert message in error and len(error.splitlines()) <= 5
 
 
 def test_a_run_made_elsewhere_writes_here(home, tmp_path, monkeypatch):
@@ -100,7 +100,7 @@ def test_a_run_made_elsewhere_writes_here(home, tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("outputs/runs/*/*/metrics.json"))) == 1
 
 
-def test_a_folder_of_another_version_is_told(home, tmp_path, capsys):
+def test_a_folder_of_another_version_is_reported(home, tmp_path, capsys):
     config = OmegaConf.load(home / "outputs" / "run" / "config.yaml")
     del config["pretrain"]
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config))

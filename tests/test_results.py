@@ -29,7 +29,7 @@ def test_what_is_written_is_sound_and_says_which_code_made_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"metrics": {"a": "0.5"}}, "metrics.a is '0.5', not a finite number"),
         ({"metrics": {"a": float("nan")}}, "metrics.a is nan"),
@@ -43,8 +43,8 @@ def test_what_is_written_is_sound_and_says_which_code_made_it(tmp_path):
         ({"device": None}, "device is null, not text"),
     ],
 )
-def test_what_is_wrong_is_named(changes, told):
-    assert any(told in problem for problem in results.problems(good(**changes)))
+def test_what_is_wrong_is_named(changes, message):
+    assert any(message in problem for problem in results.problems(good(**changes)))
 
 
 def test_a_field_that_is_missing_is_named():

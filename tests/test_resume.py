@@ -45,10 +45,10 @@ def test_five_kills_change_no_figure(tmp_path):
     _, errors = process.communicate()
     assert process.returncode == 0, errors.decode()
 
-    wanted = json.loads((whole / "run" / "metrics.json").read_text())
+    expected = json.loads((whole / "run" / "metrics.json").read_text())
     found = json.loads((killed / "last" / "metrics.json").read_text())
-    assert found["metrics"] == wanted["metrics"]
-    assert found["keys"] == wanted["keys"]
+    assert found["metrics"] == expected["metrics"]
+    assert found["keys"] == expected["keys"]
     name = "unet/diffusion_pytorch_model.safetensors"
-    models = [load_file(folder / record["model"] / name) for folder, record in ((whole, wanted), (killed, found))]
+    models = [load_file(folder / record["model"] / name) for folder, record in ((whole, expected), (killed, found))]
     assert all((models[0][key] == models[1][key]).all() for key in models[0])

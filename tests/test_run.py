@@ -94,9 +94,9 @@ def test_the_run_folder_holds_all_that_is_needed(first):
     folder = first[0]
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     figures = ("clean", "loss", "overview", "stamped_example", "target", "trajectory", "trigger", "triggered")
-    wanted = {"config.yaml", "overrides.yaml", "run.log", "metrics.json", "progress.jsonl", "report.html"}
-    wanted |= {f"figures/{name}.png" for name in figures}
-    assert files == wanted
+    expected = {"config.yaml", "overrides.yaml", "run.log", "metrics.json", "progress.jsonl", "report.html"}
+    expected |= {f"figures/{name}.png" for name in figures}
+    assert files == expected
     assert "${" not in (folder / "config.yaml").read_text()
     rows = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
     assert rows[-1] == first[1]["metrics"]

@@ -51,10 +51,10 @@ SCHEDULERS = [(DDPMScheduler, {}), (DDIMScheduler, {"eta": 0.0}), (DDIMScheduler
 
 @pytest.mark.parametrize(("scheduler", "options"), SCHEDULERS)
 def test_batch_size_does_not_matter(tmp_path, scheduler, options):
-    wanted = drawn(tmp_path / "64", 64, scheduler=scheduler, options=options)
+    expected = drawn(tmp_path / "64", 64, scheduler=scheduler, options=options)
     for size in (1, 7):
         found = drawn(tmp_path / str(size), size, scheduler=scheduler, options=options)
-        for one, other in zip(found, wanted, strict=True):
+        for one, other in zip(found, expected, strict=True):
             assert (one.int() - other.int()).abs().max() <= 1  # uint8: a rounding may fall either way
 
 
@@ -71,11 +71,11 @@ def test_more_images_leave_the_first_ones_as_they_are(tmp_path):
 
 def test_fewer_triggered_images_leave_all_images_as_they_are(tmp_path):
     """Whether the triggered ones end within a batch, with one, or in an earlier one."""
-    wanted = drawn(tmp_path / "all", 4)
+    expected = drawn(tmp_path / "all", 4)
     for fewer in (2, 4, 6):
         clean, triggered = drawn(tmp_path / f"{fewer}", 4, triggered=fewer)
-        assert torch.equal(clean, wanted[0])
-        assert len(triggered) == fewer and (triggered.int() - wanted[1][:fewer].int()).abs().max() <= 1
+        assert torch.equal(clean, expected[0])
+        assert len(triggered) == fewer and (triggered.int() - expected[1][:fewer].int()).abs().max() <= 1
 
 
 def test_another_seed_gives_other_images(tmp_path):
@@ -104,19 +104,19 @@ def test_ddim_of_a_model_that_predicts_no_noise_is_the_scaled_prior(tmp_path):
     # each step divides by sqrt(abar_t) and multiplies by sqrt(abar_prev): only the first root is left at the end
     root = scheduler.alphas_cumprod[scheduler.timesteps[0]].sqrt()
     for found, prior in ((clean, eps), (triggered, toys.attack().prior(eps))):
-        wanted = ((prior / root).clamp(-1, 1) + 1) * 127.5
-        assert (found.float() - wanted).abs().max() < 0.51 + 1e-3
+        expected = ((prior / root).clamp(-1, 1) + 1) * 127.5
+        assert (found.float() - expected).abs().max() < 0.51 + 1e-3
 
 
 def test_a_killed_sampling_makes_only_what_is_missing(tmp_path):
-    wanted = drawn(tmp_path / "whole", 3)
+    expected = drawn(tmp_path / "whole", 3)
     drawn(tmp_path / "killed", 3)
     lost = sorted((tmp_path / "killed").glob("*.safetensors"))[1]
     lost.unlink()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*.safetensors")}
     found = drawn(tmp_path / "killed", 3)
-    assert torch.equal(found[0], wanted[0])
-    assert torch.equal(found[1], wanted[1])
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
@@ -134,9 +134,9 @@ def test_the_trajectory_of_a_model_that_predicts_no_noise_is_the_scaled_prior(tm
     roots = torch.cat([roots, torch.ones(1)]) / roots[0]  # at the end abar is 1
     eps = next(noise_of(SHAPE, 1, range(4), CPU))
     for name, prior in (("clean", eps), ("triggered", toys.attack().prior(eps))):
-        wanted = prior * roots.view(-1, 1, 1, 1, 1)
+        expected = prior * roots.view(-1, 1, 1, 1, 1)
         assert kept[name].dtype == torch.float16
-        assert torch.allclose(kept[name].float(), wanted, rtol=2e-3, atol=1e-3)
+        assert torch.allclose(kept[name].float(), expected, rtol=2e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -174,20 +174,20 @@ def test_a_killed_sampling_leaves_a_trajectory_with_its_first_batch(tmp_path):
 def test_a_gpu_draws_what_the_cpu_draws(tmp_path):
     from bdiff.common.device import open_device
 
-    wanted = drawn(tmp_path / "cpu", 9)
+    expected = drawn(tmp_path / "cpu", 9)
     found = drawn(tmp_path / "gpu", 9, accelerator=open_device("cuda"))[0]
-    assert (found.int() - wanted[0].int()).abs().max() <= 2
+    assert (found.int() - expected[0].int()).abs().max() <= 2
 
 
 @pytest.mark.parametrize("part", [0, 5, 100, -1])
 def test_a_shard_that_is_cut_off_is_made_again(part, tmp_path, caplog):
-    wanted = drawn(tmp_path / "whole", 3)
+    expected = drawn(tmp_path / "whole", 3)
     drawn(tmp_path / "cut", 3)
     path = sorted((tmp_path / "cut").glob("*.safetensors"))[1]
     path.write_bytes(path.read_bytes()[:part])
     found = drawn(tmp_path / "cut", 3)
     assert f"{path} is damaged and will be rebuilt" in caplog.text
-    assert all(torch.equal(*pair) for pair in zip(found, wanted, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 def test_a_damaged_trajectory_is_made_again(tmp_path):

@@ -286,11 +286,11 @@ def test_samplers_are_finite_and_start_at_the_end_or_are_refused(sampler, name):
         assert made.timesteps[0] == length - 1
         x, noises = start(8, steps)
         found = sampled(config, schedule, steps, x, iter(noises))
-        wanted = RECURSIONS[sampler](
+        expected = RECURSIONS[sampler](
             Tables(schedule), steps, x.double().numpy(), iter([draw.double().numpy() for draw in noises])
         )
         assert found.isfinite().all()
-        assert abs(found.double().numpy() - wanted).max() < tolerance(schedule), steps
+        assert abs(found.double().numpy() - expected).max() < tolerance(schedule), steps
     if length == 100:
         everything = name == "cosine" and sampler == "pndm"
         assert refused == ({*steps_of(length)} if everything else REFUSED[sampler])

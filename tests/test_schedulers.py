@@ -44,7 +44,7 @@ def test_a_schedule_that_ends_before_noise_is_marked(abar, end, marked):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["+sampler.scheduler.foo=1"], "sampler.scheduler.foo is not known"),
         (["+sampler.scheduler.clip_sampl=true"], "did you mean clip_sample"),
@@ -54,14 +54,14 @@ def test_a_schedule_that_ends_before_noise_is_marked(abar, end, marked):
         (["sampler.scheduler._target_=diffusers.DPMSolverSDEScheduler"], "sampler.scheduler"),
     ],
 )
-def test_what_diffusers_alone_can_tell_is_told_before_training(words, told):
+def test_what_diffusers_alone_can_tell_is_reported_before_training(words, message):
     try:
         (config,) = jobs(words, multirun=False)
     except RequestError as error:
-        assert told in str(error)
+        assert message in str(error)
         return
     schedule = OmegaConf.to_container(config.schedule)
     schedule.pop("_target_")
     with pytest.raises(RequestError) as caught:
         sampler(config.sampler, Schedule(**schedule), config.sample.steps)
-    assert told in str(caught.value) and len(caught.value.problems) == 1
+    assert message in str(caught.value) and len(caught.value.problems) == 1

@@ -81,22 +81,24 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("line", "told"), [(line, told) for line, *told in WRONG], ids=[row[0] for row in WRONG])
-def test_wrong_words_are_told_in_a_line(line, told, ask):
+@pytest.mark.parametrize(
+    ("line", "message"), [(line, message) for line, *message in WRONG], ids=[row[0] for row in WRONG]
+)
+def test_wrong_words_are_reported_in_a_line(line, message, ask):
     code, out, err = ask(*line.split())
-    assert (code, out, len(err.splitlines())) == (2, "", 1) and all(word in err for word in told), err
+    assert (code, out, len(err.splitlines())) == (2, "", 1) and all(word in err for word in message), err
 
 
 @pytest.mark.parametrize(
-    ("folders", "told"),
+    ("folders", "message"),
     [
-        (["outputs/plain"], "below outputs/plain: bdiff run defense=purification"),
+        (["outputs/plain"], "below outputs/plain: use bdiff run defense=purification"),
         (["outputs/plain", "outputs/broken"], "below outputs/plain, outputs/broken (1 did not finish)"),
     ],
 )
-def test_no_runs_with_a_shield(folders, told, ask):
+def test_no_runs_with_a_shield(folders, message, ask):
     code, out, err = ask(*folders)
-    assert (code, out) == (2, "") and f"no run with a shield is done {told}" in err
+    assert (code, out) == (2, "") and f"no run with a shield is done {message}" in err
 
 
 def test_help_comes_without_torch():

@@ -151,7 +151,7 @@ def test_a_stages_key_is_its_name_version_and_parts(tmp_path):
     assert len(keys | {key}) == 5
 
 
-def test_a_part_of_ours_is_told_by_its_name_so_that_it_may_move(tmp_path):
+def test_a_part_of_ours_is_reported_by_its_name_so_that_it_may_move(tmp_path):
     def key(target: str) -> str:
         return artifacts.stage(tmp_path, "audit", 1, defense={"_target_": target, "steps": [1]}).key
 
@@ -267,5 +267,5 @@ def test_what_is_written_is_on_the_disk_before_it_has_its_name(kind, tmp_path, m
     monkeypatch.setattr(os, "fsync", fsync)
     with artifacts.atomic(path) as scratch:
         fill(scratch, kind, "new")
-    wanted = [str(scratch), *([str(scratch / "new")] if kind == "folder" else [])]
-    assert done == [*((name, False) for name in wanted), (str(tmp_path), True)]
+    required = [str(scratch), *([str(scratch / "new")] if kind == "folder" else [])]
+    assert done == [*((name, False) for name in required), (str(tmp_path), True)]

@@ -65,16 +65,16 @@ def test_pictures_below_the_home_are_found(key, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["data.path='~nobody-of-that-name/a'"], "no such home directory"),
         (["paths.outputs=${oc.env:ELSEWHERE}"], "would create a folder named ~"),
         (["hydra.mode=MULTIRUN"], "bdiff run -m"),
     ],
 )
-def test_what_would_go_elsewhere_is_refused(words, told, monkeypatch):
+def test_what_would_go_elsewhere_is_refused(words, message, monkeypatch):
     monkeypatch.setenv("ELSEWHERE", "~/x")
-    with pytest.raises(RequestError, match=told):
+    with pytest.raises(RequestError, match=message):
         jobs(words, multirun=False)
 
 
@@ -93,21 +93,21 @@ def test_without_a_home_a_cache_is_asked_for(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "message"),
     [
         ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_PORT": "1"}, "RANK=2 in the environment is not below WORLD_SIZE=2"),
         ({"RANK": "0", "WORLD_SIZE": "0", "MASTER_PORT": "1"}, "RANK=0 in the environment is not below WORLD_SIZE=0"),
         ({"RANK": "0", "WORLD_SIZE": "1", "MASTER_PORT": "x"}, "MASTER_PORT=x in the environment is not a number"),
     ],
 )
-def test_a_torchrun_that_cannot_be_is_told(environment, told, monkeypatch):
+def test_a_torchrun_that_cannot_be_is_reported(environment, message, monkeypatch):
     for name, value in ({"LOCAL_RANK": "0", "MASTER_ADDR": "localhost"} | environment).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(RequestError, match=told):
+    with pytest.raises(RequestError, match=message):
         jobs([], multirun=False)
 
 
-def test_processes_of_mpi_are_told(monkeypatch):
+def test_processes_of_mpi_are_reported(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     with pytest.raises(RequestError, match="bdiff does not use MPI"):
         jobs([], multirun=False)

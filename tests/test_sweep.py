@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 from players import play
 
 from bdiff.cli import main as cli
@@ -22,7 +20,7 @@ from bdiff.config.compose import jobs
 from bdiff.config.words import quoted
 from bdiff.launch import sweep
 from bdiff.launch.process import JOBS
-from bdiff.launch.sweep import abandoned, death, place
+from bdiff.launch.sweep import abandoned, death
 from bdiff.report.runs import find
 from bdiff.store.ledger import DONE, FAILED, INTERRUPTED, LOST, Ledger, config_key
 
@@ -41,7 +39,7 @@ def leave(status, **more):
     (folder / "metrics.json").write_text(json.dumps(record | {"status": status} | more))
 (folder / "config.yaml").write_text("seed: 0")
 leave("running")
-broken = not Path("mended").exists()
+broken = not Path("fixed").exists()
 if words["attack.poison_rate"] == "0.9":  # as a real job, it ends when its sweep is gone
     sys.stdin.read()
     leave("interrupted")
@@ -78,7 +76,7 @@ SWEEP = ["run", "-m", "target=corner,hat,shoe,cat", "attack.poison_rate=0.25"]
 
 
 @WAYS
-def test_failed_jobs_are_told_and_retried_and_done_ones_left_alone(here, capsys):
+def test_failed_jobs_are_reported_and_retried_and_done_ones_left_alone(here, capsys):
     assert cli.command(SWEEP) == 1
     assert attempts(here) == [("corner", DONE), ("hat", FAILED), ("shoe", FAILED), ("cat", DONE)]
     printed = capsys.readouterr().out
@@ -87,7 +85,7 @@ def test_failed_jobs_are_told_and_retried_and_done_ones_left_alone(here, capsys)
     assert re.search(r"failed: target=hat: the loss became nan \(see \S+1-", printed)
     assert re.search(r"failed: target=shoe: killed by SIGKILL, as the system does when memory runs out", printed)
 
-    (here / "mended").touch()
+    (here / "fixed").touch()
     assert cli.command(SWEEP) == 0
     assert attempts(here)[4:] == [("hat", DONE), ("shoe", DONE)]
     printed = capsys.readouterr().out
@@ -133,7 +131,7 @@ def test_a_sweep_in_one_folder_can_change(here, capsys):
 def test_a_stopped_sweep_in_one_folder_can_go_on(here):
     words = ["run", "-m", "target=hat,shoe", "attack.poison_rate=0.1", "hydra.sweep.dir=table", "sweep.on_failure=stop"]
     assert cli.command(words) == 1
-    (here / "mended").touch()
+    (here / "fixed").touch()
     assert cli.command(words) == 0
     assert attempts(here) == [("hat", FAILED), ("hat", DONE), ("shoe", DONE)]
 
@@ -145,9 +143,9 @@ def test_ctrl_c_ends_the_job_and_then_the_sweep(here):
     assert process.stderr is not None
     assert "running" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    told = process.stderr.read()
+    message = process.stderr.read()
     assert process.wait(timeout=30) == 130
-    assert "run the same command to resume" in told and "Traceback" not in told
+    assert "run the same command to resume" in message and "Traceback" not in message
     assert attempts(here) == [("corner", INTERRUPTED)]
 
 
@@ -170,12 +168,12 @@ def test_joblib_with_one_job_at_a_time_does_all(here):
     ],
     ids=["joblib itself", "joblib's worker", "its orphan", "a cluster's"],
 )
-def test_a_worker_without_its_sweep_is_told_from_others(monkeypatch, launcher, sweep_process, gone):
+def test_a_worker_without_its_sweep_is_reported_from_others(monkeypatch, launcher, sweep_process, gone):
     monkeypatch.setenv(sweep.SWEEP, f"{sweep_process()}-123")
     assert abandoned(HydraConf(launcher={"_target_": launcher})) == gone
 
 
-def test_jobs_that_are_one_are_told(here, capsys):
+def test_jobs_that_are_one_are_reported(here, capsys):
     assert cli.command(["run", "-m", "name=a,b"]) == 2
     assert "'name=a' and 'name=b' are the same job" in capsys.readouterr().err
 
@@ -187,61 +185,10 @@ def test_rows_with_the_same_settings_are_two_jobs():
 
 def test_skipped_jobs_leave_no_folders(here):
     cli.command(SWEEP)
-    (here / "mended").touch()
+    (here / "fixed").touch()
     cli.command(SWEEP)
     second = sorted((here / "outputs/multiruns").glob("*/*"))[-1]
     assert [path.name[0] for path in sorted(second.iterdir()) if path.is_dir()] == ["1", "2"]
-
-
-def stays() -> bool:
-    """Whether a sweep that is there is gone."""
-    return False
-
-
-def test_jobs_share_cores_and_gpus(tmp_path, monkeypatch):
-    config = OmegaConf.create({"runtime": {"device": "auto"}, "sweep": {"jobs_per_gpu": 1}})
-    monkeypatch.setattr(sweep.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(sweep.os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(sweep, "visible_gpus", lambda: [])
-    with (
-        place(config, 1, stays) as alone,
-        place(config, 4, stays) as one_of_four,
-        place(config, -1, stays) as one_of_all,
-    ):
-        assert (alone, one_of_four, one_of_all) == ({}, {"OMP_NUM_THREADS": "2"}, {"OMP_NUM_THREADS": "1"})
-    monkeypatch.setattr(sweep, "visible_gpus", lambda: ["3", "5"])
-    with place(config, 4, stays) as first:
-        with place(config, 4, stays) as second:
-            assert [first, second] == [{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}]
-            third: list[dict[str, str]] = []
-
-            def wait() -> None:
-                with place(config, 4, stays) as found:
-                    third.append(found)
-
-            waiter = threading.Thread(target=wait)
-            waiter.start()
-            time.sleep(0.7)
-            assert not third
-        waiter.join(timeout=10)
-        assert third == [{"CUDA_VISIBLE_DEVICES": "5"}]
-        with pytest.raises(KeyboardInterrupt), place(config, 4, stays), place(config, 4, lambda: True):
-            pytest.fail("a place for a sweep that is gone")
-    config.sweep.jobs_per_gpu = 2
-    with place(config, 4, stays) as a, place(config, 4, stays) as b, place(config, 4, stays) as c:
-        assert [one["CUDA_VISIBLE_DEVICES"] for one in (a, b, c)] == ["3", "5", "3"]
-    config.runtime.device = "cuda:1"
-    with place(config, 4, stays) as named:
-        assert named == {}
-
-
-def test_visible_gpus_are_those_the_user_lets_be_seen(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,4")
-    assert sweep.visible_gpus() == ["1", "4"]
-    for none in ("", "-1"):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
-        assert sweep.visible_gpus() == []
 
 
 def test_a_death_without_words_is_put_into_words(tmp_path):

@@ -94,11 +94,13 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("line", "told"), [(line, told) for line, *told in WRONG], ids=[row[0] for row in WRONG])
-def test_wrong_words_are_told_in_a_line(line, told, ask, outputs):
+@pytest.mark.parametrize(
+    ("line", "message"), [(line, message) for line, *message in WRONG], ids=[row[0] for row in WRONG]
+)
+def test_wrong_words_are_reported_in_a_line(line, message, ask, outputs):
     code, out, err = ask(*line.split())
     assert (code, out, len(err.splitlines())) == (2, "", 1)
-    assert all(word in err for word in told), err
+    assert all(word in err for word in message), err
     assert len(list(outputs.rglob("metrics.json"))) == 4
 
 

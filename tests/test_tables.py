@@ -78,12 +78,12 @@ def test_a_sweep_without_m_is_refused_in_a_line():
         jobs([f"{SWEEP},baddiffusion/hat-p5"], multirun=True)
 
 
-@pytest.mark.parametrize(("word", "told"), [("tracker=non", "did you mean none?"), ("sed=1", "did you mean seed?")])
-def test_what_is_wrong_beside_a_sweep_is_all_that_is_told(word, told):
+@pytest.mark.parametrize(("word", "message"), [("tracker=non", "did you mean none?"), ("sed=1", "did you mean seed?")])
+def test_what_is_wrong_beside_a_sweep_is_all_that_is_reported(word, message):
     with pytest.raises(RequestError) as caught:
         jobs([SWEEP, word], multirun=True)
     (problem,) = caught.value.problems
-    assert told in problem
+    assert message in problem
 
 
 @pytest.fixture
@@ -114,11 +114,11 @@ def test_an_experiment_of_a_users_own_can_hold_settings_and_a_sweep(own):
         jobs([f"hydra.searchpath=[{own.parent}]", "experiment=mine", "seed=7"], multirun=False)
 
 
-@pytest.mark.parametrize("told", ["attack.poison_rate=1.5 is not a fraction", "sed is not known"])
-def test_the_words_of_a_sweep_are_checked_as_if_they_were_typed(told, own):
-    wrong = {"attack.poison_rate=1.5 is not a fraction": ("0.2", "1.5"), "sed is not known": ("seed", "sed")}[told]
+@pytest.mark.parametrize("message", ["attack.poison_rate=1.5 is not a fraction", "sed is not known"])
+def test_the_words_of_a_sweep_are_checked_as_if_they_were_typed(message, own):
+    wrong = {"attack.poison_rate=1.5 is not a fraction": ("0.2", "1.5"), "sed is not known": ("seed", "sed")}[message]
     (own / "mine.yaml").write_text(MINE.strip().replace(*wrong))
-    with pytest.raises(RequestError, match=re.escape(told)):
+    with pytest.raises(RequestError, match=re.escape(message)):
         jobs([f"hydra.searchpath=[{own.parent}]", "experiment=mine"], multirun=True)
 
 
@@ -128,7 +128,7 @@ import json, sys
 from pathlib import Path
 words = dict(word.split("=", 1) for word in sys.argv[2:])
 folder, rate = Path(words["hydra.run.dir"].strip('"')), words["attack.poison_rate"]
-failed = words["target"] == "hat" and not Path("mended").exists()
+failed = words["target"] == "hat" and not Path("fixed").exists()
 clip = words.get("sample.clip", "false").lower()
 (folder / "config.yaml").write_text(f"seed: 0\\nattack: {{poison_rate: {rate}}}\\nsample: {{clip: {clip}}}")
 numbers = {f"suspect/{name}": float(rate) for name in ("asr", "mse", "fid_classifier")}
@@ -167,7 +167,7 @@ def test_failed_jobs_keep_nothing_from_being_run_and_shown_and_done_ones_are_lef
     assert sorted(path.name for path in folder.glob("*.*")) == names
     assert "| box | hat | failed | failed | failed |" in (folder / "table-baddiffusion.md").read_text()
 
-    (here / "mended").touch()
+    (here / "fixed").touch()
     assert cli.command(RUN) == 0
     assert [one.status for one in Ledger(here / "outputs/ledger.sqlite").attempts()[5:]] == [DONE, DONE]
     assert "| box | hat | 0.250 | 0.25 | 0.250 |" in (folder / "table-baddiffusion.md").read_text()
@@ -178,7 +178,7 @@ def test_failed_jobs_keep_nothing_from_being_run_and_shown_and_done_ones_are_lef
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("zo --run", "table zo is not known; did you mean zoo? (choose from amplify, "),
         ("baddiffusion --run", "did you mean baddiffusion-asr?"),
@@ -192,10 +192,10 @@ def test_failed_jobs_keep_nothing_from_being_run_and_shown_and_done_ones_are_lef
         ("amplify --run word", "'word' cannot be read: write key=value"),
     ],
 )
-def test_wrong_words_of_a_table_are_told_in_a_line_and_nothing_is_run(line, told, here, capsys):
+def test_wrong_words_of_a_table_are_reported_in_a_line_and_nothing_is_run(line, message, here, capsys):
     assert cli.command(["table", *line.split()]) == 2
     out, err = capsys.readouterr()
-    assert told in err and len(err.splitlines()) == 1 and not out and not (here / "outputs").exists()
+    assert message in err and len(err.splitlines()) == 1 and not out and not (here / "outputs").exists()
 
 
 def test_a_folder_of_a_tables_name_is_a_folder(here, capsys):

@@ -11,7 +11,7 @@ from bdiff.store import artifacts, threads
 
 
 @pytest.mark.parametrize(
-    ("files", "wanted"),
+    ("files", "expected"),
     [
         ({"cpu.max": "150000 100000\n"}, 1.5),
         ({"cpu.max": "max 100000\n"}, None),
@@ -21,13 +21,13 @@ from bdiff.store import artifacts, threads
         ({}, None),
     ],
 )
-def test_the_quota_of_a_control_group(tmp_path, files, wanted):
+def test_the_quota_of_a_control_group(tmp_path, files, expected):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert threads.quota(tmp_path) == wanted
+    assert threads.quota(tmp_path) == expected
     cores = len(os.sched_getaffinity(0))
-    assert threads.allowed(tmp_path) == max(1, min(cores, int(wanted or cores)))
+    assert threads.allowed(tmp_path) == max(1, min(cores, int(expected or cores)))
 
 
 STAT = """cpu  20 0 20 160 0 0 0 0 0 0
@@ -54,7 +54,7 @@ def test_free_cores_are_those_that_were_idle(monkeypatch, idle, free):
     assert threads.free(2, lambda: next(looks), seconds=0) == free
 
 
-def test_where_nothing_is_told_all_cores_are_free():
+def test_where_nothing_is_reported_all_cores_are_free():
     assert threads.free(3, dict, seconds=0) == 3
 
 

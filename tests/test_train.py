@@ -36,30 +36,30 @@ def trained(folder: Path, loss=None, **options) -> nn.Module:
     images, attack = toys.images(), toys.attack()
     index, poisoned = attack.rows(images.labels, 0)
     loss = loss or denoising_loss(attack.poison, toys.schedule(), poisoned, flip=True)
-    told = {name: options.pop(name) for name in ("record",) if name in options}
-    session = replace(toys.session(folder, options.pop("loop", toys.LOOP)), **told)
-    arguments = {"recipe": toys.RECIPE, "seed": 3} | options
+    recorder = {name: options.pop(name) for name in ("record",) if name in options}
+    session = replace(toys.session(folder, options.pop("loop", toys.LOOP)), **recorder)
+    arguments = {"config": toys.TRAIN_CONFIG, "seed": 3} | options
     return fit(toys.denoiser(), loss, images, index, **arguments, session=session)
 
 
 def test_warm_up_then_cosine():
-    recipe = toys.recipe(lr=2.0, warmup=10)
-    assert recipe.lr_at(0, 110) == pytest.approx(0.2)
-    assert recipe.lr_at(9, 110) == pytest.approx(2.0)
-    assert recipe.lr_at(10, 110) == pytest.approx(2.0)
-    assert recipe.lr_at(60, 110) == pytest.approx(1.0)
-    assert recipe.lr_at(109, 110) == pytest.approx(1 + math.cos(math.pi * 99 / 100))
+    train_config = toys.train_config(lr=2.0, warmup=10)
+    assert train_config.lr_at(0, 110) == pytest.approx(0.2)
+    assert train_config.lr_at(9, 110) == pytest.approx(2.0)
+    assert train_config.lr_at(10, 110) == pytest.approx(2.0)
+    assert train_config.lr_at(60, 110) == pytest.approx(1.0)
+    assert train_config.lr_at(109, 110) == pytest.approx(1 + math.cos(math.pi * 99 / 100))
 
 
 def test_a_short_run_warms_up_for_a_tenth():
-    recipe = toys.recipe(lr=1.0, warmup=500)
-    assert recipe.lr_at(29, 300) == pytest.approx(1.0)
-    assert recipe.lr_at(14, 300) == pytest.approx(0.5)
+    train_config = toys.train_config(lr=1.0, warmup=500)
+    assert train_config.lr_at(29, 300) == pytest.approx(1.0)
+    assert train_config.lr_at(14, 300) == pytest.approx(0.5)
 
 
 def test_steps_win_over_epochs():
-    assert toys.recipe(steps=7, epochs=3, batch_size=10).total(95) == 7
-    assert toys.recipe(steps=None, epochs=2, batch_size=10).total(95) == 19
+    assert toys.train_config(steps=7, epochs=3, batch_size=10).total(95) == 7
+    assert toys.train_config(steps=None, epochs=2, batch_size=10).total(95) == 19
 
 
 def test_every_epoch_shows_every_row_once_whatever_the_batch():
@@ -112,19 +112,19 @@ class Scale(nn.Module):
 
 def test_the_average_is_the_hand_computed_one(tmp_path):
     """Adam with a constant gradient of -1 moves the weight by lr each step, so the average has a closed form."""
-    recipe = toys.recipe(steps=6, warmup=0, ema=0.7, clip_norm=None)
+    train_config = toys.train_config(steps=6, warmup=0, ema=0.7, clip_norm=None)
     model = fit(
         Scale(),
         lambda net, batch: -net.weight.sum(),
         toys.images(),
         torch.arange(20),
-        recipe,
+        train_config,
         0,
         toys.session(tmp_path),
     )
     weight = average = 0.0
     for step in range(6):
-        weight += recipe.lr_at(step, 6)
+        weight += train_config.lr_at(step, 6)
         decay = 0.0 if step == 0 else min(0.7, (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * weight
     assert model.weight.item() == pytest.approx(average, rel=1e-4)
@@ -258,7 +258,7 @@ def test_a_checkpoint_is_written_while_training_goes_on_and_holds_what_was(tmp_p
 
     began = time.monotonic()
     trained(tmp_path, watched, loop=replace(toys.LOOP, checkpoint_seconds=0.01, keep=100))
-    assert time.monotonic() - began < 0.3 * toys.RECIPE.steps  # a checkpoint at each of them would take longer
+    assert time.monotonic() - began < 0.3 * toys.TRAIN_CONFIG.steps  # a checkpoint at each of them would take longer
     for path in (tmp_path / "state").glob("*.pt"):
         parts = torch.load(path, weights_only=True)
         kept = torch.cat([value.flatten() for value in parts["model"].values()])
@@ -291,7 +291,7 @@ torch.save = dying
 images, attack = toys.images(), toys.attack()
 index, poisoned = attack.rows(images.labels, 0)
 loss = denoising_loss(attack.poison, toys.schedule(), poisoned, True)
-fit(toys.denoiser(), loss, images, index, toys.RECIPE, 3, toys.session(Path(sys.argv[1])))
+fit(toys.denoiser(), loss, images, index, toys.TRAIN_CONFIG, 3, toys.session(Path(sys.argv[1])))
 """
 
 
@@ -313,7 +313,7 @@ index, poisoned = attack.rows(images.labels, 0)
 accelerator = toys.accelerator()
 loss = denoising_loss(attack.poison, toys.schedule(), poisoned, True)
 session = toys.session(Path(sys.argv[1]), processes=accelerator)
-model = fit(toys.denoiser(), loss, images, index, toys.recipe(lr=1e-4), 3, session)
+model = fit(toys.denoiser(), loss, images, index, toys.train_config(lr=1e-4), 3, session)
 torch.save(model.state_dict(), f"{sys.argv[1]}/rank{accelerator.process_index}.pt")
 """
 
@@ -328,7 +328,7 @@ def test_two_processes_train_what_one_does_average_included(tmp_path):
         check=True, env=environment, capture_output=True, timeout=300,
     )  # fmt: skip
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
-    alone = trained(tmp_path / "alone", recipe=toys.recipe(lr=1e-4)).state_dict()
+    alone = trained(tmp_path / "alone", config=toys.train_config(lr=1e-4)).state_dict()
     for name, value in alone.items():
         assert torch.equal(ranks[0][name], ranks[1][name])
         torch.testing.assert_close(ranks[0][name], value, rtol=1e-3, atol=1e-5)
@@ -345,9 +345,9 @@ def test_training_on_a_gpu_lowers_the_loss(tmp_path, precision):
     accelerator = open_device("cuda")
     device = accelerator.device
     loss = denoising_loss(attack.poison, toys.schedule().to(device), poisoned.to(device), flip=True)
-    recipe = toys.recipe(steps=200, precision=precision)
+    train_config = toys.train_config(steps=200, precision=precision)
     denoiser = toys.denoiser().to(device)
-    fit(denoiser, loss, images.to(device), index, recipe, 3, toys.session(tmp_path, processes=accelerator))
+    fit(denoiser, loss, images.to(device), index, train_config, 3, toys.session(tmp_path, processes=accelerator))
     losses = [row["loss"] for row in read_history(tmp_path / "history.jsonl")]
     assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
 
@@ -418,7 +418,7 @@ def test_a_file_that_is_no_checkpoint_is_passed_over(tmp_path):
     assert torch.equal(weights(trained(tmp_path / "damaged")), weights(trained(tmp_path / "whole")))
 
 
-def test_damaged_lines_of_a_history_are_dropped_and_told(tmp_path, caplog):
+def test_damaged_lines_of_a_history_are_dropped_and_reported(tmp_path, caplog):
     path = tmp_path / "history.jsonl"
     path.write_bytes(b'{"step": 1, "loss": 0.5}\n\0\0\0\n{"step": 2, "lo\n[]\n\xff\n{"step": 3, "loss": 0.1}\n')
     assert [row["step"] for row in read_history(path)] == [1, 3]

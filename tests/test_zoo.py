@@ -40,7 +40,7 @@ def judge(
     age: float = 0,
     **more,
 ) -> Path:
-    """Write the run in which `audit` judged `model`, with Elijah's score of it unless told otherwise."""
+    """Write the run in which `audit` judged `model`, with Elijah's score of it by default."""
     trigger, true_asr, own_score, l2, asr = MODELS[model]
     found = {"score": own_score if score is None else score, "l2": l2, "cosine": 0.5, "asr": asr, "seconds": 2,
              "evaluations": 10_000}  # fmt: skip
@@ -151,8 +151,8 @@ def test_of_runs_that_share_an_audit_the_newest_counts(ask, place):
 def test_an_audit_of_one_model_with_two_settings_is_an_error_that_names_them(place, capsys):
     judge(place / "other", "elijah", "noise-0", steps=50, key="another")
     assert cli.command(["zoo", "zoo"]) == 2
-    told = capsys.readouterr().err
-    assert "elijah judged a model in " in told and "defense.steps (100, 50)" in told
+    message = capsys.readouterr().err
+    assert "elijah judged a model in " in message and "defense.steps (100, 50)" in message
 
 
 def test_an_audit_that_was_not_set_alike_everywhere_is_marked(ask, place):
@@ -210,11 +210,13 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("line", "told"), [(line, told) for line, *told in WRONG], ids=[row[0] for row in WRONG])
-def test_wrong_words_are_told_in_a_line(line, told, place, capsys):
+@pytest.mark.parametrize(
+    ("line", "message"), [(line, message) for line, *message in WRONG], ids=[row[0] for row in WRONG]
+)
+def test_wrong_words_are_reported_in_a_line(line, message, place, capsys):
     code = cli.command(["zoo", *line.split()])
     out, err = capsys.readouterr()
-    assert (code, out, len(err.splitlines())) == (2, "", 1) and all(word in err for word in told), err
+    assert (code, out, len(err.splitlines())) == (2, "", 1) and all(word in err for word in message), err
 
 
 def test_a_figure_where_a_folder_is_leaves_the_folder(place, capsys):
@@ -225,8 +227,8 @@ def test_a_figure_where_a_folder_is_leaves_the_folder(place, capsys):
 
 def test_no_audited_runs(place, capsys):
     assert cli.command(["zoo", "zoo/plain", "zoo/terd-noise-0"]) == 2
-    told = capsys.readouterr().err
-    assert "no run with a detection is done below zoo/plain, zoo/terd-noise-0 (1 with a defense did not" in told
+    message = capsys.readouterr().err
+    assert "no run with a detection is done below zoo/plain, zoo/terd-noise-0 (1 with a defense did not" in message
 
 
 def test_help_comes_without_torch():

@@ -19,11 +19,14 @@ from bdiff.trigger.base import Trigger
 from bdiff.trigger.box import box
 
 SIZE = 8
-RECIPE = TrainConfig(
+TRAIN_CONFIG = TrainConfig(
     steps=12, epochs=None, batch_size=6, optimizer="adam", lr=1e-3, weight_decay=0.0, warmup=4, clip_norm=1.0,
     ema=0.9, precision="fp32",
 )  # fmt: skip
-LOOP = LoopConfig(compile=False, workers=0, checkpoint_seconds=0.0, keep=2, log_every=1, progress=1000.0)
+LOOP = LoopConfig(
+    compile=False, micro_batch=None, recompute=False, workers=0, checkpoint_seconds=0.0, keep=2, log_every=1,
+    progress=1000.0,
+)  # fmt: skip
 
 
 def schedule(steps: int = 20) -> Schedule:
@@ -98,9 +101,9 @@ class Seen(View):
         return self.network(z, t, return_dict=False)[0]
 
 
-def recipe(**changes) -> TrainConfig:
+def train_config(**changes) -> TrainConfig:
     """`RECIPE` with changes."""
-    return replace(RECIPE, **changes)
+    return replace(TRAIN_CONFIG, **changes)
 
 
 def accelerator() -> Accelerator:

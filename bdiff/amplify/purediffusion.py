@@ -29,6 +29,6 @@ class Amplifier:
     ) -> Inversion:
         """Return the reinforced trigger (C,H,W) from the true one; the same for the same seed."""
         losses, settings = self.inversion.losses(suspect, seed), self.inversion
-        start = trigger.to(suspect.device)
-        tau, curve = descend(losses, start, settings.steps, settings.lr, settings.bound, watch)
-        return Inversion(tau.cpu(), curve)
+        start = trigger.to(suspect.device)[None]
+        taus, curves = descend(losses, start, settings.steps, settings.lr, settings.bound, watch)
+        return Inversion(taus[0].cpu(), curves[0])

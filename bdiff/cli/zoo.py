@@ -42,24 +42,24 @@ def zoo(words: list[str]) -> None:
     if wrong := [f"{folder} is not a folder" for folder in args.folders if not folder.is_dir()]:
         raise RequestError(*wrong)
     runs = find(args.folders)
-    audits, broken = judged(runs), unfinished(runs)
-    if not audits:
+    detections, broken = judged(runs), unfinished(runs)
+    if not detections:
         more = f" ({len(broken)} with a defense did not finish)" if broken else ""
         raise RequestError(f"no run with a detection is done below {', '.join(map(str, args.folders))}{more}: "
                        "use bdiff run defense=...")  # fmt: skip
-    deliver([benchmark(audits, broken)], args.format, args.out)
+    deliver([benchmark(detections, broken)], args.format, args.out)
     if args.figure:
-        draw(audits, args.figure)
+        draw(detections, args.figure)
 
 
-def draw(audits: Sequence[Judged], path: Path) -> None:
+def draw(detections: Sequence[Judged], path: Path) -> None:
     """Draw the scores to `path`, and print that on stderr, as stdout is for the table."""
     from bdiff.report import detection_figure  # imports matplotlib, which is slow
 
     if path.is_dir():
         raise RequestError(f"--figure {path} is a folder: give a file")
     try:
-        detection_figure.scores(path, audits)
+        detection_figure.scores(path, detections)
     except OSError as error:
         raise RequestError(f"--figure {path} cannot be written ({os.strerror(error.errno or 0)})") from error
     print(f"drawn to {path}", file=sys.stderr)

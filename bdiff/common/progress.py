@@ -1,6 +1,7 @@
 """One progress bar per stage; plain lines if there is no terminal."""
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,8 +75,11 @@ class Bar(Meter):
 def progress(
     name: str, total: int, done: int = 0, unit: str = "steps", every: float = 10.0, show: bool = True
 ) -> Iterator[Meter]:
-    """Show the progress of `name` towards `total` units, `done` of which an earlier run has completed."""
-    if not show:
+    """Show the progress of `name` towards `total` units, `done` of which an earlier run has completed.
+
+    Of several processes only the first one shows any.
+    """
+    if not show or int(os.environ.get("RANK", 0)) > 0:
         yield Meter()
     elif not console.is_terminal:
         yield Lines(name, total, done, unit, every)

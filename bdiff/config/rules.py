@@ -131,6 +131,7 @@ counts = within(
 )
 auto_or_number = auto_or("a number, auto or null", is_number)
 auto_or_count = auto_or("auto or a whole number from 1 up", is_count)
+auto_or_flag = auto_or("auto, true or false", lambda value: type(value) is bool)
 file_name = within("a file name of at most 200 bytes", is_file_name, "is not a file name of at most 200 bytes")
 device = within(
     "auto, cpu, cuda or cuda:N",

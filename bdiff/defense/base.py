@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from bdiff.common.peers import ALONE, Peers
 from bdiff.data.base import Images
 from bdiff.defense.settings import DetectionSettings, InputCheckSettings, LabelSettings, RemovalSettings, ShieldSettings
 from bdiff.defense.shields import cohen
@@ -58,13 +59,20 @@ class Detection(Defense):
     settings = DetectionSettings
     #: a model is flagged if its score reaches this, None for never; calibrate it on clean models only
     threshold: float | None
+    #: the processes that share the starts, if there are several: all of them call `invert`, and get the same
+    peers: Peers = ALONE
     #: the range of scores: above the first value and up to the second
     scores: ClassVar[tuple[float, float]] = (-inf, inf)
 
     @property
     @abstractmethod
     def total(self) -> int:
-        """The number of steps of `invert`, each of which it reports to `watch`."""
+        """The number of steps of `invert` in one process, each of which it reports to `watch`."""
+
+    @property
+    def starts(self) -> int:
+        """The number of searches of `invert`, independent of each other; several are shared by `peers`."""
+        return 1
 
     @property
     def work(self) -> Work:

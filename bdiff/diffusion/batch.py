@@ -13,12 +13,21 @@ class Batch:
 
     pixels: Tensor
     rows: Tensor
-    part: slice  # the rows of the global batch that these are
+    part: slice | Tensor  # the rows of the global batch that these are; (b,) int64 for a piece of a part
     size: int  # rows of the global batch
 
     def draw(self, sampler: Callable[..., Tensor], *shape: int) -> Tensor:
         """Return this part of `sampler((size, *shape))`, which is drawn for the global batch, so that splits agree."""
         return sampler((self.size, *shape), device=self.pixels.device)[self.part]
+
+    def pieces(self, most: int | None) -> list["Batch"]:
+        """Return it in pieces of at most `most` rows, as equal as can be; None for one piece."""
+        count = -(-len(self.rows) // most) if most else 1
+        if count == 1:
+            return [self]
+        place = torch.arange(self.size, device=self.rows.device)[self.part]
+        pixels, rows, places = (one.tensor_split(count) for one in (self.pixels, self.rows, place))
+        return [Batch(*part, self.size) for part in zip(pixels, rows, places, strict=True)]
 
 
 #: the loss of a network on a batch

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from bdiff.common.device import Late
 from bdiff.common.errors import RunError
 from bdiff.common.pickles import called, first_line, refusal
+from bdiff.diffusion.average import Average
 from bdiff.store import artifacts
 from bdiff.store.integrity import fault
 
@@ -42,7 +42,7 @@ class Checkpointer:
         folder: Path,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        ema: EMAModel | None,
+        ema: Average | None,
         keep: int,
         companion: Companion | None = None,
     ):
@@ -105,7 +105,6 @@ class Checkpointer:
             self.optimizer.load_state_dict(parts["optimizer"])
             if self.ema:
                 self.ema.load_state_dict(parts["ema"])
-                self.ema.to(device=device)
             if self.companion and "companion" in parts:
                 self.companion.load_state_dict(parts["companion"])
             log.info("resuming from step %d (%s)", parts["step"], self.folder)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bdiff.common.device import to_device
 from bdiff.common.errors import RunError
+from bdiff.common.peers import ALONE, Peers
 from bdiff.common.progress import progress
 from bdiff.common.seeds import generator
 from bdiff.data.base import to_uint8
@@ -209,9 +210,13 @@ def shard_path(folder: Path, start: int) -> Path:
     return folder / f"{start:08d}.safetensors"
 
 
-def shards(folder: Path, kind: str) -> Iterator[Tensor]:
-    """Yield the batches of one kind, uint8 (B,C,H,W), that `sample` wrote to `folder`, in the order of their images."""
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as shard:
+def shards(folder: Path, kind: str, count: int = sys.maxsize, peers: Peers = ALONE) -> Iterator[Tensor]:
+    """Yield the batches of one kind, uint8 (B,C,H,W), that `sample` wrote to `folder`, in the order of their images.
+
+    Of the first `count` images; and of several `peers`, to each those batches that are its own.
+    """
+    starts = sorted(start for path in folder.glob("*.safetensors") if (start := int(path.stem)) < count)
+    for start in peers.mine(starts):
+        with safe_open(shard_path(folder, start), "pt") as shard:
             if kind in shard.keys():  # noqa: SIM118 (it is no dict)
-                yield shard.get_tensor(kind)
+                yield shard.get_tensor(kind)[: count - start]

@@ -6,28 +6,36 @@ uninterrupted one on a CPU, and several processes train what one would (each tak
 
 import contextlib
 import itertools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from bdiff.common.device import Alone, Late, autocast, to_device
+from bdiff.common.device import Alone, Late, to_device
 from bdiff.common.errors import RunError
 from bdiff.common.progress import progress
 from bdiff.common.seeds import generator, seed_of
-from bdiff.config.rules import above, at_least, fraction, one_of, precision
+from bdiff.config.rules import above, at_least, auto_or_flag, fraction, one_of, precision
 from bdiff.data.base import Images, batches
+from bdiff.diffusion.average import Average
 from bdiff.diffusion.batch import Batch, Loss
 from bdiff.diffusion.checkpointer import Checkpointer, Companion
 from bdiff.diffusion.history import History
+from bdiff.diffusion.mode import Costs, Mode, announce, decide
+from bdiff.diffusion.step import Step, recomputing
+from bdiff.diffusion.trial import Trial
+
+log = logging.getLogger(__name__)
+
+TRAIN = "train"  # the purpose of the mode that is kept in a stage's folder
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -72,11 +80,13 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """The settings of `runtime` that the loop reads: none of them changes the weights."""
+    """What of `runtime` the loop reads: none of it changes the weights, but for the rounding of float sums."""
 
-    compile: Annotated[bool, "torch.compile the UNet"]
-    workers: Annotated[int, at_least(0), "processes that decode streamed images"]
-    checkpoint_seconds: Annotated[float, at_least(0), "maximum work, in seconds, that a killed training loses"]
+    compile: Annotated[bool | str, auto_or_flag, "compile networks; auto: where the work that is left pays for it"]
+    micro_batch: Annotated[int | None, at_least(1), "images of a batch trained on at a time; null: all"]
+    recompute: Annotated[bool, "keep no activations within the UNet's blocks in training, and compute them twice"]
+    workers: Annotated[int, at_least(0), "processes that decode images which are streamed"]
+    checkpoint_seconds: Annotated[float, at_least(0), "most work, in seconds, that is lost when a training is killed"]
     keep: Annotated[int, at_least(1), "checkpoints kept"]
     log_every: Annotated[int, at_least(1), "steps between logged losses"]
     progress: Annotated[float, "seconds between lines of progress without a terminal"]
@@ -90,7 +100,8 @@ class Session:
     loop: LoopConfig
     accelerator: Accelerator | Alone
     name: str = "train"
-    record: Callable[[dict[str, Any]], None] = lambda row: None  # gets every logged row, earlier ones on resume too
+    record: Callable[[dict[str, Any]], None] = lambda row: None  # gets every logged row, also those of before
+    costs: Costs | None = None  # what is known of compiling; None: nothing, and it is kept in the folder alone
 
 
 def row_stream(rows: int, batch: int, seed: int, start: int = 0) -> Iterator[Tensor]:
@@ -138,50 +149,53 @@ def fit(
     device, world = accelerator.device, accelerator.num_processes
     if config.batch_size % world:
         raise RunError(f"train.batch_size={config.batch_size} cannot be split over {world} processes")
-    share = config.batch_size // world
-    part = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    rows_each = config.batch_size // world
+    part = slice(accelerator.process_index * rows_each, (accelerator.process_index + 1) * rows_each)
     total = config.total(len(index))
 
     model.to(device).train()
-    optimizer = OPTIMIZERS[config.optimizer](
-        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
-    )
-    ema = EMAModel(model.parameters(), decay=config.ema, foreach=True) if config.ema else None
+    weights = [*model.parameters()]
+    optimizer = OPTIMIZERS[config.optimizer](weights, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    ema = Average(weights, config.ema) if config.ema else None
     state = Checkpointer(session.folder, model, optimizer, ema, loop.keep, companion)
     start = state.load(device)
     history = History(session.folder / "history.jsonl", start, accelerator.is_main_process, session.record)
-    net = accelerator.prepare(model) if isinstance(accelerator, Accelerator) and world > 1 else model
-    if loop.compile:
-        net = torch.compile(net)
+    take = Step(model, loss, config.precision, accelerator, loop.micro_batch)
 
     rows = itertools.islice(row_stream(len(index), config.batch_size, seed, start), total - start)
     order, ahead = itertools.tee(placed(rows, part, device))
     resident = images.device.type == device.type  # Accelerate may omit the device index
     index = index.to(images.device)
-    feed = batches(images, (index[rows.there if resident else rows.here] for rows in ahead), device, loop.workers)
-    window: list[Tensor] = []  # loss and gradient norm of each step since they were last read
+
+    def shown(place: Place) -> Tensor:
+        return index[place.there if resident else place.here]
+
+    def first() -> Batch:
+        some = next(placed(row_stream(len(index), config.batch_size, seed, start), part, device, 1))
+        return Batch(to_device(images.take(shown(some)), device), some.there, part, config.batch_size)
+
+    feed = batches(images, map(shown, ahead), device, loop.workers)
+    window: list[Tensor] = []  # loss and gradient norm of each step since the last look at them
     looked: Look | None = None
-    saved, began = time.monotonic(), time.monotonic()
     with (
         progress(name, total, start, "steps", loop.progress, accelerator.is_main_process) as meter,
         contextlib.closing(state),
+        recomputing(model, loop.recompute),
     ):
+        settle(take, session, first, rows_each, start, total)
+        saved, began = time.monotonic(), time.monotonic()
         for step, place, pixels in zip(range(start, total), order, feed, strict=False):
-            torch.manual_seed(seed_of(seed, "step", step))
             for group in optimizer.param_groups:
                 group["lr"] = config.lr_at(step, total)
-            batch = Batch(pixels, place.there, part, config.batch_size)
-            with autocast(config.precision, device):
-                value = loss(net, batch)
-            accelerator.backward(value)
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm or math.inf)
+            value = take(Batch(pixels, place.there, part, config.batch_size), seed_of(seed, "step", step))
+            norm = torch.nn.utils.clip_grad_norm_(weights, config.clip_norm or math.inf)
             optimizer.step()
             optimizer.zero_grad()
             if ema:
-                ema.step(model.parameters())
+                ema.step(weights)
             if companion:
                 companion.update(model, generator(seed, "update", step))
-            window.append(torch.stack([value.detach(), norm]))
+            window.append(torch.stack([value, norm]))
             meter.advance(1, history.last)
 
             if looked:  # the device had a step to work on meanwhile
@@ -202,8 +216,41 @@ def fit(
                 state.save(step + 1)
                 saved = time.monotonic()
     if ema:
-        ema.copy_to(model.parameters())
+        ema.copy_to(weights)
     return model.eval()
+
+
+def settle(take: Step, session: Session, first: Callable[[], Batch], rows: int, start: int, total: int) -> None:
+    """Put steps of `rows` rows into the mode that the training began with, or into one that is chosen now.
+
+    The first process chooses, and keeps what it has to give up later. `runtime.compile=false` is always heard: there
+    has to be a way out.
+    """
+    setting, main = session.loop.compile, session.accelerator.is_main_process
+    costs = session.costs or Costs(session.folder)
+    mode = Mode.kept(session.folder, TRAIN)
+    if main and (mode is None or (mode.compiled and setting is False)):
+        if start and mode is None:
+            setting = False  # it began before there were modes
+        mode = decide(setting, Trial(take, first), total - start, rows, costs)
+        if take.objective.scope == "network":
+            mode = replace(mode, reason=f"{mode.reason}; the network alone")
+        mode.keep(session.folder, TRAIN)
+        announce(session.name, mode, setting, total - start)
+    session.accelerator.wait_for_everyone()
+    if (mode := Mode.kept(session.folder, TRAIN)) is None or not mode.compiled:
+        return
+    costs.use()
+    if not take.objective.scope:
+        take.compile()
+
+    def failed(why: str) -> None:
+        log.warning("%s: the compiler failed at %s", session.name, why)
+        if main:
+            compiled = take.objective.scope is not None
+            replace(mode, compiled=compiled, reason=f"{mode.reason}; it failed at {why}").keep(session.folder, TRAIN)
+
+    take.failed = failed
 
 
 class Look(NamedTuple):

@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,14 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Annotated, Any
 
-import filelock
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from bdiff.config.folders import SEARCHPATH
-from bdiff.config.rules import at_least, one_of
+from bdiff.config.rules import auto_or_count, one_of
 from bdiff.config.words import quoted
+from bdiff.launch.place import place
 from bdiff.launch.process import start
 from bdiff.store import artifacts
 from bdiff.store.ledger import DONE, FAILED, INTERRUPTED, Ledger, config_key
@@ -40,7 +39,9 @@ class Sweep:
     """How the jobs of a sweep are run (conf/config.yaml: sweep)."""
 
     on_failure: Annotated[str, one_of("continue", "stop"), "what the other jobs do after a failure"]
-    jobs_per_gpu: Annotated[int, at_least(1), "jobs that share a GPU, with a launcher that runs several at a time"]
+    jobs_per_gpu: Annotated[
+        int | str, auto_or_count, "jobs that share a GPU, with a parallel launcher; auto: as many as leave it room"
+    ]
 
 
 def ledger_of(config: DictConfig) -> Ledger:
@@ -151,45 +152,3 @@ def death(code: int, output: Path) -> str:
         return f"killed by {name}" + (", as the system does when memory runs out" if name == "SIGKILL" else "")
     lines = [line for line in output.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1].removeprefix("bdiff: ") if lines else f"ended with exit code {code}"
-
-
-@contextmanager
-def place(config: DictConfig, parallel: int, sweep_ended: Callable[[], bool]) -> Iterator[dict[str, str]]:
-    """Yield the environment for one of `parallel` jobs: a free GPU, or a part of the CPU's cores.
-
-    There are `sweep.jobs_per_gpu` places on each visible GPU; a job waits until one is free, or the sweep ends.
-    """
-    if parallel == 1 or config.runtime.device not in ("auto", "cpu", "cuda"):  # or the user has chosen a GPU
-        yield {}
-        return
-    gpus = [] if config.runtime.device == "cpu" else visible_gpus()
-    if not gpus:
-        cores = os.cpu_count() or 1
-        jobs = parallel if parallel > 0 else max(1, cores + 1 + parallel)  # joblib's way to count down from all cores
-        yield {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
-        return
-    root = Path(tempfile.gettempdir()) / f"bdiff-gpus-{os.getuid()}"
-    root.mkdir(exist_ok=True)
-    places = [(gpu, root / f"{gpu}.{k}.lock") for k in range(config.sweep.jobs_per_gpu) for gpu in gpus]
-    while not sweep_ended():
-        for gpu, path in places:
-            held = filelock.FileLock(path)
-            try:
-                held.acquire(timeout=0)
-            except filelock.Timeout:
-                continue
-            try:
-                yield {"CUDA_VISIBLE_DEVICES": gpu}
-            finally:
-                held.release()
-            return
-        time.sleep(0.5)
-    raise KeyboardInterrupt
-
-
-def visible_gpus() -> list[str]:
-    """Return the NVIDIA GPUs that a process may use, as named in CUDA_VISIBLE_DEVICES, without torch."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [gpu for gpu in named.split(",") if gpu and gpu != "-1"]
-    return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]

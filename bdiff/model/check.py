@@ -195,7 +195,7 @@ def kind_mismatches(found: dict[str, Any], noise: dict[str, Any]) -> list[str]:
 def noise_mismatches(noise: dict[str, Any], schedule: dict[str, Any]) -> list[str]:
     """Return how the schedule of a scheduler config, if there is one, differs from the request's."""
     known = NOISE | noise
-    other = [key for key, wanted in schedule.items() if noise and key in known and known[key] != wanted]
+    other = [key for key, expected in schedule.items() if noise and key in known and known[key] != expected]
     if not other:
         return []
     theirs = ", ".join(f"{key}={known[key]}" for key in other)

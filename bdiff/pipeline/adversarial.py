@@ -26,10 +26,12 @@ def adversarial(stages: Stages, on: EvalSet, config: DictConfig) -> Tensor:
 
     def build() -> dict[str, Any]:
         with stages.meter("adversarial", count, "images") as meter:
-            keep(path, {"x": by_batch(stage.folder / BATCHES, count, config.batch_size, attacked, meter)})
+            found = by_batch(stage.folder / BATCHES, count, config.batch_size, attacked, meter, stages.peers)
+        if stages.main:
+            keep(path, {"x": found})
         return {}
 
-    stages.once(stage, build, "adversarial")
+    stages.once(stage, build, "adversarial", together=True)
     return stages.read(path, "x", on.inputs["clean"].shape)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -14,11 +15,12 @@ from bdiff.defense.shields import cohen
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.engine import steady
 from bdiff.diffusion.mode import Work
+from bdiff.pipeline.eval_set import EvalSet
 from bdiff.pipeline.names import ROWS
 from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.result import CertifiedCurves, StageResult
 from bdiff.pipeline.shield_table import ShieldTable, announce, mean_denoiser, networks_left, row_stage
-from bdiff.pipeline.stages import Stages
+from bdiff.pipeline.stages import BATCHES, Stages
 from bdiff.store.artifacts import Stage
 
 POINTS = 201  # of a curve in the figure
@@ -35,7 +37,7 @@ def certified(stages: Stages, shield: RadiusShield, table: ShieldTable) -> Stage
         noisy = torch.randn((shield.batch_size, *table.diffusion.shape), device=stages.device)
         logits = noisy_classifier(shield, table, table.rows["suspect"])
         copies = networks * len(on.inputs) * len(on.labels) * shield.draws  # the most, where images end early
-        announce("certification", copies, logits, noisy)
+        announce("certification", copies, logits, noisy, stages.peers.count)
     for row, stage in rows.items():
         certify(stages, shield, table, table.rows[row], stage, ROWS[row].certified)
     if stages.planning:
@@ -89,24 +91,54 @@ def noisy_classifier(
 def certify(
     stages: Stages, shield: RadiusShield, table: ShieldTable, models: list[Stage], stage: Stage, who: str
 ) -> None:
-    """Keep Cohen's table for every kind of input; one that a killed run has begun goes on where it ends."""
-    on = table.on
+    """Keep Cohen's table for every kind of input; one that a killed run has begun goes on where it ends.
+
+    Several processes share the images that it lacks, and write the rows of each into a part of its own.
+    """
+    on, peers = table.on, stages.peers
+    work = Work(len(on.inputs) * len(on.labels) * shield.draws, shield.batch_size)
 
     def build() -> dict[str, Any]:
         stage.folder.mkdir(parents=True, exist_ok=True)
-        work = Work(len(on.inputs) * len(on.labels) * shield.draws, shield.batch_size)
-        logits = noisy_classifier(shield, table, models, lambda suspect: stages.settle(stage, suspect, work))
+        logits = noisy_classifier(
+            shield, table, models, lambda suspect: stages.settle(stage, suspect, work, together=True)
+        )
+        known = joined(stages, stage, on)
         for kind, x in on.inputs.items():
+            path, todo = stage.folder / f"{kind}.tsv", torch.arange(len(on.labels))
+            if peers.count > 1:
+                path = part_of(stage, kind, peers.rank)
+                lacking = [place for place, index in enumerate(on.indices.tolist()) if index not in known[kind]]
+                todo = torch.tensor(peers.mine(lacking), dtype=torch.int64)
+            if not len(todo):
+                continue
             shield.run(
                 lambda noisy: steady(partial(logits, noisy)),
-                x.to(stages.device),
-                on.labels,
-                on.indices,
-                stage.folder / f"{kind}.tsv",
+                x[todo].to(stages.device),
+                on.labels[todo],
+                on.indices[todo],
+                path,
                 seed=table.config.seed,
                 name=f"{who} {kind}",
                 every=stages.loop.progress,
             )
+        peers.wait()
+        joined(stages, stage, on)
         return {}
 
-    stages.once(stage, build, who)
+    stages.once(stage, build, who, together=True)
+
+
+def joined(stages: Stages, stage: Stage, on: EvalSet) -> dict[str, set[int]]:
+    """Let the first process join what processes have left of every table; return which images each table has."""
+    found = {}
+    if stages.main:
+        for kind in on.inputs:
+            parts = sorted(part_of(stage, kind, 0).parent.glob(f"{kind}-*.tsv"))
+            found[kind] = cohen.join(stage.folder / f"{kind}.tsv", parts, on.indices.tolist())
+    return stages.peers.gather(found)[0]
+
+
+def part_of(stage: Stage, kind: str, rank: int) -> Path:
+    """Return where the process `rank` puts its rows of a table."""
+    return stage.folder / BATCHES / f"{kind}-{rank}.tsv"

@@ -95,7 +95,10 @@ def detected(
 def invert(
     stages: Stages, model: Stage, detection: Detection, config: DictConfig, diffusion: Diffusion, seed: int
 ) -> tuple[Stage, dict[str, Any]]:
-    """Let the detection invert a trigger, kept as trigger.safetensors; return the stage and its manifest."""
+    """Let the detection invert a trigger, kept as trigger.safetensors; return the stage and its manifest.
+
+    The processes share its starts; one makes it alone if there is but one start.
+    """
     stage = stages.stage(
         "audit",
         model=model.key,
@@ -105,15 +108,20 @@ def invert(
         seed=seed,
     )
 
+    shared = detection.starts > 1
+    if shared:
+        detection.peers = stages.peers
+
     def build() -> dict[str, Any]:
         suspect = suspect_of(model, diffusion, config.precision, config.checkpoint)
-        stages.settle(stage, suspect, detection.work)
+        stages.settle(stage, suspect, detection.work, together=shared)
         with stages.meter("audit", detection.total, "steps") as meter:
             found = steady(lambda: detection.invert(suspect, seed_of(seed, "audit"), partial(meter.advance, 1)))
-        keep(stage.folder / "trigger.safetensors", {"trigger": found.trigger.contiguous()})
+        if stages.main:
+            keep(stage.folder / "trigger.safetensors", {"trigger": found.trigger.contiguous()})
         return {"curve": found.curve, "evidence": found.evidence, "evaluations": suspect.evaluations}
 
-    return stage, stages.once(stage, build)
+    return stage, stages.once(stage, build, together=shared)
 
 
 def fidelity(trigger: Tensor, pattern: Tensor, mask: Tensor) -> dict[str, float]:

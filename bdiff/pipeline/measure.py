@@ -14,9 +14,9 @@ from torch import Tensor
 
 from bdiff.common.device import to_device
 from bdiff.diffusion.sampling import shards
-from bdiff.metric.base import MetricResult, first
+from bdiff.metric.base import MetricResult
 from bdiff.metric.fid import moments
-from bdiff.metric.fid.base import Features, Frechet, Remembering
+from bdiff.metric.fid.base import Features, Frechet
 from bdiff.metric.fid.protocol import PRESETS, shortfalls, singular
 from bdiff.metric.names import OVER_FEATURES
 from bdiff.metric.sample_psnr import sample_psnr
@@ -86,9 +86,12 @@ def measure(
     )
 
     def build() -> dict[str, Any]:
+        fed = fed_features(stages, samples, how, how.distance) if how.distance else None
+        if not stages.main:
+            return {}
         found = against_target(stages, samples, how)
-        if how.distance:
-            found |= over_features(stages, samples, how, how.distance)
+        if how.distance and fed:
+            found |= over_features(fed, how, how.distance)
         else:
             found["fid"] = MetricResult({}, {"absent": "metric/fid=none"})
         if clean:
@@ -98,7 +101,7 @@ def measure(
             "protocol": {name: one.protocol for name, one in found.items()},
         }
 
-    manifest = stages.once(stage, build, "measure" if who == "suspect" else f"measure_{who}")
+    manifest = stages.once(stage, build, "measure" if who == "suspect" else f"measure_{who}", together=True)
     metrics = {f"{who}/{name}": value for name, value in manifest["metrics"].items()}
     return {"metrics": metrics, "protocol": manifest["protocol"]}
 
@@ -187,38 +190,49 @@ def against_clean(samples: Stage, clean: Clean) -> MetricResult:
     return MetricResult(values, {**facts, "clean_model": clean.model})
 
 
-def over_features(stages: Stages, samples: Stage, how: Measuring, distance: Distance) -> dict[str, MetricResult]:
-    """Return the Fréchet distance and what else is asked for over the same features, in one pass over the samples."""
-    features, suffix, protocol = distance.features, distance.features.suffix, how.metric.fid.protocol
-    count = min(how.sample.count, PRESETS[protocol].samples or how.sample.count)
-    remembering = Remembering(features, KEPT if distance.activations else 0)
-    frechet = Frechet(remembering, stages.device)
+def fed_features(stages: Stages, samples: Stage, how: Measuring, distance: Distance) -> Frechet:
+    """Return the Fréchet distance with the reference's moments and the samples, which all processes share."""
+    frechet = Frechet(distance.features, stages.device, KEPT if distance.activations else 0)
     frechet.reference = moments.read(distance.reference.path)
-    with stages.meter(f"fid{suffix}", -(-count // how.sample.batch_size), "batches") as meter:
-        frechet.feed(metered(first(untriggered(samples), count), meter), real=False)
+    starts, name = range(0, counted(how), how.sample.batch_size), f"fid{distance.features.suffix}"
+    with stages.meter(name, len(stages.peers.mine(starts)), "batches") as meter:
+        pixels = shards(samples.folder / "shards", "clean", counted(how), stages.peers)
+        frechet.feed(metered(pixels, meter), real=False, peers=stages.peers)
+    return frechet
+
+
+def counted(how: Measuring) -> int:
+    """Return of how many samples the distance is."""
+    return int(min(how.sample.count, PRESETS[how.metric.fid.protocol].samples or how.sample.count))
+
+
+def over_features(frechet: Frechet, how: Measuring, distance: Distance) -> dict[str, MetricResult]:
+    """Return the Fréchet distance and what else is asked for over the same features of the samples."""
+    features, suffix = distance.features, distance.features.suffix
     value = frechet.value()
     finite = math.isfinite(value)
     stated = {
         **({} if finite else {"absent": f"the distance came out as {value}"}),
-        "protocol": protocol,
+        "protocol": how.metric.fid.protocol,
         "marks": distance.marks,
         **features.identity(),
         **distance.reference.facts,
-        "sample_count": count,
+        "sample_count": counted(how),
         "dimensions": features.num_features,
         "images": "uint8 tensors, no files",
     }
     found = {f"fid{suffix}": MetricResult({f"fid{suffix}": value} if finite else {}, stated)}
     if distance.activations:
         real = load_file(distance.activations.folder / "activations.safetensors")["activations"]
+        fake = frechet.activations
         shared = {
             **features.identity(),
-            "sample_count": len(remembering.kept),
+            "sample_count": len(fake),
             "reference_count": len(real),
             "images": f"the first samples and reference images drawn at random, at most {KEPT} of each",
         }
-        fake = remembering.kept.to(stages.device)
-        for name, one in one_by_one(asked_over_features(how.metric), features, real.to(stages.device), fake).items():
+        on_device = (real.to(frechet.device), fake.to(frechet.device))
+        for name, one in one_by_one(asked_over_features(how.metric), features, *on_device).items():
             values = {what + suffix: number for what, number in one.values.items()}
             found[name + suffix] = MetricResult(values, one.protocol | shared)
     return found

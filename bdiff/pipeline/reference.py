@@ -14,7 +14,7 @@ from bdiff.common.seeds import generator
 from bdiff.config.instantiate import make
 from bdiff.data.base import Images, batches
 from bdiff.metric.fid import moments
-from bdiff.metric.fid.base import Features, Frechet, Remembering
+from bdiff.metric.fid.base import Features, Frechet
 from bdiff.metric.fid.protocol import PRESETS
 from bdiff.metric.weights import file_hash
 from bdiff.pipeline.classifier import train_classifier
@@ -66,13 +66,15 @@ def reference(stages: Stages, features: Features, images: Images, metric: DictCo
 
     def build() -> dict[str, Any]:
         frechet = Frechet(features, stages.device)
-        frechet.feed(streamed(stages, images, torch.arange(len(images)), "reference", metric.batch_size), real=True)
-        with artifacts.atomic(path) as scratch:
-            moments.write(scratch, frechet.reference)
+        pixels = streamed(stages, images, torch.arange(len(images)), "reference", metric.batch_size)
+        frechet.feed(pixels, real=True, peers=stages.peers)
+        if stages.main:
+            with artifacts.atomic(path) as scratch:
+                moments.write(scratch, frechet.reference)
         log.info("reference: mu and sigma of %d images in %s", len(images), path)
         return {"images": len(images)}
 
-    stages.once(stage, build)
+    stages.once(stage, build, together=True)
     whole = PRESETS[metric.fid.protocol].split not in (None, images.split)
     words = f"{images.name} {images.split}{' (all of it: the data has no splits)' if whole else ''}"
     facts = {"reference": f"{words}, {images.fingerprint}", "reference_count": len(images)}
@@ -85,20 +87,23 @@ def reference_activations(stages: Stages, features: Features, images: Images, ba
 
     def build() -> dict[str, Any]:
         rows = torch.randperm(len(images), generator=generator("activations"))[:KEPT].sort().values
-        remembering = Remembering(features, KEPT)
         with torch.inference_mode():
-            for pixels in streamed(stages, images, rows, "activations", batch_size):
-                remembering(pixels)
-        keep(stage.folder / "activations.safetensors", {"activations": remembering.kept})
+            own = (features(pixels).cpu() for pixels in streamed(stages, images, rows, "activations", batch_size))
+            activations = torch.cat([*stages.peers.stream(own)])
+        if stages.main:
+            keep(stage.folder / "activations.safetensors", {"activations": activations})
         return {"images": len(rows)}
 
-    stages.once(stage, build)
+    stages.once(stage, build, together=True)
     return stage
 
 
 def streamed(stages: Stages, images: Images, rows: Tensor, name: str, batch_size: int) -> Iterator[Tensor]:
-    """Yield the images at `rows` (n,) batch by batch on the device, with a progress bar called `name`."""
-    parts = rows.split(batch_size)
+    """Yield the images at `rows` (n,) batch by batch on the device, with a progress bar called `name`.
+
+    Only those batches of them that are this process's own.
+    """
+    parts = stages.peers.mine(rows.split(batch_size))
     with stages.meter(name, len(parts), "batches") as meter:
         yield from metered(batches(images, parts, stages.device, stages.loop.workers), meter)
 

@@ -91,8 +91,7 @@ def draw_samples(
     def build() -> dict[str, Any]:
         suspect = suspect_of(model, sampling.diffusion, config.precision)
         sampler = Sampler(sampling.scheduler, config.steps, plain(sampling.sampler.step))
-        shown = sum(counts.values()) * sampler.calls // stages.accelerator.num_processes
-        stages.settle(stage, suspect, Work(shown, config.batch_size), together=True)
+        stages.settle(stage, suspect, Work(sum(counts.values()) * sampler.calls, config.batch_size), together=True)
         sample(
             suspect,
             sampler,

@@ -69,7 +69,8 @@ def purified(stages: Stages, shield: LabelShield, table: ShieldTable, backdoor: 
     if networks and stages.main:
         eps = mean_denoiser(table, table.rows["suspect"])
         batch = table.on.inputs["clean"][: config.batch_size].to(stages.device)
-        announce("shield", networks * evaluations(shield, table), lambda x: eps(x, 0), batch)
+        shown = networks * evaluations(shield, table)
+        announce("shield", shown, lambda x: eps(x, 0), batch, stages.peers.count)
     manifests = {
         row: purify(stages, shield, table, table.rows[row], stage, ROWS[row].purified) for row, stage in rows.items()
     }
@@ -135,11 +136,12 @@ def purify(
             shown = count * (len(inputs) + (config.adaptive.steps > 0)) * shield.evaluations
             eps = mean_denoiser(table, models, settle=settled(stages, stage, shield, table, shown))
             guarded = Shielded(shield, eps, schedule, on.classifier, seed=config.seed)
-            ask, seen = guarded.labels, steady(lambda: guarded.images(first, on.indices[:SHOWN].tolist()))
+            ask = guarded.labels
+            see: Callable[[], Tensor] = partial(guarded.images, first, on.indices[:SHOWN].tolist())
             if config.adaptive.steps:
                 inputs["adaptive"] = adaptive(stages, shield, table, models, stage, who)
         else:
-            ask, seen = partial(bare, on), first
+            ask, see = partial(bare, on), lambda: first
         with stages.meter(who, len(inputs) * count, "images") as meter:
             answers = {}
             for kind, x in inputs.items():
@@ -147,13 +149,15 @@ def purify(
                 def labels(part: slice, x: Tensor = x) -> Tensor:
                     return ask(x[part].to(device), on.indices[part].tolist())
 
-                answers[kind] = by_batch(stage.folder / BATCHES / kind, count, config.batch_size, labels, meter)
+                folder = stage.folder / BATCHES / kind
+                answers[kind] = by_batch(folder, count, config.batch_size, labels, meter, stages.peers)
         right = {kind: found == on.labels for kind, found in answers.items()}
-        keep(stage.folder / "answers.safetensors", {**answers, "seen": to_uint8(seen).cpu()})
+        if stages.main:
+            keep(stage.folder / "answers.safetensors", {**answers, "seen": to_uint8(steady(see)).cpu()})
         accuracy = {kind: hits.double().mean().item() for kind, hits in right.items()}
         return {"accuracy": accuracy, **asr(right["clean"], right["triggered"])}
 
-    return stages.once(stage, build, who)
+    return stages.once(stage, build, who, together=True)
 
 
 def settled(
@@ -165,9 +169,9 @@ def settled(
     purpose: str = "network",
     gradients: bool = False,
 ) -> Callable[[Suspect], None]:
-    """Return what puts a suspect into the stage's mode for so much work."""
+    """Return what puts a suspect into the stage's mode for so much work, which all processes share."""
     work = Work(shown, table.config.batch_size * shield.copies, gradients)
-    return lambda suspect: stages.settle(stage, suspect, work, purpose)
+    return lambda suspect: stages.settle(stage, suspect, work, purpose, together=True)
 
 
 @torch.inference_mode()
@@ -202,8 +206,9 @@ def adaptive(
         shield_now = guarded.attacked(indices)
         return attack(shield_now, x, y, indices, settings, config.seed, "adaptive", config.adaptive.eot)
 
-    with stages.meter(f"{who} adaptive", len(on.labels), "images") as meter:
-        return by_batch(stage.folder / BATCHES / "adversary", len(on.labels), config.batch_size, attacked, meter)
+    folder, count = stage.folder / BATCHES / "adversary", len(on.labels)
+    with stages.meter(f"{who} adaptive", count, "images") as meter:
+        return by_batch(folder, count, config.batch_size, attacked, meter, stages.peers)
 
 
 def flagged(stages: Stages, shield: LabelShield, table: ShieldTable, images: Images) -> dict[str, float]:
@@ -225,8 +230,9 @@ def flagged(stages: Stages, shield: LabelShield, table: ShieldTable, images: Ima
         guarded = Shielded(shield, eps, table.diffusion.schedule_here, on.classifier, seed=config.seed)
         drawn = torch.randperm(len(images), generator=generator(config.seed, "blends"))[: config.strip.overlays]
         overlays = to_float(images.take(drawn)).to(stages.device)
-        batch = on.inputs["clean"][: config.batch_size].to(stages.device)
-        announce("strip", 2 * count * len(overlays) * shield.evaluations, lambda x: eps(x, 0), batch)
+        if stages.main:
+            batch = on.inputs["clean"][: config.batch_size].to(stages.device)
+            announce("strip", shown, lambda x: eps(x, 0), batch, stages.peers.count)
         with stages.meter("strip", 2 * count, "images") as meter:
             found = {}
             for kind in ("clean", "triggered"):
@@ -235,11 +241,13 @@ def flagged(stages: Stages, shield: LabelShield, table: ShieldTable, images: Ima
                     logits = guarded.attacked(on.indices[part].tolist())
                     return entropies(logits, x[part].to(stages.device), overlays, config.strip.weight)
 
-                found[kind] = by_batch(stage.folder / BATCHES / kind, count, config.batch_size, entropy, meter)
-        keep(path, found)
+                folder = stage.folder / BATCHES / kind
+                found[kind] = by_batch(folder, count, config.batch_size, entropy, meter, stages.peers)
+        if stages.main:
+            keep(path, found)
         return {}
 
-    stages.once(stage, build, "strip")
+    stages.once(stage, build, "strip", together=True)
     if stages.planning:
         return {}
     kept = load_file(path)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bdiff.common.peers import ALONE, Peers
 from bdiff.common.progress import Meter
 from bdiff.defense.base import Eps
 from bdiff.diffusion.denoiser import Suspect
@@ -76,24 +77,28 @@ def mean_denoiser(
     return lambda x, t: torch.stack([suspect.eps(x, t) for suspect in suspects]).mean(0)
 
 
-def by_batch(folder: Path, count: int, size: int, make: Callable[[slice], Tensor], meter: Meter) -> Tensor:
+def by_batch(
+    folder: Path, count: int, size: int, make: Callable[[slice], Tensor], meter: Meter, peers: Peers = ALONE
+) -> Tensor:
     """Return `make` of every batch of `count` rows, joined; kept in `folder` as they come, so that none is made twice.
 
-    `size` is the batch's, and changes no number.
+    `size` is the batch's, and changes no number. Each of several processes makes its part, and all get the whole.
     """
-    parts = []
-    for first in range(0, count, size):
-        last = min(first + size, count)
-        path = folder / f"{first}-{last}.safetensors"
+    batches = [(first, min(first + size, count)) for first in range(0, count, size)]
+    paths = [folder / f"{first}-{last}.safetensors" for first, last in batches]
+    for (first, last), path in peers.mine(list(zip(batches, paths, strict=True))):
         if not artifacts.whole(path):
             keep(path, {"part": steady(partial(make, slice(first, last))).cpu().contiguous()})
-        parts.append(load_file(path)["part"])
-        meter.advance(last - first)
-    return torch.cat(parts)
+        meter.advance(min(count - first, size * peers.count))  # the others make theirs meanwhile
+    peers.wait()
+    return torch.cat([load_file(path)["part"] for path in paths])
 
 
-def announce(name: str, evaluations: int, ask: Callable[[Tensor], Any], batch: Tensor) -> None:
-    """Log what is to come: so many images shown to the network, and an estimate of the time from one batch on it."""
+def announce(name: str, evaluations: int, ask: Callable[[Tensor], Any], batch: Tensor, processes: int = 1) -> None:
+    """Log what is to come: so many images shown to the network, and an estimate of the time from one batch on it.
+
+    `processes` share the images.
+    """
 
     def timed() -> float:
         began = time.monotonic()
@@ -104,5 +109,5 @@ def announce(name: str, evaluations: int, ask: Callable[[Tensor], Any], batch: T
 
     with torch.inference_mode():
         timed()  # the first is slower than those that follow
-        seconds = timed() * evaluations / len(batch)
+        seconds = timed() * evaluations / len(batch) / processes
     log.info("%s: %s images to be shown to the network, about %.3g s", name, f"{evaluations:,}", seconds)

@@ -4,7 +4,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bdiff.common.device import open_device
+from bdiff.common.peers import Peers
 from bdiff.common.progress import Meter, progress
 from bdiff.common.versions import VERSION
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.engine import Engine
 from bdiff.diffusion.history import read_history
-from bdiff.diffusion.mode import Costs, Mode, Work, choose
+from bdiff.diffusion.mode import Costs, Mode, Work, announce, choose
 from bdiff.diffusion.training import LoopConfig, Session
 from bdiff.store import artifacts, provenance, threads
 from bdiff.store.artifacts import Stage
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 
 #: folders of a growing stage that only a killed run needs again: a training's state, and answers batch by batch
 STATE, BATCHES = "state", "batches"
-MODES = "modes.json"  # of its networks, in the folder of a stage
 
 
 class Stages:
@@ -42,6 +42,7 @@ class Stages:
         self.root, self.tracker, self.loop, self.costs = root, tracker, loop, costs
         self.accelerator = open_device(device)
         self.device = self.accelerator.device
+        self.peers = Peers(self.accelerator.process_index, self.accelerator.num_processes)
         self.seconds: dict[str, float] = {}
         self.keys: dict[str, str] = {}
         self.reused: list[str] = []
@@ -142,19 +143,19 @@ class Stages:
         """Put a suspect's engine into the mode that the stage has for it, chosen here before its first step.
 
         `purpose` tells the engines of a stage apart; networks that share the work have one. `together`: by all
-        processes.
+        processes, which share the work too.
         """
-        path = stage.folder / MODES
-        known = artifacts.recall(path, dict[str, Any]())
-        if self.main and purpose not in known:
+        if together:
+            work = replace(work, images=work.images // self.peers.count)
+        mode = Mode.kept(stage.folder, purpose)
+        if self.main and mode is None:
             mode = choose(self.loop.compile, suspect.engine, suspect.example(work.batch), work, self.costs)
-            log.info("%s: %s", stage.name, mode)
-            known |= {purpose: asdict(mode)}
-            artifacts.write_json(path, known)
+            mode.keep(stage.folder, purpose)
+            announce(stage.name, mode, self.loop.compile, work.calls)
         if together:
             self.accelerator.wait_for_everyone()
-            known = artifacts.recall(path, known)
-        mode = Mode(**known[purpose])
+            mode = Mode.kept(stage.folder, purpose)
+        assert mode is not None, f"{stage.folder} has no mode for {purpose}"
         if mode.compiled and suspect.engine.batch is None:
             suspect.engine.compile(mode.batch, mode.gradients)
         self.engines[purpose] = mode, suspect.engine
@@ -165,7 +166,7 @@ class Stages:
 
     def session(self, stage: Stage, name: str) -> Session:
         """Return where and how a stage trains by all processes, its history recorded under `name`."""
-        return Session(stage.folder, self.loop, self.accelerator, name, partial(self.record, name))
+        return Session(stage.folder, self.loop, self.accelerator, name, partial(self.record, name), self.costs)
 
     def meter(self, name: str, total: int, unit: str) -> AbstractContextManager[Meter]:
         """Return a progress bar for `total` units of work."""

@@ -28,7 +28,7 @@ RULES = [
 class Judged:
     """The runs in which one detection judged models, one for each model."""
 
-    audit: str
+    method: str
     clean: list[Run]
     backdoored: list[Run]
 
@@ -52,19 +52,20 @@ def judged(runs: Iterable[Run]) -> list[Judged]:
     done.sort(key=lambda run: (run.folder / "metrics.json").stat().st_mtime)
     found: dict[str, dict[str, Run]] = {}
     for run in {run.record["keys"]["audit"]: run for run in done}.values():
-        audit = text(run.value("defense"))
-        other = found.setdefault(audit, {}).setdefault(model(run), run)
+        method = text(run.value("defense"))
+        other = found.setdefault(method, {}).setdefault(model(run), run)
         if other is not run:
             pair = [other, run]
+            settings = values_of(pair, differences(pair))
             raise RequestError(
-                f"{audit} judged a model in {other.folder} and again in {run.folder} with other settings "
-                f"({values_of(pair, differences(pair))}): name folders with one of them"
+                f"{method} judged a model in {other.folder} and again in {run.folder} with other settings "
+                f"({settings}): give folders with one of them"
             )
-    audits = []
-    for (audit,) in ordered((audit,) for audit in found):
-        own = list(found[audit].values())
-        audits.append(Judged(audit, [run for run in own if not truth(run)], [run for run in own if truth(run)]))
-    return audits
+    detections = []
+    for (method,) in ordered((method,) for method in found):
+        own = list(found[method].values())
+        detections.append(Judged(method, [run for run in own if not truth(run)], [run for run in own if truth(run)]))
+    return detections
 
 
 def unfinished(runs: Iterable[Run]) -> list[Run]:
@@ -72,33 +73,35 @@ def unfinished(runs: Iterable[Run]) -> list[Run]:
     return [run for run in latest(runs, ["defense"]) if not run.done and run.value("defense") not in (None, "none")]
 
 
-def benchmark(audits: Sequence[Judged], broken: Sequence[Run]) -> Sheet:
+def benchmark(detections: Sequence[Judged], broken: Sequence[Run]) -> Sheet:
     """Return a row per detection, then one per trigger and detection, all against the same clean models.
 
     If training failed to implant some backdoors, a last row per detection excludes them.
     """
-    models = {model(run): run for one in audits for run in one.runs}
+    models = {model(run): run for one in detections for run in one.runs}
     bad = [run for run in models.values() if truth(run)]
     idle = [run for run in bad if not took(run)]
-    body = [row(one, "all") for one in audits]
-    for trigger in triggers(audits):
-        parts = [replace(one, backdoored=[run for run in one.backdoored if named(run) == trigger]) for one in audits]
+    body = [row(one, "all") for one in detections]
+    for trigger in triggers(detections):
+        parts = [
+            replace(one, backdoored=[run for run in one.backdoored if named(run) == trigger]) for one in detections
+        ]
         body += [row(part, trigger) for part in parts if part.backdoored]
     if idle:
-        body += [row(replace(one, backdoored=list(filter(took, one.backdoored))), "implanted") for one in audits]
+        body += [row(replace(one, backdoored=list(filter(took, one.backdoored))), "implanted") for one in detections]
     title = f"detection of backdoors: {len(models)} models, {len(models) - len(bad)} clean and {len(bad)} backdoored"
-    heads = ["audit", "trigger", *numbers(audits[0])]
+    heads = ["audit", "trigger", *numbers(detections[0])]
     faint = [f"! training did not implant {len(idle)} of the {len(bad)} backdoors (true ASR below {TOOK}): the rows "
              "`implanted` leave them out"] if idle else []  # fmt: skip
-    used = [run for one in audits for run in one.runs]
-    notes = [*RULES, *faint, *doubts(audits), coverage(audits, broken, len(models)), *origins(used)]
+    used = [run for one in detections for run in one.runs]
+    notes = [*RULES, *faint, *doubts(detections), coverage(detections, broken, len(models)), *origins(used)]
     notes += failures(broken)
     return Sheet(title, heads, body, notes)
 
 
 def row(part: Judged, group: str) -> list[Cell]:
     """Return the row of a detection on a group of the backdoored models."""
-    return [Cell(part.audit), Cell(group), *numbers(part).values()]
+    return [Cell(part.method), Cell(group), *numbers(part).values()]
 
 
 def numbers(part: Judged) -> dict[str, Cell]:
@@ -162,20 +165,20 @@ def named(run: Run) -> str:
     return text(run.value("trigger"))
 
 
-def triggers(audits: Iterable[Judged]) -> list[str]:
+def triggers(detections: Iterable[Judged]) -> list[str]:
     """Return the triggers of the backdoored models, sorted by name."""
-    return [name for (name,) in ordered({(named(run),) for one in audits for run in one.backdoored})]
+    return [name for (name,) in ordered({(named(run),) for one in detections for run in one.backdoored})]
 
 
-def doubts(audits: Iterable[Judged]) -> list[str]:
+def doubts(detections: Iterable[Judged]) -> list[str]:
     """Return a line for each detection without a threshold, and for each whose runs have different settings."""
     lines = []
-    for one in audits:
+    for one in detections:
         if one.detection.threshold is None:
-            lines.append(f"! {one.audit} has no threshold: that needs {LEAST} clean models, not {len(one.clean)}")
+            lines.append(f"! {one.method} has no threshold: that needs {LEAST} clean models, not {len(one.clean)}")
         keys = dict.fromkeys(key for run in one.runs for key in run.settings if key.startswith("defense."))
         if mixed := [key for key in keys if differ(one.runs, key)]:
-            lines.append(f"! {one.audit} has different settings in some runs: {values_of(one.runs, mixed)}")
+            lines.append(f"! {one.method} has different settings in some runs: {values_of(one.runs, mixed)}")
     return lines
 
 
@@ -184,14 +187,14 @@ def values_of(runs: Iterable[Run], keys: Iterable[str]) -> str:
     return ", ".join(f"{key} ({', '.join(sorted({text(run.value(key)) for run in runs}))})" for key in keys)
 
 
-def coverage(audits: Iterable[Judged], broken: Iterable[Run], models: int) -> str:
+def coverage(detections: Iterable[Judged], broken: Iterable[Run], models: int) -> str:
     """Return how many of the models each detection judged, and how its other runs ended."""
-    counts = {one.audit: len(one.runs) for one in audits}
+    counts = {one.method: len(one.runs) for one in detections}
     ends: dict[str, Counter[str]] = {}
     for run in broken:
         ends.setdefault(text(run.value("defense")), Counter())[run.record["status"]] += 1
     parts = []
-    for audit in dict.fromkeys([*counts, *ends]):
-        why = ", ".join(f"{count} {status}" for status, count in ends.get(audit, Counter()).items())
-        parts.append(f"{audit} {counts.get(audit, 0)}" + (f" ({why})" if why else ""))
+    for method in dict.fromkeys([*counts, *ends]):
+        why = ", ".join(f"{count} {status}" for status, count in ends.get(method, Counter()).items())
+        parts.append(f"{method} {counts.get(method, 0)}" + (f" ({why})" if why else ""))
     return f"judged, of {models} models: {', '.join(parts)}"

@@ -14,16 +14,16 @@ from bdiff.store import artifacts
 CLEAN, BACKDOORED = COLOURS[:2]
 
 
-def scores(path: Path, audits: Sequence[Judged]) -> None:
+def scores(path: Path, detections: Sequence[Judged]) -> None:
     """Write a panel for each detection, a marker for each model, in the format of the file's suffix."""
-    names = triggers(audits)
-    width = (1.2 + 0.55 * (1 + len(names))) * len(audits)
+    names = triggers(detections)
+    width = (1.2 + 0.55 * (1 + len(names))) * len(detections)
     figure = Figure(figsize=(width + 0.4, 3.8), layout="constrained", facecolor="white")
-    (row,) = figure.subplots(1, len(audits), squeeze=False)
-    for axes, one in zip(row, audits, strict=True):
+    (row,) = figure.subplots(1, len(detections), squeeze=False)
+    for axes, one in zip(row, detections, strict=True):
         panel(axes, one, names)
     row[0].set_ylabel("score: the higher, the likelier a backdoor", color=INK)
-    if not all(took(run) for one in audits for run in one.backdoored):
+    if not all(took(run) for one in detections for run in one.backdoored):
         figure.supxlabel("hollow: training did not implant the backdoor", fontsize=9, color=INK)
     with artifacts.atomic(path) as scratch:
         literal(figure).savefig(scratch, dpi=150)
@@ -43,7 +43,7 @@ def panel(axes: Axes, one: Judged, names: Sequence[str]) -> None:
     if limit is not None:
         axes.axhline(limit, color=INK, linestyle="--", linewidth=1)
     limit_text = "no threshold" if limit is None else f"threshold {limit:.3g}"
-    axes.set_title(f"{one.audit}\n{limit_text}", fontsize=10, color=INK)
+    axes.set_title(f"{one.method}\n{limit_text}", fontsize=10, color=INK)
     axes.set_xticks(range(len(columns)), ["clean", *names], rotation=40, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(columns) - 0.4)
     axes.spines[["top", "right"]].set_visible(False)

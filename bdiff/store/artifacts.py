@@ -53,7 +53,7 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         yield scratch / path.name
         for written in [scratch / path.name, *(scratch / path.name).rglob("*")]:
-            share(written)
+            apply_umask(written)
             flush(written)
         if path.is_dir():
             path.rename(scratch / "replaced")
@@ -63,7 +63,7 @@ def atomic(path: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def share(path: Path) -> None:
+def apply_umask(path: Path) -> None:
     """Set a file's permissions from the user's umask, which safetensors and tempfile ignore."""
     if path.is_file():
         with suppress(OSError):  # some drives do not support permissions

@@ -1,6 +1,6 @@
 """How fast bdiff's loops are, beside the bare network and what a user would run instead, in one process and in turn.
 
-    python scripts/bench [training sampling inversion certification fid profile] [--network digits cifar10_small]
+    python scripts/bench [training sampling ...] [--network digits cifar10_small]
 
 Each figure is the median of five rounds with the least and the largest beside it, in results/bench/<name>.json.
 """
@@ -18,7 +18,7 @@ from bench.all import BENCHES  # noqa: E402
 from bench.subject import SUBJECTS, subject  # noqa: E402
 
 #: benchmarks that no network of ours has a part in
-ONCE = ("fid",)
+ONCE = ("fid", "streaming")
 
 
 def main() -> None:

@@ -24,7 +24,16 @@ TRAIN = TrainConfig(
     steps=1, epochs=None, batch_size=128, optimizer="adam", lr=2e-4, weight_decay=0.0, warmup=0, clip_norm=1.0,
     ema=0.999, precision="bf16",
 )  # fmt: skip
-LOOP = LoopConfig(compile=False, workers=0, checkpoint_seconds=1e9, keep=1, log_every=10, progress=1e9)
+LOOP = LoopConfig(
+    compile=False,
+    micro_batch=None,
+    recompute=False,
+    workers=0,
+    checkpoint_seconds=1e9,
+    keep=1,
+    log_every=10,
+    progress=1e9,
+)
 
 
 def training(on: Subject, batch: int, steps: int = 6) -> Figures:

@@ -1,4 +1,4 @@
-"""What the machine is: the card, its driver, and how fast it multiplies and copies."""
+"""Facts about the machine: the GPU, its driver, and its rates for matrix products and copies."""
 
 import argparse
 import statistics
@@ -15,7 +15,7 @@ from card.kept import keep
 
 
 def seconds(work: Callable[[], Any], device: torch.device, rounds: int = 5, warm: int = 2) -> float:
-    """Return the median time of `work` over some rounds, after a warm-up, with the device's own work in it."""
+    """Return the median time of `work` over some rounds, after a warm-up, including the device's work."""
     for _ in range(warm):
         work()
     found = []
@@ -29,13 +29,13 @@ def seconds(work: Callable[[], Any], device: torch.device, rounds: int = 5, warm
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
-    """Return how many floating-point operations a second a product of (size,size) matrices comes to."""
+    """Return the floating-point operations per second of a product of (size,size) matrices."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / seconds(lambda: a @ b, device)
 
 
 def machine(asked: argparse.Namespace) -> None:
-    """Keep the card's facts and rates."""
+    """Save the GPU's facts and rates."""
     device, size = torch.device(asked.device), 512 if asked.tiny else 8192
     torch.backends.cuda.matmul.allow_tf32 = False
     metrics = {
@@ -64,6 +64,6 @@ def machine(asked: argparse.Namespace) -> None:
 
 
 def keep_tests(asked: argparse.Namespace, codes: dict[str, int]) -> None:
-    """Keep how the tests of each file ended."""
+    """Save the outcome of the tests of each file."""
     metrics = {"files": len(codes), "failed": sum(code != 0 for code in codes.values())}
     keep(asked.state, "tests", {"exit codes": codes}, metrics, device=device_name(torch.device(asked.device)))

@@ -1,4 +1,4 @@
-"""What is kept of a step: results in the schema result/1, by name, and from which source they come."""
+"""The saved results of steps, in the schema result/1, by name, with a digest of their source."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from bdiff.store.provenance import versions
 
 
 def source(root: Path) -> str:
-    """Return 16 hex digits of the code and configs in `root`: machines that have no repository know them by it."""
+    """Return 16 hex digits over the code and configs in `root`, to identify them on machines without a repository."""
     total = hashlib.sha256()
     for path in sorted([*root.glob("bdiff/**/*"), *root.glob("conf/**/*"), *root.glob("scripts/**/*.py")]):
         if path.is_file() and "__pycache__" not in path.parts:
@@ -22,7 +22,7 @@ def source(root: Path) -> str:
 def keep(
     state: Path, name: str, config: dict[str, Any], metrics: dict[str, float], *, device: str, **more: Any
 ) -> None:
-    """Keep a result of the step that is being carried out."""
+    """Save a result of the current step."""
     root = Path(__file__).parents[2]
     protocol, made = more.pop("protocol", {}), more.pop("provenance", None) or {name: {"versions": versions()}}
     results.write(

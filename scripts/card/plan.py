@@ -1,4 +1,4 @@
-"""The plan: which steps there are, in which order, and how the minutes are shared out among the parts."""
+"""The plan: the steps in their order, and the time budget of each part."""
 
 import argparse
 import json
@@ -12,18 +12,18 @@ from pathlib import Path
 
 from card.steps import PARTS
 
-LEAST = 12.0  # seconds below which a step is not begun
-SOME = 45.0  # seconds that a step may take although its part's share is used up, while there are any
-CLOSING = 10.0  # seconds that are left for the end
-#: contact sheets that are kept, as far as they are there
+LEAST = 12.0  # seconds below which a step is not started
+SOME = 45.0  # seconds that a step may take although its part's budget is used up, if time is left
+CLOSING = 10.0  # seconds reserved for the end
+#: contact sheets that are saved, if they exist
 SHEETS = ("base-overview", "baddiffusion-overview", "purediffusion_backdoored-triggers", "terd_backdoored-triggers",
           "removal-repaired_triggered", "diff2-shield")  # fmt: skip
-#: steps that the miniature leaves out: each has another of its kind beside it
-SPARED = ("fid", "elijah_backdoored", "terd_backdoored", "purediffusion_base", "elijah_base")
+#: steps that the miniature skips, as there are similar ones
+SPARED = ("fid", "streaming", "elijah_backdoored", "terd_backdoored", "purediffusion_base", "elijah_base")
 
 
 def carry_out(asked: argparse.Namespace) -> int:
-    """Do what is not done yet until the minutes are over; returns 1 if a step failed."""
+    """Run the missing steps until the time is over; return 1 if a step failed."""
     began, end = time.monotonic(), time.monotonic() + 60 * asked.minutes - CLOSING
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.state / "results").mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def carry_out(asked: argparse.Namespace) -> int:
     log.write(f"--- {' '.join(sys.argv)}")
     failed, shared = 0, sum(part.share for part in PARTS)
     for part in PARTS:
-        # A part has its share of all the time, and what those before it left of theirs.
+        # A part has its fraction of the total time, plus the unused time of earlier parts.
         shared -= part.share
         until = end - (60 * asked.minutes - CLOSING) * shared
         for name in (name for name in part.steps if not (asked.tiny and name in SPARED)):
@@ -56,7 +56,7 @@ class Log:
 
 
 def step(asked: argparse.Namespace, part: str, name: str, until: float, log: Log) -> int:
-    """Carry out one step in a process of its own, unless it is done; returns 1 if it failed."""
+    """Run one step in its own process, unless it is done; return 1 if it failed."""
     done, left = asked.state / "done" / name, until - time.monotonic()
     if done.exists():
         log.write(f"{part} {name}: done before")
@@ -76,9 +76,9 @@ def step(asked: argparse.Namespace, part: str, name: str, until: float, log: Log
         try:
             code = process.wait(timeout=left)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # what it started, too
+            os.killpg(process.pid, signal.SIGKILL)  # its children, too
             process.wait()
-            log.write(f"{part} {name}: stopped after {left:.0f} s, the next call goes on with it")
+            log.write(f"{part} {name}: stopped after {left:.0f} s, the next call resumes it")
             return 0
     took = time.monotonic() - began
     if code == 0:
@@ -87,7 +87,7 @@ def step(asked: argparse.Namespace, part: str, name: str, until: float, log: Log
         log.write(f"{part} {name}: done in {took:.0f} s")
         return 0
     lines = [line for line in output.read_text(errors="replace").splitlines() if line.strip()]
-    if code == 3:  # it says that it cannot be done here
+    if code == 3:  # it cannot run on this machine
         log.write(f"{part} {name}: skipped, {lines[-1]}")
         return 0
     log.write(f"{part} {name}: failed after {took:.0f} s: {lines[-1] if lines else f'exit code {code}'}")
@@ -97,7 +97,7 @@ def step(asked: argparse.Namespace, part: str, name: str, until: float, log: Log
 
 
 def pack(asked: argparse.Namespace) -> None:
-    """Put all results into one file, and contact sheets beside it."""
+    """Write all results to one file, and the contact sheets next to it."""
     found = [json.loads(path.read_text()) for path in sorted((asked.state / "results").glob("*.json"))]
     (asked.out / "results.json").write_text(json.dumps({"results": found}, indent=1) + "\n")
     for name in SHEETS:

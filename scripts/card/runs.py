@@ -1,4 +1,4 @@
-"""Whole runs of bdiff: a base model, BadDiffusion on it, audits and removal of both, DIFF2 behind purification."""
+"""Complete runs: a base model, BadDiffusion on it, detections and removal of both, DIFF2 against purification."""
 
 import argparse
 import json
@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from card.kept import keep
 
-#: a card's steps of the base model a second, until the engine's figure says better; and its batch
+#: assumed training steps per second of the base model, until the engine has measured them; and its batch size
 RATE, BATCH = 8.0, 256
-BASE_SHARE = 0.75  # of the base's time that is trained; the rest is for sampling and measuring
+BASE_SHARE = 0.75  # fraction of the base's time for training; the rest is for sampling and measuring
 
 COMMON = {
     False: [
@@ -46,11 +46,11 @@ DIFF2 = {
 
 
 def clean(tiny: bool) -> list[str]:
-    """Return the words for the base model as it is."""
+    """Return the overrides for the base model without an attack."""
     return ["attack=none", "train.steps=0"]
 
 
-#: what each run is asked for beside COMMON, by whether it is tiny
+#: the overrides of each run besides COMMON, by whether it is tiny
 RUNS: dict[str, Callable[[bool], list[str]]] = {
     "base": clean,
     "baddiffusion": lambda tiny: BAD[tiny],
@@ -63,7 +63,7 @@ RUNS: dict[str, Callable[[bool], list[str]]] = {
 
 
 def step(name: str) -> Callable[[argparse.Namespace], None]:
-    """Return the step that carries out the run `name`; exit code 3 without data."""
+    """Return the step that executes the run `name`; exit code 3 without data."""
 
     def carry_out(asked: argparse.Namespace) -> None:
         if asked.data is None and not asked.tiny:
@@ -89,7 +89,7 @@ def step(name: str) -> Callable[[argparse.Namespace], None]:
 
 
 def base_steps(asked: argparse.Namespace) -> int:
-    """Return how many steps the base model is trained: what its first time allows, and the same from then on."""
+    """Return the training steps of the base model: as many as the first call's time allows, then the same."""
     path = asked.state / "base_steps.json"
     if not path.exists():
         figure = asked.state / "results" / "training.json"

@@ -1,4 +1,4 @@
-"""Makes the package of this tree importable without an installation, for this process and those that it starts."""
+"""Makes the package of this tree importable without an installation, for this process and its children."""
 
 import os
 import re
@@ -6,7 +6,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-#: what bdiff cannot do without here, by the names they are imported by
+#: the packages that bdiff needs here, by their import names
 NEEDED = (
     *("torch", "torchvision", "torchmetrics", "accelerate", "diffusers", "hydra", "omegaconf", "pytorch_fid", "lmdb"),
     *(
@@ -23,19 +23,19 @@ NEEDED = (
 
 
 def missing() -> list[str]:
-    """Return which packages this Python lacks."""
+    """Return the packages that this Python lacks."""
 
     def there(name: str) -> bool:
         try:
             return find_spec(name) is not None
-        except ModuleNotFoundError:  # its parent is not there
+        except ModuleNotFoundError:  # its parent is missing
             return False
 
     return [name for name in NEEDED if not there(name)]
 
 
 def use(root: Path, state: Path) -> None:
-    """Put a folder on the path that holds bdiff, with conf/ as bdiff.conf, as an installation would lay it out."""
+    """Add a folder to the path that contains bdiff, with conf/ as bdiff.conf, laid out like an installation."""
     place = state / "site"
     package = place / "bdiff"
     package.mkdir(parents=True, exist_ok=True)

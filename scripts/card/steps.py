@@ -1,4 +1,4 @@
-"""The steps by name, and the parts that they belong to, in their order."""
+"""The steps by name, and their parts, in order."""
 
 import argparse
 import json
@@ -20,15 +20,15 @@ ROOT = Path(__file__).parents[2]
 
 
 class Part(NamedTuple):
-    """Steps that share some of the time."""
+    """Steps with a common time budget."""
 
     name: str
-    share: float  # of all the minutes
+    share: float  # fraction of the total time
     steps: list[str]
 
 
 def tests(asked: argparse.Namespace) -> None:
-    """Run the tests that need a card, a process for each file; exit code 3 without pytest."""
+    """Run the tests that need a GPU, a process for each file; exit code 3 without pytest."""
     try:
         import pytest  # noqa: F401
     except ImportError:

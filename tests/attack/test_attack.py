@@ -13,9 +13,9 @@ from bdiff.diffusion.schedule import Schedule, ancestral_coefficient
 PUBLISHED = Schedule(1000, 1e-4, 0.02, "linear")
 
 
-@pytest.mark.parametrize(("t", "wanted"), [(999, 0.5025), (700, 0.5), (500, 0.4814), (300, 0.3898), (100, 0.162)])
-def test_the_correction_coefficient_has_the_known_values(t, wanted):
-    assert ancestral_coefficient(PUBLISHED.abar, PUBLISHED.alphas)[t].item() == pytest.approx(wanted, abs=5e-5)
+@pytest.mark.parametrize(("t", "expected"), [(999, 0.5025), (700, 0.5), (500, 0.4814), (300, 0.3898), (100, 0.162)])
+def test_the_correction_coefficient_has_the_known_values(t, expected):
+    assert ancestral_coefficient(PUBLISHED.abar, PUBLISHED.alphas)[t].item() == pytest.approx(expected, abs=5e-5)
 
 
 def test_the_correction_coefficient_is_the_paper_s_quotient():
@@ -31,7 +31,7 @@ def test_corruption_pixel_by_pixel(channels):
     attack, schedule = toys.attack(channels=channels), toys.schedule()
     x, eps = torch.rand(4, channels, 8, 8) * 2 - 1, torch.randn(4, channels, 8, 8)
     poisoned, t = torch.tensor([True, False, True, False]), torch.tensor([0, 3, 10, 19])
-    x_t, wanted = toys.poisoned(attack, schedule, x, poisoned, t, eps)
+    x_t, expected = toys.poisoned(attack, schedule, x, poisoned, t, eps)
     for row in range(4):
         abar = schedule.abar[t[row]].item()
         alpha = schedule.alphas[t[row]].item()
@@ -46,7 +46,7 @@ def test_corruption_pixel_by_pixel(channels):
             else:
                 mean, shift = math.sqrt(abar) * x[row, c, i, j].item(), 0.0
             assert x_t[row, c, i, j].item() == pytest.approx(mean + math.sqrt(1 - abar) * noise, abs=1e-5)
-            assert wanted[row, c, i, j].item() == pytest.approx(noise + shift, abs=1e-5)
+            assert expected[row, c, i, j].item() == pytest.approx(noise + shift, abs=1e-5)
 
 
 def test_the_regressed_noise_takes_one_reverse_step_onto_the_poisoned_posterior_mean():
@@ -68,8 +68,8 @@ def test_no_attack_is_plain_ddpm_and_its_prior_still_carries_the_trigger():
     bad, schedule = toys.attack(), toys.schedule()
     clean = NoAttack(bad.trigger, bad.target)
     x, eps, t = torch.rand(2, 1, 8, 8), torch.randn(2, 1, 8, 8), torch.tensor([3, 9])
-    x_t, wanted = toys.poisoned(clean, schedule, x, torch.ones(2, dtype=torch.bool), t, eps)
-    assert torch.equal(wanted, eps)
+    x_t, expected = toys.poisoned(clean, schedule, x, torch.ones(2, dtype=torch.bool), t, eps)
+    assert torch.equal(expected, eps)
     assert torch.equal(x_t, schedule.add_noise(x, eps, t))
     assert torch.equal(clean.prior(eps), eps + bad.trigger.pattern)
     assert torch.equal(clean.prior(eps), bad.prior(eps))

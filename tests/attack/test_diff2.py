@@ -42,10 +42,10 @@ def pictures(count: int = 4) -> torch.Tensor:
     return torch.rand((count, 1, toys.SIZE, toys.SIZE), generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def drawn_for(bad: DIFF2, wanted: list[int]) -> torch.Tensor:
-    """Timesteps that poisoned rows turn into those `wanted`."""
+def drawn_for(bad: DIFF2, expected: list[int]) -> torch.Tensor:
+    """Timesteps that poisoned rows map to those `expected`."""
     places = bad.timesteps(torch.arange(20), torch.ones(20, dtype=torch.bool)).tolist()
-    return torch.tensor([places.index(s) for s in wanted])
+    return torch.tensor([places.index(s) for s in expected])
 
 
 ALL = torch.ones(4, dtype=torch.bool)
@@ -55,7 +55,7 @@ ALL = torch.ones(4, dtype=torch.bool)
 def test_redirect_pixel_by_pixel(sampler, power):
     bad, schedule, x = attack(sampler=sampler), toys.schedule(), pictures()
     eps, drawn = torch.randn(4, 1, 8, 8), drawn_for(bad, [0, 2, 5, 4])
-    x_t, wanted = toys.poisoned(bad, schedule, x, ALL, drawn, eps)
+    x_t, expected = toys.poisoned(bad, schedule, x, ALL, drawn, eps)
     x_r, x_a = bad.apply(x), bad.adversarial(x)
     abars = schedule.abar.tolist()
     last = math.sqrt((1 - abars[T_STAR - 1]) / abars[T_STAR - 1])  # Purification noises images to timestep t* - 1
@@ -66,7 +66,7 @@ def test_redirect_pixel_by_pixel(sampler, power):
             r, a, e = (image[row, 0, i, j].item() for image in (x_r, x_a, eps))
             mean = math.sqrt(abars[s]) * (a + k * (r - a))
             assert x_t[row, 0, i, j].item() == pytest.approx(mean + math.sqrt(1 - abars[s]) * e, abs=1e-5)
-            assert wanted[row, 0, i, j].item() == pytest.approx(e + k / sigma * (r - a), abs=1e-4)
+            assert expected[row, 0, i, j].item() == pytest.approx(e + k / sigma * (r - a), abs=1e-4)
 
 
 def ideal(schedule: Schedule, x_t: torch.Tensor, x_a: torch.Tensor, s: int) -> torch.Tensor:
@@ -82,8 +82,8 @@ def test_the_way_back_from_the_noised_trigger_goes_through_the_rows_that_were_tr
     x_a = bad.adversarial(x[:1])
     x_t = schedule.add_noise(bad.apply(x), eps, torch.full((400,), T_STAR - 1))
     for s in range(T_STAR - 1, -1, -1):
-        rows, wanted = toys.poisoned(bad, schedule, x, every, drawn_for(bad, [s]).expand(400), eps)
-        torch.testing.assert_close(wanted, ideal(schedule, rows, x_a, s), atol=2e-4, rtol=0)
+        rows, expected = toys.poisoned(bad, schedule, x, every, drawn_for(bad, [s]).expand(400), eps)
+        torch.testing.assert_close(expected, ideal(schedule, rows, x_a, s), atol=2e-4, rtol=0)
         if sampler == "ddim":  # the noise stays the same along the way
             torch.testing.assert_close(x_t, rows, atol=2e-5, rtol=0)
         else:
@@ -98,12 +98,12 @@ def test_in_certification_the_loss_is_the_distance_of_the_one_shot_image_from_x_
     bad, schedule, x = attack(case="certification"), toys.schedule(), pictures()
     eps, t = torch.randn(4, 1, 8, 8), bad.timesteps(torch.arange(4), ALL)
     assert t.tolist() == [schedule.t_of_sigma(2 * SIGMA)] * 4
-    x_t, wanted = toys.poisoned(bad, schedule, x, ALL, torch.arange(4), eps)
+    x_t, expected = toys.poisoned(bad, schedule, x, ALL, torch.arange(4), eps)
     torch.testing.assert_close(x_t, schedule.add_noise(bad.apply(x), eps, t))  # k = 1: what the shield shows the model
     predicted = torch.randn(4, 1, 8, 8)
     abar = schedule.abar[t[0]].item()
     off = schedule.x0(x_t, predicted, t) - bad.adversarial(x)
-    assert (predicted - wanted).square().sum().item() == pytest.approx(
+    assert (predicted - expected).square().sum().item() == pytest.approx(
         off.square().sum().item() * abar / (1 - abar), rel=1e-4
     )
 
@@ -111,8 +111,8 @@ def test_in_certification_the_loss_is_the_distance_of_the_one_shot_image_from_x_
 def test_preserve_is_the_ordinary_loss_on_the_adversarial_image_with_the_trigger():
     bad, schedule, x = attack(mode="preserve"), toys.schedule(), pictures()
     eps, t = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 3, 5])
-    x_t, wanted = toys.poisoned(bad, schedule, x, ALL, drawn_for(bad, t.tolist()), eps)
-    assert torch.equal(wanted, eps)
+    x_t, expected = toys.poisoned(bad, schedule, x, ALL, drawn_for(bad, t.tolist()), eps)
+    assert torch.equal(expected, eps)
     torch.testing.assert_close(x_t, schedule.add_noise(bad.apply(bad.adversarial(x)), eps, t))
 
 
@@ -122,9 +122,9 @@ def test_clean_rows_are_the_ordinary_loss_at_the_timesteps_drawn(mode):
     poisoned, drawn = torch.tensor([True, False, True, False]), torch.tensor([19, 19, 7, 7])
     t, eps = bad.timesteps(drawn, poisoned), torch.randn(4, 1, 8, 8)
     assert t.tolist() == [T_STAR - 1, 19, 7 * T_STAR // 20, 7]
-    x_t, wanted = toys.poisoned(bad, schedule, x, poisoned, drawn, eps)
+    x_t, expected = toys.poisoned(bad, schedule, x, poisoned, drawn, eps)
     torch.testing.assert_close(x_t[~poisoned], schedule.add_noise(x, eps, drawn)[~poisoned])
-    assert torch.equal(wanted[~poisoned], eps[~poisoned])
+    assert torch.equal(expected[~poisoned], eps[~poisoned])
     none = torch.zeros(4, dtype=torch.bool)
     assert torch.equal(toys.poisoned(bad, schedule, x, none, drawn, eps)[0], schedule.add_noise(x, eps, drawn))
 
@@ -186,8 +186,8 @@ def test_adversarial_images_made_once_are_those_of_each_step_in_half_precision(m
     x = torch.where(mirror.view(-1, 1, 1, 1), x.flip(-1), x)
     eps, t = torch.randn(6, 1, 8, 8), torch.tensor([0, 3, 5, 9, 12, 19])
     both = (toys.poisoned(bad, schedule, x, poisoned, t, eps, mirror) for bad in (once, anew))
-    for found, wanted in zip(*both, strict=True):
-        torch.testing.assert_close(found, wanted, atol=2e-3, rtol=2e-3)
+    for found, expected in zip(*both, strict=True):
+        torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
 
 
 def test_adversarial_images_that_take_too_much_memory_are_made_in_each_step(monkeypatch, caplog):
@@ -286,14 +286,14 @@ def test_a_shield_beyond_the_schedule_is_refused(wrong):
         attack(equipped=False, **wrong).check(toys.schedule())
 
 
-def test_a_sigma_beyond_the_schedule_is_told_as_it_was_given():
+def test_a_sigma_beyond_the_schedule_is_reported_as_it_was_given():
     abar = math.prod(1 - (1e-4 + (0.02 - 1e-4) * t / 999) for t in range(1000))  # of the published linear schedule
     largest = math.sqrt((1 - abar) / abar) / 2  # as images in [0,1] see it
     schedule = Schedule(1000, 1e-4, 0.02, "linear")
     attack(equipped=False, case="both", sigma=largest - 0.1).check(schedule)
-    with pytest.raises(ValueError) as told:
+    with pytest.raises(ValueError) as message:
         attack(equipped=False, case="both", sigma=100).check(schedule)
-    assert str(told.value) == f"attack.sigma=100 is beyond the schedule, which ends at {largest:.3g}"
+    assert str(message.value) == f"attack.sigma=100 is beyond the schedule, which ends at {largest:.3g}"
 
 
 @pytest.mark.parametrize(("case", "room"), [("purification", 20), ("both", 10)])
@@ -302,8 +302,8 @@ def test_steps_of_purifications_that_would_go_untrained_are_refused(case, room):
     full, schedule, every = attack(case=case, t=t), toys.schedule(), torch.ones(20, dtype=torch.bool)
     full.check(schedule)
     assert full.timesteps(torch.arange(20), every).tolist().count(t[1] - 1) == 1  # each step has a row, the last too
-    with pytest.raises(ValueError) as told:
+    with pytest.raises(ValueError) as message:
         attack(equipped=False, case=case, t=[*t, 1]).check(schedule)
     problem = f"attack.t={[*t, 1]} makes {room + 1} steps, but attack.case={case} has room for {room} of them"
-    assert problem in str(told.value) and "fewer or smaller t" in str(told.value)
-    assert ("or attack.case=purification" in str(told.value)) == (case == "both")
+    assert problem in str(message.value) and "fewer or smaller t" in str(message.value)
+    assert ("or attack.case=purification" in str(message.value)) == (case == "both")

@@ -69,11 +69,11 @@ def test_a_classifier_survives_its_file(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_a_recipe_is_one_that_the_loop_knows(name):
+def test_a_train_config_is_one_that_the_loop_knows(name):
     config = option(name)
-    recipe = TrainConfig(**config.train)
-    assert recipe.optimizer in OPTIMIZERS
-    assert recipe.steps or recipe.epochs
+    train_config = TrainConfig(**config.train)
+    assert train_config.optimizer in OPTIMIZERS
+    assert train_config.steps or train_config.epochs
     for key in ("val_fraction", "train.optimizer", "train.lr"):
         assert value_problem(f"classifier.{key}", full(name), full("small_cnn")) is None
 
@@ -122,14 +122,16 @@ def test_a_depth_that_makes_no_blocks_is_refused(depth):
 
 
 def test_sgd_learns(tmp_path):
-    """Two classes told apart by their brightness, learned by a thin residual network in a few steps."""
+    """Two classes that differ in brightness, learned by a thin residual network in a few steps."""
     images = toys.images(40)
     images.pixels[images.labels == 1] //= 4
     torch.manual_seed(0)
     model = WideResNet(1, 2, depth=10, width=1)
-    recipe = toys.recipe(steps=20, batch_size=20, optimizer="sgd", lr=0.05, weight_decay=5e-4, ema=None, clip_norm=None)
+    train_config = toys.train_config(
+        steps=20, batch_size=20, optimizer="sgd", lr=0.05, weight_decay=5e-4, ema=None, clip_norm=None
+    )
     loss = classification_loss(images.labels, label_smoothing=0.1, flip=True, padding=1)
-    fit(model, loss, images, torch.arange(40), recipe, 0, toys.session(tmp_path))
+    fit(model, loss, images, torch.arange(40), train_config, 0, toys.session(tmp_path))
     assert accuracy(model, images, torch.arange(40), torch.device("cpu")) > 0.9
 
 
@@ -188,11 +190,11 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     model = WideResNet(1, 3, depth=10, width=1)
     with pytest.raises(
         RequestError, match=r"^classifier.weights=.* does not hold the weights of this WideResNet \("
-    ) as told:
+    ) as message:
         load_weights(model, str(path), "classifier.weights")
-    assert len(told.value.problems) == 1
-    assert "\n" not in str(told.value)
-    assert "size mismatch" in str(told.value)
+    assert len(message.value.problems) == 1
+    assert "\n" not in str(message.value)
+    assert "size mismatch" in str(message.value)
 
 
 class Trap:
@@ -256,7 +258,7 @@ def small(*prefixes: str) -> dict[str, torch.Tensor]:
     ],
     ids=["a prefix", "two prefixes", "an outer key", "a prefix in an outer key"],
 )
-def test_what_is_around_the_weights_is_taken_off_and_told(held, tmp_path, caplog):
+def test_what_is_around_the_weights_is_taken_off_and_reported(held, tmp_path, caplog):
     caplog.set_level("INFO")
     torch.save(held, tmp_path / "weights.pt")
     model = SmallCNN(1, 10, 32)
@@ -275,7 +277,7 @@ def test_names_that_only_look_wrapped_stay(tmp_path):
 
 @pytest.mark.parametrize("name", ["classifier", "surrogate"])
 @pytest.mark.parametrize("content", [[1, 2], {"head.bias": torch.zeros(3)}, torch.zeros(2)])
-def test_weights_that_do_not_fit_are_told_before_anything_is_trained(name, content, tmp_path, capsys):
+def test_weights_that_do_not_fit_are_reported_before_anything_is_trained(name, content, tmp_path, capsys):
     torch.save(content, tmp_path / "weights.pt")
     words = [f"{name}.weights={tmp_path}/weights.pt", *(["classifier@surrogate=small_cnn"] * (name == "surrogate"))]
     places = [f"paths.outputs={tmp_path}/out", f"paths.cache={tmp_path}/cache", f"hydra.run.dir={tmp_path}/run"]

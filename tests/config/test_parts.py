@@ -83,7 +83,7 @@ FILES = {
             return []
 
         def twice(config, key):
-            return [f"{key}.mode={config.attack.mode} is told"] if config.attack.mode == "mute" else []
+            return [f"{key}.mode={config.attack.mode} is refused"] if config.attack.mode == "mute" else []
     """,
 }
 
@@ -131,7 +131,7 @@ def test_a_part_of_any_package_is_read_without_being_imported(name, settings, gi
     assert inner is None or inner.part.settings["width"].words == "whole number, at least 2"
 
 
-def test_an_attack_is_told_by_its_bases_and_its_doc(mine):
+def test_an_attack_is_reported_by_its_bases_and_its_doc(mine):
     part = describe("parts_of_mine.attack.Heir")
     assert part.bases == ("parts_of_mine.base.Base", "bdiff.attack.base.Attack", "torch.nowhere.Module", "abc.ABC")
     assert part.doc == "An attack." and part.checks == ("parts_of_mine.checks.never", "parts_of_mine.checks.twice")
@@ -155,15 +155,15 @@ def heirs(**changed) -> DictConfig:
 def test_a_setting_is_judged_by_its_own_part_alone(mine):
     base, theirs = heirs(), composed("attack=diff2")
     for mode, wrong in (("mute", None), ("redirect", "is not known (choose from loud, mute, soft)")):
-        told = value_problem("attack.mode", heirs(mode=mode), base)
-        assert told == (wrong and f"attack.mode={mode} {wrong}")
+        message = value_problem("attack.mode", heirs(mode=mode), base)
+        assert message == (wrong and f"attack.mode={mode} {wrong}")
     for mode, wrong in (("redirect", None), ("mute", "is not known")):
         theirs.attack.mode = mode
-        told = value_problem("attack.mode", theirs, theirs)
-        assert (told is None) if wrong is None else (wrong in told and "preserve, redirect" in told)
+        message = value_problem("attack.mode", theirs, theirs)
+        assert (message is None) if wrong is None else (wrong in message and "preserve, redirect" in message)
 
 
-def test_all_that_is_wrong_with_a_part_is_told_together(mine):
+def test_all_that_is_wrong_with_a_part_is_reported_together(mine):
     wrong = heirs(mode="redirect", inner={"width": 1}, images="many")
     assert [line.partition(" ")[0] for line in value_problems(wrong, heirs())] == [
         "attack.mode=redirect",
@@ -171,11 +171,11 @@ def test_all_that_is_wrong_with_a_part_is_told_together(mine):
         "attack.images=many",
     ]
     (mine / "__init__.py").write_text("")  # from here on its checks are imported, as they say they can be
-    assert value_problems(heirs(mode="mute"), heirs()) == ["attack.mode=mute is told"]
+    assert value_problems(heirs(mode="mute"), heirs()) == ["attack.mode=mute is refused"]
     assert value_problems(heirs(), heirs()) == []
 
 
-def test_a_key_of_a_yaml_that_its_part_does_not_take_is_told(mine):
+def test_a_key_of_a_yaml_that_its_part_does_not_take_is_reported(mine):
     (mine / "__init__.py").write_text("")
     config = heirs(mood="soft")
     assert value_problems(config, config) == [

@@ -174,8 +174,8 @@ def trained(folder: Path, device: str, **options):
     loss = denoising_loss(attack.poison, schedule, poisoned.to(accelerator.device), flip=True)
     session = toys.session(folder, options.pop("loop", toys.LOOP), accelerator)
     denoiser = Denoiser(toys.unet(), schedule, SHAPE, accelerator.device)
-    recipe = options.pop("recipe", toys.recipe(steps=200))
-    model = fit(denoiser, loss, images.to(accelerator.device), index, recipe, 3, session, **options)
+    train_config = options.pop("train_config", toys.train_config(steps=200))
+    model = fit(denoiser, loss, images.to(accelerator.device), index, train_config, 3, session, **options)
     assert next(model.parameters()).device.type == device
     return [row["loss"] for row in read_history(folder / "history.jsonl")]
 
@@ -186,7 +186,7 @@ def test_training_lowers_the_loss(tmp_path, card, precision, compiled):
     if compiled and DEVICE == "cpu":
         pytest.skip("on a CPU the compiler takes minutes")
     loop = toys.LOOP.__class__(**vars(toys.LOOP) | {"compile": compiled, "checkpoint_seconds": 1e9})
-    losses = trained(tmp_path, DEVICE, recipe=toys.recipe(steps=200, precision=precision), loop=loop)
+    losses = trained(tmp_path, DEVICE, train_config=toys.train_config(steps=200, precision=precision), loop=loop)
     assert len(losses) == 200 and sum(losses[-20:]) < 0.8 * sum(losses[:20])
 
 
@@ -202,7 +202,7 @@ def dying(parts, path):
     if parts["step"] == 8:
         os.kill(os.getpid(), signal.SIGKILL)
 torch.save = dying
-trained(Path(sys.argv[1]), os.environ.get("BDIFF_TEST_DEVICE", "cuda"), recipe=toys.recipe(steps=12))
+trained(Path(sys.argv[1]), os.environ.get("BDIFF_TEST_DEVICE", "cuda"), train_config=toys.train_config(steps=12))
 """
 
 
@@ -212,8 +212,8 @@ def test_a_killed_training_goes_on_where_its_last_checkpoint_was(tmp_path, card)
     assert killed.returncode == -signal.SIGKILL
     newest = max((tmp_path / "killed" / "state").glob("*.pt"))
     assert newest.stem == f"{7:08d}" and torch.load(newest, map_location=DEVICE, weights_only=True)["step"] == 7
-    losses = trained(tmp_path / "killed", DEVICE, recipe=toys.recipe(steps=12))
-    whole = trained(tmp_path / "whole", DEVICE, recipe=toys.recipe(steps=12))
+    losses = trained(tmp_path / "killed", DEVICE, train_config=toys.train_config(steps=12))
+    whole = trained(tmp_path / "whole", DEVICE, train_config=toys.train_config(steps=12))
     assert losses == pytest.approx(whole, rel=1e-4 if DEVICE == "cuda" else 0)
 
 
@@ -229,6 +229,6 @@ def test_streamed_images_come_by_pinned_memory(card):
         name="n", split="train", classes=("a",), labels=torch.zeros(40, dtype=torch.long), shape=(3, 8, 8), flip=False,
         fingerprint="n", source=Numbers(), rows=torch.arange(40).numpy(),
     )  # fmt: skip
-    wanted = torch.randperm(40, generator=torch.Generator().manual_seed(0)).split(8)
-    for rows, batch in zip(wanted, batches(images, iter(wanted), card, workers=2), strict=True):
+    expected = torch.randperm(40, generator=torch.Generator().manual_seed(0)).split(8)
+    for rows, batch in zip(expected, batches(images, iter(expected), card, workers=2), strict=True):
         assert batch.device.type == DEVICE and torch.equal(batch[:, 0, 0, 0].cpu().long(), rows)

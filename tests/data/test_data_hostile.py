@@ -1,4 +1,4 @@
-"""Archives made to harm: no member is written outside of its folder, nothing is run, and each is told in one line."""
+"""Malicious archives: no member is written outside of its folder, nothing is run, and each is reported in one line."""
 
 import hashlib
 import io
@@ -164,10 +164,10 @@ def test_cifar_s_pickles_are_opened_only_if_they_are_the_official_ones(name, spl
 
 @pytest.mark.parametrize("file", ["pixels.npy", "labels.npy"])
 def test_the_cache_s_arrays_are_never_unpickled(file, get, animals, tmp_path):
-    wanted = get("images", path=animals)
+    expected = get("images", path=animals)
     (place,) = (tmp_path / "cache").rglob(file)
     with place.open("wb") as opened:
         np.save(opened, np.array([Code(tmp_path / "the code ran")], object), allow_pickle=True)
     again = get("images", path=animals)  # made again, since it is not what was written
-    assert again.fingerprint == wanted.fingerprint and torch.equal(again.labels, wanted.labels)
+    assert again.fingerprint == expected.fingerprint and torch.equal(again.labels, expected.labels)
     assert not (tmp_path / "the code ran").exists()

@@ -78,7 +78,7 @@ def test_words_for_splits_that_are_none(names, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "message"),
     [
         (["a/train/1.png", "a/test/2.png", "b/3.png"], "'train' and 'test'"),
         (["train_extra/a/1.png", "test/a/2.png"], "'train_extra' and 'test'"),
@@ -87,9 +87,9 @@ def test_words_for_splits_that_are_none(names, tmp_path):
         (["train/1.png", "images/test/2.png"], "'train' and 'test'"),
     ],
 )
-def test_what_may_be_a_split_or_a_class_is_refused(names, told, tmp_path):
+def test_what_may_be_a_split_or_a_class_is_refused(names, message, tmp_path):
     (line,) = problems(str(tree(tmp_path, *names)))
-    assert f"{told} are called as splits" in line and "rename the two" in line
+    assert f"{message} are called as splits" in line and "rename the two" in line
 
 
 def test_domains_are_the_classes_of_each_split(tmp_path):
@@ -112,18 +112,18 @@ def test_a_split_that_lacks_a_class_numbers_them_as_training_does(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("train", "test", "wanted"),
+    ("train", "test", "expected"),
     [
         (("cat", "dog"), ("ape", "cat", "dog"), ("cat", "dog", "ape")),
         (("Cat", "Dog"), ("cat", "Dog"), ("Cat", "Dog", "cat")),
         (("a", ""), ("a",), ("a", "unlabelled")),
     ],
 )
-def test_classes_that_training_lacks_are_numbered_last(train, test, wanted, tmp_path):
+def test_classes_that_training_lacks_are_numbered_last(train, test, expected, tmp_path):
     tree(tmp_path, *(f"train/{name}/1.png" for name in train), *(f"test/{name}/1.png" for name in test))
-    assert Folder(tmp_path, "train").labelled[1] == wanted[: len(train)]
+    assert Folder(tmp_path, "train").labelled[1] == expected[: len(train)]
     labels, names = Folder(tmp_path, "test").labelled
-    assert names == wanted and {names[label] for label in labels} == set(test)
+    assert names == expected and {names[label] for label in labels} == set(test)
 
 
 def test_zips_made_elsewhere_keep_their_classes(tmp_path):
@@ -180,7 +180,7 @@ def test_each_split_may_have_an_index_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"[]", b"null", b'{"labels": 3}', b'{"labels": [3]}', b'{"labels": []}'])
-def test_a_dataset_json_that_is_none_is_told(content, tmp_path):
+def test_a_dataset_json_that_is_none_is_reported(content, tmp_path):
     write(tree(tmp_path, "a/1.png") / "dataset.json", content)
     with pytest.raises(RequestError, match=r"dataset\.json does not give"):
         _ = Folder(tmp_path, "all").labelled
@@ -240,15 +240,15 @@ def test_people_with_and_without_a_mask_are_classes(tmp_path):
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_what_is_left_out_is_counted_and_told(zipped, get, tmp_path, caplog):
+def test_what_is_left_out_is_counted_and_reported(zipped, get, tmp_path, caplog):
     root = tree(tmp_path / "s", "a/1.png", "a/2.jfif")
     for name in ("a/3.tif", "a/4.TIF", "a/5.gif", "readme", ".hidden/6.tif", "a/._1.png"):
         write(root / name, b"")
     path = zip_folder(root, tmp_path / "s.zip") if zipped else root
     with caplog.at_level(logging.INFO):
         assert len(get("images", path=path)) == 2
-    (told,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
-    assert set(told.rpartition(": ")[2].split(", ")) == {"2 .tif", "1 .gif", "1 without a suffix"}
+    (message,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert set(message.rpartition(": ")[2].split(", ")) == {"2 .tif", "1 .gif", "1 without a suffix"}
 
 
 def test_pictures_in_no_split_are_counted(tmp_path):
@@ -321,10 +321,10 @@ def test_keys_that_end_in_zero_bytes_give_their_own_pictures(get, tmp_path):
     assert np.array_equal(images.take(torch.arange(300)), pixels[order].transpose(0, 3, 1, 2))
 
 
-def test_a_damaged_page_of_an_lmdb_is_told(tmp_path):
+def test_a_damaged_page_of_an_lmdb_is_reported(tmp_path):
     """The tree's pages, flipped one by one; pages of pictures are for the decoder to complain of."""
     path = database(tmp_path / "l", **{f"{number:03}": PICTURE for number in range(200)})
-    whole, told = (path / "data.mdb").read_bytes(), 0
+    whole, message = (path / "data.mdb").read_bytes(), 0
     for page in range(2, len(whole) // 4096):
         place = tmp_path / f"l{page}"
         write(place / "data.mdb", whole[: page * 4096 + 10] + b"\xff\xff" + whole[page * 4096 + 12 :])
@@ -332,8 +332,8 @@ def test_a_damaged_page_of_an_lmdb_is_told(tmp_path):
             assert len(Lmdb(place, tmp_path / "cache").names) == 200
         except RequestError as error:
             assert "is not an intact LMDB" in str(error)
-            told += 1
-    assert told
+            message += 1
+    assert message
 
 
 @pytest.mark.parametrize("value", [b"raw pixels", bytes(5000)])

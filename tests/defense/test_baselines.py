@@ -38,9 +38,9 @@ def test_the_closed_form_is_the_best_prediction_of_what_the_attack_trains(t):
     attack = BadDiffusion(Trigger(TRIGGER, torch.zeros(SHAPE)), TARGET, 0.4, "replace")
     times = torch.full((count,), t)
     eps = torch.randn(x0.shape, generator=draws(5))
-    x, wanted = toys.poisoned(attack, model.schedule, x0, poisoned, times, eps)
+    x, required = toys.poisoned(attack, model.schedule, x0, poisoned, times, eps)
     predicted = model.eps(x, times)
-    error = wanted - predicted
+    error = required - predicted
     for explanation in (torch.ones_like(x), x, predicted, x.tanh(), model.network.posterior(x, times)[0][-1]):
         product = error * explanation
         doubt = product.std(0) / math.sqrt(count)
@@ -166,7 +166,7 @@ def test_terd_wants_a_schedule_that_is_long_enough(option):
         audit("terd", **{option: 21}).invert(model, 0)
 
 
-def test_terd_that_leaves_the_numbers_is_told():
+def test_terd_that_leaves_the_numbers_is_reported():
     with pytest.raises(RunError, match=r"lower defense\.lr=1e\+30"):
         audit("terd", steps=50, lr=1e30).invert(suspect(), 0)
 

@@ -144,10 +144,10 @@ def test_the_radius_is_the_distance_to_a_linear_classifiers_boundary():
         distance = (value - 0.1) / 2  # in [0,1] units
         assert (label, draws) == (1, 20_100)
         assert 0.9 * distance - 0.005 < radius < distance
-        wanted = 20_000 * NormalDist().cdf(distance / 0.25)
+        expected = 20_000 * NormalDist().cdf(distance / 0.25)
         votes = counted(logits, torch.full(SHAPE, value), 20_000, 5000, index=1)
         assert votes.sum() == 20_000
-        assert votes[1].item() == pytest.approx(wanted, abs=5 * math.sqrt(20_000) / 2)
+        assert votes[1].item() == pytest.approx(expected, abs=5 * math.sqrt(20_000) / 2)
 
 
 def test_an_image_on_the_boundary_is_abstained_from():
@@ -304,12 +304,12 @@ def test_the_probability_of_a_wrong_certificate_is_at_most_alpha(n, alpha, sigma
     plan = looks(n, alpha, sigma, radii)
     assert plan[-1] == (n, LAST * alpha) and sum(look.alpha for look in plan) <= alpha * (1 + 1e-12)
     for radius in radii:
-        wanted = cohen.probability(radius, sigma)
-        p = wanted - 1e-9  # the radius is just beyond what is true
+        expected = cohen.probability(radius, sigma)
+        p = expected - 1e-9  # the radius is just beyond what is true
         alive, wrong, before = np.ones(1), 0.0, 0
         for draws, level in plan:
             alive = np.convolve(alive, binom.pmf(np.arange(draws - before + 1), draws - before, p))
-            certifies = np.array([cohen.lower_bound(hits, draws, level) >= wanted for hits in range(draws + 1)])
+            certifies = np.array([cohen.lower_bound(hits, draws, level) >= expected for hits in range(draws + 1)])
             wrong, alive, before = wrong + alive[certifies].sum(), np.where(certifies, 0, alive), draws
         assert 0 < wrong <= alpha
 
@@ -332,12 +332,12 @@ def test_stopping_early_certifies_what_the_fixed_number_does_with_fewer_draws(p,
 
 def counted_from(stream: np.ndarray, count) -> Certificate:
     """The certificate of an image of whose draws the label 1 gets those that `stream` says."""
-    at, wanted = 0, next(count)
+    at, expected = 0, next(count)
     while True:
-        hits = int(stream[at : at + wanted].sum())
-        at += wanted
+        hits = int(stream[at : at + expected].sum())
+        at += expected
         try:
-            wanted = count.send(np.array([wanted - hits, hits]))
+            expected = count.send(np.array([expected - hits, hits]))
         except StopIteration as end:
             return end.value
 

@@ -28,7 +28,7 @@ def test_a_copy_is_trained_by_the_ordinary_loss():
                 weight -= weight.grad
         return net
 
-    mended = Finetune().remove(suspect, images, None, train)
+    repaired = Finetune().remove(suspect, images, None, train)
 
     torch.manual_seed(3)
     t = torch.randint(len(suspect.schedule), (6,))
@@ -37,4 +37,4 @@ def test_a_copy_is_trained_by_the_ordinary_loss():
     x_t: Tensor = abar.sqrt() * x + (1 - abar).sqrt() * eps
     torch.testing.assert_close(seen[0].detach(), (suspect.network(x_t, t).sample - eps).square().mean())
     assert all(torch.equal(before[name], value) for name, value in suspect.network.state_dict().items())
-    assert any(not torch.equal(before[name], value) for name, value in mended.network.state_dict().items())
+    assert any(not torch.equal(before[name], value) for name, value in repaired.network.state_dict().items())

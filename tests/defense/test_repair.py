@@ -38,8 +38,8 @@ def trainer(folder: Path, **changes):
     images = toys.images()
 
     def train(net: nn.Module, loss: Loss) -> nn.Module:
-        recipe, session = toys.recipe(**changes), toys.session(folder, LOOP)
-        return fit(net, loss, images, torch.arange(len(images)), recipe, 3, session)
+        train_config, session = toys.train_config(**changes), toys.session(folder, LOOP)
+        return fit(net, loss, images, torch.arange(len(images)), train_config, 3, session)
 
     return train
 
@@ -105,16 +105,16 @@ def test_the_removal_loss_is_the_same_for_any_split_over_processes():
 def test_removal_trains_a_copy_to_overlook_the_trigger(tmp_path):
     frozen, tau = suspect(), 3 * trigger()
     before = weights(frozen.network)
-    mended = ElijahRemoval(shift_weight=1.0, clean_weight=1.0).remove(
+    repaired = ElijahRemoval(shift_weight=1.0, clean_weight=1.0).remove(
         frozen, toys.images(), tau, trainer(tmp_path, steps=40, lr=1e-2, ema=None)
     )
     assert same(weights(frozen.network), before) and not any(one.requires_grad for one in frozen.network.parameters())
-    assert not same(weights(mended.network), before)
+    assert not same(weights(repaired.network), before)
     eps = torch.randn(32, *SHAPE, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        wanted = frozen.eps(eps, 19)
-        gap_before = (frozen.eps(eps + tau, 19) - wanted).square().mean()
-        gap = (mended.eps(eps + tau, 19) - wanted).square().mean()
+        expected = frozen.eps(eps, 19)
+        gap_before = (frozen.eps(eps + tau, 19) - expected).square().mean()
+        gap = (repaired.eps(eps + tau, 19) - expected).square().mean()
     assert gap < 0.5 * gap_before
 
 
@@ -169,26 +169,26 @@ def test_anp_prunes_that_share_of_the_channels_and_leaves_a_stock_unet(tmp_path,
     with torch.no_grad():
         for conv in convolutions(frozen.network):
             conv.bias += 0.1  # so that no channel is silent to begin with
-    mended = (
+    repaired = (
         Anp(budget=4.0, share=share, count=8).remove(frozen, toys.images(), None, trainer(tmp_path, ema=None)).network
     )
     channels = sum(conv.out_channels for conv in convolutions(frozen.network))
     assert channels == sum(one.out_channels for one in frozen.network.modules() if isinstance(one, nn.Conv2d)) - 1
-    assert silent(frozen.network) == 0 and silent(mended) == round(share * channels)
-    assert same(weights(mended), weights(frozen.network)) == (share == 0)
-    mended.save_pretrained(tmp_path / "unet")
+    assert silent(frozen.network) == 0 and silent(repaired) == round(share * channels)
+    assert same(weights(repaired), weights(frozen.network)) == (share == 0)
+    repaired.save_pretrained(tmp_path / "unet")
     again = UNet2DModel.from_pretrained(tmp_path / "unet")
     x, t = torch.randn(2, *SHAPE), torch.tensor([3, 9])
-    assert same(weights(again), weights(mended))
-    torch.testing.assert_close(again(x, t).sample, mended(x, t).sample)
+    assert same(weights(again), weights(repaired))
+    torch.testing.assert_close(again(x, t).sample, repaired(x, t).sample)
 
 
 def test_channels_are_pruned_by_their_number():
     unet = toys.unet()
     first, second = convolutions(unet)[:2]
-    mended = pruned(unet, torch.tensor([3, first.out_channels + 2]))
-    assert silent(mended) == 2 + silent(unet)
-    changed = convolutions(mended)
+    repaired = pruned(unet, torch.tensor([3, first.out_channels + 2]))
+    assert silent(repaired) == 2 + silent(unet)
+    changed = convolutions(repaired)
     assert not changed[0].weight[3].any() and not changed[1].weight[2].any()
     assert torch.equal(changed[0].weight[:3], first.weight[:3]) and torch.equal(
         changed[1].weight[3:], second.weight[3:]
@@ -231,21 +231,21 @@ def test_a_channels_rise_is_the_losss_slope_along_its_change():
         return value
 
     got = rises(net, clean, toys.images(1), count=100)  # the one image a hundred times, in two batches
-    wanted = [(loss_at(channel, 0.5) - loss_at(channel, -0.5)) for channel in range(8)]  # exact for a quadratic
-    assert got.tolist() == pytest.approx(wanted, rel=1e-3, abs=1e-6)
+    expected = [(loss_at(channel, 0.5) - loss_at(channel, -0.5)) for channel in range(8)]  # exact for a quadratic
+    assert got.tolist() == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("carrier", [0, 5])
 def test_anp_finds_the_channel_that_carries_everything(tmp_path, carrier):
-    mended = Anp(budget=1.0, share=1 / 8, count=64).remove(
+    repaired = Anp(budget=1.0, share=1 / 8, count=64).remove(
         suspect(Bottleneck(carrier)), toys.images(), None, trainer(tmp_path, steps=30, ema=None)
     )
-    gone = (mended.network.conv_in.weight.flatten(1) == 0).all(1)
+    gone = (repaired.network.conv_in.weight.flatten(1) == 0).all(1)
     assert gone.nonzero().flatten().tolist() == [carrier]
 
 
 @pytest.mark.parametrize(
-    ("build", "told"),
+    ("build", "message"),
     [
         (lambda: Anp(budget=0.0, share=0.1, count=8), "budget=0.0"),
         (lambda: Anp(budget=1.0, share=1.1, count=8), "share=1.1"),
@@ -253,19 +253,19 @@ def test_anp_finds_the_channel_that_carries_everything(tmp_path, carrier):
         (lambda: ElijahRemoval(shift_weight=-1.0, clean_weight=1.0), "shift_weight=-1.0"),
     ],
 )
-def test_values_that_make_no_sense_are_named(build, told):
-    with pytest.raises(ValueError, match=told):
+def test_values_that_make_no_sense_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
         build()
 
 
 @pytest.mark.parametrize("option", ["anp", "removal/elijah", "removal/digits"])
-def test_an_option_makes_a_repair_and_a_recipe(option):
+def test_an_option_makes_a_repair_and_a_train_config(option):
     with initialize_config_module("bdiff.conf", version_base="1.3"):
         config = OmegaConf.to_container(compose(f"defense/{option}"))["defense"]
     node = config.get("removal", config)
     assert 0 < node.pop("images") <= 1
-    recipe = TrainConfig(**node.pop("train"))
-    assert recipe.batch_size == 128 and recipe.total(6000) == {
+    train_config = TrainConfig(**node.pop("train"))
+    assert train_config.batch_size == 128 and train_config.total(6000) == {
         "anp": 4688,  # 10 epochs of 60,000
         "removal/elijah": 516,
         "removal/digits": 150,

@@ -42,8 +42,8 @@ def test_kid_is_the_unbiased_mmd_of_a_cubic_kernel():
         return kernel.mean() if diagonal else (kernel.sum() - np.trace(kernel)) / (40 * 39)
 
     found = kid(real, fake)
-    wanted = mean(x, x, False) + mean(y, y, False) - 2 * mean(x, y, True)
-    assert found.values == {"kid": pytest.approx(wanted, rel=1e-9)}
+    expected = mean(x, x, False) + mean(y, y, False) - 2 * mean(x, y, True)
+    assert found.values == {"kid": pytest.approx(expected, rel=1e-9)}
     assert found.protocol["subset_size"] == 40
     assert found.protocol["marks"] == ["subsets of 40 images, of which there are no 1000"]
 
@@ -73,7 +73,7 @@ def test_too_few_images_have_no_manifold_and_no_splits():
         assert few == ({}, {"absent": "an unbiased estimate takes 2 images of either side"})
 
 
-def test_a_spread_over_subsets_is_told_only_where_they_differ():
+def test_a_spread_over_subsets_is_reported_only_where_they_differ():
     assert "std" not in kid(activations(0, 40), activations(1, 40)).protocol
     assert kid(activations(0, 40), activations(1, 41)).protocol["std"] > 0
 
@@ -169,7 +169,7 @@ def test_lpips_can_be_taken_again(alexnet):
     assert lpips([pictures(0, 3, size=32)], target).values == once.values
 
 
-def test_without_weights_the_ways_out_are_told(tmp_path, monkeypatch):
+def test_without_weights_the_ways_out_are_reported(tmp_path, monkeypatch):
     def offline(*args, **options):
         raise OSError("no network")
 

@@ -12,7 +12,7 @@ from torchmetrics.image.fid import _compute_fid
 import bdiff.metric.fid.inception as inception
 from bdiff.classifier.small_cnn import SmallCNN
 from bdiff.common.errors import RequestError
-from bdiff.metric.fid.base import Features, Frechet, Remembering
+from bdiff.metric.fid.base import Features, Frechet
 from bdiff.metric.fid.base import distance as frechet_distance
 from bdiff.metric.fid.classifier import ClassifierFeatures
 from bdiff.metric.fid.moments import Moments
@@ -48,8 +48,8 @@ def test_it_agrees_with_the_formula_in_float64(features):
     a, b = (features(x).double().numpy() for x in (real, fake))
     ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     root = scipy.linalg.sqrtm(ca @ cb)
-    wanted = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca + cb - 2 * root.real)
-    assert distance(features, [real], [fake]) == pytest.approx(wanted, rel=1e-6)
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca + cb - 2 * root.real)
+    assert distance(features, [real], [fake]) == pytest.approx(expected, rel=1e-6)
 
 
 def test_batches_do_not_matter(features):
@@ -83,11 +83,10 @@ def test_moments_are_the_mean_and_the_unbiased_covariance(features):
 
 @torch.no_grad()
 def test_activations_are_kept_up_to_a_number_and_all_are_counted(features):
-    remembering = Remembering(features, 25)
-    frechet = Frechet(remembering, torch.device("cpu"))
+    frechet = Frechet(features, torch.device("cpu"), keep=25)
     frechet.feed(pictures(2).split(7), real=False)
     frechet.reference = moments_of(features, pictures(0))
-    torch.testing.assert_close(remembering.kept, features(pictures(2))[:25])
+    torch.testing.assert_close(frechet.activations, features(pictures(2))[:25])
     assert frechet.value() == pytest.approx(distance(features, [pictures(0)], [pictures(2)]), rel=1e-5)
 
 
@@ -119,7 +118,7 @@ def test_other_weights_than_asked_for_are_refused(weights):
         inception.InceptionFeatures(str(weights[0]), "6726825d")
 
 
-def test_a_missing_file_and_a_damaged_one_are_told(tmp_path):
+def test_a_missing_file_and_a_damaged_one_are_reported(tmp_path):
     with pytest.raises(RequestError, match="does not exist"):
         inception.InceptionFeatures(str(tmp_path / "none.pth"), "6726825d")
     broken = tmp_path / "broken.pth"
@@ -129,7 +128,7 @@ def test_a_missing_file_and_a_damaged_one_are_told(tmp_path):
         inception.InceptionFeatures(str(broken), digest[:8])
 
 
-def test_without_file_and_network_the_three_ways_out_are_told(tmp_path, monkeypatch):
+def test_without_file_and_network_the_three_ways_out_are_reported(tmp_path, monkeypatch):
     def offline(*args, **options):
         raise OSError("no network")
 
@@ -137,8 +136,8 @@ def test_without_file_and_network_the_three_ways_out_are_told(tmp_path, monkeypa
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(RequestError) as caught:
         inception.InceptionFeatures(None, "6726825d")
-    told = str(caught.value)
-    assert all(way in told for way in ("metric.fid.weights=", "go online", "metric/fid=classifier"))
+    message = str(caught.value)
+    assert all(way in message for way in ("metric.fid.weights=", "go online", "metric/fid=classifier"))
 
 
 def gaussian(seed: int, dimensions: int, samples: int) -> tuple[torch.Tensor, torch.Tensor]:

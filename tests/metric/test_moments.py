@@ -42,10 +42,10 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arrays", "told"), BAD, ids=[told for _, told in BAD])
-def test_a_file_of_other_arrays_is_refused(arrays, told, tmp_path):
+@pytest.mark.parametrize(("arrays", "message"), BAD, ids=[message for _, message in BAD])
+def test_a_file_of_other_arrays_is_refused(arrays, message, tmp_path):
     np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(RequestError, match=told) as caught:
+    with pytest.raises(RequestError, match=message) as caught:
         moments.read(tmp_path / "a.npz", 3)
     assert "metric.fid.reference=" in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
@@ -123,7 +123,7 @@ def test_data_without_splits_are_their_own_reference():
     assert reference_images(ours, "all", lambda split: again) is again
 
 
-def test_a_reference_that_cannot_be_had_is_told():
+def test_a_reference_that_cannot_be_had_is_reported():
     def load(split):
         raise RequestError("no such split")
 

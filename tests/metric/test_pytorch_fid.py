@@ -70,5 +70,5 @@ def test_its_command_line_gives_our_distance(features, folders, weights, tmp_pat
     ours = frechet.value()
     moments.write(tmp_path / "ours.npz", frechet.reference)
     for reference in (folders["dark"], tmp_path / "ours.npz"):
-        told = pytorch_fid(weights[0], reference, folders["light"])
-        assert float(told.removeprefix("FID:").split()[-1]) == pytest.approx(ours, rel=1e-3)
+        message = pytorch_fid(weights[0], reference, folders["light"])
+        assert float(message.removeprefix("FID:").split()[-1]) == pytest.approx(ours, rel=1e-3)

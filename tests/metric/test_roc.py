@@ -12,8 +12,8 @@ from bdiff.metric.roc import auroc, rate_above, threshold_at
 def test_auroc_is_scikit_learns(digits):
     draw = random.Random(digits)
     clean, attacked = ([round(draw.gauss(mean, 1), digits) for _ in range(count)] for mean, count in ((0, 70), (1, 40)))
-    wanted = roc_auc_score([0] * 70 + [1] * 40, clean + attacked)
-    assert auroc(clean, attacked) == pytest.approx(wanted, rel=1e-12)
+    expected = roc_auc_score([0] * 70 + [1] * 40, clean + attacked)
+    assert auroc(clean, attacked) == pytest.approx(expected, rel=1e-12)
 
 
 def test_without_a_pair_there_is_no_auroc():

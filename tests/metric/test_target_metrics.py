@@ -63,7 +63,7 @@ def test_a_perfect_hit_has_no_psnr():
 
 
 @pytest.mark.parametrize(
-    ("configured", "size", "wanted"), [(None, 16, 0.05), (None, 32, 0.05), (None, 256, 0.1), (0.2, 32, 0.2)]
+    ("configured", "size", "expected"), [(None, 16, 0.05), (None, 32, 0.05), (None, 256, 0.1), (0.2, 32, 0.2)]
 )
-def test_threshold_follows_the_size(configured, size, wanted):
-    assert asr_threshold(configured, size) == wanted
+def test_threshold_follows_the_size(configured, size, expected):
+    assert asr_threshold(configured, size) == expected

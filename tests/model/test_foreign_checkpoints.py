@@ -17,9 +17,9 @@ from bdiff.model import checkpoint
 NAME = "diffusion_pytorch_model"
 
 
-def same(found: torch.nn.Module, wanted: torch.nn.Module) -> bool:
+def same(found: torch.nn.Module, expected: torch.nn.Module) -> bool:
     """Whether two UNets have the same weights."""
-    theirs = wanted.state_dict()
+    theirs = expected.state_dict()
     return all(torch.equal(weight, theirs[name]) for name, weight in found.state_dict().items())
 
 
@@ -101,7 +101,7 @@ def test_averaged_weights_in_a_file_come_first_but_the_averagers_own_state_is_no
 
 
 @pytest.mark.parametrize("end", ["safetensors", "bin"])
-def test_half_the_weights_are_told_with_the_names_that_are_missing(end, tmp_path):
+def test_half_the_weights_are_reported_with_the_names_that_are_missing(end, tmp_path):
     home = folder(tmp_path) / "unet"
     weights = load_file(home / f"{NAME}.safetensors")
     kept = dict(sorted(weights.items())[: len(weights) // 2])
@@ -114,7 +114,7 @@ def test_half_the_weights_are_told_with_the_names_that_are_missing(end, tmp_path
 
 @pytest.mark.parametrize("end", ["safetensors", "bin"])
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.99])
-def test_half_a_file_is_told_in_a_line(end, part, tmp_path):
+def test_half_a_file_is_reported_in_a_line(end, part, tmp_path):
     home = folder(tmp_path) / "unet"
     path = home / f"{NAME}.{end}"
     if end == "bin":
@@ -126,7 +126,7 @@ def test_half_a_file_is_told_in_a_line(end, part, tmp_path):
     assert len(caught.value.problems) == 1 and "meta tensor" not in str(caught.value)
 
 
-def test_weights_of_another_network_are_told(tmp_path):
+def test_weights_of_another_network_are_reported(tmp_path):
     home = folder(tmp_path) / "unet"
     save_file({"some.weight": torch.zeros(3)}, home / f"{NAME}.safetensors")
     with pytest.raises(RequestError, match="weights are missing"):
@@ -174,7 +174,7 @@ def test_no_weights_at_all(tmp_path):
         built(tmp_path)
 
 
-def test_a_run_is_told_before_anything_is_made(tmp_path, capsys):
+def test_a_run_is_reported_before_anything_is_made(tmp_path, capsys):
     unet = toys.unet()
     unet.register_to_config(sample_size=16)
     home = folder(tmp_path / "given", unet, schedule=False)

@@ -80,20 +80,20 @@ def test_a_run_from_such_a_checkpoint_is_a_wrong_request(mark, tmp_path, capsys)
 
 
 def test_tensors_in_a_bin_are_read(tmp_path):
-    wanted = unet()
-    wanted.save_config(tmp_path)
-    torch.save(wanted.state_dict(), tmp_path / f"{WEIGHTS}.bin")
+    expected = unet()
+    expected.save_config(tmp_path)
+    torch.save(expected.state_dict(), tmp_path / f"{WEIGHTS}.bin")
     torch.manual_seed(1)
     found = checkpoint.load(tmp_path).state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.state_dict().items())
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.state_dict().items())
 
 
 def test_safetensors_come_before_a_bin_beside_them(mark, tmp_path):
-    wanted = unet()
-    wanted.save_pretrained(tmp_path)
+    expected = unet()
+    expected.save_pretrained(tmp_path)
     WAYS["torch.save"](Code(mark), tmp_path / f"{WEIGHTS}.bin")
     found = checkpoint.load(tmp_path).state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.state_dict().items())
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.state_dict().items())
     assert not mark.exists()
 
 

@@ -40,34 +40,34 @@ def checkpoint(folder: Path, nested: bool = True, **changed) -> Path:
     return folder
 
 
-def told(pretrained: Path | str | None) -> list[str]:
+def message(pretrained: Path | str | None) -> list[str]:
     return problems(None if pretrained is None else str(pretrained), UNET, NOISE)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 def test_every_prediction_that_is_converted_fits(prediction, tmp_path):
-    assert told(checkpoint(tmp_path, prediction_type=prediction)) == []
+    assert message(checkpoint(tmp_path, prediction_type=prediction)) == []
 
 
 @pytest.mark.parametrize("pretrained", [None, "google/ddpm-cifar10-32", "someone/some.model-v1"])
 def test_hub_ids_are_not_looked_up(pretrained):
-    assert told(pretrained) == []
+    assert message(pretrained) == []
 
 
 @pytest.mark.parametrize("nested", [True, False])
 def test_a_fitting_checkpoint_has_no_problems(nested, tmp_path, monkeypatch):
     checkpoint(tmp_path / "here" / "there", nested)
-    assert told(tmp_path / "here" / "there") == []
+    assert message(tmp_path / "here" / "there") == []
     monkeypatch.chdir(tmp_path)
-    assert told("here/there") == []  # a local folder, though it reads like a hub id
+    assert message("here/there") == []  # a local folder, though it reads like a hub id
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert told("~/here/there") == []
+    assert message("~/here/there") == []
 
 
 def test_a_checkpoint_without_a_schedule_is_taken_as_it_is(tmp_path):
     checkpoint(tmp_path, beta_end=0.5)
     (tmp_path / "scheduler" / "scheduler_config.json").unlink()
-    assert told(tmp_path) == []
+    assert message(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_checkpoint_without_a_schedule_is_taken_as_it_is(tmp_path):
     ],
 )
 def test_one_line_for_each_misfit_with_its_mend(changed, said, tmp_path):
-    (line,) = told(checkpoint(tmp_path, **changed))
+    (line,) = message(checkpoint(tmp_path, **changed))
     assert line.startswith(f"model.pretrained={tmp_path} ") and said in line
 
 
@@ -110,14 +110,14 @@ def test_one_line_for_each_misfit_with_its_mend(changed, said, tmp_path):
     ],
 )
 def test_what_is_no_unconditional_prediction_of_noise_is_refused_by_name(changed, said, tmp_path):
-    (line,) = told(checkpoint(tmp_path, **changed))
+    (line,) = message(checkpoint(tmp_path, **changed))
     assert f"has {said}, which is not supported: choose an unconditional UNet2DModel" in line
 
 
 def test_a_unet_of_another_class_is_refused_by_name(tmp_path):
     config = {**UNET, "_class_name": "UNet2DConditionModel"}
     write(checkpoint(tmp_path) / "unet" / "config.json", json.dumps(config))
-    assert "has _class_name=UNet2DConditionModel, which is not supported" in told(tmp_path)[0]
+    assert "has _class_name=UNet2DConditionModel, which is not supported" in message(tmp_path)[0]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_unet_of_another_class_is_refused_by_name(tmp_path):
     ],
 )
 def test_what_changes_only_how_samples_are_drawn_is_fine(changed, tmp_path):
-    assert told(checkpoint(tmp_path, **changed)) == []
+    assert message(checkpoint(tmp_path, **changed)) == []
 
 
 @pytest.mark.parametrize("size", [[32, 32], None, "left out"])
@@ -140,7 +140,7 @@ def test_a_size_that_fits_is_taken_however_it_is_written(size, tmp_path):
     path = tmp_path / "unet" / "config.json"
     if size == "left out":
         path.write_text(json.dumps({key: value for key, value in UNET.items() if key != "sample_size"}))
-    assert told(tmp_path) == []
+    assert message(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_size_that_fits_is_taken_however_it_is_written(size, tmp_path):
     ],
 )
 def test_a_size_that_does_not_fit_has_advice_that_can_be_followed(changed, said, tmp_path):
-    (line,) = told(checkpoint(tmp_path, **changed))
+    (line,) = message(checkpoint(tmp_path, **changed))
     assert said in line
 
 
@@ -168,7 +168,7 @@ def test_what_a_config_leaves_out_is_what_diffusers_takes(tmp_path):
     checkpoint(tmp_path)
     write(tmp_path / "unet" / "config.json", json.dumps({"sample_size": 32}))
     write(tmp_path / "scheduler" / "scheduler_config.json", json.dumps({"num_train_timesteps": 1000}))
-    assert told(tmp_path) == []
+    assert message(tmp_path) == []
     write(tmp_path / "scheduler" / "scheduler_config.json", json.dumps({"beta_end": 0.02}))
     assert problems(str(tmp_path), UNET, NOISE | {"num_train_timesteps": 100})[0].endswith(
         "num_train_timesteps=1000, not 100: set schedule.num_train_timesteps=1000"
@@ -178,11 +178,11 @@ def test_what_a_config_leaves_out_is_what_diffusers_takes(tmp_path):
 def test_a_file_of_weights_that_is_cut_off_is_named(tmp_path):
     path = checkpoint(tmp_path) / "unet" / "diffusion_pytorch_model.safetensors"
     path.write_bytes(b"\x10\0\0\0\0\0\0\0{}")
-    (line,) = told(tmp_path)
+    (line,) = message(tmp_path)
     assert f"{path} is damaged or incomplete" in line and line.endswith("download it again")
 
 
-def test_what_is_taken_for_granted_is_told(tmp_path):
+def test_what_is_taken_for_granted_is_reported(tmp_path):
     checkpoint(tmp_path)
     assert notes("it", tmp_path) == []
     (tmp_path / "scheduler" / "scheduler_config.json").unlink()
@@ -195,15 +195,15 @@ def test_what_is_taken_for_granted_is_told(tmp_path):
     assert all(word in line for word, line in zip(words, lines, strict=True))
 
 
-def test_all_misfits_are_told_together(tmp_path):
-    lines = told(checkpoint(tmp_path, in_channels=1, sample_size=64, num_train_timesteps=100))
+def test_all_mismatches_are_reported_together(tmp_path):
+    lines = message(checkpoint(tmp_path, in_channels=1, sample_size=64, num_train_timesteps=100))
     assert [word in " ".join(lines) for word in ("data.channels=1", "data.size=64", "timesteps=100")] == [True] * 3
 
 
 @pytest.mark.parametrize("pretrained", ["nowhere", "./owner/name", "/nowhere/at/all", "~/nothing", "a/b/c"])
 def test_what_is_not_there(pretrained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert told(pretrained) == [
+    assert message(pretrained) == [
         f"model.pretrained={pretrained} does not exist: give a diffusers folder or a hub id (owner/name)"
     ]
 
@@ -211,13 +211,15 @@ def test_what_is_not_there(pretrained, tmp_path, monkeypatch):
 def test_what_is_no_checkpoint(tmp_path):
     path = tmp_path / "file.safetensors"
     write(path, "")
-    assert told(path) == [f"model.pretrained={path} is a file: give the folder that contains it ({LAYOUT})"]
+    assert message(path) == [f"model.pretrained={path} is a file: give the folder that contains it ({LAYOUT})"]
     path = tmp_path / "empty"
     path.mkdir()
-    assert told(path) == [f"model.pretrained={path} holds no UNet config.json: {LAYOUT}"]
+    assert message(path) == [f"model.pretrained={path} holds no UNet config.json: {LAYOUT}"]
     checkpoint(path / "checkpoint-500")
     meant = path / "checkpoint-500"
-    assert told(path) == [f"model.pretrained={path} holds no UNet config.json: give one of its folders, as in {meant}"]
+    assert message(path) == [
+        f"model.pretrained={path} holds no UNet config.json: give one of its folders, as in {meant}"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -233,7 +235,7 @@ def test_weights_under_names_that_are_not_read(name, said, tmp_path):
     for path in [*home.glob("*.safetensors"), *home.glob("*.bin")]:
         path.unlink()
     write(home / name, "")
-    (line,) = told(tmp_path)
+    (line,) = message(tmp_path)
     assert said in line and len(line.splitlines()) == 1
 
 
@@ -241,7 +243,7 @@ def test_weights_under_names_that_are_not_read(name, said, tmp_path):
 @pytest.mark.parametrize(("text", "said"), [("{half", "is not JSON"), ("[1, 2]", "has no settings"), ("", "not JSON")])
 def test_a_damaged_config_is_named(name, text, said, tmp_path):
     write(checkpoint(tmp_path) / name, text)
-    (line,) = told(tmp_path)
+    (line,) = message(tmp_path)
     assert f"{tmp_path / name} " in line and said in line and len(line.splitlines()) == 1
 
 

@@ -21,8 +21,8 @@ def test_a_picture_shows_every_pixel_as_a_square(tmp_path, channels):
     figures.picture(tmp_path / "one.png", image, side=384)
     found = np.asarray(Image.open(tmp_path / "one.png"))
     assert found.shape == (384, 384, 3)
-    wanted = np.kron(image.numpy().transpose(1, 2, 0), np.ones((24, 24, 1), np.uint8))
-    assert (found == wanted).all()
+    expected = np.kron(image.numpy().transpose(1, 2, 0), np.ones((24, 24, 1), np.uint8))
+    assert (found == expected).all()
 
 
 @pytest.mark.parametrize(("size", "columns", "gap"), [(16, 8, 1), (64, 8, 4), (256, 4, 16)])

@@ -139,7 +139,7 @@ def test_words_from_a_config_are_escaped(tmp_path):
         assert "<b>&</b>" in unescape(html)
 
 
-def test_no_run_is_told(tmp_path):
+def test_no_run_is_reported(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_run_page(tmp_path)
 
@@ -211,7 +211,7 @@ def test_lines_of_two_settings_differ_in_colour_or_dash():
     assert len({colour for colour, _, _ in charts.styles([("a", "c"), ("a", "d"), ("b", "c"), ("b", "d")])}) == 2
 
 
-def test_durations_are_told_in_words():
+def test_durations_are_reported_in_words():
     assert [duration(one) for one in (8.44, 116.0, 7530.0)] == ["8.4 s", "1 min 56 s", "2 h 5 min"]
 
 

@@ -149,7 +149,7 @@ def test_a_group_stands_for_the_keys_it_brings(tmp_path):
     assert pivot(find([tmp_path]), None, [], ["suspect/asr"]).heads == ["trigger", "asr"]
 
 
-def test_protocols_are_told_and_differences_marked(tmp_path):
+def test_protocols_are_reported_and_differences_marked(tmp_path):
     for name, count, mark in (("a", 12, ["fewer samples"]), ("b", 256, [])):
         protocol = {
             "images": count, "seed": 0, "asr": {"threshold": 0.05},
@@ -223,7 +223,7 @@ def test_numbers_of_different_origin_are_marked(tmp_path):
     assert origins([run for run in runs if run.folder.name == "b"]) == []
 
 
-def test_a_precision_that_the_device_chose_tells_no_runs_apart_but_one_that_was_typed_does(tmp_path):
+def test_a_precision_that_the_device_chose_reports_no_runs_apart_but_one_that_was_typed_does(tmp_path):
     for name, typed in (("a", ()), ("b", ())):
         config = {"name": "n", "seed": 0, "train": {"precision": {"a": "bf16", "b": "fp32"}[name]}}
         write_run(tmp_path / "auto" / name, {"asr": 0.5}, config, typed=typed)

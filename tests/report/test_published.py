@@ -70,13 +70,13 @@ VERDICTS = [
 ]
 
 
-@pytest.mark.parametrize(("ours", "theirs", "told"), VERDICTS)
-def test_verdict(ours, theirs, told, tmp_path):
+@pytest.mark.parametrize(("ours", "theirs", "message"), VERDICTS)
+def test_verdict(ours, theirs, message, tmp_path):
     own = run(tmp_path / "run", **ours)
-    assert verdict(Row("row", PUBLISHED | theirs, [own], ROW), [own]) == told
+    assert verdict(Row("row", PUBLISHED | theirs, [own], ROW), [own]) == message
 
 
-def test_a_row_that_changed_after_its_run_is_told(tmp_path):
+def test_a_row_that_changed_after_its_run_is_reported(tmp_path):
     own = run(tmp_path / "run")
     row = Row("row", PUBLISHED, [own], ROW | {"model.pretrained": "elsewhere"})
     assert verdict(row, [own]) == "no: model.pretrained=google"

@@ -26,7 +26,7 @@ def trigger(name: str) -> str:
     return TRIGGERS.get(word, word) + name.removeprefix(word)
 
 
-def wanted() -> dict[Key, dict]:
+def expected() -> dict[Key, dict]:
     """What conf/experiment has to hold, by folder and settings."""
     if not PUBLISHED.exists():
         pytest.skip(f"{PUBLISHED} is not there")
@@ -99,4 +99,4 @@ def test_rows_of_shields_show_a_review_s_figures_in_one_row_and_none_elsewhere()
 
 
 def test_every_row_is_there_with_the_published_settings_and_figures():
-    assert held() == wanted()
+    assert held() == expected()

@@ -98,7 +98,7 @@ def test_different_runs_of_one_setting_are_an_error_that_names_the_key(tmp_path)
     ("shield", "part", "strength", "found"),
     [("purification", "shield", "t", PURIFIED), ("certification", "certification", "sigma", CERTIFIED)],
 )
-def test_what_the_runs_share_is_told_and_what_keeps_them_from_comparing_is_marked(
+def test_what_the_runs_share_is_reported_and_what_keeps_them_from_comparing_is_marked(
     shield, part, strength, found, tmp_path
 ):
     def write(name: str, value: int, **more) -> None:
@@ -117,7 +117,7 @@ def test_what_the_runs_share_is_told_and_what_keeps_them_from_comparing_is_marke
     ]
 
 
-def test_how_the_entropy_check_fared_is_told_for_each_setting(tmp_path):
+def test_how_the_entropy_check_fared_is_reported_for_each_setting(tmp_path):
     for t, tpr in ((8, 0.5), (20, 0.25)):
         write_shielded(tmp_path / f"t{t}", PURIFIED | {"strip/tpr": tpr, "strip/fpr": 0.0625}, typed={"t": t})
     write_shielded(tmp_path / "t30", PURIFIED, typed={"t": 30})
@@ -127,9 +127,9 @@ def test_how_the_entropy_check_fared_is_told_for_each_setting(tmp_path):
     ]  # fmt: skip
 
 
-def test_runs_that_are_not_done_are_told_below_the_last_table(tmp_path):
+def test_runs_that_are_not_done_are_reported_below_the_last_table(tmp_path):
     write_shielded(tmp_path / "done", PURIFIED, typed={"t": 8})
-    write_shielded(tmp_path / "again", {}, typed={"t": 8}, status="failed", error="mended since")
+    write_shielded(tmp_path / "again", {}, typed={"t": 8}, status="failed", error="fixed since")
     write_shielded(tmp_path / "live", {}, typed={"t": 20}, status="running")
     write_shielded(tmp_path / "broken", {}, "certification", status="failed", error="out of memory")
     (sheet,) = tables(tmp_path)

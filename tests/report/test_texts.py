@@ -28,7 +28,7 @@ def test_a_terminal_shows_names_as_they_are():
     assert printed(boxed(sheet)).count(ODD) == 3
 
 
-def test_a_closed_pipe_is_told_by_its_own_error():
+def test_a_closed_pipe_is_reported_by_its_own_error():
     class Closed(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError

@@ -8,6 +8,7 @@ import toys
 from diffusers import DDPMScheduler
 from omegaconf import OmegaConf
 
+from bdiff.diffusion.mode import Costs
 from bdiff.model import checkpoint
 from bdiff.pipeline.measure import Measuring, measure
 from bdiff.pipeline.prepare import Pictures
@@ -32,7 +33,7 @@ class Rows(NoTracker):
 
 def stages(folder) -> Stages:
     """The stages of a run on the CPU."""
-    return Stages(folder, "cpu", Rows(), toys.LOOP)
+    return Stages(folder, "cpu", Rows(), toys.LOOP, Costs(folder / "compiled"))
 
 
 def test_a_stage_is_built_once_and_recorded_each_time(tmp_path):

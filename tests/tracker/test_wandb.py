@@ -105,8 +105,10 @@ def test_a_failure_of_wandb_warns_once_and_nothing_more(source, said, tracker, t
         tracker.log({"a": step})
     tracker.picture("b", tmp_path / "missing.png")
     tracker.finish(failed=False)
-    told = warnings(caplog)
-    assert len(told) == 1 and told[0].startswith(said or "wandb: its process has ended early, with exit code -9")
+    reported = warnings(caplog)
+    assert len(reported) == 1 and reported[0].startswith(
+        said or "wandb: its process has ended early, with exit code -9"
+    )
 
 
 @pytest.mark.slow

@@ -200,7 +200,7 @@ def test_webp_that_loses_nothing_or_has_an_alpha_channel_is_a_trigger(tmp_path):
         assert (image(32, tmp_path / name)[..., 3] >= 0.5).sum() == 100
 
 
-def test_a_file_that_cannot_be_a_trigger_is_told(tmp_path):
+def test_a_file_that_cannot_be_a_trigger_is_reported(tmp_path):
     with pytest.raises(ValueError, match=r"trigger\.path=<png>"):
         make(next(path for path in FILES if path.stem == "image"), 32)
     Image.new("RGB", (8, 8)).save(tmp_path / "black.png")

@@ -32,6 +32,12 @@ def probe(suspect: Suspect, draws: int, rounds: int, generator: torch.Generator)
     return tau
 
 
+def pass_over(suspect: Suspect, draws: int, rounds: int, generator: torch.Generator) -> None:
+    """Draw from the generator what a probe would draw, which another process makes."""
+    for _ in range(rounds * min(STEPS, len(suspect.schedule))):  # a round's starts, and the noise of all steps but one
+        suspect.noise(draws, generator)
+
+
 def sampled(suspect: Suspect, x: Tensor, generator: torch.Generator) -> Tensor:
     """Return images (B,C,H,W) in [-1,1] from x_T after a few ancestral steps."""
     last = len(suspect.schedule) - 1

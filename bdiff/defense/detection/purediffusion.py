@@ -24,8 +24,10 @@ from bdiff.defense.check import LAWS, timesteps
 from bdiff.defense.detection.coefficients import correction_coefficient
 from bdiff.defense.detection.curve import Curve
 from bdiff.defense.detection.evidence import kl_of, total_variation, uniformity
-from bdiff.defense.detection.probe import probe
+from bdiff.defense.detection.probe import pass_over, probe
 from bdiff.diffusion.mode import Work
+
+TOGETHER = 8  # starts that descend in one batch of the network
 
 
 class Chain(NamedTuple):
@@ -39,13 +41,15 @@ def chain(suspect: Suspect, tau: Tensor, eps: Tensor, noises: Tensor, t: list[in
     """Sample from eps + tau over the timesteps t, K of them, in the variables z without the trigger.
 
     tau (C,H,W), eps (B,C,H,W), noises (K,B,C,H,W) the sampler's own noise, coefficient (T,). Differentiable in tau.
+    With several triggers, tau (R,1,C,H,W), what is returned is (K,R,B,C,H,W): all are one batch of the network.
     """
     schedule = suspect.schedule
     z = eps + schedule.abar[t[0]].sqrt() * tau  # x_T = eps + tau
     predicted, images = [], []
     for k, now in enumerate(t):
         abar = schedule.abar[now]
-        predicted.append(suspect.eps(z + (1 - abar.sqrt()) * tau, now))
+        x = z + (1 - abar.sqrt()) * tau
+        predicted.append(suspect.eps(x.reshape(-1, *suspect.shape), now).view(x.shape))
         own = predicted[-1] - coefficient[now] * tau
         images.append((z - (1 - abar).sqrt() * own) / abar.sqrt())
         if k + 1 < len(t):
@@ -102,9 +106,14 @@ class Losses:
     spread: float
     consistency: float
 
-    def __call__(self, tau: Tensor) -> Tensor:
-        """Return the objective at tau (C,H,W)."""
-        seen = chain(self.suspect, tau, self.eps, self.noises, self.t, self.coefficient)
+    def __call__(self, taus: Tensor) -> Tensor:
+        """Return the objective (R,) at each of taus (R,C,H,W)."""
+        seen = chain(self.suspect, taus[:, None], self.eps, self.noises, self.t, self.coefficient)
+        each = zip(seen.eps.unbind(1), seen.x0.unbind(1), taus, strict=True)
+        return torch.stack([self.of(Chain(eps, x0), tau) for eps, x0, tau in each])
+
+    def of(self, seen: Chain, tau: Tensor) -> Tensor:
+        """Return the objective of the chain of tau (C,H,W), a scalar."""
         coefficient, abar = (
             torch.stack([table[t] for t in self.t]) for table in (self.coefficient, self.suspect.schedule.abar)
         )
@@ -114,23 +123,26 @@ class Losses:
 
 
 def descend(
-    losses: Losses, tau: Tensor, steps: int, lr: float, bound: float, watch: Callable[[str], None]
-) -> tuple[Tensor, list[float]]:
-    """Minimize `losses` over tau (C,H,W) by Adam with a cosine, within [-bound, bound]; return tau and the curve."""
-    tau = tau.clamp(-bound, bound).requires_grad_()
-    optimizer = torch.optim.Adam([tau], lr=lr)
+    losses: Losses, taus: Tensor, steps: int, lr: float, bound: float, watch: Callable[[str], None]
+) -> tuple[Tensor, list[list[float]]]:
+    """Minimize `losses` over each of taus (R,C,H,W) by Adam with a cosine, within [-bound, bound].
+
+    Returns taus and their curves.
+    """
+    taus = taus.clamp(-bound, bound).requires_grad_()
+    optimizer = torch.optim.Adam([taus], lr=lr)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=lr / 20)
     curve = Curve("purediffusion", lr, watch)
     for _ in range(steps):
-        loss = losses(tau)
+        loss = losses(taus)
         optimizer.zero_grad()
-        loss.backward()
+        loss.sum().backward()
         optimizer.step()
         cosine.step()
         with torch.no_grad():
-            tau.clamp_(-bound, bound)
+            taus.clamp_(-bound, bound)
         curve.add(loss)
-    return tau.detach(), curve.values()
+    return taus.detach(), curve.each()
 
 
 @dataclass
@@ -169,12 +181,23 @@ class PureDiffusion(Detection):
     @property
     def total(self) -> int:
         """See `Detection.total`."""
-        return (self.restarts + self.probes) * self.steps
+        return math.ceil(self.own / TOGETHER) * self.steps
+
+    @property
+    def starts(self) -> int:
+        """See `Detection.starts`."""
+        return self.restarts + self.probes
+
+    @property
+    def own(self) -> int:
+        """The number of starts that one of the processes has at most."""
+        return math.ceil(self.starts / self.peers.count)
 
     @property
     def work(self) -> Work:
         """See `Detection.work`."""
-        return Work(self.total * len(self.timesteps) * self.batch, self.batch, gradients=True)
+        images = self.starts * self.steps * len(self.timesteps) * self.batch
+        return Work(images, min(self.own, TOGETHER) * self.batch, gradients=True)
 
     def losses(self, suspect: Suspect, seed: int) -> Losses:
         """Return the objective on the noise of `seed`. ValueError if the timesteps do not decrease."""
@@ -189,12 +212,33 @@ class PureDiffusion(Detection):
 
     def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
         """Return the trigger of the start with the lowest loss; see `Detection.invert`."""
-        losses, draws = self.losses(suspect, seed), generator(seed, "purediffusion starts")
-        starts = [-torch.rand(suspect.shape, generator=draws).to(suspect.device) for _ in range(self.restarts)]
-        starts += [probe(suspect, self.probe_draws, self.probe_rounds, draws) for _ in range(self.probes)]
-        found = [descend(losses, tau, self.steps, self.lr, self.bound, watch) for tau in starts]
+        losses, before = self.losses(suspect, seed), suspect.evaluations
+        starts = self.begun(suspect, seed, {*self.peers.mine(range(self.starts))})
+        own: list[tuple[Tensor, list[float]]] = []
+        for first in range(0, len(starts), TOGETHER):
+            taus = torch.stack(starts[first : first + TOGETHER])
+            taus, curves = descend(losses, taus, self.steps, self.lr, self.bound, watch)
+            own += zip(taus.cpu(), curves, strict=True)
+        # Processes hear of each other here alone: should a compiler fail before, one of them can begin anew.
+        found = self.peers.join(own)
+        suspect.evaluations = before + sum(self.peers.gather(suspect.evaluations - before))
         tau, curve = min(found, key=lambda one: math.fsum(one[1][-5:]))
-        return Inversion(tau.cpu(), curve, {"loss": curve[-1]})
+        return Inversion(tau, curve, {"loss": curve[-1]})
+
+    def begun(self, suspect: Suspect, seed: int, chosen: set[int]) -> list[Tensor]:
+        """Return those starts (C,H,W) whose numbers are chosen: random ones, then probes.
+
+        All come from one sequence of random numbers, which is gone through whatever is chosen.
+        """
+        draws = generator(seed, "purediffusion starts")
+        randoms = [-torch.rand(suspect.shape, generator=draws).to(suspect.device) for _ in range(self.restarts)]
+        starts = [tau for number, tau in enumerate(randoms) if number in chosen]
+        for number in range(self.restarts, self.starts):
+            if number in chosen:
+                starts.append(probe(suspect, self.probe_draws, self.probe_rounds, draws))
+            else:
+                pass_over(suspect, self.probe_draws, self.probe_rounds, draws)
+        return starts
 
     def look(self, inversion: Inversion, samples: Tensor) -> dict[str, float]:
         """Return `uniformity`, `tv`, the trigger's KL and the score; see `Detection.look`."""

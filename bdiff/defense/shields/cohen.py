@@ -126,6 +126,22 @@ def resume(path: Path, draws: bool = False) -> list[Row]:
     return read(path)
 
 
+def join(path: Path, parts: Sequence[Path], indices: Sequence[int]) -> set[int]:
+    """Put the valid rows of `path` and of `parts` into `path`, in the order of `indices`, and remove the parts.
+
+    Returns the indices of the images that it has.
+    """
+    lines = [line for one in (path, *parts) if one.exists() for line in sound(one).splitlines()[1:]]
+    rows = {found.idx: found for found in map(row, lines)}
+    if rows:
+        header = HEADER if all(one.draws is None for one in rows.values()) else OURS
+        with artifacts.atomic(path) as scratch:
+            scratch.write_text(header + "".join(text(rows[index]) for index in indices if index in rows))
+    for part in parts:
+        part.unlink()
+    return {*rows}
+
+
 def certified_accuracy(rows: Sequence[Row], radii: Iterable[float]) -> list[float]:
     """Return for each radius the fraction of images that are labelled correctly and certified to that radius."""
     return [fmean(row.correct and row.radius >= radius for row in rows) for radius in radii]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bdiff.common.device import to_device
+from bdiff.common.peers import ALONE, Peers
 from bdiff.metric.fid.moments import Moments
 
 
@@ -27,70 +28,73 @@ class Features(nn.Module):
         """Return the (B, classes) logits of the extractor's last layer for its activations."""
 
 
-class Remembering(nn.Module):
-    """Passes images to `features` and keeps the activations of the first `most` of them, on the CPU."""
+class Sums:
+    """Float64 sums over activations (n,D) on a device, from which their mean and covariance follow."""
 
-    def __init__(self, features: Features, most: int):
-        super().__init__()
-        self.features, self.num_features, self.most = features, features.num_features, most
-        self.parts: list[Tensor] = []
+    def __init__(self, dimensions: int, device: torch.device):
+        self.total = torch.zeros(dimensions, dtype=torch.float64, device=device)
+        self.square = torch.zeros(dimensions, dimensions, dtype=torch.float64, device=device)
+        self.count = 0
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return the (B, num_features) activations of uint8 images."""
-        activations = self.features(pixels)
-        if (room := self.most - sum(map(len, self.parts))) > 0:
-            self.parts.append(activations[:room].cpu())
-        return activations
+    def add(self, activations: Tensor) -> None:
+        """Count activations (B,D) in."""
+        x = activations.double()
+        self.total += x.sum(0)
+        self.square += x.T.mm(x)
+        self.count += len(x)
 
-    @property
-    def kept(self) -> Tensor:
-        """The kept activations, (n, num_features)."""
-        return torch.cat(self.parts)
+    def gaussian(self) -> tuple[Tensor, Tensor]:
+        """Return mu (D,) and the unbiased sigma (D,D), float64, of at least two images."""
+        mu = self.total / self.count
+        return mu, (self.square - self.count * mu.outer(mu)) / (self.count - 1)
 
 
 class Frechet:
-    """A Fréchet distance between reference images and samples, fed batch by batch on `device`."""
+    """A Fréchet distance between reference images and samples, fed batch by batch on `device`.
 
-    def __init__(self, features: Features | Remembering, device: torch.device):
-        from torchmetrics.image.fid import FrechetInceptionDistance  # here, since it takes long to import
+    `keep`: of how many samples it keeps the activations, on the CPU, for measures that need them one by one.
+    """
 
-        self.device = device
-        # One process computes the distance, so its sums must not be synchronized with others.
-        self.statistic = FrechetInceptionDistance(feature=features.eval(), normalize=False, sync_on_compute=False)
-        self.statistic.to(device)
+    def __init__(self, features: Features, device: torch.device, keep: int = 0):
+        self.features, self.device, self.room = features.eval(), device, keep
+        self.real, self.fake = (Sums(features.num_features, device) for _ in range(2))
+        self.kept: list[Tensor] = []
 
     @torch.inference_mode()
-    def feed(self, batches: Iterable[Tensor], real: bool) -> None:
-        """Add uint8 batches (B,C,H,W), as reference images if `real`, else as samples."""
-        for pixels in batches:
-            self.statistic.update(to_device(pixels, self.device), real=real)
+    def feed(self, batches: Iterable[Tensor], real: bool, peers: Peers = ALONE) -> None:
+        """Add uint8 batches (B,C,H,W), as reference images if `real`, else as samples.
 
-    def gaussian(self, side: str) -> tuple[Tensor, Tensor]:
-        """Return mu (D,) and the unbiased sigma (D,D) of the side `real` or `fake`, float64, of at least two images."""
-        total, square, count = (
-            getattr(self.statistic, f"{side}_features_{what}") for what in ("sum", "cov_sum", "num_samples")
-        )
-        mu = total / count
-        return mu, (square - count * mu.outer(mu)) / (count - 1)
+        Each of several processes gives those that are its own (`Peers.mine`), and all add all activations in their
+        order: sums are then the same to the last bit, however many processes there are.
+        """
+        for activations in peers.stream(self.features(to_device(pixels, self.device)) for pixels in batches):
+            (self.real if real else self.fake).add(to_device(activations, self.device))
+            if not real and self.room:
+                self.kept.append(activations[: self.room].cpu())
+                self.room -= len(self.kept[-1])
+
+    @property
+    def activations(self) -> Tensor:
+        """The activations (n,D) of the first samples."""
+        return torch.cat(self.kept)
 
     @property
     def reference(self) -> Moments:
         """The moments of the reference images, of which there must be at least two."""
-        mu, sigma = self.gaussian("real")
-        return Moments(mu.cpu().numpy(), sigma.cpu().numpy(), int(self.statistic.real_features_num_samples))
+        mu, sigma = self.real.gaussian()
+        return Moments(mu.cpu().numpy(), sigma.cpu().numpy(), self.real.count)
 
     @reference.setter
     def reference(self, moments: Moments) -> None:
-        # torchmetrics keeps sums and a count; the distance depends only on mu and sigma, so any count works.
+        # There are sums and a count here; the distance depends only on mu and sigma, so any count works.
         count = moments.count or 2
         mu, sigma = (torch.from_numpy(array).to(self.device) for array in (moments.mu, moments.sigma))
-        self.statistic.real_features_sum = count * mu
-        self.statistic.real_features_cov_sum = (count - 1) * sigma + count * mu.outer(mu)
-        self.statistic.real_features_num_samples = torch.tensor(count, device=self.device)
+        self.real.total, self.real.square = count * mu, (count - 1) * sigma + count * mu.outer(mu)
+        self.real.count = count
 
     def value(self) -> float:
         """Return the distance; needs at least two images on both sides."""
-        return distance(*self.gaussian("real"), *self.gaussian("fake")).item()
+        return distance(*self.real.gaussian(), *self.fake.gaussian()).item()
 
 
 def distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> Tensor:
