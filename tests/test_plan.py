@@ -40,7 +40,11 @@ CASES = {
         ["defense=purification", *DEFENSES["purification"]],
         {"no_shield", "shield", "shield_clean_model", "shield_ensemble"},
     ),
-    "certification": (["defense=certification", *DEFENSES["certification"]], set()),
+    "certification": (
+        ["defense=certification", *DEFENSES["certification"], "classifier@surrogate=resnet18",
+         "surrogate.train.steps=1", "surrogate.train.batch_size=8"],
+        set(),
+    ),
     "a learned trigger": (OTHERS["a learned trigger"], {"train", "sample", "measure"}),
     "an amplified trigger": (OTHERS["an amplified trigger"], {"amplified_sample"}),
     "more measures": (OTHERS["more measures"], set()),

@@ -1,45 +1,23 @@
-"""What a network costs: operations and bytes, counted on tensors without content, and operations per second here."""
+"""What a pass through a network costs: operations and bytes, counted without content, and how fast it is here."""
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from torch.utils.weak import WeakIdKeyDictionary
 
 from bdiff.common.device import autocast, synchronize
 from bdiff.diffusion.denoiser import predict
+from bdiff.diffusion.memory import Alive
 
 TIMED, MOST = 1.0, 3.0  # seconds of calls that a rate is taken over, and after which a single one has to do
 WORTH = {"cpu": 2e10, "cuda": 1e12}  # operations of such a call, in at most 128 images
 
 
-class Alive(TorchDispatchMode):
-    """Counts the bytes of the tensors alive, of those that are made within it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.storages, self.most = WeakIdKeyDictionary(), 0
-
-    @property
-    def bytes(self) -> int:
-        """How many there are now."""
-        return sum(self.storages.values())
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        new = [x.untyped_storage() for x in tree_leaves(made) if isinstance(x, Tensor)]
-        if any(storage not in self.storages for storage in new):
-            self.storages.update({storage: storage.nbytes() for storage in new})
-            self.most = max(self.most, self.bytes)
-        return made
-
-
-def operations(network: nn.Module, *inputs: Tensor) -> int:
-    """Return the floating-point operations, 2 for a multiplication with its addition, of `network(*inputs)`.
+def operations(network: Callable[..., Any], *inputs: Tensor) -> int:
+    """Return the floating-point operations, two for a multiplication and its addition, of `network(*inputs)`.
 
     Everything is on the meta device.
     """
@@ -60,13 +38,14 @@ class Scratch(NamedTuple):
 
 
 def scratch(network: nn.Module, shape: tuple[int, ...], precision: str, gradients: bool) -> Scratch:
-    """Return what a pass forth takes; with `gradients`, what is kept of it for the way back, too.
+    """Return what a pass forth takes; with `gradients`, what is kept of it for those to its input, too.
 
-    `network` is one of diffusers, made within `FakeTensorMode`, in which this is called, for images (C,H,W).
+    `network` is one of diffusers for images (C,H,W), its weights frozen, and made within `FakeTensorMode`, in which
+    this is called.
     """
     found = []
     for batch in (1, 2):
-        x, t = torch.empty((batch, *shape)), torch.zeros(batch, dtype=torch.long)
+        x, t = torch.empty((batch, *shape)).requires_grad_(gradients), torch.zeros(batch, dtype=torch.long)
         with Alive() as alive, torch.set_grad_enabled(gradients), autocast(precision, x.device):
             y = predict(network, x, t)  # alive until here, and with it all that is kept for the way back
             found.append(alive.most)
@@ -75,16 +54,14 @@ def scratch(network: nn.Module, shape: tuple[int, ...], precision: str, gradient
 
 
 @torch.inference_mode()
-def rate(network: nn.Module, shape: tuple[int, ...], precision: str, device: torch.device, forward: float) -> float:
-    """Return the operations per second of a network of diffusers on `device`; `forward` are those of an image."""
+def rate(network: Callable[[Tensor], Any], shape: tuple[int, ...], device: torch.device, forward: float) -> float:
+    """Return the operations per second of `network` of images (B,C,H,W) on `device`; `forward` are those of one."""
     batch = max(2, min(int(WORTH[device.type] / forward), 128))
-    network, seconds = network.to(device), [0.0]
-    x, t = torch.zeros((batch, *shape), device=device), torch.zeros(batch, dtype=torch.long, device=device)
+    x, seconds = torch.zeros((batch, *shape), device=device), [0.0]
     while sum(seconds) < TIMED or (len(seconds) == 2 and sum(seconds) < MOST):  # the first call is slower than others
         synchronize(device)
         began = time.monotonic()
-        with autocast(precision, device):
-            predict(network, x, t)
+        network(x)
         synchronize(device)
         seconds.append(time.monotonic() - began)
     return forward * batch / min(seconds[1:])

@@ -29,7 +29,7 @@ def find(
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not path.exists():
         if not allowed():
-            raise NotHere(f"{key}: {path.name} is not here, and will be downloaded")
+            raise NotHere(f"{key}: not here, to be downloaded")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(url, str(path), progress=False)

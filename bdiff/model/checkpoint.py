@@ -88,7 +88,7 @@ def fetch(pretrained: str) -> Path:
         return Path(snapshot_download(pretrained, allow_patterns=FILES, local_files_only=not allowed()))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         if not allowed():
-            raise NotHere(f"model.pretrained: {pretrained} is not here, and will be downloaded") from error
+            raise NotHere(f"model.pretrained: {pretrained}: not here, to be downloaded") from error
         reason = str(error).strip().splitlines()[0]
         raise RequestError(
             f"model.pretrained={pretrained} cannot be fetched ({type(error).__name__}: {reason})",

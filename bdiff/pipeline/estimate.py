@@ -1,4 +1,4 @@
-"""How long a stage would take and how much of the device: counted operations and bytes, and a rate measured here."""
+"""How long a stage would take and how much of the device: counted operations and bytes, and rates measured here."""
 
 import json
 from dataclasses import dataclass
@@ -6,22 +6,24 @@ from functools import cache
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
-from torch import nn
+from omegaconf import DictConfig
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from bdiff.common.device import autocast
+from bdiff.config.instantiate import make
 from bdiff.diffusion.cost import Scratch, operations, rate, scratch
-from bdiff.pipeline.classifier import build_classifier
+from bdiff.diffusion.denoiser import predict
+from bdiff.diffusion.memory import Memory, training_memory
 from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.planned import REUSED, Step
-from bdiff.pipeline.prepare import without
+from bdiff.pipeline.prepare import plain, without
 from bdiff.pipeline.stages import STATE
-from bdiff.pipeline.work import CLASSIFIER, DENOISER, FORTH, Asked, asked
+from bdiff.pipeline.work import CLASSIFIER, DENOISER, FEATURES, FORTH, SURROGATE, Asked, asked
 from bdiff.store.provenance import device_name
 
 FP32 = 4  # bytes of a number
-STATES = {"adam": 2, "adamw": 2, "sgd": 1}  # numbers of an optimizer's state beside each weight
-#: operations of InceptionV3 for an image (Szegedy et al. 2015, arXiv 1512.00567: 5.7 G multiplications with additions)
-INCEPTION = 11.4e9
+INCEPTION = (3, 299, 299)  # what images are resized to before they are shown to it
 
 
 @dataclass(frozen=True)
@@ -38,41 +40,76 @@ class Row:
 
 @dataclass(frozen=True)
 class Network:
-    """A denoiser by its architecture, hashable."""
+    """A network by its architecture."""
 
-    arguments: str  # of diffusers' UNet2DModel, as JSON
-    shape: tuple[int, ...]  # (C,H,W)
+    kind: str  # see `bdiff.pipeline.work`
+    settings: str  # of its constructor, as JSON
+    shape: tuple[int, ...]  # (C,H,W) of an image
+    classes: int = 0  # of a classifier
 
     def make(self) -> nn.Module:
         """Return one with fresh weights."""
-        return UNet2DModel(**json.loads(self.arguments)).eval()
+        if self.kind == DENOISER:
+            return UNet2DModel(**json.loads(self.settings)).eval()
+        if self.kind == FEATURES:  # others than Inception's are taken for these
+            from torchvision.models import inception_v3  # here, since it takes long to import
+
+            return inception_v3(weights=None, init_weights=False).eval()
+        return make(DictConfig(json.loads(self.settings)), channels=self.shape[0], classes=self.classes).eval()
+
+    def call(self, network: nn.Module, x: Tensor) -> Tensor:
+        """Return what it makes of images x (B,C,H,W)."""
+        if self.kind == DENOISER:
+            return predict(network, x, torch.zeros(len(x), dtype=torch.long, device=x.device))
+        return network(x)
+
+
+def network(run: Experiment, work: Asked | None = None) -> Network:
+    """Return what a stage asks; the run's denoiser if it is none in particular."""
+    kind = work.network if work else DENOISER
+    if kind == DENOISER:
+        return Network(kind, json.dumps(without(run.config.model.unet, "_target_")), run.diffusion.shape)
+    if kind == FEATURES and run.measures.features is not None:
+        return Network(kind, "", INCEPTION)
+    node = SURROGATE if kind == SURROGATE else CLASSIFIER
+    return Network(node, json.dumps(plain(run.config[node].model)), run.diffusion.shape, len(run.images.classes))
 
 
 @cache
 def size(of: Network) -> tuple[int, int]:
     """Return how many weights a network has, and the operations of a pass forth of an image."""
+    made = of.make().to("meta") if of.kind != DENOISER else None
     with torch.device("meta"):
-        made = of.make()
-        work = operations(made, torch.empty((1, *of.shape)), torch.zeros(1, dtype=torch.long))
+        made = made or of.make()
+        work = operations(lambda x: of.call(made, x), torch.empty((1, *of.shape)))
     return sum(weight.numel() for weight in made.parameters()), work
 
 
 @cache
 def scratch_of(of: Network, precision: str, gradients: bool) -> Scratch:
-    """Return the bytes of a pass through a network, see `bdiff.diffusion.cost.scratch`."""
+    """Return the bytes of a pass through a denoiser, see `bdiff.diffusion.cost.scratch`."""
     with FakeTensorMode():
-        return scratch(of.make(), of.shape, precision, gradients)
+        return scratch(of.make().requires_grad_(False), of.shape, precision, gradients)
+
+
+@cache
+def training_of(
+    of: Network, batch: int, precision: str, ema: float | None, micro_batch: int | None, recompute: bool
+) -> Memory:
+    """Return the bytes of a training of a denoiser."""
+    return training_memory(of.make, of.shape, batch, precision, micro_batch, recompute, ema)
 
 
 @cache
 def rate_of(of: Network, precision: str, device: torch.device) -> float:
     """Return the operations per second of a network on a device."""
-    return rate(of.make(), of.shape, precision, device, size(of)[1])
+    made = of.make().to(device)
 
+    def call(x: Tensor) -> Tensor:
+        with autocast(precision, device):
+            return of.call(made, x)
 
-def network(run: Experiment) -> Network:
-    """Return the run's denoiser."""
-    return Network(json.dumps(without(run.config.model.unet, "_target_")), run.diffusion.shape)
+    return rate(call, of.shape, device, size(of)[1])
 
 
 def estimate(run: Experiment, step: Step) -> Row:
@@ -84,8 +121,8 @@ def estimate(run: Experiment, step: Step) -> Row:
         return Row(step.name, step.stage.key, step.state, "unknown", None, None)
     images, seconds = max(0, work.images - done(step, work)), 0.0
     if images:
-        each = work.passes * cost_of(run, work.network, step.name)
-        seconds = images * each / rate_of(network(run), work.precision, run.stages.device)
+        of = network(run, work)
+        seconds = images * work.passes * size(of)[1] / rate_of(of, work.precision, run.stages.device)
     return Row(step.name, step.stage.key, step.state, work.words, seconds, memory(run, work))
 
 
@@ -102,35 +139,23 @@ def done(step: Step, work: Asked) -> int:
     return work.images * len([*(folder / "shards").glob("*.safetensors")]) // batches
 
 
-def cost_of(run: Experiment, kind: str, name: str) -> float:
-    """Return the operations of a pass forth of an image through the network of a stage called `name`."""
-    features = run.measures.features
-    if kind == DENOISER:
-        return size(network(run))[1]
-    if kind != CLASSIFIER and features is not None:
-        return INCEPTION
-    model = build_classifier(run.images, run.config[name if name == "surrogate" else "classifier"], name)
-    return operations(model.to("meta"), torch.empty((1, *run.diffusion.shape), device="meta"))
-
-
 def memory(run: Experiment, work: Asked) -> float | None:
     """Return the bytes that a stage takes of the device; None where it is not the denoiser that takes most."""
-    if work.network != DENOISER:
+    if work.network != DENOISER or not work.images:
         return None
-    one, train = network(run), work.training
-    gradients = work.passes > FORTH
-    numbers = 1 + (1 + STATES[train.optimizer] + (train.ema is not None) if train else 0)
-    scratched = scratch_of(one, work.precision, gradients).of(work.batch) if work.images else 0
-    return numbers * FP32 * size(one)[0] + scratched
+    of, train, loop = network(run), work.training, run.stages.loop
+    if train:
+        return training_of(of, train.batch_size, work.precision, train.ema, loop.micro_batch, loop.recompute).most
+    return FP32 * size(of)[0] + scratch_of(of, work.precision, work.passes > FORTH).of(work.batch)
 
 
 def basis(run: Experiment, steps: list[Step]) -> list[str]:
     """Return what the estimates rest on, in lines."""
-    one, device = network(run), run.stages.device
-    weights, forward = size(one)
+    of, device = network(run), run.stages.device
+    weights, forward = size(of)
     lines = [f"network: {weights / 1e6:.3g} M weights, {forward / 1e9:,.3g} GFLOP a forward pass of an image"]
-    left = [asked(run, step) for step in steps if step.state != REUSED]
-    for precision in sorted({work.precision for work in left if work and work.images}):
-        found = rate_of(one, precision, device)
+    left = [work for step in steps if step.state != REUSED and (work := asked(run, step)) and work.images]
+    for precision in sorted({work.precision for work in left if work.network == DENOISER}):
+        found = rate_of(of, precision, device)
         lines.append(f"here: {found / 1e9:,.3g} GFLOP/s in {precision}, on {device_name(device)}")
     return lines

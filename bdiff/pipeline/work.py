@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bdiff.adversary.pgd import cost
@@ -16,7 +16,7 @@ from bdiff.pipeline.shield import GRADIENTS, label_evaluations
 from bdiff.pipeline.suspect import method
 from bdiff.pipeline.trigger import BATCH
 
-DENOISER, CLASSIFIER, FEATURES = "denoiser", "classifier", "features"
+DENOISER, CLASSIFIER, SURROGATE, FEATURES = "denoiser", "classifier", "surrogate", "features"
 FORTH, INPUT, WEIGHTS = 1, 2, 3  # passes' worth of one forth, of one with the gradient to its input, or to its weights
 
 
@@ -37,7 +37,10 @@ def asked(run: Experiment, step: Step) -> Asked | None:
     """Return what a stage asks of a network; None if nobody knows."""
     parts = step.stage.parts
     name = f"shield: {parts['what']}" if step.stage.name == "shield" else step.stage.name
-    return ASKED[name](run, parts) if name in ASKED else None
+    if name not in ASKED:
+        return None
+    work = ASKED[name](run, parts)
+    return replace(work, network=SURROGATE) if step.name == SURROGATE else work
 
 
 def trained(config: dict[str, Any], rows: int, network: str = DENOISER) -> Asked:
