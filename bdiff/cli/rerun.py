@@ -7,7 +7,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bdiff.cli.run import closing
+from bdiff.cli.plan import print_plans
+from bdiff.cli.run import closing, terminal
 from bdiff.common.errors import RequestError, one_line
 from bdiff.common.places import is_file
 from bdiff.common.spelling import did_you_mean
@@ -31,6 +32,9 @@ def rerun(words: list[str]) -> int:
     problems = value_problems(config, OmegaConf.create({}))
     if problems:
         raise RequestError(*problems)
+    if config.runtime.get("plan"):
+        print_plans(terminal(), [config], [config.name])
+        return 0
     record = read(source).record if is_file(source / "metrics.json") else {}
     day, clock = time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")
     folder = Path(config.paths.outputs) / "runs" / day / f"{clock}-{time.time_ns() // 1000 % 10**6:06d}-{config.name}"

@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bdiff.cli.plan import print_plans, settled
 from bdiff.common.errors import RequestError, RunError, one_line
 from bdiff.common.progress import Screen
 from bdiff.config.compose import jobs
@@ -69,6 +70,9 @@ def run(words: list[str]) -> int:
         return DONE
     if asks:
         compose_and(lambda config: None, options, overrides)
+        return DONE
+    if any(config.runtime.plan for config in configs):
+        print_plans(terminal(), [settled(config) for config in configs], labels(configs))
         return DONE
     return sweep(configs, options, overrides) if args.multirun else single(options, overrides)
 

@@ -10,4 +10,5 @@ celebahq = Dataset(
         "https://github.com/switchablenorms/CelebAMask-HQ",
     ),
     inside=("CelebA-HQ-img", "CelebAMask-HQ/CelebA-HQ-img"),  # CelebAMask-HQ also contains masks
+    sizes={"all": 30_000},
 )

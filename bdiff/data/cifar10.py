@@ -5,4 +5,10 @@ from functools import partial
 from bdiff.data.cifar import archive, home
 from bdiff.data.dataset import Dataset
 
-cifar10 = Dataset("cifar10", home=home("CIFAR10"), official=partial(archive, "CIFAR10"))
+cifar10 = Dataset(
+    "cifar10",
+    home=home("CIFAR10"),
+    official=partial(archive, "CIFAR10"),
+    sizes={"train": 50_000, "test": 10_000},
+    classes=10,
+)

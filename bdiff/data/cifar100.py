@@ -5,4 +5,10 @@ from functools import partial
 from bdiff.data.cifar import archive, home
 from bdiff.data.dataset import Dataset
 
-cifar100 = Dataset("cifar100", home=home("CIFAR100"), official=partial(archive, "CIFAR100"))
+cifar100 = Dataset(
+    "cifar100",
+    home=home("CIFAR100"),
+    official=partial(archive, "CIFAR100"),
+    sizes={"train": 50_000, "test": 10_000},
+    classes=100,
+)

@@ -3,8 +3,8 @@
 Torch-free until pictures are loaded, so that `bdiff data` can list all datasets at once.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,6 +45,8 @@ class Dataset:
     official: Callable[[str | None, str, Path], Source | None] | None = None
     inside: tuple[str, ...] = ()  # subfolders of `data.path` to use instead of it, if they exist
     category: str = "*"  # of LSUN, where one folder may hold several
+    sizes: Mapping[str, int] = field(default_factory=dict)  # images in each official split
+    classes: int = 1  # in all of these
 
     def source(self, path: str | None, split: str, cache: Path) -> Source:
         """Return the pictures at `path`, or at home if it is None. Raises RequestError if they are not found."""

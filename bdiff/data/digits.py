@@ -10,6 +10,7 @@ from bdiff.data.sources import Content, bundled
 
 COUNT = 1797  # digits in all
 TRAIN = 1438  # four fifths of them, in the training split
+SIZES = {"train": TRAIN, "test": COUNT - TRAIN}
 
 
 def read(split: str) -> Content:
@@ -32,4 +33,4 @@ def rows(split: str) -> np.ndarray:
 
 HOME = Home((), origin="scikit-learn, which bdiff installs")
 
-digits = Dataset("digits", home=HOME, official=bundled("digits", read))
+digits = Dataset("digits", home=HOME, official=bundled("digits", read), sizes=SIZES, classes=10)

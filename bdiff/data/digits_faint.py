@@ -20,4 +20,6 @@ def read(split: str) -> Content:
     return np.rint(pixels * ink).astype(np.uint8), labels, classes
 
 
-digits_faint = Dataset("digits_faint", home=digits.HOME, official=bundled("digits_faint", read))
+digits_faint = Dataset(
+    "digits_faint", home=digits.HOME, official=bundled("digits_faint", read), sizes=digits.SIZES, classes=10
+)

@@ -41,16 +41,25 @@ class Lmdb(Source):
     def identity(self) -> dict[str, Any]:
         return file_state(self.path / "data.mdb")
 
+    @property
+    def _kept(self) -> Path:
+        """Where the list of keys is cached."""
+        return artifacts.stage(self.cache, "keys", 2, source=self.identity).folder / "keys.npy"
+
+    @property
+    def listed(self) -> bool:
+        return self._kept.exists()
+
     @cached_property
     def names(self) -> np.ndarray:
         self.probe()
-        made = artifacts.stage(self.cache, "keys", 2, source=self.identity)
-        file = made.folder / "keys.npy"
-        with artifacts.lock(made.folder.with_suffix(".lock")):
-            if not file.exists():
-                keys = self._keys()
-                with artifacts.atomic(file) as scratch:
-                    np.save(scratch, np.array(keys, "S"))
+        file = self._kept
+        if not file.exists():
+            with artifacts.lock(file.parent.with_suffix(".lock")):
+                if not file.exists():  # unless another process has listed them meanwhile
+                    keys = self._keys()
+                    with artifacts.atomic(file) as scratch:
+                        np.save(scratch, np.array(keys, "S"))
         return np.load(file)
 
     @property

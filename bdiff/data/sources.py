@@ -82,6 +82,11 @@ class Source(ABC):
         """Return the picture at `row`."""
 
     @property
+    def listed(self) -> bool:
+        """Whether `names` can be had at once: without a download, and without anything written."""
+        return True
+
+    @property
     def left_out(self) -> str:
         """Counts of the files that are not read, such as "3 .tif, 1 .txt"; "" if there are none."""
         return ""
@@ -145,6 +150,10 @@ class Arrays(Source):
     @cached_property
     def listing(self) -> str:
         return sha256([hashlib.sha256(self.content[0].tobytes()).hexdigest(), self.content[1].tolist()])
+
+    @property
+    def listed(self) -> bool:
+        return False  # reading may download
 
     @property
     def names(self) -> Sequence[int]:

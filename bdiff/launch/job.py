@@ -58,6 +58,8 @@ def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[st
     A failure is recorded there with its message, and then raised: RequestError if nothing was started, else RunError.
     `overrides` and `choices` (group -> option) are what the config was composed from.
     """
+    if config.runtime.get("plan"):
+        raise RequestError("runtime.plan=true starts nothing: it is for the commands bdiff run and bdiff rerun")
     main = int(os.environ.get("RANK", 0)) == 0
     held = artifacts.claim(folder / "run.log") if main else nullcontext()  # locked for the duration of the run
     if held is None:

@@ -7,6 +7,7 @@ from urllib.error import URLError
 
 import torch
 
+from bdiff.common.downloads import NotHere, allowed
 from bdiff.common.errors import RequestError
 from bdiff.common.pickles import refusal
 from bdiff.common.places import no_file
@@ -27,6 +28,8 @@ def find(
         return path
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not path.exists():
+        if not allowed():
+            raise NotHere(f"{key}: not here, to be downloaded")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(url, str(path), progress=False)

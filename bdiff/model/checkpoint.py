@@ -14,6 +14,7 @@ from diffusers.utils import logging as quiet
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bdiff.common.downloads import NotHere, allowed, forbidden
 from bdiff.common.errors import RequestError
 from bdiff.common.pickles import first_line, refusal
 from bdiff.diffusion.denoiser import EPSILON, Denoiser, Suspect
@@ -38,6 +39,7 @@ from bdiff.store.integrity import entries
 log = logging.getLogger(__name__)
 SIDECAR = "bdiff.json"
 LEARNED = "attack.safetensors"
+FILES = ["*.json", "*.safetensors", "*.bin"]  # of a model on the hub
 
 
 def build(unet: dict[str, Any], pretrained: str | None) -> UNet2DModel:
@@ -83,13 +85,24 @@ def fetch(pretrained: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(pretrained, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
+        return Path(snapshot_download(pretrained, allow_patterns=FILES, local_files_only=not allowed()))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        if not allowed():
+            raise NotHere(f"model.pretrained: {pretrained}: not here, to be downloaded") from error
         reason = str(error).strip().splitlines()[0]
         raise RequestError(
             f"model.pretrained={pretrained} cannot be fetched ({type(error).__name__}: {reason})",
             "  use a local copy (model.pretrained=<folder>), go online, or train from scratch (model.pretrained=null)",
         ) from error
+
+
+def here(pretrained: str) -> bool:
+    """Return whether the files of a diffusers folder or hub id are on this machine."""
+    try:
+        with forbidden():
+            return fetch(pretrained).is_dir()
+    except NotHere:
+        return False
 
 
 def load(folder: Path) -> UNet2DModel:

@@ -3,7 +3,6 @@
 from typing import Any
 
 from omegaconf import DictConfig
-from safetensors.torch import load_file
 from torch import Tensor
 
 from bdiff.adversary.pgd import Ball, apgd, pgd
@@ -33,7 +32,7 @@ def adversarial(stages: Stages, on: EvalSet, config: DictConfig) -> Tensor:
         return {}
 
     stages.once(stage, build, "adversarial", together=True)
-    return load_file(path)["x"]
+    return stages.read(path, "x", on.inputs["clean"].shape)
 
 
 def adversary_key(config: DictConfig) -> dict[str, Any]:

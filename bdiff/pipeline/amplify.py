@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from safetensors.torch import load_file
 
 from bdiff.common.seeds import seed_of
 from bdiff.config.instantiate import make
@@ -50,9 +49,11 @@ def amplify(
         return {"curve": found.curve, "evaluations": suspect.evaluations}
 
     stages.once(stage, build)
-    reinforced = load_file(path)["trigger"]
+    reinforced = stages.read(path, "trigger", sampling.diffusion.shape)
     drawn = {"amplified": shifted(reinforced), "scaled": shifted(config.scale * pattern)}
     samples = draw_samples(stages, sampling, model, drawn, "amplified_sample")
+    if stages.planning:
+        return StageResult()
     metrics: dict[str, float] = {}
     for who in drawn:
         hits = target_hits(samples, who, measuring, stages.device)

@@ -33,6 +33,8 @@ def checked(
     An attack without a trigger in a sample's starting noise has none to find: only clean noise is scored then.
     """
     scored_by = score(stages, model, check, config, diffusion, attack, pictures, seed)
+    if stages.planning:
+        return StageResult()
     kept = load_file(scored_by.folder / "scores.safetensors")
     scores = {kind: values.tolist() for kind, values in kept.items()}
     known, clean = scores["known"], scores["clean"]

@@ -65,7 +65,8 @@ def train_classifier(
         return {"accuracy": right, "held_out": len(kept)}
 
     manifest = stages.once(stage, build, name, together=not alone)
-    load_model(model, path)
+    if not stages.planning or path.exists():
+        load_model(model, path)
     return model.to(device).eval(), {"key": stage.key, "accuracy": manifest["accuracy"], "on": unseen(config)}
 
 

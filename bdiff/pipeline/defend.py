@@ -100,8 +100,11 @@ def removed_stage(case: Case, removal: Removal, settings: dict[str, Any], found:
 
 def remeasured(case: Case, samples: Stage, who: str) -> StageResult:
     """Return what `measure` says of the samples of `who`; its protocol is the suspect's."""
+    measured = measure(case.run.stages, samples, case.measuring, who=who)["metrics"]
+    if case.run.stages.planning:
+        return StageResult()
     pictures = {f"{who} {kind}": first_images(samples, kind) for kind in case.run.kinds}
-    return StageResult(measure(case.run.stages, samples, case.measuring, who=who)["metrics"], samples=pictures)
+    return StageResult(measured, samples=pictures)
 
 
 def shield_rows(case: Case) -> tuple[dict[str, list[Stage]], str]:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bdiff.attack.base import Attack
@@ -54,8 +53,10 @@ def detected(
     Returns the inverted trigger too.
     """
     inverted, manifest = invert(stages, model, detection, config, sampling.diffusion, sampling.seed)
-    trigger = load_file(inverted.folder / "trigger.safetensors")["trigger"]
+    trigger = stages.read(inverted.folder / "trigger.safetensors", "trigger", sampling.diffusion.shape)
     samples = draw_samples(stages, sampling, model, {"inverted": shifted(trigger)}, "audit_sample")
+    if stages.planning:
+        return StageResult(), Found(trigger, inverted.key)
     first = first_images(samples, "inverted", detection.reads)
     verdict = detection.verdict(Inversion(trigger, manifest["curve"], manifest["evidence"]), to_float(first))
     metrics = {

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from bdiff.attack.base import Attack
 from bdiff.data.base import Images
 from bdiff.diffusion.mode import Costs
+from bdiff.diffusion.schedule import Schedule
 from bdiff.diffusion.training import LoopConfig, TrainConfig
 from bdiff.model import checkpoint
 from bdiff.pipeline import prepare
@@ -79,6 +80,13 @@ def build_experiment(config: DictConfig, tracker: NoTracker) -> Experiment:
     began = time.monotonic()
     data = prepare.data(config, measures)
     stages.seconds["data"] = round(time.monotonic() - began, 3)
+    return assembled(config, stages, schedule, scheduler, measures, data)
+
+
+def assembled(
+    config: DictConfig, stages: Stages, schedule: Schedule, scheduler: Any, measures: Measures, data: Data
+) -> Experiment:
+    """Return the request with its parts, of which these are made."""
     unflagged = prepare.resolve_threshold(config, data.images.name)
     pictures = prepare.pictures(config, data.images.shape)
     attack = prepare.attack(config, pictures, data.images, schedule)

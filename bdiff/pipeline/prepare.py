@@ -150,14 +150,19 @@ class Measures:
     lpips: "Lpips | None"
 
 
-def measures(config: DictConfig) -> Measures:
-    """Return what samples are measured with. Raises RequestError where weights or statistics cannot be had."""
+def measures(
+    config: DictConfig, made: Callable[..., Features] = make, lpips_of: Callable[..., "Lpips"] = perceptual
+) -> Measures:
+    """Return what samples are measured with: features `made` of conf/metric/fid, and LPIPS of its file.
+
+    Raises RequestError where weights or statistics cannot be had.
+    """
     needs = config.metric.fid._target_ == CLASSIFIER_FID
-    features: Features | None = make(extractor(config.metric.fid)) if config.metric.fid._target_ and not needs else None
+    features: Features | None = made(extractor(config.metric.fid)) if config.metric.fid._target_ and not needs else None
     published: str | None = OmegaConf.select(config, "metric.fid.reference")
     if features and published:
         moments.read(published, features.num_features)
-    lpips = perceptual(config.metric.lpips_weights) if "lpips" in config.metric.also else None
+    lpips = lpips_of(config.metric.lpips_weights) if "lpips" in config.metric.also else None
     return Measures(features, needs, published, lpips)
 
 
@@ -171,10 +176,13 @@ class Data:
     reference: Images | None
 
 
-def data(config: DictConfig, measures: Measures) -> Data:
-    """Return the images. Raises RequestError where they cannot be had, or do not suit what is measured."""
+def data(config: DictConfig, measures: Measures, made: Callable[..., Images] = make) -> Data:
+    """Return the images, `made` of conf/data.
+
+    Raises RequestError where they cannot be had, or do not suit what is measured.
+    """
     cache, memory = Path(config.paths.cache).expanduser(), config.runtime.memory
-    load: Callable[..., Images] = partial(make, config.data, cache=cache, seed=config.seed, memory=memory)
+    load: Callable[..., Images] = partial(made, config.data, cache=cache, seed=config.seed, memory=memory)
     images, against = load(), None
     if config.metric.fid._target_ and (measures.published is None or {*OVER_FEATURES} & {*config.metric.also}):
         split = PRESETS[config.metric.fid.protocol].split

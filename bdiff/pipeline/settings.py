@@ -41,6 +41,7 @@ class Runtime(LoopConfig):
 
     device: Annotated[str, device, "where to compute; auto takes a GPU if there is one"]
     threads: Annotated[int | str, auto_or_count, "threads of a CPU; auto: as many as cores are free"]
+    plan: Annotated[bool, "print the stages, with estimates of time and memory, and start nothing"]
     memory: Annotated[float, at_least(0), "GiB; datasets up to this size are held in memory, larger ones streamed"]
 
 

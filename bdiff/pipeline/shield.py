@@ -9,6 +9,7 @@ from functools import partial, singledispatch
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -70,11 +71,15 @@ def purified(stages: Stages, shield: LabelShield, table: ShieldTable, backdoor: 
         batch = table.on.inputs["clean"][: config.batch_size].to(stages.device)
         shown = networks * evaluations(shield, table)
         announce("shield", shown, lambda x: eps(x, 0), batch, stages.peers.count)
+    manifests = {
+        row: purify(stages, shield, table, table.rows[row], stage, ROWS[row].purified) for row, stage in rows.items()
+    }
+    if stages.planning:
+        return StageResult()
     metrics: dict[str, float] = {}
     labels, pictures, nothing = {}, {}, []
     for row, stage in rows.items():
-        who = ROWS[row].purified
-        manifest = purify(stages, shield, table, table.rows[row], stage, who)
+        who, manifest = ROWS[row].purified, manifests[row]
         accuracy = manifest["accuracy"]
         metrics |= {f"{who}/{kind}/accuracy": accuracy[kind] for kind in KINDS if kind in accuracy}
         if "asr" in manifest:
@@ -95,9 +100,14 @@ def purified(stages: Stages, shield: LabelShield, table: ShieldTable, backdoor: 
 
 def evaluations(shield: LabelShield, table: ShieldTable) -> int:
     """Return how many images one row shows to one network, those of an adaptive attack by what their gradients cost."""
-    adaptive, count = table.config.adaptive, len(table.on.labels)
+    return label_evaluations(shield, table.config, len(table.on.labels), len(table.on.inputs))
+
+
+def label_evaluations(shield: LabelShield, config: DictConfig, count: int, kinds: int) -> int:
+    """Return the same for `count` images of so many kinds, beside those of an adaptive attack."""
+    adaptive = config.adaptive
     attacks = cost(count, adaptive.steps, adaptive.eot, shield.evaluations) * GRADIENTS[adaptive.gradient]
-    return attacks + count * (len(table.on.inputs) + (adaptive.steps > 0)) * shield.evaluations
+    return attacks + count * (kinds + (adaptive.steps > 0)) * shield.evaluations
 
 
 def purified_stage(stages: Stages, shield: LabelShield, table: ShieldTable, models: list[Stage]) -> Stage:
@@ -238,6 +248,8 @@ def flagged(stages: Stages, shield: LabelShield, table: ShieldTable, images: Ima
         return {}
 
     stages.once(stage, build, "strip", together=True)
+    if stages.planning:
+        return {}
     kept = load_file(path)
     known, others = torch.randperm(count, generator=generator(config.seed, "strip")).split([count // 2, -(-count // 2)])
     least = threshold(kept["clean"][known], rate)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bdiff.common.device import open_device
@@ -34,6 +34,9 @@ STATE, BATCHES = "state", "batches"
 
 class Stages:
     """What has been built and reused in a run, on one device, in the folder `root`; the tracker gets every history."""
+
+    #: whether stages are only looked up, see `bdiff.pipeline.planned`: what is read of their results may be missing
+    planning = False
 
     def __init__(self, root: Path, device: str, tracker: NoTracker, loop: LoopConfig, costs: Costs):
         self.root, self.tracker, self.loop, self.costs = root, tracker, loop, costs
@@ -92,6 +95,12 @@ class Stages:
         about = {what: manifest[what] for what in ("key", "seconds", "finished")}
         self.provenance[name] = about | manifest.get("made_by", {})  # which manifests of before lack
         return manifest
+
+    def read(self, path: Path, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Return a tensor of this shape by its name in a file of a finished stage."""
+        found = load_file(path)[name]
+        assert found.shape == shape, (found.shape, shape)
+        return found
 
     @contextmanager
     def locked(self, stage: Stage) -> Iterator[None]:

@@ -129,17 +129,21 @@ def clean_model(stages: Stages, setup: TrainingSetup, train: TrainConfig, start:
 
 def initial_weights(stages: Stages, setup: TrainingSetup, model: DictConfig, pretrain: DictConfig) -> InitialWeights:
     """Return what training starts from: conf/model's checkpoint, or a clean model trained from it by conf/pretrain."""
-    start = InitialWeights(model.pretrained, checkpoint.weights_digest(model.pretrained), prediction(model))
+    predicted = prediction(model, stages.planning)
+    start = InitialWeights(model.pretrained, checkpoint.weights_digest(model.pretrained), predicted)
     if pretrain.train is None:
         return start
     stage = clean(stages, setup, "pretrain", train_config(pretrain.train), start)
     return InitialWeights(str(stage.folder / "model"), stage.key, start.prediction)
 
 
-def prediction(model: DictConfig) -> str:
-    """Return what the network predicts: what the checkpoint says that training starts from, or model.prediction."""
+def prediction(model: DictConfig, planning: bool = False) -> str:
+    """Return what the network predicts: what the checkpoint says that training starts from, or model.prediction.
+
+    Where it is only planned and the checkpoint is not here, it is taken for one that predicts noise.
+    """
     asked = model.get("prediction", "auto")
-    if model.pretrained is None:
+    if model.pretrained is None or (planning and not checkpoint.here(model.pretrained)):
         return EPSILON if asked == "auto" else str(asked)
     found = checkpoint.prediction_of(checkpoint.fetch(model.pretrained))
     if asked not in ("auto", found):

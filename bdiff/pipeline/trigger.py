@@ -1,5 +1,6 @@
 """The trigger stage: a pattern that the attack learns before training, kept as a picture that other runs can take."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,6 +55,8 @@ def learn_trigger(
         return {}
 
     stages.once(stage, build)
+    if stages.planning and not path.exists():
+        return replace(setup.pictures.trigger, pattern=torch.full((*setup.diffusion.shape,), torch.nan))
     channels, size = setup.diffusion.shape[:2]
     return Trigger.from_picture(load(path, size, "trigger.path"), channels)
 

@@ -1,0 +1,176 @@
+"""What every stage of a run asks of a network, as far as that is known before it is started."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bdiff.adversary.pgd import cost
+from bdiff.diffusion.sampling import Sampler
+from bdiff.diffusion.training import TrainConfig
+from bdiff.metric.fid.protocol import PRESETS
+from bdiff.pipeline.experiment import Experiment
+from bdiff.pipeline.planned import Step
+from bdiff.pipeline.reference import KEPT
+from bdiff.pipeline.shield import GRADIENTS, label_evaluations
+from bdiff.pipeline.suspect import method
+from bdiff.pipeline.trigger import BATCH
+
+DENOISER, CLASSIFIER, SURROGATE, FEATURES = "denoiser", "classifier", "surrogate", "features"
+FORTH, INPUT, WEIGHTS = 1, 2, 3  # passes' worth of one forth, of one with the gradient to its input, or to its weights
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a stage asks of a network."""
+
+    images: int  # that it is shown
+    words: str  # how these come about
+    batch: int = 1  # at a time
+    network: str = DENOISER
+    passes: int = FORTH  # that one of them is worth
+    precision: str = "fp32"
+    training: TrainConfig | None = None  # of the network
+
+
+def asked(run: Experiment, step: Step) -> Asked | None:
+    """Return what a stage asks of a network; None if nobody knows."""
+    parts = step.stage.parts
+    name = f"shield: {parts['what']}" if step.stage.name == "shield" else step.stage.name
+    if name not in ASKED:
+        return None
+    work = ASKED[name](run, parts)
+    return replace(work, network=SURROGATE) if step.name == SURROGATE else work
+
+
+def trained(config: dict[str, Any], rows: int, network: str = DENOISER) -> Asked:
+    """Return what a training of conf/train asks over so many rows."""
+    train = TrainConfig(**config)
+    steps = train.total(rows)
+    words = f"{steps:,} steps of {train.batch_size}" if steps else "as it was"
+    images = steps * train.batch_size
+    return Asked(images, words, train.batch_size, network, WEIGHTS, train.precision, train)
+
+
+def classifier(run: Experiment, parts: dict[str, Any]) -> Asked:
+    """Return what the training of a classifier asks, unless it is taken from a file."""
+    config = parts["classifier"]
+    if config["train"] is None:
+        return Asked(0, "from a file", network=CLASSIFIER)
+    return trained(config["train"], round((1 - config["val_fraction"]) * len(run.images)), CLASSIFIER)
+
+
+def sampled(run: Experiment, parts: dict[str, Any]) -> Asked:
+    """Return what samples ask."""
+    sample, counts = parts["sample"], parts["counts"]
+    calls = Sampler(run.sampling.scheduler, sample["steps"]).calls
+    images, batch = sum(counts.values()), len(counts) * sample["batch_size"]
+    return Asked(images * calls, f"{images:,} images x {calls:,}", batch, precision=sample["precision"])
+
+
+def featured(images: int) -> Asked:
+    """Return what the features of so many images ask."""
+    return Asked(images, f"{images:,} images", network=FEATURES)
+
+
+def measured(run: Experiment, parts: dict[str, Any]) -> Asked:
+    """Return what the measures of samples ask."""
+    if parts["distance"] is None:
+        return Asked(0, "no features")
+    count = run.config.sample.count
+    return featured(min(count, PRESETS[run.config.metric.fid.protocol].samples or count))
+
+
+def referred(run: Experiment, most: float = math.inf) -> Asked:
+    """Return what the reference images ask."""
+    assert run.data.reference is not None
+    return featured(int(min(len(run.data.reference), most)))
+
+
+def inverted(detection: Any, config: Any, steps: int) -> Asked:
+    """Return what a detection asks of the suspect."""
+    work = detection.work
+    again = FORTH if config.checkpoint else 0  # activations are computed a second time
+    return Asked(work.images, f"{steps:,} steps", work.batch, passes=INPUT + again, precision=config.precision)
+
+
+def audited(run: Experiment, parts: dict[str, Any]) -> Asked:
+    """Return what the run's detection asks."""
+    config = run.config.defense
+    detection = method(config)
+    return inverted(detection, config, detection.total)
+
+
+def amplified(run: Experiment, parts: dict[str, Any]) -> Asked:
+    """Return what an amplification asks: one descent of its inversion."""
+    config = run.config.amplify.inversion
+    return inverted(method(config), config, config.steps)
+
+
+def repaired(run: Experiment, parts: dict[str, Any]) -> Asked:
+    """Return what a removal asks; its steps are in its stage's parts."""
+    return trained(parts["repair"]["train"], 0)
+
+
+def learned(run: Experiment, parts: dict[str, Any]) -> Asked:
+    """Return what a trigger that is learned before training asks."""
+    steps = run.attack.learn
+    return Asked(steps * BATCH, f"{steps:,} steps of {BATCH}", BATCH, passes=INPUT, precision=parts["precision"])
+
+
+def attacked(run: Experiment, parts: dict[str, Any]) -> Asked:
+    """Return what the adversary of a shield asks of the classifier."""
+    config = run.config.defense
+    steps = config.adversary.steps
+    images = cost(config.images, steps, 1, 1)
+    return Asked(images, f"{config.images:,} images x {steps}", config.batch_size, CLASSIFIER, INPUT)
+
+
+def unshielded(run: Experiment, parts: dict[str, Any]) -> Asked:
+    """Return what the labels of a classifier without a shield ask."""
+    images = len(parts["inputs"]) * run.config.defense.images
+    return Asked(images, f"{images:,} images", run.config.defense.batch_size, CLASSIFIER)
+
+
+def purified(run: Experiment, parts: dict[str, Any]) -> Asked:
+    """Return what purified labels ask, of each of the row's networks."""
+    config, shield = run.config.defense, method(run.config.defense)
+    images = label_evaluations(shield, config, config.images, len(parts["inputs"])) * len(parts["models"])
+    full = config.adaptive.steps and config.adaptive.gradient == "full"
+    passes = f"{images:,} passes" + (f" ({GRADIENTS['full']} a gradient)" if full else "")
+    return Asked(images, passes, config.batch_size * shield.copies, precision=config.precision)
+
+
+def stripped(run: Experiment, parts: dict[str, Any]) -> Asked:
+    """Return what the entropy check behind a shield asks."""
+    config, shield = run.config.defense, method(run.config.defense)
+    images = 2 * config.images * config.strip.overlays * shield.evaluations * len(parts["models"])
+    return Asked(images, f"{images:,} passes", config.batch_size * shield.copies, precision=config.precision)
+
+
+def certified(run: Experiment, parts: dict[str, Any]) -> Asked:
+    """Return what certificates ask at the most: each of the row's networks, or the classifier alone."""
+    config, shield = run.config.defense, method(run.config.defense)
+    images = len(parts["inputs"]) * config.images * shield.draws
+    network = DENOISER if parts["models"] else CLASSIFIER
+    images *= max(1, len(parts["models"]))
+    return Asked(images, f"up to {images:,} draws", shield.batch_size, network, precision=config.precision)
+
+
+ASKED: dict[str, Callable[[Experiment, dict[str, Any]], Asked]] = {
+    "train": lambda run, parts: trained(parts["train"], 0),  # whose steps are counted
+    "classifier": classifier,
+    "trigger": learned,
+    "sample": sampled,
+    "reference": lambda run, parts: referred(run),
+    "activations": lambda run, parts: referred(run, KEPT),
+    "measure": measured,
+    "audit": audited,
+    "amplify": amplified,
+    "repair": repaired,
+    "shield: adversarial": attacked,
+    "shield: no shield": unshielded,
+    "shield: purification": purified,
+    "shield: strip": stripped,
+    "shield: certification": certified,
+}

@@ -1,0 +1,158 @@
+"""A plan has the stages of the run that it is of, with their keys, and leaves nothing behind."""
+
+import io
+import logging
+import math
+import re
+from pathlib import Path
+
+import pytest
+from runs import carry_out
+from tiny import DEFENSES, OTHERS, TINY
+
+import bdiff
+from bdiff.cli import main as cli
+from bdiff.cli.plan import settled
+from bdiff.common.errors import RequestError
+from bdiff.common.progress import Screen
+from bdiff.config.compose import jobs
+from bdiff.config.instantiate import make
+from bdiff.launch.job import setup_logging
+from bdiff.pipeline.estimate import Row
+from bdiff.pipeline.plan import Plan, plan
+from bdiff.pipeline.planned import GOES_ON, NEW, REUSED
+from bdiff.report.plan import show
+
+SMALL = [*(word for word in TINY if "unet" in word), "model.unet.norm_num_groups=4"]
+STAGES = ["train", "sample", "reference", "measure", "audit", "audit_sample", "total"]
+#: requests, and the stages whose keys rest on what an unfinished stage would leave
+CASES = {
+    "a clean model": (["attack=none"], {"reference", "measure"}),
+    "a backdoor": ([], set()),
+    "a detection and a removal": (
+        ["defense=purediffusion", *DEFENSES["purediffusion"], "defense.repair=true", "defense.removal.train.steps=2",
+         "defense.removal.train.batch_size=4"],
+        {"audit_sample"},
+    ),
+    "a removal": (["defense=finetune", *DEFENSES["finetune"]], set()),
+    "a sampling-time defense": (["defense=clipping"], set()),
+    "purification": (
+        ["defense=purification", *DEFENSES["purification"]],
+        {"no_shield", "shield", "shield_clean_model", "shield_ensemble"},
+    ),
+    "certification": (
+        ["defense=certification", *DEFENSES["certification"], "classifier@surrogate=resnet18",
+         "surrogate.train.steps=1", "surrogate.train.batch_size=8"],
+        set(),
+    ),
+    "a learned trigger": (OTHERS["a learned trigger"], {"train", "sample", "measure"}),
+    "an amplified trigger": (OTHERS["an amplified trigger"], {"amplified_sample"}),
+    "more measures": (OTHERS["more measures"], set()),
+}  # fmt: skip
+
+
+def words(home: Path, overrides: list[str]) -> list[str]:
+    return [*TINY, *overrides, f"paths.outputs={home}/outputs", f"paths.cache={home}/cache"]
+
+
+def planned(home: Path, overrides: list[str]):
+    (config,) = jobs(words(home, overrides), False)
+    setup_logging(None, logging.WARNING)
+    return plan(settled(config))
+
+
+@pytest.fixture(scope="module")
+def decoded(home) -> Path:
+    """A home with the digits decoded, so that keys are known."""
+    (config,) = jobs(words(home, []), False)
+    for split in ("train", "test"):
+        make(config.data, cache=home / "cache", seed=0, memory=8.0, split=split)
+    return home
+
+
+def files(home: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in home.rglob("*")}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_plan_has_the_stages_of_its_run(decoded, case):
+    home = decoded
+    overrides, unknown = CASES[case]
+    before = files(home)
+    ahead = planned(home, overrides)
+    assert files(home) == before
+    code, record = carry_out(home, case.replace(" ", "-"), *TINY, *overrides)
+    assert code == 0
+    keys = {row.name: row.key for row in ahead.rows}
+    assert keys.keys() == record["keys"].keys()
+    assert {name for name, key in keys.items() if key != record["keys"][name]} == unknown
+    assert {row.name for row in ahead.rows if row.state == REUSED} == {*record["reused"]}
+    assert all(row.seconds is not None for row in ahead.rows), ahead.rows
+    after = planned(home, overrides)
+    assert {row.name: row.key for row in after.rows} == record["keys"]
+    assert {row.state for row in after.rows} == {REUSED} and after.seconds == 0
+
+
+def test_the_command_prints_80_columns_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    asked = ["data=cifar10", "defense=purediffusion", "runtime.plan=true", "runtime.device=cpu", *SMALL]
+    asked = [*asked, f"paths.cache={tmp_path}/cache", "data.limit=5000", "train.epochs=4", "train.steps=null"]
+    assert cli.command(["run", *asked]) == 0
+    out = capsys.readouterr().out
+    assert not [*tmp_path.iterdir()]
+    assert max(map(len, out.splitlines())) <= 80
+    rows = {line.split()[0]: line for line in out.splitlines()}
+    assert [name for name in rows if name in STAGES] == STAGES
+    assert "data: cifar10 train: not here, to be downloaded" in out  # and yet they are counted
+    steps = math.ceil(4 * 5000 / 128)
+    assert f"{steps} steps of 128" in rows["train"] and re.search(r" new .* 00:\d\d:\d\d|\d s", rows["train"])
+    assert re.search(r"total +[\d:]+ +[\d.]+ [MG]iB", out)
+
+
+def test_a_terminal_shows_a_table_that_does_not_wrap():
+    rows = [
+        Row("amplified_sample", "k", NEW, "1,204,800 images x 1,000", 360000.0, 2.0**35),
+        Row("x", "y", REUSED, "", 0, 0),
+    ]
+    screen = Screen(width=80, file=io.StringIO(), force_terminal=True, color_system=None)
+    show(screen, Plan("name", rows, [], ["what it rests on"]))
+    lines = screen.file.getvalue().splitlines()
+    (line,) = [line for line in lines if "amplified_sample" in line]
+    assert "1,204,800 images x 1,000" in line and "100:00:00" in line and "32.0 GiB" in line
+    assert any("x" in line and "reused" in line for line in lines)
+    assert max(map(len, lines)) <= 80 and "what it rests on" in lines
+
+
+def test_a_sweep_has_one_table_that_counts_a_shared_stage_once(tmp_path, capsys):
+    words = ["attack=none,baddiffusion", "target=corner,hat", "runtime.plan=true", *TINY, f"paths.cache={tmp_path}/c"]
+    assert cli.command(["run", "-m", *words, f"paths.outputs={tmp_path}/o"]) == 0
+    out = capsys.readouterr().out
+    assert "plan of 4 jobs" in out and not [*tmp_path.iterdir()]
+    left = [re.search(r"(\d) of 5 stages", line)[1] for line in out.splitlines() if "stages" in line]
+    assert left == ["5", "1", "3", "3"]  # the clean model and its samples serve every target, the classifier all
+
+
+def test_a_training_that_was_killed_goes_on(decoded):
+    overrides = ["train.steps=8", "seed=5"]
+    (new,) = [row for row in planned(decoded, overrides).rows if row.name == "train"]
+    state = decoded / "outputs" / "train" / new.key / "state"
+    state.mkdir(parents=True)
+    (state / "6.pt").write_bytes(b"")
+    (left,) = [row for row in planned(decoded, overrides).rows if row.name == "train"]
+    assert (new.state, left.state) == (NEW, GOES_ON)
+    assert left.seconds == pytest.approx(new.seconds / 4)
+
+
+def test_what_is_wrong_or_not_a_command_is_refused(tmp_path, capsys):
+    assert cli.command(["run", "runtime.plan=true", "data=images", f"paths.cache={tmp_path}"]) == 2
+    assert "how many images there are in data images is not known" in capsys.readouterr().err
+    wrong = [
+        "sampler=ddim",
+        "sample.steps=4",
+        "+sampler.step.nonsense=1",
+    ]  # which a run finds out only when it has begun
+    assert cli.command(["run", "runtime.plan=true", *TINY, *wrong, f"paths.cache={tmp_path}"]) == 2
+    assert "nonsense" in capsys.readouterr().err
+    with pytest.raises(RequestError, match="starts nothing"):
+        bdiff.run(["runtime.plan=true", *TINY, f"hydra.run.dir={tmp_path}/run"])
+    assert not [*tmp_path.iterdir()]
