@@ -25,6 +25,9 @@ WARM = 0.25  # of these seconds where a process before has left its compiled ker
 KEPT = "modes.json"  # in the folder of a stage
 
 
+MEASURED: set[Path] = set()  # files of `Costs` about what this process has compiled
+
+
 @dataclass(frozen=True)
 class Mode:
     """How a stage evaluates its network. `difference` is between the two modes, as `TOLERANCE` has it."""
@@ -49,8 +52,14 @@ class Mode:
     @classmethod
     def kept(cls, folder: Path, purpose: str) -> "Mode | None":
         """Return the mode that a stage began with; None where it has not begun."""
-        found = artifacts.recall(folder / KEPT, dict[str, Any]()).get(purpose, {})
-        return cls(**found) if {*found} == {*cls.__dataclass_fields__} else None
+        return cls.every(folder).get(purpose)
+
+    @classmethod
+    def every(cls, folder: Path) -> "dict[str, Mode]":
+        """Return all modes of a stage by their purpose."""
+        found = artifacts.recall(folder / KEPT, dict[str, Any]())
+        fields = {*cls.__dataclass_fields__}
+        return {purpose: cls(**one) for purpose, one in found.items() if {*one} == fields}
 
 
 @dataclass(frozen=True)
@@ -117,9 +126,12 @@ class Costs:
         return known.get("warm", WARM * known["cold"] if "cold" in known else seconds), known.get("gain", gain)
 
     def keep(self, subject: Subject, seconds: float, gain: float) -> None:
-        """Keep what was measured."""
+        """Keep what was measured, unless this process had compiled the same before and took no time for it."""
         path = self.path(subject)
         known = artifacts.recall(path, dict[str, float]())
+        if path in MEASURED:
+            return
+        MEASURED.add(path)
         artifacts.write_json(path, known | {"warm" if "cold" in known else "cold": seconds, "gain": gain})
 
     def use(self) -> None:

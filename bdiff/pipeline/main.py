@@ -28,6 +28,7 @@ from bdiff.pipeline.prepare import plain, resolve_precisions
 from bdiff.pipeline.reference import feature_extractor
 from bdiff.pipeline.result import Figure, StageResult
 from bdiff.pipeline.sample import draw_samples
+from bdiff.pipeline.stages import Stages
 from bdiff.pipeline.suspect import method
 from bdiff.pipeline.train import (
     InitialWeights,
@@ -91,6 +92,7 @@ def carried_out(run: Experiment, show: Show) -> dict[str, Any]:
         "images": config.sample.count,
         "precision": {"train": config.train.precision, "sample": config.sample.precision},
         "seed": config.seed,
+        **compiled_protocol(stages),
     }
     return {
         **measured,
@@ -156,6 +158,16 @@ def clean_samples(run: Experiment, suspect: Stage, start: InitialWeights) -> Cle
     digests = {weights_digest(str(one.folder / "model")) for one in (model, suspect)}
     samples = draw_samples(run.stages, run.sampling, model, run.kinds, "clean_sample")
     return Clean(samples, words, same=len(digests) == 1)
+
+
+def compiled_protocol(stages: Stages) -> dict[str, Any]:
+    """Return which stages evaluated their networks in compiled mode, and how far that was from eager mode; if any."""
+    modes = {
+        name: {purpose: mode["difference"] for purpose, mode in made["compiled"].items()}
+        for name, made in stages.provenance.items()
+        if made.get("compiled")
+    }
+    return {"compiled": {"difference from eager": modes}} if modes else {}
 
 
 def sampler_protocol(config: DictConfig) -> dict[str, Any]:

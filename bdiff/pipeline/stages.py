@@ -4,7 +4,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -113,19 +113,14 @@ class Stages:
             self.accelerator.wait_for_everyone()
             yield
 
-    @property
-    def compiled(self) -> dict[str, Any]:
-        """What was compiled in the stage that is being built, by purpose, and what failed at it."""
-        return {
-            purpose: {"difference from eager": mode.difference} | ({"failed": engine.failure} if engine.failure else {})
-            for purpose, (mode, engine) in self.engines.items()
-            if mode.compiled
-        }
-
     def finish(self, stage: Stage, seconds: float, facts: dict[str, Any]) -> None:
         """Write the manifest of a stage that `seconds` of work built, with what made it."""
         for growing in (STATE, BATCHES):
             shutil.rmtree(stage.folder / growing, ignore_errors=True)
+        for purpose, (mode, engine) in self.engines.items():
+            if engine.failure:
+                replace(mode, reason=f"{mode.reason}; it failed at {engine.failure}").keep(stage.folder, purpose)
+        modes = Mode.every(stage.folder)
         made = {
             **self.code,
             "versions": provenance.versions(),
@@ -133,7 +128,7 @@ class Stages:
             "precision": provenance.precision_of(stage.parts),
             "threads": torch.get_num_threads(),
             "processes": self.accelerator.num_processes,
-            **({"compiled": modes} if (modes := self.compiled) else {}),
+            "compiled": {purpose: asdict(mode) for purpose, mode in modes.items() if mode.compiled},
         }
         stage.finish(seconds, made_by=made, **facts)
 
