@@ -132,6 +132,15 @@ def test_a_sweep_has_one_table_that_counts_a_shared_stage_once(tmp_path, capsys)
     assert left == ["5", "1", "3", "3"]  # the clean model and its samples serve every target, the classifier all
 
 
+def test_what_unfinished_stages_would_leave_differs(decoded):
+    """Or two detections would seem to share the samples of their triggers."""
+    keys = [
+        {row.name: row.key for row in planned(decoded, [f"defense={one}", *DEFENSES[one], "seed=7"]).rows}
+        for one in ("elijah", "purediffusion")
+    ]
+    assert keys[0]["sample"] == keys[1]["sample"] and keys[0]["audit_sample"] != keys[1]["audit_sample"]
+
+
 def test_a_training_that_was_killed_goes_on(decoded):
     overrides = ["train.steps=8", "seed=5"]
     (new,) = [row for row in planned(decoded, overrides).rows if row.name == "train"]

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from bdiff.pipeline.stages import Stages
+from bdiff.pipeline.stages import Stages, unknown
 from bdiff.store.artifacts import Stage
 
 NEW, GOES_ON, REUSED = "new", "goes on", "reused"
@@ -55,7 +54,7 @@ class PlannedStages(Stages):
 
     def read(self, path: Path, name: str, shape: tuple[int, ...]) -> Tensor:
         """Return a tensor of a finished stage; not a number where it is missing, and so is all that is made of it."""
-        return super().read(path, name, shape) if path.exists() else torch.full(shape, torch.nan)
+        return super().read(path, name, shape) if path.exists() else unknown(path, shape)
 
 
 def state(stage: Stage) -> str:

@@ -13,7 +13,7 @@ from bdiff.data.base import to_float, to_uint8
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.model import checkpoint
 from bdiff.pictures.draw import load
-from bdiff.pipeline.stages import Stages
+from bdiff.pipeline.stages import Stages, unknown
 from bdiff.pipeline.train import InitialWeights, TrainingSetup
 from bdiff.store import artifacts
 from bdiff.trigger.base import Trigger
@@ -56,7 +56,7 @@ def learn_trigger(
 
     stages.once(stage, build)
     if stages.planning and not path.exists():
-        return replace(setup.pictures.trigger, pattern=torch.full((*setup.diffusion.shape,), torch.nan))
+        return replace(setup.pictures.trigger, pattern=unknown(path, setup.diffusion.shape))
     channels, size = setup.diffusion.shape[:2]
     return Trigger.from_picture(load(path, size, "trigger.path"), channels)
 
