@@ -40,7 +40,7 @@ def leave(status, **more):
 (folder / "config.yaml").write_text("seed: 0")
 leave("running")
 broken = not Path("fixed").exists()
-if words["attack.poison_rate"] == "0.9":  # as a real job, it ends when its sweep is gone
+if words["attack.poison_rate"] == "0.9":  # as a real job, it ends when its sweep has ended
     sys.stdin.read()
     leave("interrupted")
     sys.exit(130)
@@ -188,7 +188,7 @@ def test_skipped_jobs_leave_no_folders(here):
 
 
 def stays() -> bool:
-    """Whether a sweep that is there is gone."""
+    """Whether a sweep that is running has ended."""
     return False
 
 
@@ -221,7 +221,7 @@ def test_jobs_share_cores_and_gpus(tmp_path, monkeypatch):
         waiter.join(timeout=10)
         assert third == [{"CUDA_VISIBLE_DEVICES": "5"}]
         with pytest.raises(KeyboardInterrupt), place(config, 4, stays), place(config, 4, lambda: True):
-            pytest.fail("a place for a sweep that is gone")
+            pytest.fail("a place for a sweep that has ended")
     config.sweep.jobs_per_gpu = 2
     with place(config, 4, stays) as a, place(config, 4, stays) as b, place(config, 4, stays) as c:
         assert [one["CUDA_VISIBLE_DEVICES"] for one in (a, b, c)] == ["3", "5", "3"]
@@ -288,7 +288,7 @@ def test_a_killed_sweep_takes_its_jobs_along_and_goes_on(tmp_path, launcher):
         assert time.monotonic() < deadline, "a job outlives its sweep"
         time.sleep(0.5)
     time.sleep(3)
-    assert len(ledger.attempts()) == len(before), "a job has begun though its sweep is gone"
+    assert len(ledger.attempts()) == len(before), "a job has begun though its sweep has ended"
 
     again = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 1
