@@ -91,7 +91,7 @@ def test_within_another_app_of_hydra_s_it_is_reported(home):
 
 
 def test_what_is_wrong_is_raised():
-    with pytest.raises(bdiff.RequestError, match=r'a list of words, as in \["attack=none"\]'):
+    with pytest.raises(bdiff.RequestError, match=r'a list of strings, as in \["attack=none"\]'):
         bdiff.run("attack=none")
     with pytest.raises(bdiff.RequestError) as caught:
         bdiff.run(["atack=none", "train.steps=-1"])

@@ -40,7 +40,7 @@ def leave(status, **more):
 (folder / "config.yaml").write_text("seed: 0")
 leave("running")
 broken = not Path("fixed").exists()
-if words["attack.poison_rate"] == "0.9":  # as a real job, it ends when its sweep is gone
+if words["attack.poison_rate"] == "0.9":  # as a real job, it ends when its sweep has ended
     sys.stdin.read()
     leave("interrupted")
     sys.exit(130)
@@ -241,7 +241,7 @@ def test_a_killed_sweep_takes_its_jobs_along_and_goes_on(tmp_path, launcher):
         assert time.monotonic() < deadline, "a job outlives its sweep"
         time.sleep(0.5)
     time.sleep(3)
-    assert len(ledger.attempts()) == len(before), "a job has begun though its sweep is gone"
+    assert len(ledger.attempts()) == len(before), "a job has begun though its sweep has ended"
 
     again = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 1

@@ -61,7 +61,7 @@ def side_in(size: int, side: int) -> int:
     largest = max((s for s in range(1, BASE + 1) if scaled(s, size) <= room), default=0)
     if not isinstance(side, int) or side < 1 or scaled(side, size) > room:
         raise ValueError(
-            f"trigger.side={side} does not fit a {size} px image: set 1 to {largest}, in whole pixels at {BASE} px"
+            f"trigger.side={side} does not fit a {size} px image: set whole pixels at {BASE} px, 1 to {largest}"
         )
     return scaled(side, size)
 

@@ -239,7 +239,7 @@ def test_timm_gets_images_as_its_model_was_trained_with_and_weights_from_a_file(
     grey = Timm(1, 5, name="resnet18", pretrained=False, path=str(tmp_path / "theirs.pt"), size=None).eval()
     x = torch.rand(1, 1, 16, 16) * 0 + 0.3
     torch.testing.assert_close(grey(2 * x - 1), theirs((0.3 - mean) / std * torch.ones(1, 3, 224, 224)))
-    with pytest.raises(RequestError, match=r"classifier.model.name=no_such is not available in timm"):
+    with pytest.raises(RequestError, match=r"classifier.model.name=no_such cannot be loaded from timm"):
         Timm(3, 5, name="no_such", pretrained=False, path=None, size=None)
 
 

@@ -247,7 +247,7 @@ def test_what_is_left_out_is_counted_and_reported(zipped, get, tmp_path, caplog)
     path = zip_folder(root, tmp_path / "s.zip") if zipped else root
     with caplog.at_level(logging.INFO):
         assert len(get("images", path=path)) == 2
-    (message,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    (message,) = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
     assert set(message.rpartition(": ")[2].split(", ")) == {"2 .tif", "1 .gif", "1 without a suffix"}
 
 
