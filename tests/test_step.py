@@ -85,7 +85,7 @@ def trained(folder: Path, attack=None, poison=None, loop=LOOP, record=lambda row
     index, poisoned = attack.rows(images.labels, 0)
     loss = denoising_loss(poison or attack.poison, toys.schedule(), poisoned, flip=True)
     session = replace(toys.session(folder, loop), record=record)
-    return weights(fit(denoiser(), loss, images, index, toys.recipe(steps=STEPS, **recipe), 3, session))
+    return weights(fit(denoiser(), loss, images, index, toys.train_config(steps=STEPS, **recipe), 3, session))
 
 
 def near(found: Tensor, expected: Tensor, tolerance: float) -> bool:
@@ -212,7 +212,7 @@ def test_auto_leaves_short_trainings_eager_and_measures_longer_ones(tmp_path):
     found = []
     for compile in (False, "auto"):
         session = toys.session(tmp_path / f"{compile}", replace(loop, compile=compile))
-        found.append(weights(fit(denoiser(), loss, images, torch.arange(20), toys.recipe(steps=50), 0, session)))
+        found.append(weights(fit(denoiser(), loss, images, torch.arange(20), toys.train_config(steps=50), 0, session)))
     assert torch.equal(*found)
     assert "compiling takes about 200 s" in str(Mode.kept(tmp_path / "auto", "train"))
 
@@ -226,7 +226,7 @@ def test_what_compiling_was_tried_on_leaves_no_statistics_behind(tmp_path):
         for part in model:
             part.reset_parameters() if hasattr(part, "reset_parameters") else None
         session = toys.session(tmp_path / f"{compile}", replace(toys.LOOP, compile=compile, checkpoint_seconds=3600.0))
-        fit(model, loss, toys.images(), torch.arange(20), toys.recipe(steps=45), 0, session)
+        fit(model, loss, toys.images(), torch.arange(20), toys.train_config(steps=45), 0, session)
         found.append(torch.cat([value.flatten().float() for value in model.state_dict().values()]))
     assert torch.equal(*found) and "s of work" in str(Mode.kept(tmp_path / "auto"))
 
@@ -282,7 +282,7 @@ def test_a_perturbed_denoiser_trains_compiled_too(tmp_path):
             return -ordinary(net, batch)
 
         session = toys.session(tmp_path / f"{loop.compile}", loop)
-        fit(perturbed, ascent, toys.images(), torch.arange(20), toys.recipe(steps=STEPS, lr=0.02), 0, session)
+        fit(perturbed, ascent, toys.images(), torch.arange(20), toys.train_config(steps=STEPS, lr=0.02), 0, session)
         found.append(perturbed.change.detach().clone())
     assert near(found[1], found[0], 1e-4) and found[0].abs().max() > 0.04
     kept = Mode.kept(tmp_path / "True")
