@@ -27,7 +27,7 @@ SMALL = [*(word for word in TINY if "unet" in word), "model.unet.norm_num_groups
 STAGES = ["train", "sample", "reference", "measure", "audit", "audit_sample", "total"]
 #: requests, and the stages whose keys rest on what an unfinished stage would leave
 CASES = {
-    "a clean model": (["attack=none"], {"reference", "measure"}),
+    "a clean model": (["attack=none"], set()),
     "a backdoor": ([], set()),
     "a detection and a removal": (
         ["defense=purediffusion", *DEFENSES["purediffusion"], "defense.repair=true", "defense.removal.train.steps=2",
@@ -85,6 +85,8 @@ def test_a_plan_has_the_stages_of_its_run(decoded, case):
     assert code == 0
     keys = {row.name: row.key for row in ahead.rows}
     assert keys.keys() == record["keys"].keys()
+    if next(row for row in ahead.rows if row.name == "classifier").state != REUSED:  # its accuracy is not known yet
+        unknown = unknown | {name for name in keys if name.startswith(("reference", "activations", "measure"))}
     assert {name for name, key in keys.items() if key != record["keys"][name]} == unknown
     assert {row.name for row in ahead.rows if row.state == REUSED} == {*record["reused"]}
     assert all(row.seconds is not None for row in ahead.rows), ahead.rows

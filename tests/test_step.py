@@ -228,7 +228,7 @@ def test_what_compiling_was_tried_on_leaves_no_statistics_behind(tmp_path):
         session = toys.session(tmp_path / f"{compile}", replace(toys.LOOP, compile=compile, checkpoint_seconds=3600.0))
         fit(model, loss, toys.images(), torch.arange(20), toys.train_config(steps=45), 0, session)
         found.append(torch.cat([value.flatten().float() for value in model.state_dict().values()]))
-    assert torch.equal(*found) and "s of work" in str(Mode.kept(tmp_path / "auto"))
+    assert torch.equal(*found) and "s of work" in str(Mode.kept(tmp_path / "auto", "train"))
 
 
 def test_pieces_have_the_draws_of_the_whole_batch():

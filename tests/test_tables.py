@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from players import play
 
 from bdiff.cli import main as cli
 from bdiff.cli.make_table import first_value, requests
@@ -142,9 +143,8 @@ sys.exit(failed)
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
     """A folder where a job's process finds the player instead of bdiff."""
-    (tmp_path / "bdiff").mkdir()
-    (tmp_path / "bdiff" / "__init__.py").write_text("")
-    (tmp_path / "bdiff" / "__main__.py").write_text(PLAYER)
+    play(tmp_path, PLAYER)
+    monkeypatch.setenv("BDIFF_JOBS", "new")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["bdiff"])
     return tmp_path

@@ -180,7 +180,7 @@ def test_without_weights_the_ways_out_are_reported(tmp_path, monkeypatch):
     assert "metric.lpips_weights=<file>" in str(caught.value)
     (tmp_path / "text.pth").write_text("no weights")
     torch.save({"features.0.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    for name in ("text.pth", "other.pth"):
-        with pytest.raises(RequestError, match=f"{name} does not hold") as caught:
+    for name, problem in (("text.pth", "is not unpickled"), ("other.pth", "does not hold")):
+        with pytest.raises(RequestError, match=f"{name} {problem}") as caught:
             Lpips(str(tmp_path / name))
         assert len(str(caught.value).splitlines()) == 1

@@ -102,7 +102,10 @@ def test_a_denoiser_is_trained_sampled_and_measured_without_a_request(tmp_path):
     assert {*run.keys} == {"train", "sample", "measure"} and run.reused == []
 
     again = stages(tmp_path)
-    assert train_denoiser(again, parts, "train", attack, {"name": "toy"}, toys.train_config(steps=3), START).key == model.key
+    assert (
+        train_denoiser(again, parts, "train", attack, {"name": "toy"}, toys.train_config(steps=3), START).key
+        == model.key
+    )
     assert again.tracker.rows == run.tracker.rows and again.reused == ["train"]  # a reused history is recorded too
 
 
@@ -111,7 +114,9 @@ def test_the_clean_model_is_another_and_what_a_training_started_from_is_itself(t
     beside, words = clean_model(run, parts, toys.train_config(steps=2), START)
     assert words == "the same training without the attack"
     weights = str(beside.folder / "model")
-    same, words = clean_model(run, parts, toys.train_config(steps=2), START._replace(folder=weights, identity=beside.key))
+    same, words = clean_model(
+        run, parts, toys.train_config(steps=2), START._replace(folder=weights, identity=beside.key)
+    )
     assert words == "the model that training started from" and same.key != beside.key
     assert json.loads((same.folder / "manifest.json").read_text())["poisoned"] == 0
     x = torch.randn(2, *parts.diffusion.shape, generator=torch.Generator().manual_seed(0))
