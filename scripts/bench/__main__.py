@@ -24,9 +24,7 @@ ONCE = ("fid", "streaming", "scaling")
 def main() -> None:
     """Take the figures that are asked for, print them, and keep each in a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "names", nargs="*", metavar="name", help="a benchmark, of all below; all if none is named"
-    )
+    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(BENCHES)}; all if none is named")
     parser.add_argument("--network", nargs="+", choices=SUBJECTS, default=["digits", "cifar10_small"])
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
