@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bdiff.common.device import to_device
+from bdiff.diffusion.mode import Work
 from bdiff.diffusion.sampling import shards
 from bdiff.metric.base import MetricResult
 from bdiff.metric.fid import moments
@@ -23,7 +24,15 @@ from bdiff.metric.sample_psnr import sample_psnr
 from bdiff.metric.secret import secret
 from bdiff.metric.target import asr_threshold, compare
 from bdiff.pipeline.prepare import Data
-from bdiff.pipeline.reference import KEPT, Reference, metered, published_reference, reference, reference_activations
+from bdiff.pipeline.reference import (
+    KEPT,
+    Reference,
+    metered,
+    published_reference,
+    reference,
+    reference_activations,
+    settle_features,
+)
 from bdiff.pipeline.sample import count_of
 from bdiff.pipeline.stages import Stages
 from bdiff.store.artifacts import Stage
@@ -86,7 +95,7 @@ def measure(
     )
 
     def build() -> dict[str, Any]:
-        fed = fed_features(stages, samples, how, how.distance) if how.distance else None
+        fed = fed_features(stages, stage, samples, how, how.distance) if how.distance else None
         if not stages.main:
             return {}
         found = against_target(stages, samples, how)
@@ -190,8 +199,13 @@ def against_clean(samples: Stage, clean: Clean) -> MetricResult:
     return MetricResult(values, {**facts, "clean_model": clean.model})
 
 
-def fed_features(stages: Stages, samples: Stage, how: Measuring, distance: Distance) -> Frechet:
-    """Return the Fréchet distance with the reference's moments and the samples, which all processes share."""
+def fed_features(stages: Stages, stage: Stage, samples: Stage, how: Measuring, distance: Distance) -> Frechet:
+    """Return the Fréchet distance with the reference's moments and the samples, which all processes share.
+
+    `stage` is the one that is built by it.
+    """
+    work = Work(counted(how), how.sample.batch_size)
+    settle_features(stages, stage, distance.features, tuple(how.target.shape), work)
     frechet = Frechet(distance.features, stages.device, KEPT if distance.activations else 0)
     frechet.reference = moments.read(distance.reference.path)
     starts, name = range(0, counted(how), how.sample.batch_size), f"fid{distance.features.suffix}"

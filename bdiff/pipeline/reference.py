@@ -13,6 +13,8 @@ from bdiff.common.progress import Meter
 from bdiff.common.seeds import generator
 from bdiff.config.instantiate import make
 from bdiff.data.base import Images, batches
+from bdiff.diffusion.engine import Engine
+from bdiff.diffusion.mode import Work
 from bdiff.metric.fid import moments
 from bdiff.metric.fid.base import Features, Frechet
 from bdiff.metric.fid.protocol import PRESETS
@@ -43,6 +45,25 @@ def feature_extractor(
     return features.to(stages.device).eval() if features else None
 
 
+class FeatureCalls(NamedTuple):
+    """Features as a stage asks them, of images of a shape (C,H,W) on a device."""
+
+    engine: Engine
+    shape: tuple[int, ...]
+    device: torch.device
+
+    def example(self, count: int) -> tuple[Tensor, ...]:
+        """Return `count` images."""
+        drawn = torch.randint(256, (count, *self.shape), dtype=torch.uint8, generator=generator("features"))
+        return (drawn.to(self.device),)
+
+
+def settle_features(stages: Stages, stage: Stage, features: Features, shape: tuple[int, ...], work: Work) -> None:
+    """Put features into the mode of a stage that all processes build; the mode of a stage before is left."""
+    features.engine.fall_back()
+    stages.settle(stage, FeatureCalls(features.engine, shape, stages.device), work, "features", together=True)
+
+
 class Reference(NamedTuple):
     """Statistics that samples are held against."""
 
@@ -65,6 +86,7 @@ def reference(stages: Stages, features: Features, images: Images, metric: DictCo
     path = stage.folder / "reference.npz"
 
     def build() -> dict[str, Any]:
+        settle_features(stages, stage, features, images.shape, Work(len(images), metric.batch_size))
         frechet = Frechet(features, stages.device)
         pixels = streamed(stages, images, torch.arange(len(images)), "reference", metric.batch_size)
         frechet.feed(pixels, real=True, peers=stages.peers)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,7 +17,6 @@ from bdiff.common.device import open_device
 from bdiff.common.peers import Peers
 from bdiff.common.progress import Meter, progress
 from bdiff.common.versions import VERSION
-from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.engine import Engine
 from bdiff.diffusion.history import read_history
 from bdiff.diffusion.mode import Costs, Mode, Work, announce, choose
@@ -30,6 +29,17 @@ log = logging.getLogger(__name__)
 
 #: folders of a growing stage that only a killed run needs again: a training's state, and answers batch by batch
 STATE, BATCHES = "state", "batches"
+
+
+class Asked(Protocol):
+    """A network that a stage asks, as `Denoiser` is one."""
+
+    @property
+    def engine(self) -> Engine:
+        """What evaluates it."""
+
+    def example(self, count: int) -> tuple[Tensor, ...]:
+        """Return inputs of a call with `count` images."""
 
 
 class Stages:
@@ -132,10 +142,8 @@ class Stages:
         }
         stage.finish(seconds, made_by=made, **facts)
 
-    def settle(
-        self, stage: Stage, suspect: Suspect, work: Work, purpose: str = "network", together: bool = False
-    ) -> None:
-        """Put a suspect's engine into the mode that the stage has for it, chosen here before its first step.
+    def settle(self, stage: Stage, asked: Asked, work: Work, purpose: str = "network", together: bool = False) -> None:
+        """Put a network's engine into the mode that the stage has for it, chosen here before its first step.
 
         `purpose` tells the engines of a stage apart; networks that share the work have one. `together`: by all
         processes, which share the work too.
@@ -144,16 +152,16 @@ class Stages:
             work = replace(work, images=work.images // self.peers.count)
         mode = Mode.kept(stage.folder, purpose)
         if self.main and mode is None:
-            mode = choose(self.loop.compile, suspect.engine, suspect.example(work.batch), work, self.costs)
+            mode = choose(self.loop.compile, asked.engine, asked.example(work.batch), work, self.costs)
             mode.keep(stage.folder, purpose)
             announce(stage.name, mode, self.loop.compile, work.calls)
         if together:
             self.accelerator.wait_for_everyone()
             mode = Mode.kept(stage.folder, purpose)
         assert mode is not None, f"{stage.folder} has no mode for {purpose}"
-        if mode.compiled and suspect.engine.batch is None:
-            suspect.engine.compile(mode.batch, mode.gradients)
-        self.engines[purpose] = mode, suspect.engine
+        if mode.compiled and asked.engine.batch is None:
+            asked.engine.compile(mode.batch, mode.gradients)
+        self.engines[purpose] = mode, asked.engine
 
     def record(self, name: str, row: dict[str, Any]) -> None:
         """Pass a row of the history of the training `name` on to the tracker."""

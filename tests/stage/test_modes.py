@@ -10,6 +10,8 @@ from bdiff.diffusion import engine as engines
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.engine import steady
 from bdiff.diffusion.mode import Costs, Mode, Work
+from bdiff.metric.fid.base import Features, Frechet
+from bdiff.pipeline.reference import settle_features
 from bdiff.pipeline.stages import Stages
 from bdiff.tracker.none import NoTracker
 
@@ -113,3 +115,42 @@ def test_networks_of_a_stage_have_modes_by_their_purpose(tmp_path, compiler):
         "adaptive": (2, True),
     }
     assert (forth.engine.gradients, back.engine.gradients) == (False, True)
+
+
+class Means(Features):
+    """The mean of each channel, and of the upper half."""
+
+    suffix, num_features = "_means", 2
+
+    def forward(self, pixels):
+        x = pixels.float() / 255
+        return torch.cat([x.mean((2, 3)), x[:, :, : x.shape[2] // 2].mean((2, 3))], 1)
+
+    def identity(self):
+        return {"extractor": "means"}
+
+    def logits(self, activations):
+        return activations
+
+
+def test_features_have_a_mode_too_and_their_distance_is_the_same(tmp_path, compiler):
+    run = stages(tmp_path, True)
+    stage, features = run.stage("reference", of="this"), Means()
+    features.scale = torch.nn.Parameter(torch.ones(1))  # as what is compiled has weights
+    images = toys.images(20).pixels
+
+    def distance() -> float:
+        found = Frechet(features, torch.device("cpu"))
+        found.feed(images[:12].split(4), real=True)
+        found.feed(images[8:].split(4), real=False)
+        return found.value()
+
+    def build():
+        settle_features(run, stage, features, (1, toys.SIZE, toys.SIZE), Work(20, 5))
+        return {"distance": distance()}
+
+    manifest = run.once(stage, build, together=True)
+    calls = len(compiler)
+    features.engine.fall_back()
+    assert manifest["distance"] == pytest.approx(distance()) and calls > 6 and len(compiler) == calls
+    assert manifest["made_by"]["compiled"]["features"]["batch"] == 5

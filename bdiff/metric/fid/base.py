@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from bdiff.common.device import to_device
 from bdiff.common.peers import ALONE, Peers
+from bdiff.diffusion.engine import Engine, steady
 from bdiff.metric.fid.moments import Moments
 
 
@@ -23,9 +25,20 @@ class Features(nn.Module):
     def identity(self) -> dict[str, Any]:
         """Return the facts needed to reproduce the features: extractor, hash of the weights, resize."""
 
+    @cached_property
+    def engine(self) -> Engine:
+        """What evaluates it, in fp32, eager at first."""
+        return Engine(self, activations_of, "fp32")
+
     @abstractmethod
     def logits(self, activations: Tensor) -> Tensor:
         """Return the (B, classes) logits of the extractor's last layer for its activations."""
+
+
+def activations_of(features: nn.Module, pixels: Tensor) -> Tensor:
+    """Return the activations (B,D) of uint8 images (B,C,H,W)."""
+    activations: Tensor = features(pixels)
+    return activations
 
 
 class Sums:
@@ -67,7 +80,8 @@ class Frechet:
         Each of several processes gives those that are its own (`Peers.mine`), and all add all activations in their
         order: sums are then the same to the last bit, however many processes there are.
         """
-        for activations in peers.stream(self.features(to_device(pixels, self.device)) for pixels in batches):
+        engine, here = self.features.engine, (to_device(pixels, self.device) for pixels in batches)
+        for activations in peers.stream(steady(partial(engine, pixels)) for pixels in here):
             (self.real if real else self.fake).add(to_device(activations, self.device))
             if not real and self.room:
                 self.kept.append(activations[: self.room].cpu())
