@@ -182,7 +182,7 @@ def test_a_repaired_model_is_measured_as_the_suspect_and_opens_with_diffusers(re
 
 
 def test_the_same_request_again_reuses_everything(home, repaired):
-    assert repaired.record["reused"] == []
+    assert not {"audit", "repair", "repaired_sample"} & {*repaired.record["reused"]}  # others may share the rest
     again = run(home, "again", *REPAIRED)
     assert set(again.record["reused"]) == set(again.record["keys"]) == set(repaired.record["keys"])
     assert set(again.record["keys"]) == {
