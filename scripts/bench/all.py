@@ -27,7 +27,7 @@ BENCHES: dict[str, Callable[[Subject], Figures]] = {
     "inversion": inversion,
     "certification": lambda on: certification(on, size(on, 2, 4, 16), size(on, 16, 256, 1000), size(on, 8, 128, 500)),
     "fid": lambda on: fid(on, size(on, 4, 100, 1000)),
-    "streaming": lambda on: streaming(on, size(on, 32, 500, 2000), workers=min(8, os.cpu_count() or 1)),
+    "streaming": lambda on: streaming(on, size(on, 32, 1500, 2000), workers=min(8, os.cpu_count() or 1)),
     "scaling": scaling,
     "profile": lambda on: kernels(on, size(on, 8, 64, 128)),
 }

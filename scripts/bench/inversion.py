@@ -28,7 +28,7 @@ def inversion(on: Subject, steps: int = 4) -> Figures:
         published = Suspect(on.net(), on.schedule, on.shape, on.device)
         published.requires_grad_(True)
         contenders = {
-            f"{name}": descent(on, config, on.suspect(batch)),
+            f"{name}": descent(on, config, on.suspect(batch, gradients=True)),
             f"{name}_eager": descent(on, config, on.suspect()),
             f"{name}_published": descent(on, config, published),
         }

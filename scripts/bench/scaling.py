@@ -27,6 +27,7 @@ from bench.subject import Subject
 from bench.timing import Figures
 
 ROOT = Path(__file__).parents[2]
+GROWS = ("images", "timesteps", "pixels", "jobs", "processes")
 ROUNDS = 3  # of which the fastest counts
 #: images a second that the 35.7 M network at 32 px was trained with on an H100 (compiled, NHWC, bf16), as published;
 #: the same operations per second are assumed of other networks, and a third of training's for a pass forth
@@ -135,10 +136,10 @@ def draw(source: Path, target: Path) -> None:
     from matplotlib import pyplot as plt
 
     metrics = json.loads(source.read_text())["metrics"]
-    names = [name.removesuffix("_exponent") for name in metrics if name.endswith("_exponent")]
-    figure, axes = plt.subplots(1, len(names), figsize=(3 * len(names), 2.8), layout="constrained")
-    for axis, name in zip(axes, names, strict=True):
+    figure, axes = plt.subplots(1, len(GROWS), figsize=(3 * len(GROWS), 2.8), layout="constrained")
+    for axis, name in zip(axes, GROWS, strict=True):
         found = {int(key.partition("/")[2]): took for key, took in metrics.items() if key.startswith(f"{name}/")}
+        found = dict(sorted(found.items()))
         axis.loglog([*found], [*found.values()], "o-", base=2)
         axis.set(xlabel=name, title=f"exponent {metrics[f'{name}_exponent']:.2f}")
         axis.set_xticks([*found], [*map(str, found)])

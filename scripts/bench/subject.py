@@ -47,11 +47,11 @@ class Subject:
         torch.manual_seed(0)
         return UNet2DModel(**self.arguments).to(self.device)
 
-    def suspect(self, batch: int | None = None) -> Suspect:
+    def suspect(self, batch: int | None = None, gradients: bool = False) -> Suspect:
         """Return the network as a defense sees it; compiled for batches of `batch`, if one is given."""
         suspect = Suspect(self.net(), self.schedule, self.shape, self.device, precision=self.precision)
         if batch:
-            suspect.engine.compile(batch)
+            suspect.engine.compile(batch, gradients)
         return suspect
 
     def images(self, count: int = 4096) -> TensorImages:
