@@ -16,11 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
+from bench.fid import random_inception
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from bdiff.config.compose import jobs
 from bdiff.diffusion.sampling import shard_path
@@ -50,14 +50,6 @@ class Stub(Features):
 
     def identity(self) -> dict[str, Any]:
         return {"extractor": "stub"}
-
-
-def random_inception(path: Path) -> None:
-    """Write random weights in the shapes of pytorch-fid's."""
-    from pytorch_fid import inception
-
-    with mock.patch.object(inception, "load_state_dict_from_url"), mock.patch.object(nn.Module, "load_state_dict"):
-        torch.save(inception.fid_inception_v3().state_dict(), path)
 
 
 def one(count: int) -> dict[str, Any]:

@@ -56,7 +56,6 @@ def test_a_step_without_data_is_skipped_and_one_that_fails_is_reported(tmp_path,
         "inversion",
         "certification",
         "fid",
-        "streaming",
         "profile",
     ]
     for name in (*benches, "tests", "baddiffusion", "removal", "diff2", *audits):

@@ -52,7 +52,7 @@ def main() -> None:
 def prepare() -> None:
     """Import what jobs need. What fails does so again in the job that needs it, which says so."""
     os.environ |= {"MPLBACKEND": "Agg", "OPENBLAS_NUM_THREADS": "1"}
-    # diffusers asks for GPUs when it is imported: so it is told without CUDA that there are none, here.
+    # diffusers looks for GPUs when it is imported, which would open CUDA here: so it finds none.
     os.environ |= {"CUDA_VISIBLE_DEVICES": "", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     wait_briefly()
     gc.disable()  # it slows imports

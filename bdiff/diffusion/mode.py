@@ -239,7 +239,7 @@ def decide(setting: bool | str, subject: Subject, calls: int, batch: int, costs:
     return Mode(True, reason, batch, difference=difference)
 
 
-def announce(name: str, mode: Mode, setting: bool | str, calls: int) -> None:
+def log_mode(name: str, mode: Mode, setting: bool | str, calls: int) -> None:
     """Log a mode that was chosen for `calls` calls, unless there was no choice or hardly any work."""
     if setting is not False and (setting is True or calls >= FEW):
         log.info("%s: %s", name, mode)

@@ -85,7 +85,7 @@ class Step:
         self.apart: Callable[[nn.Module], AbstractContextManager[Any]] = contextlib.nullcontext
         if isinstance(accelerator, Accelerator) and accelerator.num_processes > 1:
             self.net, self.apart = accelerator.prepare(self.objective), accelerator.no_sync
-        self.failed: Callable[[str], None] = log.warning  # is told when less is compiled from now on, and why
+        self.failed: Callable[[str], None] = log.warning  # called with the reason when less is compiled from now on
 
     def compile(self) -> None:
         """Go into compiled mode, where diffusers copies no layouts if it takes the model for one in evaluation.

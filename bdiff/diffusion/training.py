@@ -29,7 +29,7 @@ from bdiff.diffusion.average import Average
 from bdiff.diffusion.batch import Batch, Loss
 from bdiff.diffusion.checkpointer import Checkpointer, Companion
 from bdiff.diffusion.history import History
-from bdiff.diffusion.mode import Costs, Mode, announce, decide
+from bdiff.diffusion.mode import Costs, Mode, decide, log_mode
 from bdiff.diffusion.step import Step, recomputing
 from bdiff.diffusion.trial import Trial
 
@@ -236,7 +236,7 @@ def settle(take: Step, session: Session, first: Callable[[], Batch], rows: int, 
         if take.objective.scope == "network":
             mode = replace(mode, reason=f"{mode.reason}; the network alone")
         mode.keep(session.folder, TRAIN)
-        announce(session.name, mode, setting, total - start)
+        log_mode(session.name, mode, setting, total - start)
     session.accelerator.wait_for_everyone()
     if (mode := Mode.kept(session.folder, TRAIN)) is None or not mode.compiled:
         return

@@ -19,7 +19,7 @@ from bdiff.common.progress import Meter, progress
 from bdiff.common.versions import VERSION
 from bdiff.diffusion.engine import Engine
 from bdiff.diffusion.history import read_history
-from bdiff.diffusion.mode import Costs, Mode, Work, announce, choose
+from bdiff.diffusion.mode import Costs, Mode, Work, choose, log_mode
 from bdiff.diffusion.training import LoopConfig, Session
 from bdiff.store import artifacts, provenance, threads
 from bdiff.store.artifacts import Stage
@@ -154,7 +154,7 @@ class Stages:
         if self.main and mode is None:
             mode = choose(self.loop.compile, asked.engine, asked.example(work.batch), work, self.costs)
             mode.keep(stage.folder, purpose)
-            announce(stage.name, mode, self.loop.compile, work.calls)
+            log_mode(stage.name, mode, self.loop.compile, work.calls)
         if together:
             self.accelerator.wait_for_everyone()
             mode = Mode.kept(stage.folder, purpose)

@@ -14,6 +14,7 @@ from unittest import mock
 
 import torch
 from PIL import Image
+from pytorch_fid.inception import FID_WEIGHTS_URL
 from torch import Tensor, nn
 
 from bdiff.metric.fid.base import Frechet
@@ -27,7 +28,8 @@ def fid(on: Subject, images: int, rounds: int = 1) -> Figures:
     torch.manual_seed(0)
     sets = [torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8) for _ in range(2)]
     with tempfile.TemporaryDirectory() as home:
-        weights = random_inception(Path(home) / "hub" / "checkpoints")
+        weights = Path(home) / "hub" / "checkpoints" / Path(FID_WEIGHTS_URL).name  # where torch's hub has them
+        random_inception(weights)
         contenders = {
             "bdiff": ours(on, InceptionFeatures(str(weights), "").to(on.device), sets),
             "pytorch_fid": theirs(on, Path(home), sets),
@@ -36,15 +38,13 @@ def fid(on: Subject, images: int, rounds: int = 1) -> Figures:
     return Figures({"images": 2 * images, "precision": "fp32", "threads": torch.get_num_threads()}, metrics)
 
 
-def random_inception(folder: Path) -> Path:
-    """Write random weights in the shapes of pytorch-fid's where torch's hub would have them; returns the file."""
+def random_inception(path: Path) -> None:
+    """Write random weights in the shapes of pytorch-fid's."""
     from pytorch_fid import inception
 
-    path = folder / Path(inception.FID_WEIGHTS_URL).name
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with mock.patch.object(inception, "load_state_dict_from_url"), mock.patch.object(nn.Module, "load_state_dict"):
         torch.save(inception.fid_inception_v3().state_dict(), path)
-    return path
 
 
 def ours(on: Subject, features: InceptionFeatures, sets: list[Tensor]) -> Callable[[], float]:

@@ -22,6 +22,7 @@ from diffusers import UNet2DModel
 
 from bdiff.config.compose import jobs as composed
 from bdiff.diffusion.cost import operations
+from bdiff.pipeline.prepare import without
 from bench.sampling import drawn
 from bench.subject import Subject
 from bench.timing import Figures
@@ -123,10 +124,8 @@ def published() -> dict[str, float]:
 def forward(data: str) -> float:
     """Return the operations of an image's way through the network of a dataset, counted without computing them."""
     (config,) = composed([f"data={data}", "model.pretrained=null"], False)
-    arguments = {name: value for name, value in config.model.unet.items() if name != "_target_"}
-    arguments = {name: list(value) if "List" in type(value).__name__ else value for name, value in arguments.items()}
     with torch.device("meta"):
-        net = UNet2DModel(**arguments)
+        net = UNet2DModel(**without(config.model.unet, "_target_"))
         x = torch.zeros(1, config.data.channels, config.data.size, config.data.size)
         return float(operations(net, x, torch.zeros(1)))
 

@@ -16,6 +16,7 @@ from bdiff.config.instantiate import make
 from bdiff.data.base import TensorImages
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.schedule import Schedule
+from bdiff.pipeline.prepare import without
 
 #: the networks by name: the words of a request that has them
 SUBJECTS = {
@@ -114,8 +115,7 @@ class Subject:
 def subject(name: str, device: str, precision: str = "auto") -> Subject:
     """Return the subject `name`, of `SUBJECTS`, on a device."""
     (config,) = jobs([*SUBJECTS[name], "model.pretrained=null"], False)
-    arguments: Any = {name: value for name, value in config.model.unet.items() if name != "_target_"}
-    arguments = {name: list(value) if "List" in type(value).__name__ else value for name, value in arguments.items()}
+    arguments = without(config.model.unet, "_target_")
     shape = (config.data.channels, config.data.size, config.data.size)
     on = open_device(device).device
     return Subject(name, on, resolve_precision(precision, on), make(config.schedule).to(on), shape, arguments)

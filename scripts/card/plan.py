@@ -19,7 +19,7 @@ CLOSING = 10.0  # seconds reserved for the end
 SHEETS = ("base-overview", "baddiffusion-overview", "purediffusion_backdoored-triggers", "terd_backdoored-triggers",
           "removal-repaired_triggered", "diff2-shield")  # fmt: skip
 #: steps that the miniature skips, as there are similar ones
-SPARED = ("fid", "streaming", "elijah_backdoored", "terd_backdoored", "purediffusion_base", "elijah_base")
+SPARED = ("fid", "elijah_backdoored", "terd_backdoored", "purediffusion_base", "elijah_base")
 
 
 def carry_out(asked: argparse.Namespace) -> int:
