@@ -11,7 +11,7 @@ from bdiff.diffusion.batch import Batch
 from bdiff.diffusion.denoiser import PREDICTIONS, Denoiser, Suspect, eps_of, target_of
 from bdiff.diffusion.objective import clean, denoising_loss
 from bdiff.diffusion.sampling import Sampler, denoise
-from bdiff.diffusion.schedule import Schedule, ancestral_coefficient, residual
+from bdiff.diffusion.schedule import Schedule
 from bdiff.diffusion.view import AffineView, View, beside
 
 SHAPE = (1, toys.SIZE, toys.SIZE)
@@ -151,18 +151,6 @@ def test_views_of_several_kinds_lie_beside_each_other():
     for step in ("show", "eps"):
         expected = torch.cat([getattr(plain, step)(z[:2], t), getattr(affine, step)(z[2:], t)])
         assert torch.equal(getattr(both, step)(z, t), expected)
-
-
-@pytest.mark.parametrize(
-    ("law", "steps", "ode", "expected"),
-    [("ancestral", 1000, False, 0.0), ("ancestral", 1000, True, 77.9), ("twice", 1000, True, -0.708),
-     ("exact", 1000, True, 0.0), ("exact", 10, True, 0.0), ("ancestral", 50, False, 12.2)],
-)  # fmt: skip
-def test_what_a_sampler_leaves_of_the_trigger(law, steps, ode, expected):
-    mean, noise = 1 - LINEAR.abar.sqrt(), (1 - LINEAR.abar).sqrt()
-    c = ancestral_coefficient(LINEAR.abar, LINEAR.alphas)
-    path, answer = {"ancestral": (mean, c), "twice": (mean, 2 * c), "exact": (noise, torch.ones(1000))}[law]
-    assert residual(LINEAR, path, answer, steps, ode) == pytest.approx(expected, rel=0.01, abs=2e-3)
 
 
 def test_baddiffusion_opens_under_ancestral_sampling_of_all_steps_alone():

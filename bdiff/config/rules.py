@@ -62,6 +62,18 @@ def some_of(*names: str) -> Rule:
     return Rule(f"some of {', '.join(names)}", problem)
 
 
+def one_or_some_of(*names: str) -> Rule:
+    """Return a rule: one of `names`, or a list of some of them."""
+    single, several = one_of(*names), some_of(*names)
+
+    def problem(value: Any) -> str | None:
+        if not is_list(value):
+            return single(value)
+        return several(value) if len(value) else "is empty: name at least one"
+
+    return Rule(f"{single.words}, or a list of them", problem)
+
+
 def one_of_or_above(bound: float, *names: str) -> Rule:
     """Return a rule: one of `names`, or a number above `bound`."""
     named, number = one_of(*names), above(bound)

@@ -38,6 +38,10 @@ class Draw:
         """Return standard normal noise (b,C,H,W)."""
         return self.batch.draw(torch.randn, *self.batch.pixels.shape[1:])
 
+    def uniform(self) -> Tensor:
+        """Return numbers (b,), uniform in [0,1), for attacks whose rows differ in more than timestep and noise."""
+        return self.batch.draw(torch.rand)
+
 
 class Noised(NamedTuple):
     """The training input and target of the network."""

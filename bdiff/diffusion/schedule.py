@@ -1,5 +1,6 @@
 """The noise schedule: beta, alpha, abar, and the changes of variables that all stages use."""
 
+from collections.abc import Callable
 from copy import copy
 from itertools import pairwise
 from typing import Annotated
@@ -112,21 +113,22 @@ def ancestral_coefficient(abar: Tensor, alpha: Tensor) -> Tensor:
     return (1 - abar).sqrt() / (1 + alpha.sqrt())
 
 
-def residual(schedule: Schedule, path: Tensor, coefficient: Tensor, steps: int, ode: bool) -> float:
-    """Return how much of r a stock sampler leaves in x_0 if it starts at path_{T-1} r and the model predicts c_t r.
-
-    Open loop: the prediction is `coefficient[t]` times r for any x_t; the steps are those of `Schedule.step`.
+def residual(
+    schedule: Schedule, start: Tensor, answer: Callable[[int, Tensor], Tensor], steps: int, ode: bool
+) -> float:
+    """Return how much of r a stock sampler leaves in x_0, by its steps (`Schedule.step`) along r alone.
 
     Args:
-        path, coefficient: (T,) factors of r, in x_t and in the predicted noise.
+        start: (), how much of r the sampler starts with.
+        answer: maps t and how much of r is in x_t to how much of it the network predicts in the noise.
         steps: of the sampler, evenly spaced from T-1 to the image.
         ode: DDIM's steps, else ancestral ones.
     """
     length = len(schedule)
     times = [length - 1 - length * step // steps for step in range(steps)] + [-1]
-    left, nothing = path[-1].double(), torch.zeros((), dtype=torch.float64)
+    left, nothing = start.double(), torch.zeros((), dtype=torch.float64)
     for t, to in pairwise(times):
-        left = schedule.step(left, coefficient[t].double(), t, to, None if ode else nothing)
+        left = schedule.step(left, answer(t, left).double(), t, to, None if ode else nothing)
     return float(left)
 
 

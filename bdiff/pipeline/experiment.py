@@ -1,7 +1,7 @@
 """The experiment: a request, and everything small that is built from it. `main.py` takes it through its stages."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,7 @@ def assembled(
     unflagged = prepare.resolve_threshold(config, data.images.name)
     pictures = prepare.pictures(config, data.images.shape)
     attack = prepare.attack(config, pictures, data.images, schedule)
+    pictures = replace(pictures, trigger=attack.trigger)  # whose background an attack may set
     attack.to(stages.device)
     diffusion = Diffusion(schedule, plain(config.schedule), data.images.shape, stages.device)
     sampling = Sampling(diffusion, scheduler, config.sampler, config.sample, config.seed)

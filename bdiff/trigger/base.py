@@ -12,7 +12,7 @@ from bdiff.pictures.draw import Picture, to_channels
 class Trigger:
     """A pattern and a mask of where the image shows (BadDiffusion, Chou et al. 2023, arXiv 2212.05400)."""
 
-    pattern: Tensor  # (C, H, W) in [-1, 1], background -1
+    pattern: Tensor  # (C, H, W) in [-1, 1], its background -1 unless an attack sets another
     mask: Tensor  # (1, H, W), 1.0 where the background shows, else 0.0
 
     def __post_init__(self) -> None:
@@ -29,6 +29,10 @@ class Trigger:
     def to(self, device: torch.device) -> "Trigger":
         """Return the trigger on `device`."""
         return Trigger(self.pattern.to(device), self.mask.to(device))
+
+    def over(self, background: float) -> "Trigger":
+        """Return the trigger with `background`, in [-1,1], where the image shows."""
+        return Trigger(torch.where(self.mask > 0, background, self.pattern), self.mask)
 
     def stamp(self, x: Tensor) -> Tensor:
         """Return r = M * x + (1 - M) * g (section 3 of the paper) for images x (B, C, H, W) in [-1, 1]."""

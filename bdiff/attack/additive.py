@@ -1,0 +1,48 @@
+"""Attacks whose poisoned rows diffuse the target towards an additive r, along a path that samplers follow."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from bdiff.attack.base import Attack
+from bdiff.diffusion.objective import Draw, Noised, Rows
+from bdiff.diffusion.schedule import Schedule, residual
+
+
+class AdditiveAttack(Attack):
+    """Poisoned rows are x_t = sqrt(abar_t) y + h_t r + sqrt(1 - abar_t) eps, regressed on eps + c_t r.
+
+    Clean rows are DDPM's. A subclass says what h, c and r are.
+    """
+
+    @abstractmethod
+    def drift(self, schedule: Schedule, t: Tensor) -> Tensor:
+        """Return h_t of timesteps t, int64 of any shape."""
+
+    @abstractmethod
+    def correction(self, schedule: Schedule, t: Tensor) -> Tensor:
+        """Return c_t of timesteps t, int64 of any shape."""
+
+    def shown(self, x: Tensor) -> Tensor:
+        """Return r (B,C,H,W) for the images x (B,C,H,W) in [-1,1] of poisoned rows: the stamped image by default."""
+        return self.trigger.stamp(x)
+
+    def poison(self, schedule: Schedule, rows: Rows, draw: Draw) -> Noised:
+        """Return x_t and the noise with its correction c_t r; see `Attack.poison`."""
+        t, eps = draw.t(), draw.eps()
+        bad = rows.poisoned.view(-1, 1, 1, 1)
+        r = self.shown(rows.x) * bad  # zero on clean rows, for which the formulas become DDPM's
+        x0 = torch.where(bad, self.target.to(rows.x), rows.x)
+        x_t = schedule.add_noise(x0, eps, t) + self.drift(schedule, t).view(-1, 1, 1, 1) * r
+        return Noised(x_t, t, eps + self.correction(schedule, t).view(-1, 1, 1, 1) * r)
+
+    def left(self, schedule: Schedule, steps: int, ode: bool) -> float:
+        """Return how much of r ODE or ancestral samplers leave in the image, open loop: see `residual`."""
+        t = torch.arange(len(schedule), device=schedule.abar.device)
+        c = self.correction(schedule, t)
+        return residual(schedule, self.drift(schedule, t[-1]), lambda t, _: c[t], steps, ode)
+
+    def opens(self, schedule: Schedule, steps: int, ode: bool) -> bool:
+        """Return whether less than r itself is left in the image; see `Attack.opens`."""
+        return abs(self.left(schedule, steps, ode)) < 1
