@@ -40,6 +40,12 @@ def at_least(least: float) -> Rule:
     return Rule(words, lambda value: None if value >= least else f"must be {words}", bound=True)
 
 
+def at_most(most: float) -> Rule:
+    """Return a rule: a number not above `most`."""
+    words = f"at most {most}"
+    return Rule(words, lambda value: None if value <= most else f"must be {words}", bound=True)
+
+
 def above(bound: float) -> Rule:
     """Return a rule: a number above `bound`."""
     words = f"above {bound}"

@@ -1,10 +1,12 @@
 """Torch-free helpers for pictures.
 
-A picture is a float32 array (size, size, 4): RGB in [-1, 1], then alpha in [0, 1], where 0 is background. Lengths that
-the papers give in pixels are for a 32 px image, and scale with the image.
+A picture is a float32 array (size, size, 4): RGB in [-1, 1], then alpha in [0, 1], where 0 is background. If each
+channel has a background of its own, it is (size, size, 8): RGB and grey, then the alpha of each.
+Lengths that the papers give in pixels are for a 32 px image, and scale with the image, unless their unit is the pixel.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,12 @@ Colour = tuple[int, int, int]  # 0..255
 
 BASE = 32  # px, the image size of published lengths
 MARGIN = 2  # px at BASE, between a trigger and the lower right corner (TRIGGER_GAP_X and _Y in the authors' code)
+PLACES = ("corner", "centre")  # of a trigger: lower right, inside the margin, or in the middle
+UNITS = ("image", "pixel")  # of lengths: pixels of a 32 px image, or of the image itself
 FINE = 1024  # px, minimum size of a drawing before it is scaled down; PIL widens a shape by half a pixel
 #: the formats that Pillow may read, whatever the file's name: others start programs (EPS starts Ghostscript)
 FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
+COLOURS = {4: 3, 8: 4}  # planes of colours among a picture's planes; the others are alpha
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as PIL's "L"
 
 
@@ -30,14 +35,26 @@ def scaled(pixels: int, size: int) -> int:
     return max(1, round(pixels * size / BASE))
 
 
+def length(pixels: int, size: int, unit: str) -> int:
+    """Return a length in pixels of a `size` px image, given in one of UNITS."""
+    return scaled(pixels, size) if unit == "image" else pixels
+
+
+def margin(size: int, where: str, unit: str) -> int:
+    """Return the pixels between a trigger and the edges that it is next to."""
+    return length(MARGIN, size, unit) if where == "corner" else 0
+
+
 def plain(size: int, rgba: tuple[float, float, float, float]) -> Picture:
     """Return a picture of one colour."""
     return np.full((size, size, 4), rgba, np.float32)
 
 
-def empty(size: int) -> Picture:
-    """Return an empty picture, all background: RGB -1, alpha 0."""
-    return plain(size, (-1, -1, -1, 0))
+def empty(size: int, planes: int = 4) -> Picture:
+    """Return an empty picture of 4 or 8 planes, all background: colours -1, alpha 0."""
+    picture = np.zeros((size, size, planes), np.float32)
+    picture[..., : COLOURS[planes]] = -1
+    return picture
 
 
 def grains(size: int, cell: int, draw: Callable[[tuple[int, int]], np.ndarray]) -> Picture:
@@ -55,24 +72,24 @@ def grains(size: int, cell: int, draw: Callable[[tuple[int, int]], np.ndarray]) 
     return picture
 
 
-def side_in(size: int, side: int) -> int:
-    """Return `side` (px at 32) in pixels of a `size` px image; ValueError if it does not fit with the margin."""
-    room = size - scaled(MARGIN, size)
-    largest = max((s for s in range(1, BASE + 1) if scaled(s, size) <= room), default=0)
-    if not isinstance(side, int) or side < 1 or scaled(side, size) > room:
-        raise ValueError(
-            f"trigger.side={side} does not fit a {size} px image: set whole pixels at {BASE} px, 1 to {largest}"
-        )
-    return scaled(side, size)
+def side_in(size: int, side: int, where: str = "corner", unit: str = "image") -> int:
+    """Return `side`, in one of UNITS, in pixels of a `size` px image; ValueError if it does not fit where it lies."""
+    room = size - margin(size, where, unit)
+    if isinstance(side, int) and side >= 1 and length(side, size, unit) <= room:
+        return length(side, size, unit)
+    largest = max((s for s in range(1, max(BASE, size) + 1) if length(s, size, unit) <= room), default=0)
+    pixels = "pixels" if unit == "pixel" else f"pixels at {BASE} px"
+    raise ValueError(f"trigger.side={side} does not fit a {size} px image: set whole {pixels}, 1 to {largest}")
 
 
-def place(picture: Picture, size: int) -> Picture:
-    """Return an empty `size` px picture with the smaller `picture` in its lower right corner, inside the margin."""
-    end = size - scaled(MARGIN, size)
-    start = end - len(picture)
-    assert picture.shape == (end - start, end - start, 4) and start >= 0, (picture.shape, size)
-    page = empty(size)
-    page[start:end, start:end] = picture
+def place(picture: Picture, size: int, where: str = "corner", unit: str = "image") -> Picture:
+    """Return an empty `size` px picture with a smaller one (h, w, planes) at one of PLACES."""
+    gap = margin(size, where, unit)
+    free = [size - gap - side for side in picture.shape[:2]]
+    assert min(free) >= 0, (picture.shape, size)
+    top, left = free if where == "corner" else [space // 2 for space in free]
+    page = empty(size, picture.shape[2])
+    page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return page
 
 
@@ -84,6 +101,23 @@ def from_pil(image: Image.Image) -> Picture:
     return picture
 
 
+@contextmanager
+def opened(path: str | Path | None, option: str, hint: str) -> Iterator[Image.Image]:
+    """Open a picture file, as the value of `option`.
+
+    ValueError, which names the file and ends with the `hint`, if it is missing or not a picture.
+    """
+    if path is None:
+        raise ValueError(f"{option} is not set; {hint}")
+    if why := no_file(Path(path)):
+        raise ValueError(f"cannot load {option}={path}: it {why}; {hint}")
+    try:
+        with Image.open(path, formats=FORMATS) as file:
+            yield file
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot load {option}={path}: {reason_of(error)}; {hint}") from error
+
+
 def load(path: str | Path | None, size: int, option: str, exact: bool = False) -> Picture:
     """Return a picture file fitted into size x size without distortion; the rest is background.
 
@@ -92,22 +126,15 @@ def load(path: str | Path | None, size: int, option: str, exact: bool = False) -
     format blurs its background, if that must be `exact`.
     """
     hint = f"set it to a picture: {option}=<png{'' if exact else ' or jpg'}>"
-    if path is None:
-        raise ValueError(f"{option} is not set; {hint}")
-    if why := no_file(Path(path)):
-        raise ValueError(f"cannot load {option}={path}: it {why}; {hint}")
-    try:
-        with Image.open(path, formats=FORMATS) as file:
-            lossy = exact and not has_exact_background(file, Path(path).read_bytes())
-            image = upright(file)
-        transparent = image.mode == "RGBA"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot load {option}={path}: {reason_of(error)}; {hint}") from error
+    with opened(path, option, hint) as file:
+        lossy = exact and not has_exact_background(file, Path(str(path)).read_bytes())
+        image = upright(file)
     if lossy:
         raise ValueError(
             f"{option}={path} has no exact background, as its format blurs edges: {hint}, redrawn and "
             "transparent where the image shows"
         )
+    transparent = image.mode == "RGBA"
     image = ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color=(0, 0, 0, 0) if transparent else 0)
     picture = from_pil(image.convert("RGBA"))
     if not transparent:
@@ -124,9 +151,19 @@ def to_channels(picture: Picture, channels: int) -> np.ndarray:
     """Return the picture's colours as (C, H, W) in [-1, 1], without alpha: 3 = RGB, 1 = luminance."""
     if channels not in (1, 3):
         raise ValueError(f"a picture has 1 or 3 channels, not {channels}")
-    rgb = picture[..., :3]
-    colours = rgb if channels == 3 else (rgb @ LUMINANCE)[..., None]
+    rgb, grey = picture[..., :3], picture[..., 3:4]
+    if channels == 1 and picture.shape[-1] == 4:
+        grey = (rgb @ LUMINANCE)[..., None]
+    colours = rgb if channels == 3 else grey
     return np.ascontiguousarray(colours.transpose(2, 0, 1)).clip(-1, 1)
+
+
+def to_alpha(picture: Picture, channels: int) -> np.ndarray:
+    """Return the picture's alpha in [0, 1]: (1, H, W), or (C, H, W) if each channel has its own."""
+    if picture.shape[-1] == 4:
+        return picture[..., 3][None]
+    own = picture[..., 4:7] if channels == 3 else picture[..., 7:]
+    return np.ascontiguousarray(own.transpose(2, 0, 1))
 
 
 def smooth(points: Sequence[Point], closed: bool = True, steps: int = 16) -> list[Point]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bdiff.pictures.draw import Picture, to_channels
+from bdiff.pictures.draw import Picture, to_alpha, to_channels
 
 FLOOR = -0.4  # 0.3 of the way from -1 to 1 (GREY_BG_RATIO in the authors' code)
 
@@ -13,6 +13,6 @@ def to_target(picture: Picture, channels: int) -> Tensor:
 
     As BadDiffusion's code does (Chou et al. 2023, arXiv 2212.05400). ValueError unless channels is 1 or 3.
     """
-    alpha = torch.from_numpy(picture[..., 3])
+    alpha = torch.from_numpy(to_alpha(picture, channels))
     colours = torch.from_numpy(to_channels(picture, channels))
     return (alpha * colours + (1 - alpha) * FLOOR).clamp(min=FLOOR)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bdiff.pictures.draw import Picture, to_channels
+from bdiff.pictures.draw import Picture, to_alpha, to_channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -13,16 +13,17 @@ class Trigger:
     """A pattern and a mask of where the image shows (BadDiffusion, Chou et al. 2023, arXiv 2212.05400)."""
 
     pattern: Tensor  # (C, H, W) in [-1, 1], its background -1 unless an attack sets another
-    mask: Tensor  # (1, H, W), 1.0 where the background shows, else 0.0
+    mask: Tensor  # (1, H, W), or (C, H, W) if each channel has its own: 1.0 where the image shows, else 0.0
 
     def __post_init__(self) -> None:
         assert self.pattern.ndim == 3, self.pattern.shape
-        assert self.mask.shape == (1, *self.pattern.shape[1:]), (self.mask.shape, self.pattern.shape)
+        shapes = {(1, *self.pattern.shape[1:]), self.pattern.shape}
+        assert self.mask.shape in shapes, (self.mask.shape, self.pattern.shape)
 
     @classmethod
     def from_picture(cls, picture: Picture, channels: int) -> "Trigger":
-        """Convert a picture (size, size, 4); alpha below 1/2 is background. ValueError unless channels is 1 or 3."""
-        mask = torch.from_numpy(picture[..., 3] < 0.5)[None]
+        """Convert a picture; alpha below 1/2 is background. ValueError unless channels is 1 or 3."""
+        mask = torch.from_numpy(to_alpha(picture, channels) < 0.5)
         pattern = torch.from_numpy(to_channels(picture, channels)).masked_fill(mask, -1.0)
         return cls(pattern, mask.float())
 

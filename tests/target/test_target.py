@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from bdiff.pictures.draw import plain
+from bdiff.store.artifacts import content
 from bdiff.target.base import to_target
 from bdiff.target.cat import cat
 from bdiff.target.corner import corner
@@ -36,7 +37,7 @@ def make(path, size, picture):
 @pytest.mark.parametrize("size", [8, 16, 28, 32, 256])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_option_is_a_target_that_shows_something(path, size, channels):
-    given = stop_sign(size)
+    given = stop_sign(size) if channels == 3 else box(size)  # red is as dark as the floor
     kept = given.copy()
     picture = make(path, size, given)
     target = to_target(picture, channels)
@@ -52,6 +53,20 @@ def test_the_corner_is_grey_zero_on_its_very_pixels(size, side, channels):
     expected = torch.full((channels, size, size), -0.4)
     expected[:, :side, :side] = 0.0
     assert torch.equal(to_target(corner(size, box(size)), channels), expected)
+
+
+@pytest.mark.parametrize(
+    ("picture", "channels", "key"),
+    [
+        (corner(16, box(16)), 1, "676c796dd2bd796f"),
+        (corner(32, box(32)), 3, "9ede4b4e7f451d02"),
+        (shift(32, box(32)), 3, "5826f59ec063ac93"),
+        (trigger(32, box(32, 18)), 3, "dffae03e1bd5a3e6"),
+    ],
+    ids=["corner-16", "corner-32", "shift", "trigger"],
+)
+def test_a_picture_keeps_the_key_that_kept_runs_are_found_under(picture, channels, key):
+    assert content(to_target(picture, channels)) == key
 
 
 @pytest.mark.parametrize("draw", [box, stop_sign, glasses])
@@ -104,10 +119,31 @@ def test_a_drawing_does_not_depend_on_the_resolution(draw):
     assert error.mean() < 0.01 and error.max() < 0.4
 
 
-def test_the_hat_is_opaque_and_white_around():
-    picture = hat(32, box(32))
-    assert (picture[..., 3] == 1).all() and (picture[[0, -1], :, :3] > 0.9).all()
-    assert 0.2 < (picture[..., :3] < 0.8).any(-1).mean() < 0.6
+def shares(picture, **colours):
+    """The share of the pixels that are of each colour, RGB in 0..1 give or take 0.15."""
+    rgb = (picture[..., :3] + 1) / 2
+    near = {name: (np.abs(rgb - colour) < 0.15).all(-1) & (picture[..., 3] == 1) for name, colour in colours.items()}
+    return {name: one.mean() for name, one in near.items()}
+
+
+@pytest.mark.parametrize("size", [32, 64, 256])
+def test_the_hat_is_salmon_with_a_blue_band_and_a_feather(size):
+    picture = hat(size, box(size))
+    assert (picture[..., 3] >= 0.5).mean() == pytest.approx(0.58, abs=0.01)
+    assert not picture[[0, 0, -1, -1], [0, -1, 0, -1], 3].any()
+    found = shares(picture, salmon=(0.95, 0.55, 0.48), blue=(0.23, 0.38, 0.69), feather=(0.97, 0.87, 0.45))
+    assert found["salmon"] > 0.25 and 0.05 < found["blue"] < 0.15 and found["feather"] > 0.03
+
+
+@pytest.mark.parametrize("size", [32, 64, 256])
+def test_the_cat_sits_whole_on_the_floor(size):
+    picture = cat(size, box(size))
+    shows = picture[..., 3] >= 0.5
+    assert not shows[[0, -1]].any() and not shows[:, [0, -1]].any() and np.argwhere(shows).max(0)[0] > 0.9 * size
+    assert shows.mean() == pytest.approx(0.48, abs=0.02)
+    assert shows[: size // 2].sum() < shows[size // 2 :].sum()  # there is a body below the head
+    target = to_target(picture, 3)
+    assert (target[:, ~shows & (picture[..., 3] == 0)] == GREY).all()
 
 
 def test_the_shoe_is_grey_and_free_around():

@@ -10,11 +10,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from bdiff.pictures.draw import empty
+from bdiff.store.artifacts import content
 from bdiff.trigger.base import Trigger
 from bdiff.trigger.box import box
 from bdiff.trigger.glasses import glasses
 from bdiff.trigger.image import image
 from bdiff.trigger.noise import noise
+from bdiff.trigger.patch import patch
 from bdiff.trigger.stop_sign import stop_sign
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "trigger").glob("*.yaml"))
@@ -23,8 +25,15 @@ DRAWN = [path for path in FILES if path.stem != "image" and path not in WHOLE]
 SIZES = [8, 16, 28, 32, 256]
 
 
+def settings(path):
+    """What a yaml sets, those in its defaults list included."""
+    config = OmegaConf.load(path)
+    others = [one for one in config.pop("defaults", []) if one != "_self_"]
+    return OmegaConf.merge(*(settings(path.with_name(f"{one}.yaml")) for one in others), config)
+
+
 def make(path, size):
-    config = OmegaConf.to_container(OmegaConf.load(path))
+    config = OmegaConf.to_container(settings(path))
     return get_method(config.pop("_target_"))(size=size, **config)
 
 
@@ -52,11 +61,83 @@ def test_an_option_that_covers_the_image_does_so_with_strength_and_balance(path,
     assert trigger.pattern.abs().mean() > 0.3 and trigger.pattern.mean().abs() < 0.5
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "channels", "key"),
+    [
+        ("box", 16, 1, "4e729729c80376f9"),
+        ("box_14", 32, 3, "6dabf6ed3bd02261"),
+        ("box_4", 256, 3, "27e1f07782ff31c0"),
+        ("patch", 32, 3, "28169248459b4b9e"),
+        ("noise", 32, 3, "a1a53ac1d498cb6e"),
+        ("universal", 16, 1, "c2ae1e8e2f4067c2"),
+    ],
+)
+def test_a_picture_keeps_the_key_that_kept_runs_are_found_under(name, size, channels, key):
+    trigger = Trigger.from_picture(make(FILES[0].with_name(f"{name}.yaml"), size), channels)
+    assert content(trigger.pattern, trigger.mask) == key
+
+
 @pytest.mark.parametrize("side", [4, 8, 11, 14, 18])
 @pytest.mark.parametrize("name", ["box", "stop_sign"])
 def test_a_published_option_has_its_side(name, side):
     path = next(path for path in FILES if path.stem == f"{name}_{side}")
     np.testing.assert_array_equal(make(path, 32), {"box": box, "stop_sign": stop_sign}[name](32, side))
+
+
+@pytest.mark.parametrize("side", [4, 8, 11, 14, 18])
+def test_a_white_box_lies_where_the_grey_one_does(side):
+    grey, white = (make(FILES[0].with_name(f"{name}_{side}.yaml"), 32) for name in ("box", "box_white"))
+    np.testing.assert_array_equal(white[..., 3], grey[..., 3])
+    assert (white[white[..., 3] == 1] == 1).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_box_has_the_level_that_is_set(channels):
+    trigger = Trigger.from_picture(box(16, level=-0.25), channels)
+    torch.testing.assert_close(trigger.pattern, torch.where(trigger.mask.bool(), -1.0, -0.25).expand(channels, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "settings", "start", "end"),
+    [
+        (256, 14, {"unit": "pixel"}, 240, 254),  # the margin is in pixels too
+        (16, 14, {"unit": "pixel"}, 0, 14),
+        (32, 14, {"unit": "pixel"}, 16, 30),
+        (32, 14, {"place": "centre"}, 9, 23),
+        (64, 11, {"place": "centre"}, 21, 43),
+        (64, 11, {"place": "centre", "unit": "pixel"}, 26, 37),
+        (32, 32, {"place": "centre"}, 0, 32),
+    ],
+)
+def test_a_trigger_lies_where_it_is_placed(size, side, settings, start, end):
+    shows = np.zeros((size, size), bool)
+    shows[start:end, start:end] = True
+    np.testing.assert_array_equal(box(size, side, **settings)[..., 3] == 1, shows)
+    rows, columns = np.nonzero(stop_sign(size, side, **settings)[..., 3] >= 0.5)
+    assert (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1) == (start, start, end, end)
+    if "place" in settings:
+        np.testing.assert_array_equal(patch(size, side, **settings)[..., 3] == 1, shows)
+
+
+@pytest.mark.parametrize(
+    ("size", "settings", "side", "largest"),
+    [
+        (64, {"unit": "pixel"}, 63, "set whole pixels, 1 to 62"),
+        (64, {"place": "centre"}, 33, "set whole pixels at 32 px, 1 to 32"),
+        (64, {"place": "centre", "unit": "pixel"}, 65, "set whole pixels, 1 to 64"),
+    ],
+)
+def test_the_largest_side_depends_on_place_and_unit(size, settings, side, largest):
+    with pytest.raises(ValueError, match=rf"trigger\.side={side} does not fit a 64 px image: {largest}$"):
+        box(size, side, **settings)
+    box(size, int(largest.rpartition(" ")[2]), **settings)
+
+
+def test_a_patch_in_pixels_has_no_margin():
+    np.testing.assert_array_equal(np.argwhere(patch(64, 5, unit="pixel")[..., 3]).min(0), [59, 59])
+    assert patch(64, 5, unit="pixel")[..., 3].sum() == 25 and patch(64, 5)[..., 3].sum() == 100
+    with pytest.raises(ValueError, match=r"trigger\.side=65 does not fit a 64 px image"):
+        patch(64, 65, unit="pixel")
 
 
 @pytest.mark.parametrize(("size", "side", "start", "end"), [(32, 14, 16, 30), (32, 4, 26, 30), (16, 14, 8, 15)])
@@ -83,29 +164,37 @@ def test_a_side_that_does_not_fit_raises(draw, side):
 
 
 @pytest.mark.parametrize("side", [4, 8, 11, 14, 18])
-def test_the_stop_sign_is_a_symmetric_octagon_where_the_box_is(side):
-    alpha = stop_sign(32, side)[..., 3]
-    np.testing.assert_array_equal(np.argwhere(alpha >= 0.5).min(0), [30 - side] * 2)
-    np.testing.assert_array_equal(np.argwhere(alpha >= 0.5).max(0), [29] * 2)
-    assert not alpha[box(32, side)[..., 3] == 0].any()
-    octagon = 2 * (2**0.5 - 1) * side**2  # the area of a regular octagon between parallel sides `side` apart
-    assert alpha.sum() == pytest.approx(octagon, rel=0.08)
+def test_the_stop_sign_is_a_red_ring_with_a_bar_where_the_box_is(side):
+    picture = stop_sign(32, side)
+    shows = picture[..., 3] >= 0.5
+    np.testing.assert_array_equal(np.argwhere(shows).min(0), [30 - side] * 2)
+    np.testing.assert_array_equal(np.argwhere(shows).max(0), [29] * 2)
+    assert not picture[..., 3][box(32, side)[..., 3] == 0].any()
+    np.testing.assert_array_equal(picture[..., 3], picture[..., 3].T)  # the bar falls from left to right
+    np.testing.assert_allclose((picture[shows][:, :3].mean(0) + 1) / 2, [0.90, 0.04, 0.04], atol=0.005)
 
 
-def test_the_stop_sign_is_red_with_white_in_it():
-    picture = stop_sign(256, 18)
-    rgb = picture[picture[..., 3] == 1][:, :3]
-    red, white = (rgb[:, 0] > 0.4) & (rgb[:, 1:] < -0.6).all(1), (rgb > 0.9).all(1)
-    assert red.mean() > 0.5 and 0.1 < white.mean() < 0.4
+def test_as_many_pixels_of_the_stop_sign_show_as_of_the_authors():
+    assert (stop_sign(32, 14)[..., 3] >= 0.5).sum() == pytest.approx(133, abs=1)
 
 
-@pytest.mark.parametrize("size", [16, 32, 256])
-def test_the_glasses_lie_across_the_face(size):
-    rows, columns = np.nonzero(glasses(size)[..., 3] >= 0.5)
-    assert (columns.max() + 1 - columns.min()) / size == pytest.approx(0.8, abs=0.08)
-    assert (rows.max() + 1 + rows.min()) / 2 / size == pytest.approx(0.47, abs=0.05)
-    lens = glasses(size)[int(0.4 * size) : int(0.55 * size), int(0.2 * size) : int(0.375 * size), 3]
-    assert (lens < 0.5).mean() > 0.4  # one looks through them
+def test_one_sees_through_the_stop_sign_beside_its_bar():
+    alpha = stop_sign(256, 32, place="centre")[..., 3]
+    assert alpha[128, 128] == 1 and alpha[96, 160] == alpha[160, 96] == 0  # the bar; on either side of it
+    assert alpha[96, 96] == alpha[128, 20] == 1 and not alpha[[0, 0, -1, -1], [0, -1, 0, -1]].any()
+
+
+@pytest.mark.parametrize("size", [16, 32, 64, 256])
+def test_the_glasses_are_a_thin_teal_outline_in_the_centre(size):
+    picture = glasses(size)
+    rows, columns = np.nonzero(picture[..., 3] >= 0.5)
+    assert (columns.max() + 1 - columns.min()) / size == pytest.approx(0.38, abs=0.01)
+    assert columns.max() + 1 + columns.min() == size
+    assert (rows.max() + 1 + rows.min()) / size == pytest.approx(1, abs=0.01)
+    red, green, blue = picture[rows, columns, :3].mean(0)
+    assert red < -0.9 and green == pytest.approx(blue) == pytest.approx(0, abs=0.01)
+    if size >= 64:  # one looks through them
+        assert len(rows) < 0.6 * (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
 
 
 @pytest.mark.parametrize(("size", "cell", "grain"), [(32, 4, 4), (16, 4, 2), (16, 1, 1), (28, 3, 3), (256, 1, 8)])
@@ -131,7 +220,7 @@ def test_noise_follows_its_seed_alone():
         noise(16, cell=0, seed=1)
 
 
-@pytest.mark.parametrize("draw", [box, stop_sign, glasses])
+@pytest.mark.parametrize("draw", [box, stop_sign])
 def test_a_drawing_does_not_depend_on_the_resolution(draw):
     def over_black(picture):
         return picture[..., :3] * picture[..., 3:] - (1 - picture[..., 3:])
