@@ -103,6 +103,7 @@ def carried_out(run: Experiment, show: Show) -> dict[str, Any]:
         "history": str(model.folder / "history.jsonl"),
         "device": device_name(stages.device),
         "provenance": stages.provenance,
+        "pictures": run.pictures.files,
     }
 
 

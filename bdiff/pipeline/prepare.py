@@ -3,7 +3,7 @@
 import inspect
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from bdiff.attack.base import Attack
 from bdiff.common.device import resolve_precision, spare
 from bdiff.common.errors import RequestError
 from bdiff.common.pickles import first_line
+from bdiff.common.places import is_file
 from bdiff.common.spelling import nearest
 from bdiff.config.instantiate import make
 from bdiff.data.base import Images, TensorImages
@@ -30,8 +31,9 @@ from bdiff.metric.fid.base import Features
 from bdiff.metric.fid.images import reference_images
 from bdiff.metric.fid.protocol import PRESETS
 from bdiff.metric.names import OVER_FEATURES
+from bdiff.metric.weights import file_hash
 from bdiff.store import artifacts
-from bdiff.target.base import to_target
+from bdiff.target.base import FLOOR, to_target
 from bdiff.trigger.base import Trigger
 
 if TYPE_CHECKING:
@@ -205,6 +207,7 @@ class Pictures:
 
     trigger: Trigger
     target: Tensor  # (C,H,W) in [-1,1]
+    files: dict[str, str] = field(default_factory=dict)  # the SHA-256 of the file that either was read from
 
     @cached_property
     def keys(self) -> dict[str, str]:
@@ -218,7 +221,11 @@ def pictures(config: DictConfig, shape: tuple[int, ...]) -> Pictures:
     channels, size = shape[:2]
     picture = make(config.trigger, size=size)
     target = to_target(make(config.target, size=size, trigger=picture), channels)
-    return Pictures(Trigger.from_picture(picture, channels), target)
+    if (target - FLOOR).abs().max() < 0.01:
+        log.warning("the target shows nothing: on this data all of it is as dark as its background, %g", FLOOR)
+    paths = {part: Path(OmegaConf.select(config, f"{part}.path") or "") for part in ("trigger", "target")}
+    files = {part: file_hash(path) for part, path in paths.items() if is_file(path)}
+    return Pictures(Trigger.from_picture(picture, channels), target, files)
 
 
 def attack(config: DictConfig, pictures: Pictures, images: Images, schedule: Schedule) -> Attack:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bdiff.pictures.authors import FILES, ORIGINALS
+from bdiff.pictures.draw import length, margin
 from bdiff.report.pivot import (
     counted,
     decides,
@@ -23,14 +25,24 @@ from bdiff.report.sheet import Cell, Sheet
 #: sources of published numbers that are shown without a question mark
 SOUND = ("authors' artefact", "abstract")
 
-#: settings that do not affect the measured numbers
-HARMLESS = ("sample.batch_size", "metric.batch_size", "metric.also", "metric.lpips", "metric.fid.weights")
+#: settings that do not affect the measured numbers, or of which a verdict speaks separately
+HARMLESS = (
+    "sampler.scheduler.variance_type",
+    "sample.batch_size",
+    "metric.batch_size",
+    "metric.also",
+    "metric.lpips",
+    "metric.fid.weights",
+)
 
 #: prefixes of metrics that depend on the classifier; it affects no others
 CLASSIFIED = ("shield", "certified", "no_shield")
 
 #: triggers and targets that we redrew, as we cannot distribute the authors' pictures
-DRAWN = ("stop_sign", "glasses", "hat", "shoe", "cat")
+DRAWN = (*ORIGINALS, "shoe")
+
+#: how trigger=image places the authors' glasses: across 0.625 of the image
+GLASSES = {"trigger.side": 20, "trigger.place": "centre", "trigger.unit": "image"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,10 @@ def figure(published: dict[str, Any], metric: str) -> Cell:
 
 
 def verdict(row: Row, runs: Sequence[Run]) -> str:
-    """Return whether the runs' numbers are comparable with the published ones: yes, for all but FID, or no, and why."""
+    """Return whether the runs' numbers are comparable with the published ones: yes, for all but FID, or no, and why.
+
+    What the rows themselves do not say comes last.
+    """
     theirs = ["published trigger unknown"] if row.published["pair"].startswith("?") else []
     if weak(row.published):
         theirs.append("weak source")
@@ -107,11 +122,14 @@ def verdict(row: Row, runs: Sequence[Run]) -> str:
     if not row.published["metrics"]:
         return "no number is published"
     theirs += [f"our drawing of {name}" for name in drawings(done[0])]
-    apart = departures(done[0], row)
+    files = original_files(done[0], row)
+    theirs += [reason for reason in files.values() if reason]
+    apart = departures(done[0], row, {*files})
+    unsaid = variance_doubt(row.published, done[0])
     if reasons := theirs + [word for word in apart if not concerns_fid(word)]:
-        return f"no: {listed(reasons)}"
+        return f"no: {listed(reasons)}{unsaid}"
     doubts = [word for word in apart if concerns_fid(word)] + fid_doubts(row.published, done[0])
-    return f"all but FID: {listed(doubts)}" if doubts else "yes"
+    return (f"all but FID: {listed(doubts)}" if doubts else "yes") + unsaid
 
 
 def drawings(run: Run) -> list[str]:
@@ -120,17 +138,52 @@ def drawings(run: Run) -> list[str]:
     return [name for name in DRAWN if any(choice.startswith(name) for choice in chosen)]
 
 
+def original_files(run: Run, row: Row) -> dict[str, str | None]:
+    """Return which of the row's drawn pictures the run read from a file as the authors do, each with what is wrong.
+
+    None: it is the authors' own file, of the row's size and in its place.
+    """
+    found: dict[str, str | None] = {}
+    for group in ("trigger", "target"):
+        option = next((name for name in ORIGINALS if str(row.settings.get(group)).startswith(name)), None)
+        if option is None or run.value(group) != "image" or run.value(f"{group}.reading") != "authors":
+            continue
+        file = FILES.get(run.record.get("pictures", {}).get(group, ""), "none of the authors' files")
+        if file != ORIGINALS[option]:
+            found[group] = f"{group}.path is {file}, not {ORIGINALS[option]}"
+            continue
+        wanted = row.settings | (GLASSES if option == "glasses" else {})
+        there = group == "target" or spot(run.settings) == spot(wanted)
+        found[group] = None if there else f"trigger is {spot(run.settings)}, not {spot(wanted)}"
+    return found
+
+
+def spot(settings: dict[str, Any]) -> str:
+    """Return how large a trigger is and where it lies, in words."""
+    side, size = settings.get("trigger.side"), settings["data.size"]
+    if side is None:
+        return "the whole image"
+    unit = settings.get("trigger.unit") or ("pixel" if settings.get("trigger.reading") == "authors" else "image")
+    place = settings.get("trigger.place", "corner")
+    gap = f"{margin(size, place, unit)} px from the corner" if place == "corner" else "centred"
+    return f"{length(side, size, unit)} px wide, {gap}"
+
+
 def concerns_fid(word: str) -> bool:
     """Return whether a departure affects only the measurement of FID."""
     return word.startswith(("metric/fid", "metric.fid."))
 
 
-def departures(run: Run, row: Row) -> list[str]:
-    """Return how a run's settings differ from its row's, as key=value, groups first: those typed, else all."""
+def departures(run: Run, row: Row, judged: set[str]) -> list[str]:
+    """Return how a run's settings differ from its row's, as key=value, groups first: those typed, else all.
+
+    The groups `judged` are left out.
+    """
     classified = any(name.startswith(CLASSIFIED) for name in row.published["metrics"])
     harmless = HARMLESS if classified else (*HARMLESS, "classifier")
     apart = [key for key in run.settings if key in row.settings and text(run.settings[key]) != text(row.settings[key])]
     apart = [key for key in apart if decides(key) and not key.startswith(harmless)]
+    apart = [key for key in apart if key.partition(".")[0] not in judged]
     apart = [key for key in apart if not (key.endswith(".precision") and row.settings[key] == "auto")]
     keys = [key for key in dict.fromkeys(run.typed) if key in apart] or apart
     return [f"{key}={text(run.settings[key])}" for key in sorted(keys, key=lambda key: "." in key)]
@@ -140,6 +193,17 @@ def listed(reasons: list[str], most: int = 4) -> str:
     """Return up to `most` of the reasons in a line, and the number of others."""
     shown = reasons if len(reasons) <= most else [*reasons[: most - 1], f"{len(reasons) - most + 1} more"]
     return ", ".join(shown)
+
+
+def variance_doubt(published: dict[str, Any], run: Run) -> str:
+    """Return, as the end of a verdict, that a row sampled with DDPM does not say with which variance.
+
+    The authors' own scheduler has fixed_small, google's checkpoints have fixed_large.
+    """
+    sampled = any(name.startswith("suspect/") for name in published["metrics"])
+    if not sampled or not published["sampler"].startswith("ddpm"):
+        return ""
+    return f"; DDPM variance unknown (ours {run.value('sampler.scheduler.variance_type')})"
 
 
 def fid_doubts(published: dict[str, Any], run: Run) -> list[str]:

@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 from fake_runs import write_run
 
+from bdiff.pictures.authors import FILES, ORIGINALS
 from bdiff.report.published import Row, beside, figure, verdict
-from bdiff.report.runs import Run, read
+from bdiff.report.runs import Run, flat, read
 
 SETTINGS = {"seed": 0, "name": "n", "sample": {"count": 2048, "batch_size": 256}, "model": {"pretrained": "google"}}
+#: the end of every verdict on samples of ddpm
+UNSAID = "; DDPM variance unknown (ours fixed_large)"
 CHOICES = {"data": "cifar10", "metric/fid": "inception", "classifier": "small_cnn", "experiment": "paper/row"}
 #: what a request for the row is set to
 ROW: dict[str, Any] = {"seed": 0, "name": "n", "sample.count": 2048, "sample.batch_size": 256,
@@ -28,6 +31,7 @@ def run(folder: Path, typed: str = "", metrics: tuple[str, ...] = ("mse", "fid")
         "a": dict.fromkeys("abcde", 0),
         "sample": dict(SETTINGS["sample"]),
         "model": dict(SETTINGS["model"]),
+        "sampler.scheduler": {"variance_type": "fixed_large"},
     }  # type: ignore[call-overload]
     choices = dict(CHOICES)
     for word in typed.split():
@@ -73,14 +77,17 @@ VERDICTS = [
 @pytest.mark.parametrize(("ours", "theirs", "message"), VERDICTS)
 def test_verdict(ours, theirs, message, tmp_path):
     own = run(tmp_path / "run", **ours)
-    assert verdict(Row("row", PUBLISHED | theirs, [own], ROW), [own]) == message
+    sampled = own.done and any(name.startswith("suspect/") for name in (PUBLISHED | theirs)["metrics"])
+    assert verdict(Row("row", PUBLISHED | theirs, [own], ROW), [own]) == message + UNSAID * sampled
 
 
 def test_a_row_that_changed_after_its_run_is_reported(tmp_path):
     own = run(tmp_path / "run")
     row = Row("row", PUBLISHED, [own], ROW | {"model.pretrained": "elsewhere"})
-    assert verdict(row, [own]) == "no: model.pretrained=google"
-    assert verdict(Row("row", PUBLISHED, [own], ROW | {"new.key": 1}), [own]) == "yes"  # the run knew no such key
+    assert verdict(row, [own]) == "no: model.pretrained=google" + UNSAID
+    assert (
+        verdict(Row("row", PUBLISHED, [own], ROW | {"new.key": 1}), [own]) == "yes" + UNSAID
+    )  # the run knew no such key
 
 
 def test_a_row_without_runs_says_so_and_keeps_its_doubts():
@@ -112,8 +119,8 @@ def test_ours_stand_beside_the_published_and_variants_get_a_line_each(tmp_path):
     assert sheet.heads == ["row", "asr ours", "mse ours", "mse published", "fid ours", "fid published", "source",
                            "comparable"]  # fmt: skip
     assert [[cell.text for cell in row] for row in sheet.rows] == [
-        ["one", "0.500", "0.5", "1.19e-05", "0.50", "21.1", "[1]", "yes"],
-        ["one", "missing", "0.5", "1.19e-05", "0.50", "21.1", "[1]", "no: sample.count=64"],
+        ["one", "0.500", "0.5", "1.19e-05", "0.50", "21.1", "[1]", "yes" + UNSAID],
+        ["one", "missing", "0.5", "1.19e-05", "0.50", "21.1", "[1]", "no: sample.count=64" + UNSAID],
         ["two", "not run", "not run", "1.19e-05?", "not run", "21.1?", "[2]",
          "not run, weak source"],
     ]  # fmt: skip
@@ -122,3 +129,78 @@ def test_ours_stand_beside_the_published_and_variants_get_a_line_each(tmp_path):
         "[2] Paper, arXiv 1 (weak: listing page)",
     ]
     assert sheet.notes[2].startswith("?") and sheet.notes[3] == "2 runs"
+
+
+def test_the_variance_of_ddpm_is_named_and_never_a_departure(tmp_path):
+    own = run(tmp_path / "run", "sampler.scheduler.variance_type=fixed_small")
+    row = ROW | {"sampler.scheduler.variance_type": "fixed_large"}
+    assert verdict(Row("row", PUBLISHED, [own], row), [own]) == "yes; DDPM variance unknown (ours fixed_small)"
+    assert verdict(Row("row", PUBLISHED | {"sampler": "ddim-50"}, [own], row), [own]) == "yes"
+
+
+SIGN, HAT, GLASSES, CAT = (
+    next(digest for digest, file in FILES.items() if file == ORIGINALS[name])
+    for name in ("stop_sign", "hat", "glasses", "cat")
+)
+WHITE_SIGN = next(digest for digest, file in FILES.items() if file.endswith("stop_sign_bg_w.jpg"))
+#: what a run with a trigger or a target from a file has
+FILE = {"path": "a.png", "reading": "authors"}
+PLACED = {**FILE, "side": 14, "place": "corner", "unit": None}
+
+
+@pytest.mark.parametrize(
+    ("size", "trigger", "target", "files", "message"),
+    [
+        (32, PLACED, None, {"trigger": SIGN}, "yes"),
+        (32, PLACED | {"unit": "image"}, None, {"trigger": SIGN}, "yes"),  # the same pixels at 32 px
+        (256, PLACED | {"side": 112}, None, {"trigger": SIGN},
+         "no: trigger is 112 px wide, 2 px from the corner, not 112 px wide, 16 px from the corner"),
+        (32, PLACED | {"side": 11}, None, {"trigger": SIGN},
+         "no: trigger is 11 px wide, 2 px from the corner, not 14 px wide, 2 px from the corner"),
+        (32, PLACED | {"side": None}, None, {"trigger": SIGN},
+         "no: trigger is the whole image, not 14 px wide, 2 px from the corner"),
+        (32, PLACED, None, {"trigger": "0" * 64},
+         "no: trigger.path is none of the authors' files, not BadDiffusion/static/stop_sign_wo_bg.png"),
+        (32, PLACED, None, {}, "no: trigger.path is none of the authors' files, not "
+         "BadDiffusion/static/stop_sign_wo_bg.png"),
+        (32, PLACED, None, {"trigger": WHITE_SIGN}, "no: trigger.path is BadDiffusion/static/stop_sign_bg_w.jpg, not "
+         "BadDiffusion/static/stop_sign_wo_bg.png"),
+        (32, PLACED | {"reading": "alpha"}, None, {"trigger": SIGN}, "no: trigger=image"),
+        (32, PLACED, FILE, {"trigger": SIGN, "target": HAT}, "yes"),
+        (32, PLACED, FILE, {"trigger": SIGN, "target": CAT}, "no: target.path is BadDiffusion/static/cat_wo_bg.png, "
+         "not BadDiffusion/static/fedora-hat.png"),
+        (32, None, FILE, {"target": HAT}, "no: our drawing of stop_sign"),
+        (32, None, None, {}, "no: our drawing of stop_sign, our drawing of hat"),
+    ],
+)  # fmt: skip
+def test_the_authors_own_files_are_known_by_their_digests(size, trigger, target, files, message, tmp_path):
+    """A row of stop sign and hat; a part of the run that is None is our drawing, as in the row."""
+    drawn = {"_target_": "stop_sign", "side": 14, "place": "corner", "unit": "image"}
+    config = {"seed": 0, "name": "n", "data": {"size": size}, "trigger": trigger or drawn, "target": target or {},
+              "sampler": {"scheduler": {"variance_type": "fixed_large"}}}  # fmt: skip
+    both = target is not None or trigger is None
+    choices = {"trigger": "image" if trigger else "stop_sign_14", "target": "image" if target else "hat"}
+    row_choices = {"trigger": "stop_sign_14", "target": "hat"}
+    if not both:  # a row whose target is no drawing
+        choices["target"] = row_choices["target"] = "corner"
+    typed = tuple(f"{group}=image" for group, part in (("trigger", trigger), ("target", target)) if part)
+    write_run(tmp_path / "run", {"mse": 0.5}, config, typed=typed, choices=choices, protocol={}, pictures=files)
+    own = read(tmp_path / "run")
+    row = flat({"data": {"size": size}, "trigger": drawn}) | row_choices
+    published = PUBLISHED | {"metrics": {"suspect/mse": 1e-5}}
+    assert verdict(Row("row", published, [own], row), [own]) == message + UNSAID
+
+
+@pytest.mark.parametrize(("side", "unit", "place", "fits"), [
+    (160, "pixel", "centre", True), (20, "image", "centre", True), (160, None, "centre", True),
+    (160, "pixel", "corner", False), (20, None, "centre", False),
+])  # fmt: skip
+def test_the_authors_glasses_lie_across_five_eighths_of_the_image(side, unit, place, fits, tmp_path):
+    config = {"seed": 0, "name": "n", "data": {"size": 256},
+              "trigger": FILE | {"side": side, "place": place, "unit": unit}}  # fmt: skip
+    write_run(tmp_path / "run", {"mse": 0.5}, config, choices={"trigger": "image"}, protocol={},
+              pictures={"trigger": GLASSES})  # fmt: skip
+    own = read(tmp_path / "run")
+    row = Row("row", PUBLISHED | {"sampler": "ddim-50", "metrics": {"suspect/mse": 1e-5}}, [own],
+              {"data.size": 256, "trigger": "glasses"})  # fmt: skip
+    assert verdict(row, [own]).startswith("yes" if fits else "no: trigger is ")
