@@ -63,6 +63,12 @@ def test_a_stamp_shows_the_image_in_the_channels_that_are_background(tmp_path):
     assert torch.equal(trigger.stamp(stamped), stamped)
 
 
+def test_another_background_is_set_in_each_channel(tmp_path):
+    trigger = theirs(saved(tmp_path, [[[255, 51, 0], [0, 0, 102]]] * 2), 2).over(0.0)
+    expected = torch.tensor([[[0.0, 0]] * 2, [[-0.6, 0]] * 2, [[0, -0.2]] * 2])
+    torch.testing.assert_close(trigger.pattern, expected, atol=1e-6, rtol=0)
+
+
 def test_one_channel_data_get_the_files_luminance_and_not_that_of_what_shows(tmp_path):
     path = saved(tmp_path, [[[255, 0, 0], [255, 255, 255]], [[0, 0, 0], [100, 100, 100]]])
     coloured, grey = theirs(path, 2), theirs(path, 2, channels=1)
