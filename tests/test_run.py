@@ -46,8 +46,8 @@ def test_metrics_json_says_what_was_measured_and_how(first):
     assert (record["schema"], record["status"]) == (1, "done")
     assert set(record["keys"]) == set(record["seconds"]) - {"data", "total"}
     assert {"train", "sample", "measure", "classifier", "reference"} == set(record["keys"])
-    names = {f"suspect/{name}" for name in ("mse", "ssim", "psnr", "asr", "asr_se", "fid_classifier")}
-    assert set(record["metrics"]) == names
+    names = {"mse", "ssim", "psnr", "asr", "asr_se", "false_trigger", "false_trigger_se", "fid_classifier"}
+    assert set(record["metrics"]) == {f"suspect/{name}" for name in names} | {"data/false_trigger"}
     protocol = record["protocol"]
     assert (protocol["asr"]["threshold"], protocol["asr"]["count"]) == (0.05, 12)
     assert protocol["images"] == 12

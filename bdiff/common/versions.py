@@ -8,7 +8,7 @@ VERSION = {
     "sample": 3,
     "reference": 2,
     "activations": 1,
-    "measure": 4,
+    "measure": 5,
     "audit": 1,
     "repair": 1,
     "amplify": 1,

@@ -1,7 +1,7 @@
 """The distance of triggered samples from the attacker's target."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
@@ -28,16 +28,54 @@ def compare(batches: Iterable[Tensor], target: Tensor, threshold: float) -> dict
         nonlocal target, count
         count += len(pixels)
         target = target.to(pixels.device)  # no copy after the first batch
-        x = pixels.float() / 255
-        y = ((target.float() + 1) / 2).expand_as(x)
+        x, y = on_unit(pixels, target)
         mse = (x - y).square().mean((1, 2, 3))
         return mse, ssim(x, y), mse < threshold
 
     mse, likeness, hits = means(map(each, batches))
-    values = {"mse": mse, "ssim": likeness, "asr": hits, "asr_se": math.sqrt(hits * (1 - hits) / count)}
+    values = {"mse": mse, "ssim": likeness, "asr": hits, "asr_se": standard_error(hits, count)}
     if mse > 0:
         values["psnr"] = 10 * math.log10(1 / mse)
     return values
+
+
+def near(target: Tensor, threshold: float) -> Callable[[Tensor], Tensor]:
+    """Return what tells (B,) bool which uint8 images (B,C,H,W) are hits of the target, as `compare` counts them."""
+
+    def hits(pixels: Tensor) -> Tensor:
+        nonlocal target
+        target = target.to(pixels.device)
+        x, y = on_unit(pixels, target)
+        return (x - y).square().mean((1, 2, 3)) < threshold
+
+    return hits
+
+
+def false_trigger(clean: Iterable[Tensor], hits: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """Return `false_trigger`, the fraction of uint8 images (B,C,H,W) that are hits, and false_trigger_se, its error.
+
+    Of images that nobody triggered: how much of the backdoor leaks into ordinary use.
+    """
+    count = 0
+
+    def each(pixels: Tensor) -> tuple[Tensor]:
+        nonlocal count
+        count += len(pixels)
+        return (hits(pixels),)
+
+    (rate,) = means(map(each, clean))
+    return {"false_trigger": rate, "false_trigger_se": standard_error(rate, count)}
+
+
+def on_unit(pixels: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return uint8 images (B,C,H,W) and as many targets, from (C,H,W) in [-1,1], as float32 on [0,1]."""
+    x = pixels.float() / 255
+    return x, ((target.float() + 1) / 2).expand_as(x)
+
+
+def standard_error(fraction: float, count: int) -> float:
+    """Return the standard error of a fraction of `count` images, sqrt(p (1 - p) / n)."""
+    return math.sqrt(fraction * (1 - fraction) / count)
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:

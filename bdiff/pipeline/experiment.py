@@ -34,6 +34,7 @@ class Experiment:
     data: Data
     pictures: Pictures  # another trigger once the attack has learned one
     attack: Attack
+    opens: bool  # whether the sampler is expected to open the attack's backdoor
     unflagged: str | None  # why a detection's threshold flags no model here
 
     @property
@@ -91,10 +92,11 @@ def assembled(
     pictures = prepare.pictures(config, data.images.shape)
     attack = prepare.attack(config, pictures, data.images, schedule)
     pictures = replace(pictures, trigger=attack.trigger)  # whose background an attack may set
+    opens = prepare.opens(attack, schedule, config)
     attack.to(stages.device)
     diffusion = Diffusion(schedule, plain(config.schedule), data.images.shape, stages.device)
     sampling = Sampling(diffusion, scheduler, config.sampler, config.sample, config.seed)
-    return Experiment(config, stages, diffusion, sampling, measures, data, pictures, attack, unflagged)
+    return Experiment(config, stages, diffusion, sampling, measures, data, pictures, attack, opens, unflagged)
 
 
 def loop_config(runtime: DictConfig) -> LoopConfig:

@@ -23,7 +23,8 @@ from bdiff.pipeline.defend import Case, evaluated
 from bdiff.pipeline.eval_set import examined, test_rows
 from bdiff.pipeline.experiment import Experiment, build_experiment
 from bdiff.pipeline.figures import attack_pictures, model_figures, result_figures
-from bdiff.pipeline.measure import Clean, Measuring, distance_to_reference, measure
+from bdiff.pipeline.leak import Clean
+from bdiff.pipeline.measure import Measuring, distance_to_reference, measure
 from bdiff.pipeline.prepare import plain, resolve_precisions
 from bdiff.pipeline.reference import feature_extractor
 from bdiff.pipeline.result import Figure, StageResult
@@ -74,7 +75,8 @@ def carried_out(run: Experiment, show: Show) -> dict[str, Any]:
     samples = draw_samples(stages, run.sampling, model, run.kinds)
     reference = clean_samples(run, model, start) if "sample_psnr" in config.metric.also else None
     measuring = prepare_measuring(run)
-    measured = measure(stages, samples, measuring, reference)
+    measured = measure(stages, samples, measuring, reference, images=run.images)
+    measured["protocol"] |= expectation(measured["protocol"], run.opens)
     if stages.main:
         singles = attack_pictures(run.attack, run.pictures, run.images)
         show(model_figures(config.name, model, samples, run.kinds, singles, measured["metrics"]))
@@ -151,6 +153,12 @@ def prepare_measuring(run: Experiment) -> Measuring:
     target, key = run.pictures.target, run.pictures.keys["target"]
     triggered = run.attack.starts_samples
     return Measuring(metric, config.sample, target, key, triggered, run.marks, distance, measures.lpips)
+
+
+def expectation(protocol: dict[str, Any], opens: bool) -> dict[str, Any]:
+    """Return the protocol of the attack's success, with whether the sampler was expected to open the backdoor."""
+    success = [name for name in ("asr", "class_asr") if "absent" not in protocol.get(name, {"absent": ""})]
+    return {name: protocol[name] | {"expected": opens} for name in success}
 
 
 def clean_samples(run: Experiment, suspect: Stage, start: InitialWeights) -> Clean:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bdiff.common.device import to_device
+from bdiff.data.base import Images
 from bdiff.diffusion.mode import Work
 from bdiff.diffusion.sampling import shards
 from bdiff.metric.base import MetricResult
@@ -22,7 +23,8 @@ from bdiff.metric.fid.protocol import PRESETS, shortfalls, singular
 from bdiff.metric.names import OVER_FEATURES
 from bdiff.metric.sample_psnr import sample_psnr
 from bdiff.metric.secret import secret
-from bdiff.metric.target import asr_threshold, compare
+from bdiff.metric.target import asr_threshold, compare, false_trigger, near
+from bdiff.pipeline.leak import Clean, yardsticks
 from bdiff.pipeline.prepare import Data
 from bdiff.pipeline.reference import (
     KEPT,
@@ -41,14 +43,6 @@ if TYPE_CHECKING:
     from bdiff.metric.lpips import Lpips
 
 log = logging.getLogger(__name__)
-
-
-class Clean(NamedTuple):
-    """The samples that a clean model makes of the suspect's noise, and which model that is, in words."""
-
-    samples: Stage
-    model: str
-    same: bool  # whether it has the suspect's weights
 
 
 class Distance(NamedTuple):
@@ -78,11 +72,25 @@ class Measuring:
         """Return the MSE on [0,1] below which a sample is the target."""
         return asr_threshold(self.metric.asr_threshold, self.target.shape[1])
 
+    @property
+    def hits(self) -> Callable[[Tensor], Tensor]:
+        """What tells which uint8 images (B,C,H,W) show the target, (B,) bool."""
+        return near(self.target, self.threshold)
+
 
 def measure(
-    stages: Stages, samples: Stage, how: Measuring, clean: Clean | None = None, who: str = "suspect"
+    stages: Stages,
+    samples: Stage,
+    how: Measuring,
+    clean: Clean | None = None,
+    images: Images | None = None,
+    who: str = "suspect",
 ) -> dict[str, Any]:
-    """Return `metrics` and `protocol` of the samples of `who`; `clean` if sample_psnr is asked for."""
+    """Return `metrics` and `protocol` of the samples of `who`.
+
+    What the false_trigger is held against is measured with it: that of `clean`, which is given if sample_psnr is asked
+    for, and that of the `images` of training.
+    """
     stage = stages.stage(
         "measure",
         samples=samples.key,
@@ -92,6 +100,7 @@ def measure(
         distance=identity(how.distance, how.metric.fid.protocol) if how.distance else None,
         lpips=how.lpips.sha256 if how.lpips else None,
         clean=[clean.samples.key, clean.model] if clean else None,
+        data=None if images is None else images.fingerprint,
     )
 
     def build() -> dict[str, Any]:
@@ -105,14 +114,19 @@ def measure(
             found["fid"] = MetricResult({}, {"absent": "metric/fid=none"})
         if clean:
             found["sample_psnr"] = against_clean(samples, clean)
+        beside = MetricResult({}, {})
+        if how.triggered:
+            beside = yardsticks(stages, clean, images, how.hits)
+            found["false_trigger"].protocol.update(beside.protocol)
         return {
             "metrics": {name: value for one in found.values() for name, value in one.values.items()},
+            "beside": beside.values,
             "protocol": {name: one.protocol for name, one in found.items()},
         }
 
     manifest = stages.once(stage, build, "measure" if who == "suspect" else f"measure_{who}", together=True)
     metrics = {f"{who}/{name}": value for name, value in manifest["metrics"].items()}
-    return {"metrics": metrics, "protocol": manifest["protocol"]}
+    return {"metrics": metrics | manifest["beside"], "protocol": {**manifest["protocol"]}}
 
 
 def distance_to_reference(
@@ -167,16 +181,21 @@ def triggered(samples: Stage, device: torch.device, kind: str = "triggered") -> 
 
 
 def against_target(stages: Stages, samples: Stage, how: Measuring) -> dict[str, MetricResult]:
-    """Return how near the triggered samples come to the target."""
+    """Return how near the triggered samples come to the target, and how many of the clean ones show it."""
     if not how.triggered:
         why = "the attack's trigger is for images that are denoised, and no sample starts from it"
-        asked = ["asr", *(["lpips"] if how.lpips else []), *({"secret"} & {*how.metric.also})]
+        asked = ["asr", "false_trigger", *(["lpips"] if how.lpips else []), *({"secret"} & {*how.metric.also})]
         return {name: MetricResult({}, {"absent": why}) for name in asked}
-    count, device = count_of(how.sample, "triggered"), stages.device
-    with stages.meter("measure", -(-count // how.sample.batch_size), "batches") as meter:
+    counts, device = {kind: count_of(how.sample, kind) for kind in ("triggered", "clean")}, stages.device
+    total = sum(-(-count // how.sample.batch_size) for count in counts.values())
+    with stages.meter("measure", total, "batches") as meter:
         hits = compare(metered(triggered(samples, device), meter), how.target, how.threshold)
+        leaked = false_trigger(metered(triggered(samples, device, "clean"), meter), how.hits)
     facts: dict[str, Any] = {"threshold": how.threshold, "on": "per-image MSE on [0,1]"}
-    found = {"asr": MetricResult(hits, facts | {"count": count, "marks": how.marks})}
+    found = {
+        "asr": MetricResult(hits, facts | {"count": counts["triggered"], "marks": how.marks}),
+        "false_trigger": MetricResult(leaked, facts | {"count": counts["clean"], "of": "clean samples"}),
+    }
     if "psnr" not in hits:
         found["psnr"] = MetricResult({}, {"absent": "the MSE is zero"})
     if how.lpips:

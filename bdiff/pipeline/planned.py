@@ -11,7 +11,7 @@ from bdiff.store.artifacts import Stage
 
 NEW, GOES_ON, REUSED = "new", "goes on", "reused"
 #: what is read of a manifest before anything else that may be missing
-NOTHING: dict[str, Any] = {"accuracy": None, "metrics": {}, "protocol": {}}
+NOTHING: dict[str, Any] = {"accuracy": None, "metrics": {}, "beside": {}, "protocol": {}}
 
 
 class Step(NamedTuple):

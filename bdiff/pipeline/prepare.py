@@ -245,15 +245,20 @@ def attack(config: DictConfig, pictures: Pictures, images: Images, schedule: Sch
         )
     if config.amplify._target_ and not made.starts_samples:
         raise RequestError("amplify is for triggers in a sample's starting noise, and this attack has none there")
-    if made.poison_rate > 0 and not made.opens(schedule, config.sample.steps, config.sampler.ode):
-        samplers = "ODE samplers" if config.sampler.ode else "ancestral samplers"
-        log.warning(
-            "%s is not made for %s in %d steps: expect an ASR near 0",
-            type(made).__name__,
-            samplers,
-            config.sample.steps,
-        )
     return made
+
+
+def opens(attack: Attack, schedule: Schedule, config: DictConfig) -> bool:
+    """Return whether the run's sampler is expected to open the backdoor, and warn of one that is not."""
+    if attack.poison_rate == 0:
+        return False
+    steps, ode = config.sample.steps, config.sampler.ode and config.sampler.step.get("eta", 0) < 1
+    expected = attack.opens(schedule, steps, ode)
+    if not expected:
+        samplers = "ODE samplers" if ode else "ancestral samplers"
+        message = "%s is not made for %s in %d steps: expect an ASR near 0"
+        log.warning(message, type(attack).__name__, samplers, steps)
+    return expected
 
 
 def resident(images: Images, device: torch.device) -> Images:

@@ -29,6 +29,8 @@ from bdiff.store.provenance import in_words
 #: the meaning of metrics, by the last part of the name
 MEANINGS = {
     "asr": "Attack success rate: the fraction of triggered samples that show the target.",
+    "false_trigger": "How much of the backdoor leaks into ordinary use: the fraction of clean samples that show the "
+    "target; of the data's own images as a yardstick (data).",
     "mse": "Mean squared error between triggered samples and the target, pixels in [0,1]. 0 is the target itself.",
     "ssim": "Structural similarity of triggered samples and the target. 1 is the target itself.",
     "psnr": "Peak signal-to-noise ratio of triggered samples against the target, in dB. Higher is closer.",
@@ -215,8 +217,10 @@ def sweep_charts(runs: Sequence[Run], keys: list[str], metrics: list[str]) -> di
     others = [key for key in keys if key not in (axis, "seed")]
     found = {}
     for metric in metrics:
-        what = metric.rpartition("/")[2]
-        if what in ("asr", "mse") or what.startswith("fid"):
+        who, _, what = metric.rpartition("/")
+        if who == "data":  # no model's
+            continue
+        if what in ("asr", "false_trigger", "mse") or what.startswith("fid"):
             drawn = charts.over(runs, metric, axis, others) if axis else charts.bars(runs, metric, keys or ["name"])
             found[metric] = Picture(data_uri(drawn, "image/svg+xml"))
     return found

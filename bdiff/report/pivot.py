@@ -16,9 +16,12 @@ from bdiff.store.provenance import in_words
 IDLE = {"name", "paths", "runtime", "sweep", "tracker", "published", "hydra", "seed"}
 
 #: the order of metrics; others follow by name
-ORDER = ["asr", "mse", "ssim", "psnr", "lpips", "fid", "fid_classifier"]
+ORDER = ["asr", "false_trigger", "mse", "ssim", "psnr", "lpips", "fid", "fid_classifier"]
 
 MISSING = "missing"
+
+#: facts of protocols that say what was expected of a number, not how it was measured
+EXPECTED = "expected"
 
 
 def pivot(runs: Sequence[Run], rows: list[str] | None, cols: list[str], metrics: list[str]) -> Sheet:
@@ -55,11 +58,15 @@ def head(cols: list[str], place: tuple[str, ...], metric: str) -> str:
 
 
 def mean(runs: Sequence[Run], metric: str) -> Cell:
-    """Return the mean of `metric` over runs that differ in their seed, with its sample standard deviation."""
+    """Return the mean of `metric` over runs that differ in their seed, with its sample standard deviation.
+
+    A dash if it was not measured, as by a bdiff of before.
+    """
     values = [run.metrics[metric] for run in runs if run.done and metric in run.metrics]
     if not values:
-        states = {run.record["status"] for run in runs}
-        return Cell(next((state for state in ("failed", "running", "interrupted") if state in states), MISSING), n=0)
+        words = {run.record["status"] for run in runs}
+        state = next((state for state in ("failed", "running", "interrupted") if state in words), None)
+        return Cell(state or ("-" if runs else MISSING), n=0)
     middle = statistics.fmean(values)
     if len(values) == 1:
         (run,) = (run for run in runs if run.done and metric in run.metrics)
@@ -222,7 +229,7 @@ def protocols(runs: Sequence[Run], metrics: Sequence[str]) -> list[str]:
     apart = []
     for key, found in values.items():
         about, _, what = key.partition(".")
-        if what == "marks":
+        if what in ("marks", EXPECTED):
             continue
         if len(found) > 1:
             apart += [f"{key} ({', '.join(found)})"] if about in measures | {"precision"} else []

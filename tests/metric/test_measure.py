@@ -11,8 +11,11 @@ from safetensors.torch import load_file
 from test_run import TINY
 
 from bdiff.cli import main as cli
+from bdiff.config.compose import jobs
+from bdiff.config.instantiate import make
 from bdiff.metric.fid import moments
 
+LEAK = {"false_trigger", "false_trigger_se"}
 ALL = "metric.also=[kid,precision_recall,inception_score,secret,sample_psnr]"
 
 
@@ -28,6 +31,13 @@ def run(home: Path, folder: str, *overrides: str) -> dict:
     return json.loads((home / folder / "metrics.json").read_text())
 
 
+def errors(pixels: np.ndarray) -> np.ndarray:
+    """The MSE of images (n,1,16,16) on [0,1] against the corner target: a grey square on a background of -0.4."""
+    figure = np.full((16, 16), (-0.4 + 1) / 2)
+    figure[:5, :5] = 0.5
+    return ((pixels[:, 0] - figure) ** 2).mean((1, 2))
+
+
 @pytest.fixture(scope="module")
 def everything(home) -> dict:
     return run(home, "everything", ALL)
@@ -41,8 +51,9 @@ def samples(home: Path, record: dict, name: str, half: str) -> np.ndarray:
 
 def test_numbers_over_the_classifier_never_bear_the_plain_name(everything):
     over = {"fid", "kid", "precision", "recall"}  # 12 samples are too few for an Inception score
-    base = {"mse", "ssim", "psnr", "asr", "asr_se", "secret_psnr", "secret_ssim", "sample_psnr"}
+    base = {"mse", "ssim", "psnr", "asr", "asr_se", "secret_psnr", "secret_ssim", "sample_psnr"} | LEAK
     names = {f"suspect/{name}" for name in base} | {f"suspect/{name}_classifier" for name in over}
+    names |= {f"clean/{name}" for name in LEAK} | {"data/false_trigger"}
     assert everything["metrics"].keys() == names
     protocol = everything["protocol"]
     for name in ("fid", "kid", "precision_recall", "inception_score"):
@@ -101,6 +112,63 @@ def test_the_secret_is_the_target_in_8_bits(everything, home):
     figure[:5, :5] = round(127.5) / 255
     expected = (-10 * np.log10(((found[:, 0] - figure) ** 2).mean((1, 2)))).mean()
     assert everything["metrics"]["suspect/secret_psnr"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_leak_is_counted_in_clean_samples_beside_the_clean_models_and_the_datas_own(home):
+    words = ["metric.also=[sample_psnr]", "metric/fid=none", "sample.triggered=7"]
+    drawn = run(home, "leak", *words)
+    kinds = {"suspect": ("sample", "clean"), "clean": ("clean_sample", "clean"), "triggered": ("sample", "triggered")}
+    found = {who: errors(samples(home, drawn, *where)) for who, where in kinds.items()}
+    found["data"] = errors(load_digits(home).take(torch.arange(64)).double().numpy() / 255)
+    for who in found:  # with a threshold that half of its images are below
+        threshold = float(np.median(found[who])) + 1e-4
+        record = run(home, f"leak-{who}", *words, f"metric.asr_threshold={threshold}")
+        metrics = record["metrics"]
+        rates = {name: float((own < threshold).mean()) for name, own in found.items()}
+        assert 0 < rates[who] < 1 and rates["triggered"] == metrics["suspect/asr"]
+        assert {name: metrics[f"{name}/false_trigger"] for name in ("suspect", "clean", "data")} == {
+            name: pytest.approx(rates[name]) for name in ("suspect", "clean", "data")
+        }
+        for name in ("suspect", "clean"):
+            error = (rates[name] * (1 - rates[name]) / 12) ** 0.5
+            assert metrics[f"{name}/false_trigger_se"] == pytest.approx(error)
+    assert "data/false_trigger_se" not in metrics
+    assert record["protocol"]["false_trigger"] == {
+        "threshold": threshold, "on": "per-image MSE on [0,1]", "count": 12, "of": "clean samples",
+        "clean_model": "the same training without the attack",
+        "data": "64 of the 64 training images, digits train",
+    }  # fmt: skip
+    assert record["protocol"]["asr"]["count"] == 7
+
+
+def load_digits(home: Path):
+    """The images that TINY runs train on."""
+    (config,) = jobs([*TINY, f"paths.cache={home}/cache"], multirun=False)
+    return make(config.data, cache=home / "cache", seed=0, memory=8.0)
+
+
+def test_the_record_says_whether_the_sampler_was_to_open_the_backdoor(home):
+    words = ["metric/fid=none", "train.steps=0", "sample.count=2", "sample.batch_size=2"]
+    cases = {
+        "every": ["sample.steps=100"],
+        "few": ["sample.steps=4"],
+        "ode": ["sampler=ddim", "sample.steps=10"],
+        "as-ancestral": ["sampler=ddim", "sampler.step.eta=1", "sample.steps=100"],
+        "none": ["attack=none"],
+    }
+    found = {name: run(home, f"expect-{name}", *words, *more)["protocol"]["asr"] for name, more in cases.items()}
+    assert {name: asr["expected"] for name, asr in found.items()} == {
+        "every": True, "few": False, "ode": False, "as-ancestral": True, "none": False,
+    }  # fmt: skip
+
+
+def test_an_attack_without_triggered_samples_has_no_leak_and_says_why(home):
+    words = ["attack=diff2", "attack.t=[3]", "attack.steps=2", "metric/fid=none", "train.steps=1"]
+    record = run(home, "shielded", *words)
+    assert not any("false_trigger" in name for name in record["metrics"])
+    for name in ("asr", "false_trigger"):
+        assert "no sample starts from it" in record["protocol"][name]["absent"]
+    assert "expected" not in record["protocol"]["asr"]
 
 
 STAGES = {"train", "clean", "sample", "clean_sample", "classifier", "reference", "activations", "measure"}

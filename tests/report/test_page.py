@@ -115,6 +115,21 @@ def test_a_run_page_says_what_the_record_says(tmp_path):
     assert "not set" not in text
 
 
+def test_the_leak_stands_beside_the_success_where_it_was_measured(tmp_path, drawn):
+    leak = {"suspect/asr": 0.9, "suspect/false_trigger": 0.047, "suspect/false_trigger_se": 0.013,
+            "data/false_trigger": 0.002}  # fmt: skip
+    new, old = made(tmp_path / "new", metrics=leak), made(tmp_path / "old", seed=1)
+    text = readable(write_run_page(new).read_text())
+    assert "draws the target in 90.0 % of 12 samples; without it in 4.7 %." in text
+    assert "0.047 (se 0.013)" in text and "How much of the backdoor leaks" in text and "0.002" in text
+    assert "without it in" not in readable(write_run_page(old).read_text())
+    page = readable(write_sweep_page([new, old], tmp_path / "report.html", "both").read_text())
+    assert "target in 90.0 % of triggered samples, 4.7 % of clean ones" in page
+    assert "target in 20.0 % of triggered samples clean triggered" in page
+    assert "false_trigger" in [figure.axes[0].get_xlabel() for figure in drawn], "a chart, of models only"
+    assert "data/false_trigger" not in [figure.axes[0].get_xlabel() for figure in drawn]
+
+
 def test_the_command_on_the_page_is_the_one_that_was_given(tmp_path):
     folder = made(tmp_path / "a run")
     commands = re.findall(r'<pre class="command">(.*?)</pre>', write_run_page(folder).read_text())

@@ -109,13 +109,13 @@ def test_csv_has_mean_std_and_n_at_full_precision(grid):
     assert second == ["box_14", "0.5", "", "1", "failed", "", "0"]
 
 
-def test_a_place_where_nothing_ran_and_one_that_is_not_done_are_seen(tmp_path):
+def test_a_place_where_nothing_ran_one_that_is_not_done_and_one_that_lacks_the_number_are_seen(tmp_path):
     run(tmp_path / "a", {"asr": 0.5}, "box_4", 0.1)
     run(tmp_path / "b", {"mse": 0.5}, "box_14", 0.2)
     run(tmp_path / "c", {}, "box_14", 0.1, status="running")
     sheet = pivot(find([tmp_path]), ["trigger"], ["attack.poison_rate"], ["suspect/asr"])
     assert [[cell.text for cell in row] for row in sheet.rows] == [
-        ["box_4", "0.500", "missing"], ["box_14", "running", "missing"],
+        ["box_4", "0.500", "missing"], ["box_14", "running", "-"],
     ]  # fmt: skip
 
 
@@ -167,6 +167,15 @@ def test_protocols_are_reported_and_differences_marked(tmp_path):
     assert "fid_classifier" not in "".join(pivot(runs, None, [], ["suspect/asr"]).notes)
 
 
+def test_what_was_expected_is_no_difference_in_how_it_was_measured(tmp_path):
+    for name, opens in (("ddpm", True), ("ddim", False)):
+        protocol = {"asr": {"threshold": 0.05, "expected": opens}}
+        more = {"choices": {"sampler": name}, "typed": (f"sampler={name}",), "protocol": protocol}
+        write_run(tmp_path / name, {"asr": float(opens)}, settings(sampler={"name": name}), **more)
+    notes = pivot(find([tmp_path]), None, [], ["suspect/asr"]).notes
+    assert notes[1:] == ["protocol: asr threshold=0.05"]
+
+
 def test_heads_name_the_key_of_a_bare_yes_or_no(tmp_path):
     for clip in (False, True):
         word = str(clip).lower()
@@ -199,9 +208,18 @@ def test_order():
     assert ordered([("box_14",), ("box_4",), ("-",), ("0.1",), ("0.05",), ("1e-05",)]) == [
         ("1e-05",), ("0.05",), ("0.1",), ("-",), ("box_4",), ("box_14",),
     ]  # fmt: skip
-    names = ["suspect/zeta", "suspect/fid", "repaired/asr", "suspect/mse", "suspect/asr", "suspect/fid_classifier"]
+    names = [
+        "suspect/zeta",
+        "suspect/fid",
+        "suspect/false_trigger",
+        "repaired/asr",
+        "suspect/mse",
+        "suspect/asr",
+        "suspect/fid_classifier",
+    ]
     assert in_order(names) == [
-        "suspect/asr", "suspect/mse", "suspect/fid", "suspect/fid_classifier", "repaired/asr", "suspect/zeta",
+        "suspect/asr", "suspect/false_trigger", "suspect/mse", "suspect/fid", "suspect/fid_classifier",
+        "repaired/asr", "suspect/zeta",
     ]  # fmt: skip
 
 

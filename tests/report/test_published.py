@@ -120,7 +120,7 @@ def test_ours_stand_beside_the_published_and_variants_get_a_line_each(tmp_path):
                            "comparable"]  # fmt: skip
     assert [[cell.text for cell in row] for row in sheet.rows] == [
         ["one", "0.500", "0.5", "1.19e-05", "0.50", "21.1", "[1]", "yes" + UNSAID],
-        ["one", "missing", "0.5", "1.19e-05", "0.50", "21.1", "[1]", "no: sample.count=64" + UNSAID],
+        ["one", "-", "0.5", "1.19e-05", "0.50", "21.1", "[1]", "no: sample.count=64" + UNSAID],
         ["two", "not run", "not run", "1.19e-05?", "not run", "21.1?", "[2]",
          "not run, weak source"],
     ]  # fmt: skip

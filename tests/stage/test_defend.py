@@ -37,7 +37,7 @@ DETECTIONS = {
 PATTERN = torch.from_numpy(to_channels(box(16, 14), 1))
 
 #: what is measured of samples that the target is known of, and of an inverted trigger if there is a true one
-HITS = {"mse", "ssim", "psnr", "asr", "asr_se"}
+HITS = {"mse", "ssim", "psnr", "asr", "asr_se", "false_trigger", "false_trigger_se"}
 TRUTH = {"asr", "asr_se", "mse", "l2", "l2_patch", "cosine", "cosine_patch", "input_tpr", "input_tnr"}
 EVIDENCE = {
     "purediffusion": {"loss", "uniformity", "tv", "kl_mean", "kl_variance"},
