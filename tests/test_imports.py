@@ -81,7 +81,7 @@ def test_files_and_functions_stay_small():
     "modules",
     [
         "bdiff.cli.main, bdiff.config.compose",
-        "bdiff.cli.table, bdiff.cli.zoo, bdiff.cli.shields",
+        "bdiff.cli.table, bdiff.cli.zoo, bdiff.cli.shields, bdiff.cli.attacks",
         "bdiff.store.artifacts, bdiff.pictures.draw, bdiff.data.check",
     ],
 )

@@ -35,6 +35,7 @@ usage: bdiff run [-m] [key=value ...]
   bdiff table baddiffusion              the rows of a paper, our numbers next to the published ones
   bdiff table zoo --run                 run all sweeps of a table, then show it
   bdiff zoo outputs                     detections as a benchmark over a zoo of models; bdiff zoo --help
+  bdiff attacks outputs                 attacks by samplers, and whether they opened as expected; bdiff attacks --help
   bdiff shields outputs                 classifiers behind shields, with their controls; bdiff shields --help
 
   bdiff data                            list the datasets, found or missing; bdiff data --help
@@ -118,6 +119,10 @@ def command(words: list[str]) -> int:
             from bdiff.cli.zoo import zoo
 
             return guarded(lambda: zoo(rest))
+        case ["attacks", *rest]:
+            from bdiff.cli.attacks import attacks
+
+            return guarded(lambda: attacks(rest))
         case ["shields", *rest]:
             from bdiff.cli.shields import shields
 

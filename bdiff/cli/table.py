@@ -21,6 +21,7 @@ from bdiff.report.runs import Run, find, flat
 from bdiff.report.sheet import Sheet, to_csv, to_latex, to_md, to_rich
 from bdiff.store import artifacts
 
+PICTURES = (".png", ".pdf", ".svg")
 FORMATS: dict[str, Callable[[Sheet], str]] = {"rich": to_rich, "md": to_md, "latex": to_latex, "csv": to_csv}
 
 EXAMPLES = """
@@ -54,6 +55,13 @@ class Parser(argparse.ArgumentParser):
 def names(text: str) -> list[str]:
     """Split a comma-separated list."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def picture(word: str) -> Path:
+    """Return the file that a figure is to be written to."""
+    if Path(word).suffix not in PICTURES:
+        raise argparse.ArgumentTypeError(f"{word} does not end in {', '.join(PICTURES)}")
+    return Path(word)
 
 
 def parser() -> Parser:
@@ -214,3 +222,14 @@ def deliver(sheets: Sequence[Sheet], form: str, out: Path | None) -> None:
         print(f"written to {out}")
     if form == "csv":
         print(*(note for sheet in sheets for note in sheet.notes), sep="\n", file=sys.stderr)
+
+
+def drawn(path: Path, draw: Callable[[Path], None]) -> None:
+    """Draw a figure to `path`, and print that on stderr, as stdout is for the table."""
+    if path.is_dir():
+        raise RequestError(f"--figure {path} is a folder: give a file")
+    try:
+        draw(path)
+    except OSError as error:
+        raise RequestError(f"--figure {path} cannot be written ({os.strerror(error.errno or 0)})") from error
+    print(f"drawn to {path}", file=sys.stderr)
