@@ -146,6 +146,18 @@ def test_attacks_are_told_apart_by_what_they_differ_in(place):
                                              ("trojan", "d2i")}  # fmt: skip
 
 
+def test_where_the_target_is_a_class_the_classifier_says_what_succeeded(place, capsys):
+    config = settings(sampler={"ode": False}, attack={"name": "trojan"})
+    more = {"typed": ("attack=trojan",), "choices": {"attack": "trojan", "sampler": "ddpm"}}
+    protocol = {"asr": {"absent": "the target is a class"}, "class_asr": {"expected": True}}
+    write_run(place / "class" / "a", {"class_asr": 0.875}, config, protocol=protocol, **more)
+    assert cli.command(["attacks", "class", "runs/none-ddpm-0", "--format", "csv"]) == 0
+    out, notes = capsys.readouterr()
+    row = next(row for row in csv.DictReader(io.StringIO(out)) if row["attack"] == "trojan")
+    assert [row[head] for head in ("ASR mean", "expected", "as expected")] == ["0.875", "opens", "yes"]
+    assert "of a class (class_asr): trojan" in notes
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bdiff.cli.table import Parser, deliver, drawn, known_keys, names, picture
 from bdiff.common.errors import RequestError
-from bdiff.report.attacks import ASR, attack_sheet, attempts
+from bdiff.report.attacks import ASR, CLASS_ASR, attack_sheet, attempts
 from bdiff.report.runs import find
 
 EXAMPLES = """
@@ -33,7 +33,7 @@ def attacks(words: list[str]) -> None:
     args = parser().parse_args(words)
     if wrong := [f"{folder} is not a folder" for folder in args.folders if not folder.is_dir()]:
         raise RequestError(*wrong)
-    runs = [run for run in find(args.folders) if not run.done or ASR in run.metrics]
+    runs = [run for run in find(args.folders) if not run.done or {ASR, CLASS_ASR} & {*run.metrics}]
     if not any(run.done for run in runs):
         more = f" ({len(runs)} did not finish)" if runs else ""
         raise RequestError(f"no run with triggered samples is done below {', '.join(map(str, args.folders))}{more}")

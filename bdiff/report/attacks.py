@@ -25,7 +25,8 @@ from bdiff.report.table import shown
 
 #: mean ASR from which on a sampler opens the backdoor
 OPENED = 0.5
-ASR, FALSE_TRIGGER, DATA = "suspect/asr", "suspect/false_trigger", "data/false_trigger"
+ASR, CLASS_ASR = "suspect/asr", "suspect/class_asr"  # where the target is an image, and where it is a class
+FALSE_TRIGGER, DATA = "suspect/false_trigger", "data/false_trigger"
 CLEAN = "none"  # the attack of clean models
 WORDS = {True: "opens", False: "does not", None: "-"}
 
@@ -44,15 +45,20 @@ class Tried:
         return text(self.runs[0].value("sample.steps"))
 
     @property
+    def success(self) -> str:
+        """The metric of the attack's success."""
+        return CLASS_ASR if any(CLASS_ASR in run.metrics for run in self.runs) else ASR
+
+    @property
     def asr(self) -> Cell:
         """The mean attack success rate."""
-        return mean(self.runs, ASR)
+        return mean(self.runs, self.success)
 
     @property
     def expected(self) -> bool | None:
         """Whether the sampler was expected to open the backdoor; None if no run says so."""
-        protocols = [run.record.get("protocol", {}) for run in self.runs]
-        return next((one["asr"][EXPECTED] for one in protocols if EXPECTED in one.get("asr", {})), None)
+        facts = [run.record.get("protocol", {}).get(short(self.success), {}) for run in self.runs]
+        return next((one[EXPECTED] for one in facts if EXPECTED in one), None)
 
     @property
     def opened(self) -> bool | None:
@@ -115,13 +121,20 @@ def attack_sheet(keys: list[str], tried: Sequence[Tried]) -> Sheet:
     notes = [
         f"as expected: {sum(judged)} of {len(judged)}, if a backdoor opens from an ASR of {OPENED} on",
         "expected: from the attack's formulas, the sampler and its steps, before training",
+        *classes(tried),
         *yardsticks(runs),
         counted(runs, runs),
-        *protocols(runs, [ASR, FALSE_TRIGGER, *distances]),
+        *protocols(runs, [*dict.fromkeys(one.success for one in tried), FALSE_TRIGGER, *distances]),
         *origins(runs),
         *failures(runs),
     ]
     return Sheet("attacks by samplers", heads, body, notes)
+
+
+def classes(tried: Sequence[Tried]) -> list[str]:
+    """Return which attacks have a class as their target, in a line."""
+    names = dict.fromkeys(" ".join(one.attack) for one in tried if one.success == CLASS_ASR)
+    return [f"ASR by the classifier, of a class ({short(CLASS_ASR)}): {', '.join(names)}"] if names else []
 
 
 def yardsticks(runs: Sequence[Run]) -> list[str]:
