@@ -111,7 +111,7 @@ def test_the_figure_has_the_samples_of_every_cell_in_its_place(place, monkeypatc
     pixels = np.asarray(Image.open("new/samples.png").convert("RGB"))
     assert pixels.shape[1] > 500 and pixels.std() > 10
     grid = np.array(drawn["figure"].axes).reshape(3, 4)
-    assert [axes.get_title() for axes in grid[0]] == ["clean samples", "ddpm", "ddim", "unipc"]
+    assert [axes.get_title() for axes in grid[0]] == ["clean, ddpm", "ddpm", "ddim", "unipc"]
     assert [axes.get_ylabel() for axes in grid[:, 0]] == ["none", "baddiffusion", "other"]
     for row, attack in zip(grid, ("none", "baddiffusion", "other"), strict=True):
         for axes, kind in zip(row[:3], ("clean", "triggered", "triggered"), strict=True):
@@ -119,7 +119,8 @@ def test_the_figure_has_the_samples_of_every_cell_in_its_place(place, monkeypatc
             shades = set(np.unique(shown)) - {255}  # the gaps
             assert shades == {int(colour(attack, kind)[0, 0, 0, 0])}
     assert not any(axes.images for axes in grid[:, 3])
-    assert grid[0, 3].get_xlabel() == "not run" and grid[1, 0].get_xlabel() == "false trigger 0.040"
+    assert grid[0, 3].get_xlabel() == "not run" and grid[1, 0].get_xlabel() == "false_trigger 0.040"
+    assert grid[1, 1].get_xlabel() == "ASR 0.950\nopens, as expected"
     surprise = grid[2, 1]
     assert surprise.get_xlabel() == "ASR 0.600\nexpected not to open"
     assert surprise.xaxis.label.get_color() != grid[1, 1].xaxis.label.get_color()

@@ -26,12 +26,15 @@ def samples(path: Path, tried: Sequence[Tried]) -> None:
     size = (1.5 * (1 + len(names)) + 0.5, 1.75 * len(attacks) + 0.4)
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     grid = figure.subplots(len(attacks), 1 + len(names), squeeze=False)
-    for axes, head in zip(grid[0], ["clean samples", *names], strict=True):
+    for axes, head in zip(grid[0], [f"clean, {names[0]}", *names], strict=True):
         axes.set_title(head, fontsize=10, color=INK)
     for row, attack in zip(grid, attacks, strict=True):
         row[0].set_ylabel(" ".join(word for word in attack if word != "-"), fontsize=10, color=INK)
-        own = next(one for one in tried if one.attack == attack)  # the first sampler's
-        fill(row[0], own, "clean", f"false trigger {mean(own.runs, FALSE_TRIGGER).text.partition(' ')[0]}", INK)
+        if first := cells.get((attack, names[0])):
+            leak = mean(first.runs, FALSE_TRIGGER).text.partition(" ")[0]
+            fill(row[0], first, "clean", f"false_trigger {leak}", INK)
+        else:
+            blank(row[0], "not run")
         for axes, sampler in zip(row[1:], names, strict=True):
             if (attack, sampler) in cells:
                 one = cells[attack, sampler]
@@ -44,7 +47,11 @@ def samples(path: Path, tried: Sequence[Tried]) -> None:
 
 def verdict(one: Tried) -> tuple[str, str]:
     """Return the ASR of a cell and whether it was expected, in words, and their colour."""
-    words = {True: "as expected", False: f"expected {'to open' if one.expected else 'not to open'}", None: ""}
+    words = {
+        True: f"{'opens' if one.opened else 'does not open'}, as expected",
+        False: f"expected {'to open' if one.expected else 'not to open'}",
+        None: "",
+    }
     colour = COLOURS[1] if one.right is False else INK
     return f"ASR {one.asr.text.partition(' ')[0]}\n{words[one.right]}", colour
 

@@ -140,5 +140,8 @@ def classes(tried: Sequence[Tried]) -> list[str]:
 def yardsticks(runs: Sequence[Run]) -> list[str]:
     """Return what false_trigger is to be compared with, in a line."""
     rates = sorted({run.metrics[DATA] for run in runs if DATA in run.metrics})
-    known = f", and of the training images: {', '.join(shown(DATA, rate) for rate in rates)}" if rates else ""
-    return [f"false_trigger: the fraction of clean samples that show the target; of clean models: {CLEAN}{known}"]
+    known = f", that of the training images is {', '.join(shown(DATA, rate) for rate in rates)}" if rates else ""
+    return [
+        "false_trigger: the fraction of clean samples that show the target; that of clean models is in the rows of "
+        f"attack {CLEAN}{known}"
+    ]
