@@ -54,7 +54,7 @@ def test_a_table_names_every_sweep_beside_it(name, profile):
 
 def test_the_published_table_has_every_published_row():
     (overrides,) = requests(table_of("published", "paper"), [])
-    rows = {f"{paper}/{path.stem}" for paper in ("baddiffusion", "clipping")
+    rows = {f"{paper}/{path.stem}" for paper in ("baddiffusion", "clipping", "villandiffusion")
             for path in (CONF / "experiment" / paper).glob("*.yaml")}  # fmt: skip
     (typed,) = (word for word in overrides if word.startswith("experiment="))
     assert {row.strip() for row in typed.partition("=")[2].split(",")} == rows

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from bdiff.metric.base import means
+from bdiff.metric.base import MetricResult, means
 
 
 def asr_threshold(configured: float | None, size: int) -> float:
@@ -51,7 +51,7 @@ def near(target: Tensor, threshold: float) -> Callable[[Tensor], Tensor]:
     return hits
 
 
-def false_trigger(clean: Iterable[Tensor], hits: Callable[[Tensor], Tensor]) -> dict[str, float]:
+def false_trigger(clean: Iterable[Tensor], hits: Callable[[Tensor], Tensor]) -> MetricResult:
     """Return `false_trigger`, the fraction of uint8 images (B,C,H,W) that are hits, and false_trigger_se, its error.
 
     Of images that nobody triggered: how much of the backdoor leaks into ordinary use.
@@ -64,7 +64,8 @@ def false_trigger(clean: Iterable[Tensor], hits: Callable[[Tensor], Tensor]) -> 
         return (hits(pixels),)
 
     (rate,) = means(map(each, clean))
-    return {"false_trigger": rate, "false_trigger_se": standard_error(rate, count)}
+    values = {"false_trigger": rate, "false_trigger_se": standard_error(rate, count)}
+    return MetricResult(values, {"count": count})
 
 
 def on_unit(pixels: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

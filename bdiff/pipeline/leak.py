@@ -1,7 +1,7 @@
-"""What a model's `false_trigger` is held against: the clean model's, and that of the images it is trained on."""
+"""How often a model shows the target unasked, beside the clean model and the images that it is trained on."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,26 +27,32 @@ class Clean(NamedTuple):
     same: bool  # whether it has the suspect's weights
 
 
-def yardsticks(
+def leaks(
     stages: Stages,
+    samples: Stage,
     clean: Clean | None,
     images: Images | None,
     hits: Callable[[Tensor], Tensor],  # of the target among uint8 images (B,C,H,W), (B,) bool
-) -> MetricResult:
-    """Return `clean/false_trigger` of the clean model's samples and `data/false_trigger` of images, where given.
+    stated: dict[str, Any],  # of such hits, for the protocol
+) -> tuple[MetricResult, dict[str, float]]:
+    """Return `false_trigger` of clean samples, and beside it that of `clean` and `data`, named so, where given.
 
     Of many images `MOST` are drawn at random, the same each time.
     """
-    values: dict[str, float] = {}
-    facts: dict[str, str] = {}
+
+    def untriggered(stage: Stage) -> MetricResult:
+        pixels = shards(stage.folder / "shards", "clean")
+        return false_trigger((to_device(batch, stages.device) for batch in pixels), hits)
+
+    values, facts = untriggered(samples)
+    facts = stated | facts | {"of": "clean samples"}
+    beside: dict[str, float] = {}
     if clean:
-        pixels = (to_device(batch, stages.device) for batch in shards(clean.samples.folder / "shards", "clean"))
-        found = false_trigger(pixels, hits)
-        values |= {f"clean/{name}": value for name, value in found.items()}
+        beside |= {f"clean/{name}": value for name, value in untriggered(clean.samples).values.items()}
         facts["clean_model"] = clean.model
     if images is not None:
         rows = torch.randperm(len(images), generator=generator("base rate"))[:MOST].sort().values
         shown = batches(images, rows.split(BATCH), stages.device, stages.loop.workers)
-        values["data/false_trigger"] = false_trigger(shown, hits)["false_trigger"]
+        beside["data/false_trigger"] = false_trigger(shown, hits).values["false_trigger"]
         facts["data"] = f"{len(rows)} of the {len(images)} training images, {images.name} {images.split}"
-    return MetricResult(values, facts)
+    return MetricResult(values, facts), beside

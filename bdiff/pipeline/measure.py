@@ -23,8 +23,8 @@ from bdiff.metric.fid.protocol import PRESETS, shortfalls, singular
 from bdiff.metric.names import OVER_FEATURES
 from bdiff.metric.sample_psnr import sample_psnr
 from bdiff.metric.secret import secret
-from bdiff.metric.target import asr_threshold, compare, false_trigger, near
-from bdiff.pipeline.leak import Clean, yardsticks
+from bdiff.metric.target import asr_threshold, compare, near
+from bdiff.pipeline.leak import Clean, leaks
 from bdiff.pipeline.prepare import Data
 from bdiff.pipeline.reference import (
     KEPT,
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from bdiff.metric.lpips import Lpips
 
 log = logging.getLogger(__name__)
+
+UNTRIGGERED = "the attack's trigger is for images that are denoised, and no sample starts from it"
 
 
 class Distance(NamedTuple):
@@ -76,6 +78,11 @@ class Measuring:
     def hits(self) -> Callable[[Tensor], Tensor]:
         """What tells which uint8 images (B,C,H,W) show the target, (B,) bool."""
         return near(self.target, self.threshold)
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """What the protocol says of such hits."""
+        return {"threshold": self.threshold, "on": "per-image MSE on [0,1]"}
 
 
 def measure(
@@ -114,13 +121,13 @@ def measure(
             found["fid"] = MetricResult({}, {"absent": "metric/fid=none"})
         if clean:
             found["sample_psnr"] = against_clean(samples, clean)
-        beside = MetricResult({}, {})
+        beside: dict[str, float] = {}
+        found["false_trigger"] = MetricResult({}, {"absent": UNTRIGGERED})
         if how.triggered:
-            beside = yardsticks(stages, clean, images, how.hits)
-            found["false_trigger"].protocol.update(beside.protocol)
+            found["false_trigger"], beside = leaks(stages, samples, clean, images, how.hits, how.stated)
         return {
             "metrics": {name: value for one in found.values() for name, value in one.values.items()},
-            "beside": beside.values,
+            "beside": beside,
             "protocol": {name: one.protocol for name, one in found.items()},
         }
 
@@ -181,21 +188,14 @@ def triggered(samples: Stage, device: torch.device, kind: str = "triggered") -> 
 
 
 def against_target(stages: Stages, samples: Stage, how: Measuring) -> dict[str, MetricResult]:
-    """Return how near the triggered samples come to the target, and how many of the clean ones show it."""
+    """Return how near the triggered samples come to the target."""
     if not how.triggered:
-        why = "the attack's trigger is for images that are denoised, and no sample starts from it"
-        asked = ["asr", "false_trigger", *(["lpips"] if how.lpips else []), *({"secret"} & {*how.metric.also})]
-        return {name: MetricResult({}, {"absent": why}) for name in asked}
-    counts, device = {kind: count_of(how.sample, kind) for kind in ("triggered", "clean")}, stages.device
-    total = sum(-(-count // how.sample.batch_size) for count in counts.values())
-    with stages.meter("measure", total, "batches") as meter:
+        asked = ["asr", *(["lpips"] if how.lpips else []), *({"secret"} & {*how.metric.also})]
+        return {name: MetricResult({}, {"absent": UNTRIGGERED}) for name in asked}
+    count, device = count_of(how.sample, "triggered"), stages.device
+    with stages.meter("measure", -(-count // how.sample.batch_size), "batches") as meter:
         hits = compare(metered(triggered(samples, device), meter), how.target, how.threshold)
-        leaked = false_trigger(metered(triggered(samples, device, "clean"), meter), how.hits)
-    facts: dict[str, Any] = {"threshold": how.threshold, "on": "per-image MSE on [0,1]"}
-    found = {
-        "asr": MetricResult(hits, facts | {"count": counts["triggered"], "marks": how.marks}),
-        "false_trigger": MetricResult(leaked, facts | {"count": counts["clean"], "of": "clean samples"}),
-    }
+    found = {"asr": MetricResult(hits, how.stated | {"count": count, "marks": how.marks})}
     if "psnr" not in hits:
         found["psnr"] = MetricResult({}, {"absent": "the MSE is zero"})
     if how.lpips:

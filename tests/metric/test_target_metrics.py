@@ -31,18 +31,18 @@ def test_batches_do_not_matter():
     whole, parts = compare([pixels], target, 0.1), compare(pixels.split(3), target, 0.1)
     assert whole == pytest.approx(parts, rel=1e-5)
     hits = near(target, 0.17)
-    assert (
-        0 < false_trigger([pixels], hits)["false_trigger"] == false_trigger(pixels.split(3), hits)["false_trigger"] < 1
-    )
+    whole, parts = false_trigger([pixels], hits), false_trigger(pixels.split(3), hits)
+    assert whole == parts and 0 < whole.values["false_trigger"] < 1
 
 
 def test_clean_samples_that_show_the_target_by_hand():
     """An error of .2 everywhere is an MSE of .04, one of .3 of .09."""
     clean = [off_by(0.3, 5), torch.cat([off_by(0.2, 1), off_by(0.3, 2)])]
     found = false_trigger(clean, near(TARGET, 0.05))
-    assert found == {"false_trigger": 1 / 8, "false_trigger_se": pytest.approx((1 / 8 * 7 / 8 / 8) ** 0.5)}
-    assert false_trigger(clean, near(TARGET, 0.1)) == {"false_trigger": 1, "false_trigger_se": 0}
-    assert found["false_trigger"] == compare(clean, TARGET, threshold=0.05)["asr"]
+    assert found.protocol == {"count": 8}
+    assert found.values == {"false_trigger": 1 / 8, "false_trigger_se": pytest.approx((1 / 8 * 7 / 8 / 8) ** 0.5)}
+    assert false_trigger(clean, near(TARGET, 0.1)).values == {"false_trigger": 1, "false_trigger_se": 0}
+    assert found.values["false_trigger"] == compare(clean, TARGET, threshold=0.05)["asr"]
 
 
 def test_ssim_agrees_with_an_independent_formula():
