@@ -87,7 +87,11 @@ WRONG = [
     ("--rows triger", "triger is set in no run; did you mean trigger?"),
     ("--cols sample.clp", "did you mean sample.clip?"),
     ("--metrics asrr", "asrr is not known; did you mean asr?", "(choose from asr, mse)"),
-    ("nowhere", "nowhere is neither a folder nor an experiment (experiments: baddiffusion, clipping, diff2, villandiffu"),
+    (
+        "nowhere",
+        "nowhere is neither a folder nor an experiment (experiments: baddiffusion, clipping, diff2, ",
+        "; tables: ",
+    ),
     ("baddifusion", "did you mean baddiffusion?"),
     ("--rows sample.clip", "4 runs belong to one cell but differ in trigger (box_14, box_4)"),
     ("--out outputs", "--out outputs is a folder"),
