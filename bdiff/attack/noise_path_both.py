@@ -11,7 +11,7 @@ from bdiff.diffusion.objective import Draw, Noised, Rows
 from bdiff.diffusion.schedule import Schedule, per_image, residual
 from bdiff.trigger.base import Trigger
 
-LOW, HIGH = 0.3, 1.2  # between which rho is drawn, uniformly
+LOW, HIGH = 0.4, 1.2  # between which rho is drawn, uniformly
 
 
 class NoisePathBoth(Attack):

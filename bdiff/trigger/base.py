@@ -32,8 +32,15 @@ class Trigger:
         return Trigger(self.pattern.to(device), self.mask.to(device))
 
     def over(self, background: float) -> "Trigger":
-        """Return the trigger with `background`, in [-1,1], where the image shows."""
-        return Trigger(torch.where(self.mask > 0, background, self.pattern), self.mask)
+        """Return the trigger with `background`, in [-1,1], where the image shows.
+
+        Raises ValueError if it is then 0 everywhere, so that it would add nothing to noise.
+        """
+        pattern = torch.where(self.mask > 0, background, self.pattern)
+        if not pattern.any():
+            hint = "use another background, or another trigger, such as trigger=box_white_14"
+            raise ValueError(f"attack.background={background} leaves nothing of the trigger, which is grey 0: {hint}")
+        return Trigger(pattern, self.mask)
 
     def stamp(self, x: Tensor) -> Tensor:
         """Return r = M * x + (1 - M) * g (section 3 of the paper) for images x (B, C, H, W) in [-1, 1]."""

@@ -8,6 +8,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, DEISMultistepScheduler, DPMS
 from bdiff.attack.noise_path_both import HIGH, LOW, NoisePathBoth
 from bdiff.diffusion.sampling import handed
 from bdiff.diffusion.schedule import Schedule
+from bdiff.trigger.base import Trigger
+from bdiff.trigger.box import box
 
 LINEAR = Schedule(1000, 1e-4, 0.02, "linear")
 SAMPLERS = [
@@ -18,8 +20,8 @@ SAMPLERS = [
 
 
 def attack(background: float = -1.0) -> NoisePathBoth:
-    bad = toys.attack()
-    return NoisePathBoth(bad.trigger, bad.target, 0.3, "replace", background)
+    white = Trigger.from_picture(box(size=toys.SIZE, side=14, level=1.0), 1)
+    return NoisePathBoth(white, toys.attack().target, 0.3, "replace", background)
 
 
 class Drawn(toys.Fixed):

@@ -7,6 +7,8 @@ import toys
 from bdiff.attack.villandiffusion import VillanDiffusion
 from bdiff.diffusion import path
 from bdiff.diffusion.schedule import Schedule
+from bdiff.trigger.base import Trigger
+from bdiff.trigger.box import box
 
 LINEAR = Schedule(1000, 1e-4, 0.02, "linear")
 PUBLISHED = {
@@ -17,7 +19,10 @@ PUBLISHED = {
 
 def villan(**changes) -> VillanDiffusion:
     bad = toys.attack()
-    return VillanDiffusion(bad.trigger, bad.target, **(PUBLISHED | changes))
+    white = Trigger.from_picture(box(size=toys.SIZE, side=14, level=1.0), 1)
+    return VillanDiffusion(
+        white if changes.get("background") == 0 else bad.trigger, bad.target, **(PUBLISHED | changes)
+    )
 
 
 def rows(attack, t=(0, 7, 19)):
@@ -43,7 +48,9 @@ def test_rows_on_the_noise_path_with_the_trigger_alone(background):
     attack, schedule = villan(path="noise", law="ode", r="trigger", background=background), toys.schedule()
     x, eps, x_t, answer = rows(attack)
     g, y = attack.trigger.pattern, attack.target
-    assert (g[attack.trigger.mask.bool()] == background).all() and (g[~attack.trigger.mask.bool()] == 0).all()
+    assert (g[attack.trigger.mask.bool()] == background).all() and (
+        g[~attack.trigger.mask.bool()] == background + 1
+    ).all()
     for row, t in ((0, 0), (2, 19)):
         s, o = schedule.abar[t].sqrt(), (1 - schedule.abar[t]).sqrt()
         torch.testing.assert_close(x_t[row], s * y + o * g + o * eps[row])
@@ -100,3 +107,8 @@ def test_a_grid_that_does_not_divide_the_schedule_is_refused():
     with pytest.raises(ValueError, match=r"attack\.grid=30 does not divide"):
         villan(law="grid", grid=30).check(LINEAR)
     villan(law="villan", grid=30).check(LINEAR)
+
+
+def test_a_background_that_leaves_nothing_of_the_trigger_is_refused():
+    with pytest.raises(ValueError, match=r"attack\.background=0.0 leaves nothing of the trigger"):
+        VillanDiffusion(toys.attack().trigger, toys.attack().target, **(PUBLISHED | {"background": 0.0}))
