@@ -12,7 +12,7 @@ from bdiff.diffusion.denoiser import PREDICTIONS, Denoiser, Suspect, eps_of, tar
 from bdiff.diffusion.objective import clean, denoising_loss
 from bdiff.diffusion.sampling import Sampler, denoise
 from bdiff.diffusion.schedule import Schedule
-from bdiff.diffusion.view import AffineView, View, beside
+from bdiff.diffusion.view import AffineView, View
 
 SHAPE = (1, toys.SIZE, toys.SIZE)
 LINEAR = Schedule(1000, 1e-4, 0.02, "linear")
@@ -138,19 +138,6 @@ def test_an_affine_view_samples_what_trojdiff_does(scheduler):
     assert (found - image).abs().max() < 0.02
     with pytest.raises(ValueError, match="above 0 everywhere"):
         AffineView(view.denoiser, torch.zeros(SHAPE), mu)
-
-
-def test_views_of_several_kinds_lie_beside_each_other():
-    suspect = point("epsilon")
-    plain, affine = View(suspect), AffineView(suspect, torch.full(SHAPE, 0.5), torch.ones(SHAPE))
-    assert beside([plain, plain], [2, 3]) is plain
-    both, z, t = beside([plain, affine], [2, 3]), torch.randn(5, *SHAPE), torch.tensor(700)
-    for step in ("enter", "leave"):
-        expected = torch.cat([getattr(plain, step)(z[:2]), getattr(affine, step)(z[2:])])
-        assert torch.equal(getattr(both, step)(z), expected)
-    for step in ("show", "eps"):
-        expected = torch.cat([getattr(plain, step)(z[:2], t), getattr(affine, step)(z[2:], t)])
-        assert torch.equal(getattr(both, step)(z, t), expected)
 
 
 def test_baddiffusion_opens_under_ancestral_sampling_of_all_steps_alone():

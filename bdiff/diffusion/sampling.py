@@ -3,12 +3,12 @@
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -26,7 +26,7 @@ from bdiff.data.base import to_uint8
 from bdiff.diffusion.denoiser import Denoiser
 from bdiff.diffusion.engine import steady
 from bdiff.diffusion.noise import Noise
-from bdiff.diffusion.view import View, beside
+from bdiff.diffusion.view import View
 from bdiff.store import artifacts
 
 log = logging.getLogger(__name__)
@@ -48,30 +48,28 @@ class Drawn:
 class Trajectory:
     """Records intermediate states of a batch's first images, evenly spaced over the model's calls.
 
-    The batch is a concatenation of kinds, with `sizes` images of each. A state is x_t as the model sees it, with noise
-    of unit variance whatever the scheduler's own scale is.
+    The batch has `sizes` images of each kind. A state is x_t as the model sees it, with noise of unit variance whatever
+    the scheduler's own scale is.
     """
 
     def __init__(self, path: Path, calls: int, sizes: dict[str, int], images: int = 4, states: int = 10):
-        self.path, self.sizes, self.images = path, sizes, min(images, *sizes.values())
+        self.path, self.images = path, min(images, *sizes.values())
         self.calls = set(torch.linspace(0, calls - 1, states).round().int().tolist())
-        self.t: list[float] = []
-        self.states: list[Tensor] = []
+        self.t: dict[str, list[float]] = {kind: [] for kind in sizes}
+        self.states: dict[str, list[Tensor]] = {kind: [] for kind in sizes}
 
-    def add(self, t: Tensor, x: Tensor) -> None:
-        """Record x, the model's next input at timestep t, which is on the CPU; for the calls in `calls`."""
-        self.t.append(float(t))
-        self.states.append(self.few(x))
+    def add(self, x: Mapping[str, Tensor], t: Tensor | None = None) -> None:
+        """Record x by kind: the model's next input at timestep t, on the CPU, for the calls in `calls`; then x_0."""
+        for kind, state in x.items():
+            self.states[kind].append(state[: self.images].half())
+            self.t[kind] += [] if t is None else [float(t)]
 
-    def few(self, x: Tensor) -> Tensor:
-        """Return the first images of each kind, (kinds,n,C,H,W) float16."""
-        return torch.stack([part[: self.images] for part in x.split([*self.sizes.values()])]).half()
-
-    def save(self, end: Tensor) -> None:
-        """Write `t` (K,) and each kind's states (K+1,n,C,H,W) float16, the last of them from `end`."""
-        states = torch.stack([*self.states, self.few(end)], dim=1).cpu()
+    def save(self) -> None:
+        """Write `t` (K,) and each kind's states (K+1,n,C,H,W) float16."""
+        states = torch.stack([torch.stack(one) for one in self.states.values()]).cpu()
+        t = next(iter(self.t.values()))  # the same for all kinds
         with artifacts.atomic(self.path) as scratch:
-            save_file({"t": torch.tensor(self.t), **dict(zip(self.sizes, states.unbind(), strict=True))}, scratch)
+            save_file({"t": torch.tensor(t), **dict(zip(self.states, states.unbind(), strict=True))}, scratch)
 
 
 @contextmanager
@@ -144,6 +142,33 @@ def noise_of(shape: tuple[int, ...], seed: int, indices: range, device: torch.de
     return Noise([generator(seed, "sample", index) for index in indices], shape, device)
 
 
+class Pass(NamedTuple):
+    """The kinds of samples that are denoised together, as they have the same variables."""
+
+    view: View
+    sampler: Sampler  # of the view's variables
+    kinds: dict[str, Drawn]
+
+    def sizes(self, start: int, size: int) -> dict[str, int]:
+        """Return how many images of each kind there are in the batch of `size` that starts with image `start`."""
+        return {name: min(kind.count - start, size) for name, kind in self.kinds.items() if kind.count > start}
+
+
+def passes(denoiser: Denoiser, sampler: Sampler, kinds: dict[str, Drawn]) -> list[Pass]:
+    """Return the kinds that are sampled in x itself as one pass, and each of the others as one of its own."""
+    views = {name: kind.view(denoiser) for name, kind in kinds.items()}
+    plain = [name for name, view in views.items() if type(view) is View]
+    groups = [*([plain] if plain else []), *([name] for name in kinds if name not in plain)]
+    return [
+        Pass(
+            view := views[names[0]],
+            replace(sampler, scheduler=view.scheduler(sampler.scheduler)),
+            {name: kinds[name] for name in names},
+        )
+        for names in groups
+    ]
+
+
 def sample(
     denoiser: Denoiser,
     sampler: Sampler,
@@ -164,39 +189,55 @@ def sample(
     missing = [start for start, paths in needed.items() if not all(map(artifacts.whole, paths))]
     if len(missing) < len(mine):
         log.info("resuming after %d of %d batches of samples", len(mine) - len(missing), len(mine))
-    calls, views = sampler.calls, {name: kind.view(denoiser) for name, kind in kinds.items()}
-    total, done = len(mine) * calls, (len(mine) - len(missing)) * calls
-    with progress("sample", total, done, "model calls", every, accelerator.is_main_process) as meter:
+    calls, together = sampler.calls, passes(denoiser, sampler, kinds)
+
+    def drawn(start: int) -> list[tuple[Pass, dict[str, int]]]:
+        return [(one, sizes) for one in together if (sizes := one.sizes(start, batch_size))]
+
+    total, left = (calls * sum(len(drawn(start)) for start in those) for those in (mine, missing))
+    with progress("sample", total, total - left, "model calls", every, accelerator.is_main_process) as meter:
 
         def batch(start: int) -> None:
-            noise = noise_of(denoiser.shape, seed, range(start, min(start + batch_size, count)), device)
-            counts = {name: min(kind.count - start, len(noise)) for name, kind in kinds.items() if kind.count > start}
-            eps, view = next(noise), beside([views[name] for name in counts], [*counts.values()])
+            parts = drawn(start)
+            counts = {name: size for _, sizes in parts for name, size in sizes.items()}
             states = Trajectory(trajectory, calls, counts) if start == 0 else None
+            found: dict[str, Tensor] = {}
+            for one, sizes in parts:
+                noise = noise_of(denoiser.shape, seed, range(start, start + max(counts.values())), device)
 
-            def watch(call: int, t: Tensor, z: Tensor) -> None:
-                meter.advance()
-                if states and call in states.calls:
-                    states.add(t, view.show(z, t))
+                def watch(call: int, t: Tensor, z: Tensor, one: Pass = one, sizes: dict[str, int] = sizes) -> None:
+                    meter.advance()
+                    if states and call in states.calls:
+                        states.add(split(one.view.show(z, t), sizes), t)
 
-            x = denoise(
-                view,
-                sampler,
-                torch.cat([kinds[name].prior(eps[:size]) for name, size in counts.items()]),
-                partial(shared, noise, [*counts.values()]),
-                noise.ahead,
-                watch,
-            )
-            if not x.isfinite().all():
-                raise RunError("sample: the sampler returned non-finite values; use sample.precision=fp32")
+                x = drawn_together(one, sizes, noise, watch)
+                found |= split(to_uint8(x).cpu(), sizes)
+                if states:
+                    states.add(split(x, sizes))
             if states:  # before its shard, so that a shard implies its trajectory, even after a kill
-                states.save(x)
-            parts = zip(counts, to_uint8(x).cpu().split([*counts.values()]), strict=True)
+                states.save()
             with artifacts.atomic(shard_path(folder, start)) as scratch:
-                save_file({kind: part.contiguous() for kind, part in parts}, scratch)
+                save_file({kind: pixels.contiguous() for kind, pixels in found.items()}, scratch)
 
         for start in missing:
             steady(partial(batch, start))
+
+
+def drawn_together(
+    one: Pass, sizes: dict[str, int], noise: Noise, watch: Callable[[int, Tensor, Tensor], None]
+) -> Tensor:
+    """Return the images of a pass (B,C,H,W), `sizes` of each kind one after the other; `watch` is for `denoise`."""
+    eps = next(noise)
+    x = torch.cat([one.kinds[name].prior(eps[:size]) for name, size in sizes.items()])
+    x = denoise(one.view, one.sampler, x, partial(shared, noise, [*sizes.values()]), noise.ahead, watch)
+    if not x.isfinite().all():
+        raise RunError("sample: the sampler returned non-finite values; use sample.precision=fp32")
+    return x
+
+
+def split(x: Tensor, sizes: dict[str, int]) -> dict[str, Tensor]:
+    """Return the part of each kind of x (B,C,H,W), which has `sizes` images of them one after the other."""
+    return dict(zip(sizes, x.split([*sizes.values()]), strict=True))
 
 
 def shared(noise: Noise, sizes: list[int]) -> Tensor:

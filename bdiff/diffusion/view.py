@@ -1,8 +1,7 @@
 """The variables in which a sampler works: x itself, or others that an attack requires."""
 
-from collections.abc import Callable, Sequence
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from bdiff.diffusion.denoiser import Denoiser
@@ -32,6 +31,10 @@ class View:
     def leave(self, z: Tensor) -> Tensor:
         """Return the image x_0 from z_0."""
         return z
+
+    def scheduler(self, stock: Any) -> Any:
+        """Return the diffusers scheduler that samples z and clips x_0, where `stock` would sample and clip x."""
+        return stock
 
 
 class AffineView(View):
@@ -65,35 +68,26 @@ class AffineView(View):
         """Return gamma z_0."""
         return self.gamma.to(z) * z
 
+    def scheduler(self, stock: Any) -> Any:
+        """Return the scheduler with its bound of z_0 = x_0 / gamma divided by gamma, pixel by pixel, if it clips."""
+        if not stock.config.get("clip_sample"):
+            return stock
+        return stock.from_config(stock.config, clip_sample_range=stock.config.clip_sample_range / self.gamma)
 
-class Beside(View):
-    """A batch of several kinds of samples, each in its own view, with `sizes` samples of each."""
 
-    def __init__(self, views: Sequence[View], sizes: Sequence[int]):
-        super().__init__(views[0].denoiser)
-        self.views, self.sizes = list(views), list(sizes)
+class ShiftedNoise(View):
+    """x itself, whose noise is gamma eps + mu: of ODE samplers the same samples as `AffineView`, and gamma may be 0.
 
-    def each(self, step: Callable[[View, Tensor], Tensor], z: Tensor) -> Tensor:
-        """Return `step` of every kind's view and its part of z."""
-        return torch.cat([step(view, part) for view, part in zip(self.views, z.split(self.sizes), strict=True)])
+    An ancestral sampler would add noise of variance 1 to x, and leave the path on which the model was trained.
 
-    def enter(self, x: Tensor) -> Tensor:
-        """See `View.enter`."""
-        return self.each(lambda view, part: view.enter(part), x)
+    Args:
+        gamma, mu: (C,H,W), the scale and the shift of the noise; gamma 0 or above.
+    """
 
-    def show(self, z: Tensor, t: Tensor | float) -> Tensor:
-        """See `View.show`."""
-        return self.each(lambda view, part: view.show(part, t), z)
+    def __init__(self, denoiser: Denoiser, gamma: Tensor, mu: Tensor):
+        super().__init__(denoiser)
+        self.gamma, self.mu = gamma, mu
 
     def eps(self, z: Tensor, t: Tensor | float) -> Tensor:
-        """See `View.eps`."""
-        return self.each(lambda view, part: view.eps(part, t), z)
-
-    def leave(self, z: Tensor) -> Tensor:
-        """See `View.leave`."""
-        return self.each(lambda view, part: view.leave(part), z)
-
-
-def beside(views: Sequence[View], sizes: Sequence[int]) -> View:
-    """Return the view of a batch of several kinds, `sizes` of each; a plain `View` if all are plain."""
-    return views[0] if all(type(view) is View for view in views) else Beside(views, sizes)
+        """Return gamma eps + mu, of the predicted eps."""
+        return self.gamma.to(z) * super().eps(z, t) + self.mu.to(z)
