@@ -47,6 +47,17 @@ def keys_of(group: str, file: Path) -> set[str]:
     return set(leaves(brought, f"{group.replace('/', '.')}.")) if isinstance(brought, DictConfig) else set()
 
 
+def own_settings(group: str, name: str) -> DictConfig:
+    """Return what an option of bdiff or a plugin sets itself, without its choices in other groups."""
+    brought = OmegaConf.load(group_options()[group][name])
+    assert isinstance(brought, DictConfig)
+    listed = brought.pop("defaults", [])
+    bases = [own_settings(group, entry) for entry in listed if isinstance(entry, str) and entry != "_self_"]
+    merged = OmegaConf.merge(*bases, brought)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
 @cache
 def defaults(choices: tuple[str, ...]) -> DictConfig:
     """Compose the config that the given group choices lead to."""
