@@ -48,6 +48,7 @@ CASES = {
     "a learned trigger": (OTHERS["a learned trigger"], {"train", "sample", "measure"}),
     "an amplified trigger": (OTHERS["an amplified trigger"], {"amplified_sample"}),
     "more measures": (OTHERS["more measures"], set()),
+    "a class of other data": (["attack=trojdiff_out_d2d"], {"train", "sample", "class_judge", "measure"}),
 }  # fmt: skip
 
 

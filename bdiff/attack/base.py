@@ -66,15 +66,21 @@ class Attack(ABC):
     #: part of the key; incremented when the same settings would train another model
     version: ClassVar[int] = 1
     #: the groups of the request that the trained weights depend on, besides the attack's own settings
-    reads: ClassVar[tuple[str, ...]] = ("trigger", "target")
+    reads: tuple[str, ...] = ("trigger", "target")
     #: whether the trigger can be added to a sample's starting noise; otherwise it is for images that are denoised
     starts_samples: ClassVar[bool] = True
+    #: whether `prior` adds the trigger's pattern to the noise and does nothing else, as detections invert it
+    adds_pattern: ClassVar[bool] = True
     #: whether training reads a classifier, which `prepare` then receives
     needs_surrogate: ClassVar[bool] = False
     #: the settings that a trigger learned before training depends on
     learn_reads: ClassVar[tuple[str, ...]] = ()
     #: number of `update_trigger` steps before training
     learn: int = 0
+    #: images of other data that training shows too: their rows follow those of the run's own, as their classes do
+    others: Images | None = None
+    #: the class that triggered samples should be of, among those of the run's data and of `others`; None: the target
+    label: int | None = None
 
     def __init__(
         self,
@@ -92,8 +98,22 @@ class Attack(ABC):
         """Move trigger and target to the device of training and sampling, once instead of in every step."""
         self.trigger, self.target = self.trigger.to(device), self.target.to(device)
 
+    def read_data(self, images: Images, foreign: Images | None) -> None:
+        """Set `others` and `label` if the attack has them. The default does nothing.
+
+        Args:
+            images: the run's.
+            foreign: those that the attack's setting `foreign` names, of the same shape; None without.
+
+        Raises ValueError if what the attack needs is not among them.
+        """
+        return
+
     def rows(self, labels: Tensor, seed: int) -> Plan:
-        """Return the rows of a training set over images with `labels` (N,) int64; the default is `poison_plan`."""
+        """Return the rows of a training set over images with `labels` (N,) int64, and behind them those of `others`.
+
+        The default is `poison_plan`.
+        """
         return poison_plan(len(labels), self.poison_rate, self.poison_mode, seed)
 
     def check(self, schedule: Schedule) -> None:

@@ -1,8 +1,14 @@
 """How the settings of attacks fit together, checked before torch is imported."""
 
+from pathlib import Path
+
 from omegaconf import DictConfig, OmegaConf
 
+from bdiff.common.errors import RequestError
+from bdiff.common.spelling import nearest
+from bdiff.config.options import group_options, own_settings
 from bdiff.config.rules import is_list
+from bdiff.data.find import existing
 
 LAWS = ("ancestral", "ode", "grid", "villan")
 
@@ -18,3 +24,45 @@ def villandiffusion_problems(config: DictConfig, place: str) -> list[str]:
     if attack.psi is not None and "villan" not in laws:
         problems.append(f"{place}.psi={attack.psi} is of law=villan: set {place}.law=villan, or {place}.path")
     return problems
+
+
+def trojdiff_problems(config: DictConfig, key: str) -> list[str]:
+    """Return what is wrong with TrojDiff's foreign data, and with a sampler that its gamma rules out."""
+    return foreign_problems(config, key) + noise_problems(config, key)
+
+
+def foreign_problems(config: DictConfig, key: str) -> list[str]:
+    """Return what is wrong with the data of another class target: not asked for, not there, or the run's own."""
+    attack = config[key]
+    name, path, options = attack.foreign, attack.foreign_path, [*group_options()["data"]]
+    if attack.mode != "out_d2d":
+        given = [one for one in ("foreign", "foreign_path") if attack[one] is not None]
+        return [
+            f"{key}.{one}={attack[one]} is for {key}.mode=out_d2d, not {attack.mode}: leave it out" for one in given
+        ]
+    if name is None:
+        return [f"{key}.mode=out_d2d takes its target from other data: set {key}.foreign=letters, or another of data"]
+    if name not in options:
+        return [f"{key}.foreign={name} {nearest(name, options)}"]
+    if path is not None:
+        try:
+            existing(path, f"{key}.foreign_path")
+        except RequestError as problem:
+            return [*problem.problems]
+    settings = own_settings("data", name)
+    if settings._target_ == config.data._target_ and place(path or settings.path) == place(config.data.path):
+        return [f"{key}.foreign={name} is the run's own data: use {key}.mode=in_d2d, or choose other data"]
+    return []
+
+
+def place(path: str | None) -> Path | None:
+    """Return a path that can be compared."""
+    return None if path is None else Path(path).expanduser().resolve()
+
+
+def noise_problems(config: DictConfig, key: str) -> list[str]:
+    """Return the problem that a gamma of 0 leaves an ancestral sampler no noise to scale its own by."""
+    ode = config.sampler.ode and not OmegaConf.select(config, "sampler.step.eta")
+    if config[key].gamma > 0 or ode:
+        return []
+    return [f"{key}.gamma=0 is for ODE samplers: use sampler=ddim (with eta 0) or another, or set {key}.gamma above 0"]

@@ -57,6 +57,6 @@ def amplify(
     metrics: dict[str, float] = {}
     for who in drawn:
         hits = target_hits(samples, who, measuring, stages.device)
-        metrics |= {f"{who}/{name}": hits[name] for name in ("asr", "asr_se", "mse")}
+        metrics |= {f"{who}/{name}": value for name, value in hits.items()}
     first = {who: first_images(samples, who) for who in drawn}
     return StageResult(metrics, {"amplify": {"scale": config.scale}}, {"amplified trigger": reinforced}, first)

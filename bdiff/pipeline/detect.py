@@ -68,12 +68,14 @@ def detected(
     if detection.threshold is not None:
         metrics["flagged"] = float(verdict.flagged)
     backdoored = truth.attack.poison_rate > 0
-    known = backdoored and truth.attack.starts_samples
-    if known:
-        hits = target_hits(samples, "inverted", truth.measuring, stages.device)
-        metrics |= fidelity(trigger, truth.trigger.pattern, truth.trigger.mask)
+    lacking = None if backdoored and truth.attack.starts_samples else "no true trigger of samples"
+    if lacking is None:
         metrics |= input_check(truth.attack, trigger, sampling.seed)
-        metrics |= {name: hits[name] for name in ("asr", "asr_se", "mse")}
+        metrics |= target_hits(samples, "inverted", truth.measuring, stages.device)
+        if truth.attack.adds_pattern:
+            metrics |= fidelity(trigger, truth.trigger.pattern, truth.trigger.mask)
+        else:
+            lacking = "the true trigger scales noise, so it is no pattern"
     log.info("audit: score %.4g, %s", verdict.score, unflagged or ("flagged" if verdict.flagged else "not flagged"))
     protocol = {
         "backdoored": backdoored,
@@ -81,7 +83,7 @@ def detected(
         **({"not flagged": unflagged} if unflagged else {}),
         "precision": config.precision,
         "marks": truth.measuring.marks,
-        **({} if known else {"absent": "no true trigger of samples to hold the inverted one against"}),
+        **({"absent": f"{lacking} to hold the inverted one against"} if lacking else {}),
     }
     result = StageResult(
         {f"audit/{name}": value for name, value in metrics.items()},

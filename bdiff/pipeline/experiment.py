@@ -90,7 +90,7 @@ def assembled(
     """Return the request with its parts, of which these are made."""
     unflagged = prepare.resolve_threshold(config, data.images.name)
     pictures = prepare.pictures(config, data.images.shape)
-    attack = prepare.attack(config, pictures, data.images, schedule)
+    attack = prepare.attack(config, pictures, data, schedule)
     pictures = replace(pictures, trigger=attack.trigger)  # whose background an attack may set
     opens = prepare.opens(attack, schedule, config)
     attack.to(stages.device)

@@ -8,11 +8,19 @@ from torch import Tensor
 
 from bdiff.attack.base import Attack
 from bdiff.data.base import Images, to_float, to_uint8
+from bdiff.data.joined import joined
 from bdiff.diffusion.history import read_history
 from bdiff.diffusion.sampling import shards
 from bdiff.pipeline.prepare import Pictures
 from bdiff.pipeline.result import Beside, Figure, LossCurve, Overview, Picture, Sheet, StageResult, Trajectory
 from bdiff.store.artifacts import Stage
+
+#: the numbers in the title of the overview, where there are any
+TITLE = {
+    "suspect/asr": "   ASR {:.3f}",
+    "suspect/mse": "   MSE {:.3g}",
+    "suspect/class_asr": "   class ASR {:.3f}",
+}
 
 
 def attack_pictures(attack: Attack, pictures: Pictures, images: Images) -> dict[str, Tensor]:
@@ -20,9 +28,17 @@ def attack_pictures(attack: Attack, pictures: Pictures, images: Images) -> dict[
     example = to_float(images.take(torch.zeros(1, dtype=torch.long))).cpu()
     return {
         "trigger": to_uint8(pictures.trigger.pattern),
-        **({"target": to_uint8(pictures.target)} if attack.starts_samples else {}),
+        **({"target": target_picture(attack, pictures, images)} if attack.starts_samples else {}),
         "stamped example": to_uint8(attack.apply(example))[0],
     }
+
+
+def target_picture(attack: Attack, pictures: Pictures, images: Images) -> Tensor:
+    """Return the target, uint8 (C,H,W): where it is a class, the first image of that."""
+    if attack.label is None:
+        return to_uint8(pictures.target)
+    everything = joined(images, attack.others)
+    return everything.take((everything.labels == attack.label).nonzero()[0])[0].cpu()
 
 
 def model_figures(
@@ -37,7 +53,7 @@ def model_figures(
     first = {kind: next(shards(samples.folder / "shards", kind)) for kind in kinds}
     title, sheets = name, {"samples": first["clean"]}
     if "triggered" in first:
-        title += f"   ASR {metrics['suspect/asr']:.3f}   MSE {metrics['suspect/mse']:.3g}"
+        title += "".join(words.format(metrics[metric]) for metric, words in TITLE.items() if metric in metrics)
         sheets["samples with the trigger in the same noise"] = first["triggered"]
     states = load_file(samples.folder / "trajectory.safetensors")
     rows = {kind: to_uint8(states[kind][:, 0]) for kind in reversed(first)}

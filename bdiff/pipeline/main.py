@@ -14,10 +14,12 @@ from omegaconf import DictConfig
 from bdiff.attack.base import Parts
 from bdiff.common.device import open_device
 from bdiff.common.errors import RequestError, RunError
+from bdiff.data.joined import joined
 from bdiff.diffusion.schedulers import start_marks
 from bdiff.diffusion.steps import class_of, first_timestep
 from bdiff.model.checkpoint import weights_digest
 from bdiff.pipeline.amplify import amplify
+from bdiff.pipeline.class_target import target_class
 from bdiff.pipeline.classifier import examine_classifier, train_classifier
 from bdiff.pipeline.defend import Case, evaluated
 from bdiff.pipeline.eval_set import examined, test_rows
@@ -118,6 +120,8 @@ def examine_requirements(run: Experiment) -> None:
     for name in ("classifier", "surrogate"):
         if config.get(name):
             examine_classifier(run.images, config[name], name)
+    if run.attack.label is not None:
+        examine_classifier(joined(run.images, run.attack.others), config.classifier, "classifier")
 
 
 def train_suspect(run: Experiment, start: InitialWeights) -> Stage:
@@ -152,7 +156,8 @@ def prepare_measuring(run: Experiment) -> Measuring:
     )
     target, key = run.pictures.target, run.pictures.keys["target"]
     triggered = run.attack.starts_samples
-    return Measuring(metric, config.sample, target, key, triggered, run.marks, distance, measures.lpips)
+    goal = target_class(stages, run.attack, run.data, config.classifier)
+    return Measuring(metric, config.sample, target, key, triggered, run.marks, distance, measures.lpips, goal)
 
 
 def expectation(protocol: dict[str, Any], opens: bool) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from bdiff.metric.names import OVER_FEATURES
 from bdiff.metric.sample_psnr import sample_psnr
 from bdiff.metric.secret import secret
 from bdiff.metric.target import asr_threshold, compare, near
+from bdiff.pipeline.class_target import ClassTarget
 from bdiff.pipeline.leak import Clean, leaks
 from bdiff.pipeline.prepare import Data
 from bdiff.pipeline.reference import (
@@ -68,6 +69,7 @@ class Measuring:
     marks: list[str]  # what casts doubt on the suspect's training
     distance: Distance | None
     lpips: "Lpips | None"
+    goal: ClassTarget | None = None  # what triggered samples should be of instead of the target
 
     @property
     def threshold(self) -> float:
@@ -76,13 +78,13 @@ class Measuring:
 
     @property
     def hits(self) -> Callable[[Tensor], Tensor]:
-        """What tells which uint8 images (B,C,H,W) show the target, (B,) bool."""
-        return near(self.target, self.threshold)
+        """What tells which uint8 images (B,C,H,W) show the target, or are of its class, (B,) bool."""
+        return self.goal.hits if self.goal else near(self.target, self.threshold)
 
     @property
     def stated(self) -> dict[str, Any]:
         """What the protocol says of such hits."""
-        return {"threshold": self.threshold, "on": "per-image MSE on [0,1]"}
+        return self.goal.stated if self.goal else {"threshold": self.threshold, "on": "per-image MSE on [0,1]"}
 
 
 def measure(
@@ -108,6 +110,7 @@ def measure(
         lpips=how.lpips.sha256 if how.lpips else None,
         clean=[clean.samples.key, clean.model] if clean else None,
         data=None if images is None else images.fingerprint,
+        **({"class": how.goal.identity} if how.goal else {}),
     )
 
     def build() -> dict[str, Any]:
@@ -189,10 +192,13 @@ def triggered(samples: Stage, device: torch.device, kind: str = "triggered") -> 
 
 def against_target(stages: Stages, samples: Stage, how: Measuring) -> dict[str, MetricResult]:
     """Return how near the triggered samples come to the target."""
+    asked = ["asr", *(["lpips"] if how.lpips else []), *({"secret"} & {*how.metric.also})]
     if not how.triggered:
-        asked = ["asr", *(["lpips"] if how.lpips else []), *({"secret"} & {*how.metric.also})]
         return {name: MetricResult({}, {"absent": UNTRIGGERED}) for name in asked}
     count, device = count_of(how.sample, "triggered"), stages.device
+    if how.goal:
+        found = dict.fromkeys(asked, MetricResult({}, {"absent": f"the target is a class, {how.goal.name}"}))
+        return found | {"class_asr": how.goal.measured(triggered(samples, device), how.metric.batch_size, how.marks)}
     with stages.meter("measure", -(-count // how.sample.batch_size), "batches") as meter:
         hits = compare(metered(triggered(samples, device), meter), how.target, how.threshold)
     found = {"asr": MetricResult(hits, how.stated | {"count": count, "marks": how.marks})}
@@ -206,8 +212,11 @@ def against_target(stages: Stages, samples: Stage, how: Measuring) -> dict[str, 
 
 
 def target_hits(samples: Stage, kind: str, how: Measuring, device: torch.device) -> dict[str, float]:
-    """Return how near samples of a kind come to the target, by name of the measure."""
-    return compare(triggered(samples, device, kind), how.target, how.threshold)
+    """Return how many samples of a kind hit the target, and how near they come to it, by name of the measure."""
+    if how.goal:
+        return how.goal.success(triggered(samples, device, kind))
+    hits = compare(triggered(samples, device, kind), how.target, how.threshold)
+    return {name: hits[name] for name in ("asr", "asr_se", "mse")}
 
 
 def against_clean(samples: Stage, clean: Clean) -> MetricResult:

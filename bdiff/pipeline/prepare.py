@@ -20,6 +20,7 @@ from bdiff.common.pickles import first_line
 from bdiff.common.places import is_file
 from bdiff.common.spelling import nearest
 from bdiff.config.instantiate import make
+from bdiff.config.options import own_settings
 from bdiff.data.base import Images, TensorImages
 from bdiff.diffusion.check import TRAININGS
 from bdiff.diffusion.schedule import Schedule
@@ -176,6 +177,7 @@ class Data:
     limit: int | None  # images that are taken of the data at most
     load: Callable[..., Images]  # the run's data, or others of the same kind: `load(split="test")`
     reference: Images | None
+    foreign: "Data | None" = None  # that the attack shows too
 
 
 def data(config: DictConfig, measures: Measures, made: Callable[..., Images] = make) -> Data:
@@ -184,7 +186,8 @@ def data(config: DictConfig, measures: Measures, made: Callable[..., Images] = m
     Raises RequestError where they cannot be had, or do not suit what is measured.
     """
     cache, memory = Path(config.paths.cache).expanduser(), config.runtime.memory
-    load: Callable[..., Images] = partial(made, config.data, cache=cache, seed=config.seed, memory=memory)
+    here: dict[str, Any] = {"cache": cache, "seed": config.seed, "memory": memory}
+    load: Callable[..., Images] = partial(made, config.data, **here)
     images, against = load(), None
     if config.metric.fid._target_ and (measures.published is None or {*OVER_FEATURES} & {*config.metric.also}):
         split = PRESETS[config.metric.fid.protocol].split
@@ -198,7 +201,22 @@ def data(config: DictConfig, measures: Measures, made: Callable[..., Images] = m
         raise RequestError(
             f"data {images.name} has one class, so it trains no classifier: use metric/fid=inception or none"
         )
-    return Data(images, config.data.limit, load, against)
+    return Data(images, config.data.limit, load, against, foreign_data(config, partial(made, **here)))
+
+
+def foreign_data(config: DictConfig, made: Callable[..., Images]) -> Data | None:
+    """Return the data that the attack's setting `foreign` names, in the size and channels of the run's; None without.
+
+    They are of conf/data's settings, but for the place that `foreign_path` gives.
+    """
+    name = OmegaConf.select(config, "attack.foreign")
+    if name is None:
+        return None
+    settings = own_settings("data", name)
+    settings.size, settings.channels = config.data.size, config.data.channels
+    settings.path = config.attack.foreign_path or settings.path
+    load = partial(made, settings)
+    return Data(load(), settings.limit, load, None)
 
 
 @dataclass(frozen=True)
@@ -228,23 +246,30 @@ def pictures(config: DictConfig, shape: tuple[int, ...]) -> Pictures:
     return Pictures(Trigger.from_picture(picture, channels), target, files)
 
 
-def attack(config: DictConfig, pictures: Pictures, images: Images, schedule: Schedule) -> Attack:
+def attack(config: DictConfig, pictures: Pictures, data: Data, schedule: Schedule) -> Attack:
     """Return the attack. Raises RequestError where it does not fit the data, the schedule or the rest."""
+    images = data.images
     try:
         made: Attack = make(config.attack, trigger=pictures.trigger, target=pictures.target)
+        made.read_data(images, data.foreign.images if data.foreign else None)
         made.check(schedule)
         made.check_rows(images.labels)
     except ValueError as error:
         raise RequestError(str(error)) from error
     if made.needs_surrogate and images.of_one_class:
         raise RequestError(f"data {images.name} has one class, so there is no classifier to attack")
+    if made.label is not None and made.others is None and images.of_one_class:
+        raise RequestError(f"data {images.name} has one class, so every sample is of the class that is the target")
     if made.learn and config.model.pretrained is None and config.pretrain.train is None:
         raise RequestError(
             f"attack.learn={made.learn} needs a denoiser that training starts from: use pretrain=digits, or another of "
             "conf/pretrain, or set model.pretrained"
         )
-    if config.amplify._target_ and not made.starts_samples:
-        raise RequestError("amplify is for triggers in a sample's starting noise, and this attack has none there")
+    if config.amplify._target_ and not (made.starts_samples and made.adds_pattern):
+        raise RequestError(
+            "amplify is for triggers that are added to a sample's starting noise, and this attack has none there: use "
+            "amplify=none"
+        )
     return made
 
 

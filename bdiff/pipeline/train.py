@@ -15,6 +15,7 @@ from bdiff.attack.none import NoAttack
 from bdiff.common.errors import RequestError
 from bdiff.common.seeds import seed_of
 from bdiff.data.base import Images
+from bdiff.data.joined import joined
 from bdiff.diffusion.denoiser import EPSILON, Denoiser
 from bdiff.diffusion.objective import denoising_loss
 from bdiff.diffusion.training import TrainConfig, fit, row_stream
@@ -57,8 +58,8 @@ def train_denoiser(
     start: InitialWeights,
 ) -> Stage:
     """Train a denoiser under `attack`; the stage's `model` folder is a stock diffusers checkpoint."""
-    images, diffusion, seed = setup.images, setup.diffusion, setup.seed
-    plan = attack.rows(images.labels, seed_of(seed, "poison"))
+    images, diffusion, seed = joined(setup.images, attack.others), setup.diffusion, setup.seed
+    plan = attack.rows(setup.images.labels, seed_of(seed, "poison"))
     index, poisoned = plan
     train = replace(train, steps=train.total(len(index)), epochs=None)
     stage = stages.stage(
@@ -68,7 +69,7 @@ def train_denoiser(
         prediction=start.prediction,
         schedule=diffusion.key,
         attack=attack_key,
-        data=images.fingerprint,
+        data=setup.images.fingerprint,
         flip=images.flip,
         train=asdict(train),
         seed=seed,
@@ -108,8 +109,10 @@ def train_denoiser(
 
 def attack_key(attack: Attack, settings: DictConfig) -> dict[str, Any]:
     """Return what a training's key says of an attack with the `settings` of conf/attack."""
-    parts = without(settings, "learn")  # what is learned is the trigger, which has its own part of the key
-    return parts | ({"version": attack.version} if attack.version > 1 else {})
+    # What is learned is the trigger, which has its own part of the key, and of foreign data the images count.
+    parts = without(settings, "learn", "foreign", "foreign_path")
+    others = {"others": attack.others.fingerprint} if attack.others is not None else {}
+    return parts | others | ({"version": attack.version} if attack.version > 1 else {})
 
 
 def clean(stages: Stages, setup: TrainingSetup, name: str, train: TrainConfig, start: InitialWeights) -> Stage:

@@ -101,7 +101,7 @@ def styles(names: Sequence[tuple[str, ...]]) -> list[tuple[str, str, str]]:
 def scale(axes: Axes, metric: str, values: Sequence[float]) -> None:
     """Label and scale the vertical axis: fractions from 0 to 1, and a log scale for values over powers of ten."""
     axes.set_ylabel(short(metric), color=INK)
-    if metric.endswith("/asr"):
+    if metric.endswith(("/asr", "/class_asr")):
         axes.set_ylim(-0.03, 1.03)
     elif wide(values):
         axes.set_yscale("log")

@@ -31,6 +31,10 @@ MEANINGS = {
     "asr": "Attack success rate: the fraction of triggered samples that show the target.",
     "false_trigger": "How much of the backdoor leaks into ordinary use: the fraction of clean samples that show the "
     "target; of the data's own images as a yardstick (data).",
+    "class_asr": "Attack success rate: the fraction of triggered samples that are of the target class.",
+    "class_asr_real": "The same of real images of the class, not seen in training: what an attack can reach.",
+    "class_precision": "Fraction of triggered samples within the manifold of the class's images. Higher is better.",
+    "class_precision_real": "The same of real images of the class, not seen in training.",
     "mse": "Mean squared error between triggered samples and the target, pixels in [0,1]. 0 is the target itself.",
     "ssim": "Structural similarity of triggered samples and the target. 1 is the target itself.",
     "psnr": "Peak signal-to-noise ratio of triggered samples against the target, in dB. Higher is closer.",
@@ -220,7 +224,7 @@ def sweep_charts(runs: Sequence[Run], keys: list[str], metrics: list[str]) -> di
         who, _, what = metric.rpartition("/")
         if who == "data":  # no model's
             continue
-        if what in ("asr", "false_trigger", "mse") or what.startswith("fid"):
+        if what in ("asr", "class_asr", "false_trigger", "mse") or what.startswith("fid"):
             drawn = charts.over(runs, metric, axis, others) if axis else charts.bars(runs, metric, keys or ["name"])
             found[metric] = Picture(data_uri(drawn, "image/svg+xml"))
     return found

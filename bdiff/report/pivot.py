@@ -16,7 +16,8 @@ from bdiff.store.provenance import in_words
 IDLE = {"name", "paths", "runtime", "sweep", "tracker", "published", "hydra", "seed"}
 
 #: the order of metrics; others follow by name
-ORDER = ["asr", "false_trigger", "mse", "ssim", "psnr", "lpips", "fid", "fid_classifier"]
+ORDER = ["asr", "class_asr", "class_asr_real", "class_precision", "class_precision_real", "false_trigger"]
+ORDER += ["mse", "ssim", "psnr", "lpips", "fid", "fid_classifier"]
 
 MISSING = "missing"
 

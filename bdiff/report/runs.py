@@ -22,7 +22,8 @@ JOBS = "jobs.json"
 #: in a run's folder
 FILES = ("config.yaml", "metrics.json")
 #: the range of metrics
-RANGES = dict.fromkeys(("asr", "false_trigger", "precision", "recall"), (0.0, 1.0)) | {"ssim": (-1.0, 1.0)}
+FRACTIONS = ("asr", "class_asr", "class_precision", "false_trigger", "precision", "recall")
+RANGES = dict.fromkeys(FRACTIONS, (0.0, 1.0)) | {"ssim": (-1.0, 1.0)}
 
 
 @dataclass(frozen=True)
