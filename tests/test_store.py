@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from bdiff.store import artifacts
+from bdiff.store import artifacts, provenance
 
 CONFIG = {"lr": 2e-4, "steps": 600, "sides": [4, 8], "nested": {"a": None, "b": True}, "name": "é"}
 
@@ -269,3 +269,11 @@ def test_what_is_written_is_on_the_disk_before_it_has_its_name(kind, tmp_path, m
         fill(scratch, kind, "new")
     required = [str(scratch), *([str(scratch / "new")] if kind == "folder" else [])]
     assert done == [*((name, False) for name in required), (str(tmp_path), True)]
+
+
+def test_the_code_s_commit_is_that_of_the_repository_it_stands_in():
+    root = Path(__file__).parents[1]
+    head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True)
+    if not (root / ".git").exists() or head.returncode:
+        pytest.skip("these tests stand in no repository that git reads")
+    assert provenance.code()["commit"] == head.stdout.strip()

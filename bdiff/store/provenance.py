@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import bdiff
 from bdiff import __version__
 
 #: the packages that can affect the numbers
@@ -20,7 +21,7 @@ def code() -> dict[str, Any]:
 
     It is that of the first call: what is committed later is not what has been loaded.
     """
-    root = Path(__file__).parents[1]
+    root = Path(bdiff.__file__).parents[1]
     git = ["git", "-C", str(root)]
     found: dict[str, Any] = {"commit": None, "dirty": None, "version": __version__}
     if not (root / ".git").exists():  # installed, perhaps below somebody else's repository
