@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bdiff.launch.live_view import COLUMNS, Row, jobs_table
+from bdiff.launch.live_view import COLUMNS, LEAK, Row, jobs_table
 from bdiff.store.ledger import DONE, FAILED
 
 SUSPECT = {"suspect/asr": 0.5, "suspect/fid": 8.0}
@@ -48,3 +48,8 @@ def test_the_suspect_model_alone_where_jobs_and_metrics_are_many(tmp_path):
     rows = [row(tmp_path, number, SHIELD | SUSPECT) for number in range(COLUMNS + 1)]
     assert cells(rows)[0] == ["job", "state", "seconds", "asr", "fid"]
     assert jobs_table(rows).caption == f"and {COLUMNS} more metrics, in the report"
+
+
+def test_a_line_says_what_the_leak_is_where_there_is_one(tmp_path):
+    assert jobs_table([row(tmp_path, 0, SUSPECT | {"suspect/false_trigger": 0.05})]).caption == LEAK
+    assert jobs_table([row(tmp_path, 1, SUSPECT)]).caption is None

@@ -32,6 +32,7 @@ STYLES = {
 
 ROOM = 20  # lines of the live view
 COLUMNS = 10  # maximum number of metrics in the table of all jobs
+LEAK = "asr: triggered samples that show the target; false_trigger: clean samples that do, the backdoor's leak"
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,9 @@ def jobs_table(rows: Sequence[Row]) -> Table:
         seconds = "-" if row.seconds is None else f"{row.seconds:.0f}"
         lines.append([Text(row.label), Text(row.state, STYLES.get(row.state, "")), *map(Text, [seconds, *cells])])
     heads, *body = [list(line) for line in zip(*lines, strict=True)] if upright else lines
-    more = len(names) - len(columns)
-    table = Table(title="jobs", caption=f"and {more} more metrics, in the report" if more else None)
+    notes = [f"and {more} more metrics, in the report"] if (more := len(names) - len(columns)) else []
+    notes += [LEAK] if any(name.endswith("/false_trigger") for name in columns) else []
+    table = Table(title="jobs", caption="\n".join(notes) or None)
     for place, head in enumerate(heads):
         table.add_column(head, justify="right" if place > (0 if upright else 1) else "left", overflow="fold")
     for line in body:
