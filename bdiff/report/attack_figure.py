@@ -48,7 +48,7 @@ def samples(path: Path, tried: Sequence[Tried]) -> None:
 def verdict(one: Tried) -> tuple[str, str]:
     """Return the ASR of a cell and whether it was expected, in words, and their colour."""
     words = {
-        True: f"{'opens' if one.opened else 'does not open'}, as expected",
+        True: f"{'opens' if one.opened else 'closed'}, as expected",
         False: f"expected {'to open' if one.expected else 'not to open'}",
         None: "",
     }
