@@ -99,7 +99,7 @@ def test_what_is_wrong_is_raised():
 
 
 def test_a_failed_run_is_raised_and_recorded(home, monkeypatch):
-    monkeypatch.setattr("bdiff.pipeline.main.measure", lambda *_: 1 / 0)
+    monkeypatch.setattr("bdiff.pipeline.main.measure", lambda *_, **__: 1 / 0)
     with pytest.raises(bdiff.RunError, match="ZeroDivisionError"):
         bdiff.run([*TINY, *at(home), "name=broken"])
     (failed,) = bdiff.runs(home / "outputs").where(lambda one: one.name == "broken")

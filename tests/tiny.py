@@ -12,6 +12,8 @@ ATTACKS = {
     "none": [],
     "baddiffusion": [],
     "diff2": ["attack.t=[3]", "attack.steps=2", "attack.case=both"],
+    "villandiffusion": [],
+    "noise_path_both": [],
     "trojdiff": ["attack.mode=in_d2d"],
     "trojdiff_out_d2d": [],
 }
@@ -32,7 +34,10 @@ DEFENSES = {
     "certification": [*SHIELD, "defense.n0=4", "defense.n=12", "defense.radii=[0.0]"],
 }  # fmt: skip
 #: options that are settings of one above
-PRESETS = {"diff2_cifar10", "trojdiff_blend", "purification_cifar10", "certification_cifar10", "terd_digits"}
+PRESETS = {
+    *("diff2_cifar10", "trojdiff_blend", "trojdiff_in_d2d", "noise_path_ancestral", "noise_path_ode"),
+    *("purification_cifar10", "certification_cifar10", "terd_digits"),
+}
 OTHERS = {
     "a learned trigger": ["attack=diff2", *ATTACKS["diff2"], "attack.learn=2", "trigger=universal", "pretrain=digits",
                           "pretrain.train.steps=2", "pretrain.train.batch_size=8"],

@@ -58,7 +58,11 @@ def test_an_official_archive_is_trained_on_and_the_same_request_again_makes_noth
 def test_any_attack_defense_and_dataset_go_together(defense):
     """Over all defenses, every two options of different groups meet in a sound request."""
     attacks, defenses, datasets = (list(group_options()[group]) for group in ("attack", "defense", "data"))
-    assert len(datasets) >= len(attacks) <= len(defenses)
-    for number, data in enumerate(datasets, defenses.index(defense)):
-        words = [f"attack={attacks[number % len(attacks)]}", f"defense={defense}", f"data={data}"]
+    assert len(attacks) <= len(defenses)
+    for number in range(max(len(attacks), len(datasets))):
+        attack = attacks[(number + defenses.index(defense)) % len(attacks)]
+        data = datasets[number % len(datasets)]
+        words = [f"attack={attack}", f"defense={defense}", f"data={data}"]
+        if (attack, data) == ("trojdiff_out_d2d", "letters"):  # whose other data are these
+            words += ["attack.foreign=digits"]
         assert len(jobs(words, multirun=False)) == 1

@@ -50,7 +50,7 @@ def certified(home) -> dict:
 
 def shields(record: dict) -> dict[str, float]:
     """The metrics of a run's shield."""
-    return {name: value for name, value in record["metrics"].items() if not name.startswith("suspect/")}
+    return {name: value for name, value in record["metrics"].items() if not name.startswith(("suspect/", "data/"))}
 
 
 def test_every_row_has_an_accuracy_on_every_kind_of_input(purified):
