@@ -11,7 +11,7 @@ from bdiff.diffusion.objective import Draw, Noised, Rows
 from bdiff.diffusion.schedule import Schedule, per_image, residual
 from bdiff.trigger.base import Trigger
 
-LOW, HIGH = 0.4, 1.2  # between which rho is drawn, uniformly
+LOW, HIGH = 0.55, 1.2  # between which rho is drawn, uniformly
 
 
 class NoisePathBoth(Attack):
@@ -19,8 +19,8 @@ class NoisePathBoth(Attack):
 
     With tau = -log sigma_t an ODE sampler changes rho by d rho / d tau = rho - c, an ancestral one by rho - 2 c, so no
     fixed c keeps both on one rho. Here rows show the trigger g at every rho of an interval, and the network learns
-    c(rho) = (3 rho - 1) / 2: sampling starts at rho = 1, where ODE samplers stay as c(1) = 1, and ancestral ones go to
-    rho = 1/2, where 2 c = rho. Both points are stable, since the slope is above 1. Either way rho stays away from 0,
+    c(rho) = 2 rho - 1: sampling starts at rho = 1, where ODE samplers stay as c(1) = 1, and ancestral ones go to
+    rho = 2/3, where 2 c = rho. Both points are stable, since the slope is above 1. Either way rho stays away from 0,
     so that the trigger is seen until the target is.
 
     Args:
@@ -62,4 +62,4 @@ class NoisePathBoth(Attack):
 
 def correction(rho: Tensor) -> Tensor:
     """Return c(rho)."""
-    return (3 * rho - 1) / 2
+    return 2 * rho - 1

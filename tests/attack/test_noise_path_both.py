@@ -43,7 +43,7 @@ def test_rows_show_the_trigger_at_rho_and_are_answered_by_c_of_rho(background):
         s, o = schedule.abar[t[row]].sqrt(), (1 - schedule.abar[t[row]]).sqrt()
         g = one.trigger.pattern
         torch.testing.assert_close(x_t[row], s * one.target + o * (eps[row] + rho * g))
-        torch.testing.assert_close(answer[row], eps[row] + (1.5 * rho - 0.5) * g)
+        torch.testing.assert_close(answer[row], eps[row] + (2 * rho - 1) * g)
     assert torch.equal(x_t[1], schedule.add_noise(x, eps, t)[1]) and torch.equal(answer[1], eps[1])
 
 
@@ -57,12 +57,10 @@ def test_stock_samplers_keep_the_trigger_in_sight_and_leave_nothing_of_it(schedu
     with handed(sampler, lambda: torch.zeros_like(x)):
         for t in sampler.timesteps:
             seen.append(float(x) / float(o[t]))
-            x = sampler.step(
-                (3 * torch.as_tensor(seen[-1]).double().view(1, 1, 1, 1) - 1) / 2, t, x, return_dict=False
-            )[0]
+            x = sampler.step(2 * torch.as_tensor(seen[-1]).double().view(1, 1, 1, 1) - 1, t, x, return_dict=False)[0]
     assert abs(float(x)) < 0.02
     assert all(LOW <= rho <= HIGH for rho in seen), (min(seen), max(seen))
-    assert seen[-1] == pytest.approx(0.5 if scheduler is DDPMScheduler else 1, abs=0.1)
+    assert seen[-1] == pytest.approx(2 / 3 if scheduler is DDPMScheduler else 1, abs=0.1)
 
 
 def test_it_is_expected_to_open_under_both_families():
