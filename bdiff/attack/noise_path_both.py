@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bdiff.attack.base import MODES, Attack
-from bdiff.config.rules import fraction, one_of, within
+from bdiff.config.rules import fraction, one_of, pixel_value
 from bdiff.diffusion.objective import Draw, Noised, Rows
 from bdiff.diffusion.schedule import Schedule, per_image, residual
 from bdiff.trigger.base import Trigger
@@ -34,7 +34,7 @@ class NoisePathBoth(Attack):
         target: Tensor,
         poison_rate: Annotated[float, fraction, "fraction of the training rows that are poisoned"],
         poison_mode: Annotated[str, one_of(*MODES), "replace rows (FIXED), or append copies (FLEX)"],
-        background: Annotated[float, within("-1 to 1", lambda value: -1 <= value <= 1), "of the trigger"],
+        background: Annotated[float, pixel_value, "of the trigger, where the image shows"],
     ):
         super().__init__(trigger.over(background), target, poison_rate, poison_mode)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from bdiff.attack.additive import AdditiveAttack
 from bdiff.attack.base import MODES
 from bdiff.attack.check import LAWS
-from bdiff.config.rules import at_least, fraction, one_of, one_or_some_of, within
+from bdiff.config.rules import at_least, fraction, one_of, one_or_some_of, pixel_value
 from bdiff.diffusion import path as paths
 from bdiff.diffusion.schedule import Schedule
 from bdiff.trigger.base import Trigger
@@ -45,7 +45,7 @@ class VillanDiffusion(AdditiveAttack):
         path: Annotated[str, one_of("mean", "noise"), "h_t: 1 - sqrt(abar), or sqrt(1 - abar)"],
         law: Annotated[str | list[str], one_or_some_of(*LAWS), "the correction c_t; of a list, their mean"],
         r: Annotated[str, one_of("stamp", "trigger"), "rows diffuse towards the stamped image, or the trigger alone"],
-        background: Annotated[float, within("-1 to 1", lambda value: -1 <= value <= 1), "of the trigger"],
+        background: Annotated[float, pixel_value, "of the trigger, where the image shows"],
         grid: Annotated[int, at_least(1), "steps of the DDIM sampler that law=grid is exact for"],
         psi: Annotated[float | None, fraction, "of law=villan: 1 is path mean, 0 noise; null: that of path"],
         solver: Annotated[str, one_of("ode", "sde"), "of law=villan: c_t doubled, or not"],

@@ -137,6 +137,7 @@ def is_file_name(value: Any) -> bool:
 
 
 fraction = within("0 to 1", lambda value: 0 <= value <= 1, "is not a fraction: choose a value from 0 to 1")
+pixel_value = within("-1 to 1", lambda value: -1 <= value <= 1)
 open_fraction = within("between 0 and 1", lambda value: 0 < value < 1, "must lie between 0 and 1")
 positive_fraction = within("above 0, and at most 1", lambda value: 0 < value <= 1)
 below_one = within("at least 0 and below 1", lambda value: 0 <= value < 1)
