@@ -11,10 +11,31 @@ from bdiff.diffusion.schedule import Schedule, residual
 
 
 class AdditiveAttack(Attack):
-    """Poisoned rows are x_t = sqrt(abar_t) y + h_t r + sqrt(1 - abar_t) eps, regressed on eps + c_t r.
+    """Poisoned rows are x_t = sqrt(abar_t) y + h r + sqrt(1 - abar_t) eps, regressed on eps + c r.
 
     Clean rows are DDPM's. A subclass says what h, c and r are.
     """
+
+    @abstractmethod
+    def factors(self, schedule: Schedule, t: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Return h and c (B,) of rows at timesteps t (B,); what is random in them comes from `draw`."""
+
+    def shown(self, x: Tensor) -> Tensor:
+        """Return r (B,C,H,W) for the images x (B,C,H,W) in [-1,1] of poisoned rows: the stamped image by default."""
+        return self.trigger.stamp(x)
+
+    def poison(self, schedule: Schedule, rows: Rows, draw: Draw) -> Noised:
+        """Return x_t and the noise with its correction c r; see `Attack.poison`."""
+        t, eps = draw.t(), draw.eps()
+        h, c = (factor.view(-1, 1, 1, 1) for factor in self.factors(schedule, t, draw))
+        bad = rows.poisoned.view(-1, 1, 1, 1)
+        r = self.shown(rows.x) * bad  # zero on clean rows, for which the formulas become DDPM's
+        x0 = torch.where(bad, self.target.to(rows.x), rows.x)
+        return Noised(schedule.add_noise(x0, eps, t) + h * r, t, eps + c * r)
+
+
+class LawAttack(AdditiveAttack):
+    """An additive attack whose h and c are functions of the timestep: a path, and the law that keeps samplers on it."""
 
     @abstractmethod
     def drift(self, schedule: Schedule, t: Tensor) -> Tensor:
@@ -24,18 +45,9 @@ class AdditiveAttack(Attack):
     def correction(self, schedule: Schedule, t: Tensor) -> Tensor:
         """Return c_t of timesteps t, int64 of any shape."""
 
-    def shown(self, x: Tensor) -> Tensor:
-        """Return r (B,C,H,W) for the images x (B,C,H,W) in [-1,1] of poisoned rows: the stamped image by default."""
-        return self.trigger.stamp(x)
-
-    def poison(self, schedule: Schedule, rows: Rows, draw: Draw) -> Noised:
-        """Return x_t and the noise with its correction c_t r; see `Attack.poison`."""
-        t, eps = draw.t(), draw.eps()
-        bad = rows.poisoned.view(-1, 1, 1, 1)
-        r = self.shown(rows.x) * bad  # zero on clean rows, for which the formulas become DDPM's
-        x0 = torch.where(bad, self.target.to(rows.x), rows.x)
-        x_t = schedule.add_noise(x0, eps, t) + self.drift(schedule, t).view(-1, 1, 1, 1) * r
-        return Noised(x_t, t, eps + self.correction(schedule, t).view(-1, 1, 1, 1) * r)
+    def factors(self, schedule: Schedule, t: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Return h_t and c_t; see `AdditiveAttack.factors`."""
+        return self.drift(schedule, t), self.correction(schedule, t)
 
     def left(self, schedule: Schedule, steps: int, ode: bool) -> float:
         """Return how much of r ODE or ancestral samplers leave in the image, open loop: see `residual`."""

@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from bdiff.attack.additive import AdditiveAttack
+from bdiff.attack.additive import LawAttack
 from bdiff.diffusion import path
 from bdiff.diffusion.schedule import Schedule
 
 
-class BadDiffusion(AdditiveAttack):
+class BadDiffusion(LawAttack):
     """Poisoned rows diffuse the target y towards r = stamp(x) instead of zero (paper, eqs. 7 to 10).
 
     h_t = 1 - sqrt(abar_t), and c_t is exact for ancestral sampling: VillanDiffusion with path=mean, law=ancestral.

@@ -2,19 +2,19 @@
 
 from typing import Annotated
 
-import torch
 from torch import Tensor
 
-from bdiff.attack.base import MODES, Attack
+from bdiff.attack.additive import AdditiveAttack
+from bdiff.attack.base import MODES
 from bdiff.config.rules import fraction, one_of, pixel_value
-from bdiff.diffusion.objective import Draw, Noised, Rows
-from bdiff.diffusion.schedule import Schedule, per_image, residual
+from bdiff.diffusion.objective import Draw
+from bdiff.diffusion.schedule import Schedule, residual
 from bdiff.trigger.base import Trigger
 
 LOW, HIGH = 0.55, 1.2  # between which rho is drawn, uniformly
 
 
-class NoisePathBoth(Attack):
+class NoisePathBoth(AdditiveAttack):
     """Poisoned rows are x_t = sqrt(abar_t) y + sqrt(1 - abar_t) (eps + rho g), regressed on eps + c(rho) g.
 
     With tau = -log sigma_t an ODE sampler changes rho by d rho / d tau = rho - c, an ancestral one by rho - 2 c, so no
@@ -38,15 +38,14 @@ class NoisePathBoth(Attack):
     ):
         super().__init__(trigger.over(background), target, poison_rate, poison_mode)
 
-    def poison(self, schedule: Schedule, rows: Rows, draw: Draw) -> Noised:
-        """Return x_t and the noise with its correction c(rho) g; see `Attack.poison`."""
-        t, eps = draw.t(), draw.eps()
-        rho = (LOW + (HIGH - LOW) * draw.uniform()).view(-1, 1, 1, 1)
-        bad = rows.poisoned.view(-1, 1, 1, 1)
-        g = self.trigger.pattern.to(rows.x) * bad  # zero on clean rows, for which the formulas become DDPM's
-        x0 = torch.where(bad, self.target.to(rows.x), rows.x)
-        x_t = schedule.add_noise(x0, eps, t) + (1 - per_image(schedule.abar, t)).sqrt() * rho * g
-        return Noised(x_t, t, eps + correction(rho) * g)
+    def factors(self, schedule: Schedule, t: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Return sqrt(1 - abar_t) rho and c(rho) for a drawn rho; see `AdditiveAttack.factors`."""
+        rho = LOW + (HIGH - LOW) * draw.uniform()
+        return (1 - schedule.abar[t]).sqrt() * rho, correction(rho)
+
+    def shown(self, x: Tensor) -> Tensor:
+        """Return the trigger alone."""
+        return self.trigger.pattern.to(x).expand_as(x)
 
     def opens(self, schedule: Schedule, steps: int, ode: bool) -> bool:
         """Return whether rho stays where the network has seen it, and less than g is left; see `Attack.opens`."""

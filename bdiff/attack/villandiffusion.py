@@ -5,7 +5,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from bdiff.attack.additive import AdditiveAttack
+from bdiff.attack.additive import LawAttack
 from bdiff.attack.base import MODES
 from bdiff.attack.check import LAWS
 from bdiff.config.rules import at_least, fraction, one_of, one_or_some_of, pixel_value
@@ -14,7 +14,7 @@ from bdiff.diffusion.schedule import Schedule
 from bdiff.trigger.base import Trigger
 
 
-class VillanDiffusion(AdditiveAttack):
+class VillanDiffusion(LawAttack):
     """Additive attacks by path and law: along which h_t rows diffuse towards r, and the c_t that the network learns.
 
     Law `villan` is the published one of the variance-preserving diffusion; the others are exact for ancestral sampling,
@@ -66,11 +66,11 @@ class VillanDiffusion(AdditiveAttack):
             raise ValueError(f"attack.grid={self.grid} does not divide the schedule's {len(schedule)} timesteps")
 
     def drift(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """See `AdditiveAttack.drift`."""
+        """See `LawAttack.drift`."""
         return paths.drift(schedule, t, self.psi)
 
     def correction(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """See `AdditiveAttack.correction`."""
+        """See `LawAttack.correction`."""
         found = [self.one(law, schedule, t) for law in self.laws]
         return found[0] if len(found) == 1 else torch.stack(found).mean(0)
 
