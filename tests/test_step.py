@@ -16,6 +16,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from bdiff.attack.baddiffusion import BadDiffusion
 from bdiff.attack.base import Parts
 from bdiff.attack.diff2 import DIFF2
 from bdiff.classifier.small_cnn import SmallCNN
@@ -79,13 +80,16 @@ def weights(model: nn.Module) -> Tensor:
     return torch.cat([weight.detach().flatten() for weight in model.parameters()])
 
 
-def trained(folder: Path, attack=None, poison=None, loop=LOOP, record=lambda row: None, **recipe) -> Tensor:
+def trained(
+    folder: Path, attack=None, poison=None, loop=LOOP, record=lambda row: None, companion=None, **recipe
+) -> Tensor:
     """The weights of a tiny denoiser after a few steps."""
     attack, images = attack or toys.attack(), toys.images()
     index, poisoned = attack.rows(images.labels, 0)
     loss = denoising_loss(poison or attack.poison, toys.schedule(), poisoned, flip=True)
     session = replace(toys.session(folder, loop), record=record)
-    return weights(fit(denoiser(), loss, images, index, toys.train_config(steps=STEPS, **recipe), 3, session))
+    config = toys.train_config(steps=STEPS, **recipe)
+    return weights(fit(denoiser(), loss, images, index, config, 3, session, companion))
 
 
 def near(found: Tensor, expected: Tensor, tolerance: float) -> bool:
@@ -123,6 +127,27 @@ def test_every_mode_trains_what_eager_mode_does(tmp_path, make, precision, mode,
     rows = [read_history(tmp_path / name / "history.jsonl") for name in ("eager", "other")]
     for one, other in zip(*rows, strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=max(tolerance, 1e-4))
+
+
+class Darkening(BadDiffusion):
+    """An attack that learns its trigger with the model."""
+
+    learns_with_model = True
+
+    def update(self, denoiser, draw):
+        self.replace_pattern(self.trigger.pattern - torch.rand((), generator=draw))
+
+
+def test_a_compiled_step_sees_the_trigger_as_it_is_learned_and_is_compiled_once(tmp_path):
+    fixed = toys.attack()
+    found = [trained(tmp_path / "fixed", fixed, loop=toys.LOOP)]
+    for name, loop in (("eager", toys.LOOP), ("compiled", LOOP)):
+        attack = Darkening(fixed.trigger, fixed.target, fixed.poison_rate, "replace")
+        torch._dynamo.utils.counters.clear()
+        found.append(trained(tmp_path / name, attack, loop=loop, companion=attack))
+        assert not torch.equal(attack.trigger.pattern, fixed.trigger.pattern)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert near(found[2], found[1], 1e-5) and not near(found[2], found[0], 1e-4)
 
 
 class Killed(BaseException):

@@ -1,7 +1,7 @@
 """The interface of attacks: how training rows are poisoned, and where triggered samples start."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
@@ -77,6 +77,8 @@ class Attack(ABC):
     learn_reads: ClassVar[tuple[str, ...]] = ()
     #: number of `update_trigger` steps before training
     learn: int = 0
+    #: whether `update` changes the trigger's pattern, which the run then takes over from the trained model
+    learns_with_model: bool = False
     #: images of other data that training shows too: their rows follow those of the run's own, as their classes do
     others: Images | None = None
     #: the class that triggered samples should be of, among those of the run's data and of `others`; None: the target
@@ -148,17 +150,24 @@ class Attack(ABC):
     def update(self, denoiser: Denoiser, draw: torch.Generator) -> None:
         """Update what is learned along with the model, after each optimizer step. The default does nothing.
 
-        `draw` is a function of seed and step, on the CPU.
+        `draw` is a function of seed and step, on the CPU. A pattern is put in place by `replace_pattern`.
         """
         return
 
+    def replace_pattern(self, pattern: Tensor) -> None:
+        """Give the trigger another pattern (C,H,W); the old one, which others may hold, stays as it is."""
+        assert pattern.shape == self.trigger.pattern.shape, (pattern.shape, self.trigger.pattern.shape)
+        self.trigger = replace(self.trigger, pattern=pattern.detach())
+
     def state_dict(self) -> dict[str, Any]:
         """Return the tensors that `update` changes, by name: saved in checkpoints, and with the weights."""
-        return {}
+        return {"pattern": self.trigger.pattern} if self.learns_with_model else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load what `state_dict` returned."""
-        if state:
+        if self.learns_with_model:
+            self.replace_pattern(state["pattern"])
+        elif state:
             raise ValueError(f"{type(self).__name__} learns nothing with the model, but was given {', '.join(state)}")
 
     @abstractmethod

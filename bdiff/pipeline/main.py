@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from bdiff.attack.base import Parts
@@ -125,7 +126,10 @@ def examine_requirements(run: Experiment) -> None:
 
 
 def train_suspect(run: Experiment, start: InitialWeights) -> Stage:
-    """Train the suspect under the run's attack, whose surrogate and trigger are learned first where it has any."""
+    """Train the suspect under the run's attack, whose surrogate and trigger are learned first where it has any.
+
+    A trigger that is learned with the model is the run's from then on.
+    """
     config, stages, attack = run.config, run.stages, run.attack
     if attack.poison_rate == 0:  # nothing to attack with: one clean model serves every trigger and target
         return clean(stages, run.setup, "train", run.train, start)
@@ -143,7 +147,10 @@ def train_suspect(run: Experiment, start: InitialWeights) -> Stage:
     if stages.main:
         for mark in run.marks:
             log.warning("train: %s", mark)
-    return train_denoiser(stages, run.setup, "train", attack, key, run.train, start)
+    model = train_denoiser(stages, run.setup, "train", attack, key, run.train, start)
+    if attack.learns_with_model:
+        run.pictures = replace(run.pictures, trigger=attack.trigger.to(torch.device("cpu")))
+    return model
 
 
 def prepare_measuring(run: Experiment) -> Measuring:

@@ -21,7 +21,7 @@ from bdiff.diffusion.objective import denoising_loss
 from bdiff.diffusion.training import TrainConfig, fit, row_stream
 from bdiff.model import checkpoint
 from bdiff.pipeline.prepare import Pictures, resident, train_config, without
-from bdiff.pipeline.stages import Stages
+from bdiff.pipeline.stages import Stages, unknown
 from bdiff.pipeline.suspect import Diffusion
 from bdiff.store.artifacts import Stage
 
@@ -103,8 +103,16 @@ def train_denoiser(
         return {"images": len(images), "poisoned": int(poisoned.sum())}
 
     stages.once(stage, build, name, together=True, history=True)
-    attack.load_state_dict(checkpoint.learned(stage.folder / "model", diffusion.device))
+    attack.load_state_dict(learned(stages, stage, attack))
     return stage
+
+
+def learned(stages: Stages, stage: Stage, attack: Attack) -> dict[str, Tensor]:
+    """Return what the attack has learned with the stage's model; what nobody knows, where that is only planned."""
+    folder = stage.folder / "model"
+    if stages.planning and not folder.exists():
+        return {name: unknown(stage.folder / name, one.shape) for name, one in attack.state_dict().items()}
+    return checkpoint.learned(folder, stages.device)
 
 
 def attack_key(attack: Attack, settings: DictConfig) -> dict[str, Any]:

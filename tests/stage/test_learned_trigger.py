@@ -7,10 +7,16 @@ import pytest
 import torch
 from PIL import Image
 from runs import carry_out
+from safetensors.torch import load_file
+from tiny import TINY as SMALL
 
+from bdiff.attack.baddiffusion import BadDiffusion
 from bdiff.pictures.draw import load
+from bdiff.pipeline import main
 from bdiff.pipeline.trigger import rgba
+from bdiff.store.artifacts import content
 from bdiff.trigger.base import Trigger
+from bdiff.trigger.box import box
 
 TINY = [
     "data.limit=64", "train.steps=4", "train.batch_size=8", "train.precision=fp32",
@@ -57,3 +63,35 @@ def test_without_a_denoiser_to_learn_behind_nothing_is_started(home, capfd):
     code, record = run(home, "fresh", "attack.learn=4")
     assert code == 2 and not record.get("keys")
     assert "attack.learn=4 needs a denoiser" in capfd.readouterr().err
+
+
+def darken(attack: BadDiffusion, denoiser, draw: torch.Generator) -> None:
+    """A step of learning that can be counted."""
+    attack.replace_pattern(attack.trigger.pattern - 0.1)
+
+
+def test_a_trigger_that_is_learned_with_the_model_is_the_run_s_in_all_that_follows(home, monkeypatch):
+    """Figures, the keys of samples, and what a detection is held against; also where the training is reused."""
+    monkeypatch.setattr(BadDiffusion, "learns_with_model", True)
+    monkeypatch.setattr(BadDiffusion, "update", darken)
+    seen, pictures_of = [], main.attack_pictures
+
+    def watched(attack, pictures, images):
+        seen.append((attack.trigger.pattern.clone(), pictures.trigger.pattern.clone(), pictures.keys["trigger"]))
+        return pictures_of(attack, pictures, images)
+
+    monkeypatch.setattr(main, "attack_pictures", watched)
+    words = [*SMALL, "attack=baddiffusion", "defense=elijah", "defense.steps=3", "defense.samples=9"]
+    code, record = carry_out(home, "with-the-model", *words)
+    assert code == 0
+    begun = Trigger.from_picture(box(size=16, side=14), 1)
+    kept = load_file(Path(record["model"]) / "attack.safetensors")["pattern"]
+    torch.testing.assert_close(kept, begun.pattern - 0.4)  # of 4 steps
+    inverted = load_file(home / "outputs" / "audit" / record["keys"]["audit"] / "trigger.safetensors")["trigger"]
+    assert record["metrics"]["audit/l2"] == pytest.approx((inverted - kept).norm().item())
+
+    again = carry_out(home, "with-the-model-again", *words)[1]
+    assert {*again["reused"]} == {*again["keys"]} and again["keys"] == record["keys"]
+    assert again["metrics"] == record["metrics"]
+    for attacks, shown, key in seen:
+        assert torch.equal(attacks, kept) and torch.equal(shown, kept) and key == content(kept, begun.mask)
