@@ -228,7 +228,7 @@ def test_a_figure_where_a_folder_is_leaves_the_folder(place, capsys):
 def test_no_audited_runs(place, capsys):
     assert cli.command(["zoo", "zoo/plain", "zoo/terd-noise-0"]) == 2
     message = capsys.readouterr().err
-    assert "no run with a detection is done below zoo/plain, zoo/terd-noise-0 (1 with a defense did not" in message
+    assert "no run with a detection is done below zoo/plain, zoo/terd-noise-0 (1 did not" in message
 
 
 def test_help_comes_without_torch():

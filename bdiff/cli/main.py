@@ -36,6 +36,7 @@ usage: bdiff run [-m] [key=value ...]
   bdiff table zoo --run                 run all sweeps of a table, then show it
   bdiff zoo outputs                     detections as a benchmark over a zoo of models; bdiff zoo --help
   bdiff attacks outputs                 attacks by samplers, and whether they opened as expected; bdiff attacks --help
+  bdiff cost outputs                    training steps until each attack succeeds; bdiff cost --help
   bdiff shields outputs                 classifiers behind shields, with their controls; bdiff shields --help
 
   bdiff data                            list the datasets, found or missing; bdiff data --help
@@ -123,6 +124,10 @@ def command(words: list[str]) -> int:
             from bdiff.cli.attacks import attacks
 
             return guarded(lambda: attacks(rest))
+        case ["cost", *rest]:
+            from bdiff.cli.cost import cost
+
+            return guarded(lambda: cost(rest))
         case ["shields", *rest]:
             from bdiff.cli.shields import shields
 

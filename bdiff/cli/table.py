@@ -64,6 +64,39 @@ def picture(word: str) -> Path:
     return Path(word)
 
 
+def over_runs(command: str, about: str | None, examples: str, runs: str, rows: str = "", figure: str = "") -> Parser:
+    """Return the parser of a command over the runs below folders, whose help says which `runs`.
+
+    `rows` and `figure` say what these options do; without, there is none.
+    """
+    parser = Parser(command, about, examples)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="folder", help=f"where to look for {runs}")
+    if rows:
+        default = "default: those in which the runs differ"
+        parser.add_argument("--rows", type=names, metavar="KEY,KEY", help=f"groups or dotted keys{rows} ({default})")
+    if figure:
+        parser.add_argument(
+            "--figure", type=picture, metavar="FILE", help=f"draw {figure} to a file, as png, pdf or svg"
+        )
+    return parser
+
+
+def found_below(
+    folders: Sequence[Path], wanted: Callable[[list[Run]], list[Run]], kind: str, hint: str = ""
+) -> list[Run]:
+    """Return the runs below folders that are `wanted`.
+
+    Raises RequestError for what is no folder, and if none of the runs is done.
+    """
+    if wrong := [f"{folder} is not a folder" for folder in folders if not folder.is_dir()]:
+        raise RequestError(*wrong)
+    runs = wanted(find(folders))
+    if not any(run.done for run in runs):
+        more = f" ({len(runs)} did not finish)" if runs else ""
+        raise RequestError(f"no run with {kind} is done below {', '.join(map(str, folders))}{more}{hint}")
+    return runs
+
+
 def parser() -> Parser:
     """Return the parser of `bdiff table`."""
     parser = Parser("table", __doc__, EXAMPLES)

@@ -43,6 +43,12 @@ class Judged:
         return detection(values(self.clean, SCORE), values(self.backdoored, SCORE))
 
 
+def detecting(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs in which a detection judged a model, and those with a defense that have not finished."""
+    runs = [*runs]
+    return [run for run in runs if run.done and SCORE in run.metrics] + unfinished(runs)
+
+
 def judged(runs: Iterable[Run]) -> list[Judged]:
     """Return the runs of each detection; of runs of the same config and seed, or the same detection, the newest counts.
 

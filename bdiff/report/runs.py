@@ -90,6 +90,11 @@ def find(paths: Iterable[Path]) -> list[Run]:
     return [run for folder in whole if (run := readable(folder))]
 
 
+def measured(runs: Iterable[Run], *metrics: str) -> list[Run]:
+    """Return the runs with any of `metrics`, and those that have not finished."""
+    return [run for run in runs if not run.done or {*metrics} & {*run.metrics}]
+
+
 def readable(folder: Path) -> Run | None:
     """Return the run in `folder`; None, with a warning, if its files are damaged."""
     try:

@@ -1,0 +1,39 @@
+"""`bdiff cost`: the smallest training budget with which each attack succeeds, by poison rate."""
+
+from bdiff.cli.table import Parser, deliver, drawn, found_below, known_keys, over_runs
+from bdiff.report.cost import USES, base_of, cost_sheet, facts, methods
+from bdiff.report.runs import measured
+
+EXAMPLES = """
+  bdiff cost outputs/table-cost --rows experiment --base box      optimizer steps to an ASR of 0.99, and factors
+  bdiff cost outputs --goal 0.9 --format latex --out cost.tex --figure cost.png"""
+
+
+def fraction(word: str) -> float:
+    """Return a number in (0,1]. Raises ValueError for others."""
+    if not 0 < float(word) <= 1:
+        raise ValueError
+    return float(word)
+
+
+def parser() -> Parser:
+    """Return the parser of `bdiff cost`."""
+    parser = over_runs("cost", __doc__, EXAMPLES, "runs", " that tell attacks apart", "ASR over steps")
+    parser.add_argument("--goal", type=fraction, default=0.99, metavar="ASR", help="the ASR to reach (default: 0.99)")
+    parser.add_argument("--base", metavar="NAME", help="the attack that others are held against: its values of --rows")
+    return parser
+
+
+def cost(words: list[str]) -> None:
+    """Execute `bdiff cost`. Raises RequestError for invalid arguments, and if no run with an ASR is done."""
+    args = parser().parse_args(words)
+    runs = found_below(args.folders, lambda runs: measured(runs, *USES), "triggered samples")
+    known_keys(runs, args.rows or [])
+    keys, tried = methods(runs, args.rows)
+    sheet = cost_sheet(keys, tried, args.goal, base_of(tried, args.base))
+    sheet.notes.extend(facts(runs))
+    deliver([sheet], args.format, args.out)
+    if args.figure:
+        from bdiff.report import cost_figure  # imports matplotlib, which is slow
+
+        drawn(args.figure, lambda path: cost_figure.curves(path, tried, args.goal))

@@ -1,0 +1,155 @@
+"""What a backdoor costs: the smallest training budget that reaches an ASR, by attack and poison rate."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bdiff.common.errors import RequestError
+from bdiff.report.pivot import (
+    MISSING,
+    agree,
+    failures,
+    label,
+    latest,
+    ordered,
+    origins,
+    protocols,
+    varying,
+)
+from bdiff.report.runs import Run
+from bdiff.report.sheet import Cell, Sheet
+
+STEPS, RATE = "train.steps", "attack.poison_rate"
+ASR, REINFORCED = "suspect/asr", "amplified/asr"
+USES = {ASR: "as trained", REINFORCED: "reinforced"}  # of the trigger, at sampling
+
+Name = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Method:
+    """An attack at one poison rate."""
+
+    name: Name  # the settings that tell attacks apart, and how its trigger is used
+    rate: float
+    curves: dict[int, dict[int, float]]  # seed -> optimizer steps -> ASR
+
+    @property
+    def budgets(self) -> list[int]:
+        """The optimizer steps that were tried, increasing."""
+        return sorted({steps for curve in self.curves.values() for steps in curve})
+
+    def cost(self, goal: float) -> float:
+        """Return the median over seeds of the smallest budget whose ASR is at least `goal`; infinite if none has it.
+
+        Of an even number of seeds the upper median, which is a budget that was run.
+        """
+        least = [
+            min((steps for steps, asr in curve.items() if asr >= goal), default=math.inf)
+            for curve in self.curves.values()
+        ]
+        return statistics.median_high(least)
+
+    def medians(self) -> list[float]:
+        """Return the median ASR over seeds, of each budget."""
+        curves = self.curves.values()
+        return [statistics.median(curve[steps] for curve in curves if steps in curve) for steps in self.budgets]
+
+
+def methods(runs: Sequence[Run], rows: list[str] | None = None) -> tuple[list[str], list[Method]]:
+    """Return the settings that tell attacks apart, and each attack at each poison rate.
+
+    With `rows` None, the settings are those in which the runs differ. Raises RequestError if runs of one attack, rate
+    and budget differ in more than their seed, or a budget is in epochs.
+    """
+    keys = varying(runs, [STEPS, RATE]) if rows is None else rows
+    cells: dict[Name, list[Run]] = {}
+    found: dict[tuple[Name, float], dict[int, dict[int, float]]] = {}
+    for run in latest(runs, [*keys, STEPS, RATE]):
+        if run.value(STEPS) is None:
+            raise RequestError(f"{run.folder} has its budget in epochs: set train.steps instead")
+        cells.setdefault(label(run, [*keys, STEPS, RATE]), []).append(run)
+        for metric in (metric for metric in USES if run.done and metric in run.metrics):
+            name = (*map(last, label(run, keys)), USES[metric])
+            curve = found.setdefault((name, float(run.value(RATE))), {}).setdefault(int(run.value("seed")), {})
+            curve[int(run.value(STEPS))] = run.metrics[metric]
+    for members in cells.values():
+        agree(members)
+    names = ordered({name for name, _ in found})
+    rates = sorted({rate for _, rate in found})
+    return keys, [Method(name, rate, found[name, rate]) for name in names for rate in rates if (name, rate) in found]
+
+
+def last(word: str) -> str:
+    """Return an option's name without the folders of its group."""
+    return word.rpartition("/")[2]
+
+
+def base_of(tried: Sequence[Method], words: str | None) -> Name | None:
+    """Return the name of the method whose settings are `words`, such as "baddiffusion box".
+
+    Raises RequestError if there is none.
+    """
+    names = {" ".join(one.name): one.name for one in tried}
+    names |= {" ".join(one.name[:-1]): one.name for one in tried if one.name[-1] == USES[ASR]}
+    if words is not None and words not in names:
+        raise RequestError(f"--base {words} is no method of these runs: choose from {', '.join(sorted(names))}")
+    return None if words is None else names[words]
+
+
+def cost_sheet(keys: list[str], tried: Sequence[Method], goal: float, base: Name | None) -> Sheet:
+    """Return a row for each method, and for each poison rate its cost, and how many times as much `base`'s is."""
+    cells = {(one.name, one.rate): one for one in tried}
+    names, rates = list(dict.fromkeys(one.name for one in tried)), sorted({one.rate for one in tried})
+    parts = ["", " times"] if base else [""]
+    body = [
+        [
+            *map(Cell, name),
+            *(
+                part
+                for rate in rates
+                for part in (steps(cells.get((name, rate)), goal), times(cells, name, base, rate, goal))[: len(parts)]
+            ),
+        ]
+        for name in names
+    ]
+    seeds = sorted({len(one.curves) for one in tried})
+    budgets = sorted({budget for one in tried for budget in one.budgets})
+    notes = [
+        f"the smallest number of optimizer steps with an ASR of at least {goal}, the median of "
+        f"{' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds; > none of its budgets has it, "
+        "<= the smallest has",
+        f"budgets: {', '.join(map(str, budgets))}; not every method was run with each",
+        *([f"times: steps of {' '.join(base)} at the same rate, over those of the method"] if base else []),
+    ]
+    heads = [f"rate {rate:g}{part}" for rate in rates for part in parts]
+    return Sheet(f"optimizer steps to an ASR of {goal}", [*keys, "trigger", *heads], body, notes)
+
+
+def steps(one: Method | None, goal: float) -> Cell:
+    """Return the cost of a method; only a bound of it if its budgets do not enclose it."""
+    if one is None:
+        return Cell(MISSING)
+    cost = one.cost(goal)
+    if cost == math.inf:
+        return Cell(f"> {one.budgets[-1]}")
+    return Cell(f"<= {cost:.0f}") if cost == one.budgets[0] else Cell(f"{cost:.0f}", cost)
+
+
+def times(cells: dict[tuple[Name, float], Method], name: Name, base: Name | None, rate: float, goal: float) -> Cell:
+    """Return how many times the cost of a method that of `base` is; only a bound of it if either is one."""
+    if base is None or name == base or (name, rate) not in cells or (base, rate) not in cells:
+        return Cell("-")
+    most, least = steps(cells[base, rate], goal), steps(cells[name, rate], goal)
+    if "> " in least.text or "<" in most.text:
+        return Cell("-")
+    ratio = float(most.text.split()[-1]) / float(least.text.split()[-1])
+    bound = None in (most.value, least.value)
+    return Cell(f"> {ratio:.1f}") if bound else Cell(f"{ratio:.1f}", ratio)
+
+
+def facts(runs: Sequence[Run]) -> list[str]:
+    """Return what a table of costs is based on."""
+    metrics = [metric for metric in USES if any(metric in run.metrics for run in runs)]
+    return [f"{len(runs)} runs", *protocols(runs, metrics), *origins(runs), *failures(runs)]

@@ -1,0 +1,37 @@
+"""A figure of costs: ASR over optimizer steps, a panel for each poison rate and a line for each method."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from bdiff.report.charts import INK, literal, styles
+from bdiff.report.cost import Method
+from bdiff.store import artifacts
+
+
+def curves(path: Path, tried: Sequence[Method], goal: float) -> None:
+    """Write the figure in the format of the file's suffix: medians over seeds, and the goal as a line."""
+    rates = sorted({one.rate for one in tried})
+    names = list(dict.fromkeys(one.name for one in tried))
+    looks = {
+        name: {"color": colour, "linestyle": dash, "marker": mark, "markersize": 4, "linewidth": 1.6}
+        for name, (colour, dash, mark) in zip(names, styles([(" ".join(name),) for name in names]), strict=True)
+    }
+    figure = Figure(figsize=(3.4 * len(rates), 3.2 + 0.2 * len(names) / 2), layout="constrained", facecolor="white")
+    panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
+    for axes, rate in zip(panels, rates, strict=True):
+        for one in (one for one in tried if one.rate == rate):
+            axes.plot(one.budgets, one.medians(), **looks[one.name])
+        axes.axhline(goal, color=INK, linewidth=0.8, linestyle=":")
+        axes.set(xscale="log", ylim=(-0.03, 1.03))
+        axes.set_title(f"poison rate {rate:g}", fontsize=10, color=INK)
+        axes.set_xlabel("optimizer steps", color=INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    panels[0].set_ylabel("ASR", color=INK)
+    handles = [panels[0].plot([], [], **look)[0] for look in looks.values()]
+    words = [" ".join(name) for name in names]
+    figure.legend(handles, words, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    with artifacts.atomic(path) as scratch:
+        literal(figure).savefig(scratch, dpi=150)

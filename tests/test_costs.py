@@ -1,0 +1,88 @@
+"""`bdiff cost` over runs written by hand: the smallest budget that reaches an ASR, and factors to a base."""
+
+import csv
+import io
+import json
+
+import pytest
+from fake_runs import settings, write_run
+from PIL import Image
+
+from bdiff.cli import main as cli
+
+#: (attack, rate) -> seed -> steps -> ASR
+RUNS = {
+    ("base", 0.1): {0: {100: 0.2, 150: 0.8, 225: 1.0}, 1: {100: 0.1, 150: 0.99, 225: 1.0}, 2: {225: 0.992}},
+    ("base", 0.01): {0: {225: 0.5}, 1: {225: 0.3}, 2: {225: 0.995}},
+    ("fast", 0.1): {
+        0: {10: 0.5, 15: 0.995, 22: 0.97},
+        1: {10: 0.6, 15: 1.0, 22: 1.0},
+        2: {10: 0.2, 15: 0.6, 22: 0.991},
+    },
+    ("fast", 0.01): {0: {10: 1.0, 15: 1.0}},
+}
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for (attack, rate), curves in RUNS.items():
+        for seed, curve in curves.items():
+            for steps, asr in curve.items():
+                config = settings(seed=seed, attack={"name": attack, "poison_rate": rate})
+                config["train"] = config.get("train", {}) | {"steps": steps}
+                folder = tmp_path / "runs" / f"{attack}-{rate}-{seed}-{steps}"
+                write_run(folder, {"asr": asr}, config, typed=(f"attack={attack}",), choices={"attack": attack})
+                if attack == "base":
+                    record = json.loads((folder / "metrics.json").read_text())
+                    record["metrics"]["amplified/asr"] = min(1.0, asr + 0.2)
+                    (folder / "metrics.json").write_text(json.dumps(record))
+
+
+def rows(capsys, *words) -> dict[tuple[str, str], dict[str, str]]:
+    assert cli.command(["cost", "runs", "--rows", "attack", "--format", "csv", *words]) == 0
+    return {(row["attack"], row["trigger"]): row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+
+
+def test_the_cost_is_the_median_over_seeds_of_the_smallest_budget(capsys):
+    found = rows(capsys, "--base", "base")
+    trained, fast = found["base", "as trained"], found["fast", "as trained"]
+    assert (trained["rate 0.1"], trained["rate 0.01"]) == ("225", "> 225")  # 225, 150, 225; inf, inf, 225
+    assert (fast["rate 0.1"], fast["rate 0.1 times"]) == ("15", "15.0")  # 15, 15, 22, whatever a larger budget does
+    assert (fast["rate 0.01"], fast["rate 0.01 times"]) == ("<= 10", "> 22.5")
+    reinforced = found["base", "reinforced"]
+    assert (reinforced["rate 0.1"], reinforced["rate 0.1 times"]) == ("150", "1.5")
+    assert trained["rate 0.1 times"] == "-"
+
+
+def test_another_goal_is_another_cost(capsys):
+    found = rows(capsys, "--goal", "0.5")
+    assert found["base", "as trained"]["rate 0.1"] == "150" and found["fast", "as trained"]["rate 0.1"] == "<= 10"
+    assert not any("times" in head for head in found["base", "as trained"])
+
+
+def test_the_figure_has_a_panel_for_each_rate(tmp_path):
+    assert cli.command(["cost", "runs", "--rows", "attack", "--figure", "new/cost.png"]) == 0
+    width, height = Image.open("new/cost.png").size
+    assert width > 2 * 400 and height > 400
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("nowhere", "nowhere is not a folder"),
+        ("runs --base slow --rows attack", "--base slow is no method of these runs: choose from base, base as trained"),
+        ("runs --goal 1.5", "argument --goal: invalid fraction value: '1.5'"),
+        ("runs --rows atack", "atack is set in no run; did you mean attack?"),
+    ],
+)
+def test_wrong_words_are_reported_in_a_line(line, message, capsys):
+    assert cli.command(["cost", *line.split()]) == 2
+    out, err = capsys.readouterr()
+    assert message in err and len(err.splitlines()) == 1 and not out
+
+
+def test_budgets_in_epochs_are_refused(tmp_path, capsys):
+    write_run(tmp_path / "runs" / "epochs", {"asr": 1.0}, settings(attack={"name": "base", "poison_rate": 0.1}))
+    assert cli.command(["cost", "runs", "--rows", "attack"]) == 2
+    assert "has its budget in epochs: set train.steps" in capsys.readouterr().err
