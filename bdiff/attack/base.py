@@ -75,6 +75,8 @@ class Attack(ABC):
     needs_surrogate: ClassVar[bool] = False
     #: the settings that a trigger learned before training depends on
     learn_reads: ClassVar[tuple[str, ...]] = ()
+    #: whether learning it needs a denoiser that has been trained
+    learns_on_model: ClassVar[bool] = True
     #: number of `update_trigger` steps before training
     learn: int = 0
     #: whether `update` changes the trigger's pattern, which the run then takes over from the trained model

@@ -72,3 +72,7 @@ def villan(schedule: Schedule, t: Tensor, psi: float, solver: str) -> Tensor:
     noise = (1 - alpha.sqrt()) * o + step * (alpha - abar) / (1 - alpha)
     found = mixed(psi, ancestral_coefficient(abar, alpha), noise)
     return ((2 if solver == "ode" else 1) * found).to(schedule.abar)
+
+
+#: the corrections that keep samplers on a path at every step size, or in the limit of many, by the samplers' family
+LAWS = {"ancestral": ancestral, "ode": ode}

@@ -141,7 +141,7 @@ def train_suspect(run: Experiment, start: InitialWeights) -> Stage:
     attack.prepare(Parts(run.diffusion.schedule_here, surrogate))
     if attack.learn:
         settings, precision = plain(config.attack), config.train.precision
-        trigger = learn_trigger(stages, run.setup, attack, settings, key["surrogate"], start, precision)
+        trigger = learn_trigger(stages, run.setup, attack, settings, key.get("surrogate"), start, precision)
         run.pictures = replace(run.pictures, trigger=trigger)
         attack.trigger = trigger.to(stages.device)
     if stages.main:

@@ -260,7 +260,7 @@ def attack(config: DictConfig, pictures: Pictures, data: Data, schedule: Schedul
         raise RequestError(f"data {images.name} has one class, so there is no classifier to attack")
     if made.label is not None and made.others is None and images.of_one_class:
         raise RequestError(f"data {images.name} has one class, so every sample is of the class that is the target")
-    if made.learn and config.model.pretrained is None and config.pretrain.train is None:
+    if made.learn and made.learns_on_model and config.model.pretrained is None and config.pretrain.train is None:
         raise RequestError(
             f"attack.learn={made.learn} needs a denoiser that training starts from: use pretrain=digits, or another of "
             "conf/pretrain, or set model.pretrained"

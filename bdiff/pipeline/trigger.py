@@ -26,7 +26,7 @@ def learn_trigger(
     setup: TrainingSetup,
     attack: Attack,  # prepared
     settings: dict[str, Any],  # of conf/attack
-    surrogate: str,  # the surrogate's key
+    surrogate: str | None,  # the surrogate's key
     start: InitialWeights,
     precision: str,
 ) -> Trigger:
@@ -38,7 +38,7 @@ def learn_trigger(
         "trigger",
         attack={name: settings[name] for name in ("_target_", "learn", *attack.learn_reads)},
         surrogate=surrogate,
-        trigger=setup.pictures.keys["trigger"],
+        **{part: setup.pictures.keys[part] for part in attack.reads},
         start=start.identity,
         unet=setup.unet,
         schedule=setup.diffusion.key,

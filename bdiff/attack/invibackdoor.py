@@ -1,0 +1,111 @@
+"""InviBackdoor (Li et al. 2024, arXiv 2406.00816, and the authors' code): a bounded trigger learned with the model."""
+
+from itertools import pairwise
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from bdiff.attack.additive import LawAttack
+from bdiff.attack.base import MODES
+from bdiff.config.rules import above, at_least, fraction, one_of, positive_fraction
+from bdiff.diffusion import path as paths
+from bdiff.diffusion.denoiser import Denoiser
+from bdiff.diffusion.schedule import Schedule
+from bdiff.trigger.base import Trigger
+
+MOMENTUM = 0.9  # Adam's, of the first moment
+
+
+class InviBackdoor(LawAttack):
+    """Rows diffuse the target towards a trigger alone, |delta| <= bound, which is trained in turn with the model.
+
+    Path and law are BadDiffusion's path with the correction that is exact for DDIM with all timesteps. After each
+    optimizer step the trigger takes one: down the distance from the target of what a short DDIM sampler makes of
+    `noises` noises with it (the paper's inner problem). It starts at zero; triggered samples start at eps + delta.
+
+    Args:
+        trigger: only its shape is read.
+        target, poison_rate, poison_mode: see `Attack`.
+        bound: largest value of the trigger.
+        lr: of the trigger's Adam, which is given the signs of the gradient.
+        noises: of one step of the trigger.
+        steps: of the sampler that it is differentiated through.
+    """
+
+    reads = ("target",)
+    learns_with_model = True
+
+    def __init__(
+        self,
+        trigger: Trigger,
+        target: Tensor,
+        poison_rate: Annotated[float, fraction, "fraction of the training rows that are poisoned"],
+        poison_mode: Annotated[str, one_of(*MODES), "replace rows (FIXED), or append copies (FLEX)"],
+        bound: Annotated[float, positive_fraction, "largest value of the trigger, which is added to N(0,1)"],
+        lr: Annotated[float, above(0), "of the trigger's Adam over signs of the gradient"],
+        noises: Annotated[int, at_least(1), "starting noises of one step of the trigger"],
+        steps: Annotated[int, at_least(1), "of the DDIM sampler that a step of the trigger goes through"],
+    ):
+        nothing = Trigger(torch.zeros_like(trigger.pattern), torch.zeros_like(trigger.mask))
+        super().__init__(nothing, target, poison_rate, poison_mode)
+        self.bound, self.lr, self.noises, self.steps = bound, lr, noises, steps
+        self.moment, self.count = torch.zeros_like(target), torch.zeros(())
+
+    def check(self, schedule: Schedule) -> None:
+        """Raise ValueError if the inner sampler has more steps than the schedule."""
+        if self.steps > len(schedule):
+            raise ValueError(f"attack.steps={self.steps} is beyond the schedule's {len(schedule)} timesteps")
+
+    def to(self, device: torch.device) -> None:
+        """Move what is learned too; see `Attack.to`."""
+        super().to(device)
+        self.moment, self.count = self.moment.to(device), self.count.to(device)
+
+    def drift(self, schedule: Schedule, t: Tensor) -> Tensor:
+        """Return 1 - sqrt(abar_t)."""
+        return paths.drift(schedule, t, psi=1)
+
+    def correction(self, schedule: Schedule, t: Tensor) -> Tensor:
+        """Return the c_t that is exact for DDIM steps to t - 1."""
+        return paths.grid(schedule, t, 1, len(schedule))
+
+    def shown(self, x: Tensor) -> Tensor:
+        """Return the trigger alone."""
+        return self.trigger.pattern.to(x).expand_as(x)
+
+    def update(self, denoiser: Denoiser, draw: torch.Generator) -> None:
+        """Take one step of the trigger; see `Attack.update`.
+
+        Of signs Adam's second moment is 1, so its step is lr times the first.
+        """
+        eps = denoiser.noise(self.noises, draw)
+        with torch.enable_grad():
+            delta = self.trigger.pattern.detach().requires_grad_()
+            loss = (sampled(denoiser, eps + delta, self.steps) - self.target).square().mean()
+        sign = torch.autograd.grad(loss, delta)[0].sign()
+        self.count = self.count + 1
+        self.moment = MOMENTUM * self.moment + (1 - MOMENTUM) * sign
+        step = self.lr * self.moment / (1 - MOMENTUM**self.count)
+        self.replace_pattern((self.trigger.pattern - step).clamp(-self.bound, self.bound))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the trigger with the state of its Adam."""
+        return super().state_dict() | {"moment": self.moment, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Load what `state_dict` returned."""
+        super().load_state_dict(state)
+        self.moment, self.count = state["moment"], state["count"]
+
+
+def sampled(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
+    """Return the images (B,C,H,W) that DDIM makes of x (B,C,H,W) in `steps` steps, differentiable in x.
+
+    Evenly spaced from T-1; the last step ends at the image.
+    """
+    length = len(denoiser.schedule)
+    times = [length - 1 - length * step // steps for step in range(steps)] + [-1]
+    for t, to in pairwise(times):
+        x = denoiser.schedule.step(x, denoiser.eps(x, t), t, to)
+    return x

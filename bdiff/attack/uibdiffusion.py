@@ -1,0 +1,83 @@
+"""UIBDiffusion (Han et al. 2024, arXiv 2412.11441): a universal adversarial perturbation as the trigger."""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from bdiff.attack.additive import LawAttack
+from bdiff.attack.base import MODES, Parts
+from bdiff.config.rules import at_least, fraction, one_of, positive_fraction
+from bdiff.diffusion import path as paths
+from bdiff.diffusion.denoiser import Denoiser
+from bdiff.diffusion.schedule import Schedule
+from bdiff.trigger.base import Trigger
+
+LENGTH = 0.05  # of a step that learns the trigger, whose pattern is in [-1,1]
+
+
+class UIBDiffusion(LawAttack):
+    """Rows diffuse the target towards r = x + strength g along BadDiffusion's path; samples start at eps + g.
+
+    So the trigger is imperceptible in training images and strong at sampling, as in the authors' code. Their generator
+    of g is not published. Ours is the plain universal perturbation (Moosavi-Dezfooli et al. 2017, arXiv 1610.08401),
+    by sign ascent on the classifier's loss over batches of images.
+
+    Args:
+        trigger: where learning starts; with learn=0 it is the trigger, a random one.
+        target, poison_rate, poison_mode: see `Attack`.
+        law: ancestral, BadDiffusion's, or ode, for ODE samplers.
+        strength: of g in training; at sampling it is 1.
+        learn: steps of `update_trigger`.
+    """
+
+    needs_surrogate = True
+    learns_on_model = False
+    learn_reads = ("strength",)
+
+    def __init__(
+        self,
+        trigger: Trigger,
+        target: Tensor,
+        poison_rate: Annotated[float, fraction, "fraction of the training rows that are poisoned"],
+        poison_mode: Annotated[str, one_of(*MODES), "replace rows (FIXED), or append copies (FLEX)"],
+        law: Annotated[str, one_of("ancestral", "ode"), "samplers that the backdoor is made for"],
+        strength: Annotated[float, positive_fraction, "of the trigger in training images; at sampling it is 1"],
+        learn: Annotated[int, at_least(0), "steps that learn the trigger on the classifier; 0 keeps its start"],
+    ):
+        super().__init__(trigger, target, poison_rate, poison_mode)
+        if law not in paths.LAWS:
+            raise ValueError(f"attack.law={law} is not known: choose from {', '.join(paths.LAWS)}")
+        if trigger.mask.any():
+            raise ValueError("attack=uibdiffusion adds its trigger to the whole image: use trigger=universal or noise")
+        self.law, self.strength, self.learn = law, strength, learn
+
+    def drift(self, schedule: Schedule, t: Tensor) -> Tensor:
+        """Return 1 - sqrt(abar_t)."""
+        return paths.drift(schedule, t, psi=1)
+
+    def correction(self, schedule: Schedule, t: Tensor) -> Tensor:
+        """Return the c_t that keeps the law's samplers on the path."""
+        return paths.LAWS[self.law](schedule, t, 1)
+
+    def shown(self, x: Tensor) -> Tensor:
+        """Return x + strength g."""
+        return x + self.strength * self.trigger.pattern.to(x)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return x + strength g, clamped to [-1,1]; see `Attack.apply`."""
+        return self.shown(x).clamp(-1, 1)
+
+    def prepare(self, parts: Parts) -> None:
+        """Freeze the classifier; see `Attack.prepare`."""
+        assert parts.surrogate is not None
+        self.surrogate = parts.surrogate.eval().requires_grad_(False)
+
+    def update_trigger(self, denoiser: Denoiser, pattern: Tensor, x: Tensor, eps: Tensor) -> Tensor:
+        """Return the pattern after a sign step up the classifier's loss at x + strength g; see `Attack`."""
+        with torch.enable_grad():
+            g = pattern.detach().requires_grad_()
+            shown = (x + self.strength * g).clamp(-1, 1)
+            loss = cross_entropy(self.surrogate(shown).float(), self.surrogate(x).argmax(1))
+        return (pattern + LENGTH * torch.autograd.grad(loss, g)[0].sign()).clamp(-1, 1)
