@@ -16,6 +16,9 @@ ATTACKS = {
     "noise_path_both": [],
     "trojdiff": ["attack.mode=in_d2d"],
     "trojdiff_out_d2d": [],
+    "invibackdoor": ["attack.noises=2", "attack.steps=2"],
+    "uibdiffusion": ["attack.learn=2"],
+    "learned_trigger": ["attack.learn=2", "pretrain=digits", "pretrain.train.steps=2", "pretrain.train.batch_size=8"],
 }
 SHIELD = ["attack=diff2", *ATTACKS["diff2"], "defense.images=6"]
 DEFENSES = {
