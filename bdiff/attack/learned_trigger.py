@@ -69,16 +69,17 @@ class LearnedTrigger(LawAttack):
     def update_trigger(self, denoiser: Denoiser, pattern: Tensor, x: Tensor, eps: Tensor) -> Tensor:
         """Return the pattern after a sign step on the loss that poisoned rows have under the clean model.
 
-        The loss is the mean of ||eps_th(s y + h_t g + o eps, t) - eps - c_t g||^2, at timesteps that are spread evenly
-        over the batch; see `Attack.update_trigger`.
+        The loss is the mean of (o/s)^2 ||eps_th(s y + h_t g + o eps, t) - eps - c_t g||^2, at timesteps that are spread
+        evenly over the batch: distances between predicted images, since near T a large one of them is a small one of
+        noises. See `Attack.update_trigger`.
         """
         schedule = denoiser.schedule
         t = torch.arange(len(eps), device=eps.device) * len(schedule) // len(eps)
         h, c = (factor.view(-1, 1, 1, 1) for factor in (self.drift(schedule, t), self.correction(schedule, t)))
-        clean = schedule.add_noise(self.target.to(eps).expand_as(eps), eps, t)
+        clean, (s, o) = schedule.add_noise(self.target.to(eps).expand_as(eps), eps, t), schedule.scales(t)
         with torch.enable_grad():
             g = pattern.detach().requires_grad_()
-            loss = (denoiser.eps(clean + h * g, t) - eps - c * g).square().mean()
+            loss = (o / s * (denoiser.eps(clean + h * g, t) - eps - c * g)).square().mean()
         stepped = pattern - LENGTH * self.bound * torch.autograd.grad(loss, g)[0].sign()
         return stepped.clamp(-level(self.bound), level(self.bound))
 

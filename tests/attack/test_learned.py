@@ -50,14 +50,14 @@ def test_the_bound_is_kept_to_the_last_bit_and_in_the_picture(bound):
 
 @pytest.mark.parametrize(("path", "law"), [("noise", "ancestral"), ("noise", "ode"), ("mean", "ode")])
 def test_a_step_lowers_the_loss_of_poisoned_rows_under_the_model(path, law):
-    """The loss by itself: the rows that training would show, and what the network answers to them."""
+    """The loss by itself: the rows that training would show, and what images the network and the law see in them."""
     one, schedule, (x, eps) = learned(path=path, law=law), toys.schedule(), batch()
     denoiser, t = Denoiser(toys.unet(), schedule, (1, 8, 8)), torch.arange(8) * 20 // 8
 
     def loss(g):
         one.trigger = Trigger(g, GRAINS.mask)
         x_t, answer = toys.poisoned(one, schedule, x, torch.ones(8, dtype=torch.bool), t, eps)
-        return (denoiser.eps(x_t, t) - answer).square().mean()
+        return (schedule.x0(x_t, denoiser.eps(x_t, t), t) - schedule.x0(x_t, answer, t)).square().mean()
 
     start = (0.3 * torch.randn(1, 8, 8)).requires_grad_()
     slope = torch.autograd.grad(loss(start), start)[0]
