@@ -21,7 +21,7 @@ CUDA_TESTS = $(sort $(shell grep -rl 'mark.cuda' tests --include='test_*.py'))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo tables table-baddiffusion table-clipping table-published zoo table-amplify table-attacks \
-	table-diff2 table-diff2-variants test test-slow test-cuda bench gpu check format constraints clean
+	table-cost table-diff2 table-diff2-variants test test-slow test-cuda bench gpu check format constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ table-amplify: $(READY)  ## ASR over the training budget: original, reinforced a
 
 table-attacks: $(READY)  ## attacks by samplers on the digits: ASR, leak, quality, and whether it was as expected
 	$(BIN)/bdiff table attacks $(RUN)
+
+table-cost: $(READY)  ## optimizer steps until a backdoor opens, by attack and poison rate, on the digits (hours)
+	$(BIN)/bdiff table cost $(RUN)
 
 table-diff2: $(READY)  ## DIFF2 against purification and certification, countermeasures, and detections
 	$(BIN)/bdiff table diff2-shields --profile $(PROFILE) $(RUN)

@@ -71,7 +71,7 @@ def test_the_figure_has_a_panel_for_each_rate(tmp_path):
     ("line", "message"),
     [
         ("nowhere", "nowhere is not a folder"),
-        ("runs --base slow --rows attack", "--base slow is no method of these runs: choose from base, base as trained"),
+        ("runs --base slow --rows attack", "--base slow names 0 attacks of these runs, which are base; fast"),
         ("runs --goal 1.5", "argument --goal: invalid fraction value: '1.5'"),
         ("runs --rows atack", "atack is set in no run; did you mean attack?"),
     ],

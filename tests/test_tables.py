@@ -25,6 +25,7 @@ JOBS = {
     ("clipping-asr", "paper"): 24, ("published", "digits"): 0, ("published", "paper"): 42, ("zoo", "digits"): 90,
     ("zoo", "paper"): 90, ("amplify", "digits"): 5, ("amplify", "paper"): 5, ("diff2-shields", "digits"): 8,
     ("diff2-shields", "paper"): 14, ("diff2-variants", "digits"): 11, ("attacks", "digits"): 60,
+    ("cost", "digits"): 516,
 }  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def test_a_table_names_every_sweep_beside_it(name, profile):
     table = table_of(name, profile)
     files = {path.stem for path in (CONF / FOLDER / name / profile).glob("*.yaml")} - {"base"}
     assert {option.rpartition("/")[2] for option in table.sweeps} == files
-    assert all(view[0] in ("table", "zoo", "shields", "attacks") for view in table.views)
+    assert all(view[0] in ("table", "zoo", "shields", "attacks", "cost") for view in table.views)
 
 
 def test_the_published_table_has_every_published_row():

@@ -1,11 +1,11 @@
 """`bdiff cost`: the smallest training budget with which each attack succeeds, by poison rate."""
 
-from bdiff.cli.table import Parser, deliver, drawn, found_below, known_keys, over_runs
+from bdiff.cli.table import Parser, deliver, drawn, found_below, known_keys, names, over_runs
 from bdiff.report.cost import USES, base_of, cost_sheet, facts, methods
 from bdiff.report.runs import measured
 
 EXAMPLES = """
-  bdiff cost outputs/table-cost --rows experiment --base box      optimizer steps to an ASR of 0.99, and factors
+  bdiff cost outputs/cost --rows attack --base baddiffusion  optimizer steps to an ASR of 0.99, and factors
   bdiff cost outputs --goal 0.9 --format latex --out cost.tex --figure cost.png"""
 
 
@@ -20,7 +20,12 @@ def parser() -> Parser:
     """Return the parser of `bdiff cost`."""
     parser = over_runs("cost", __doc__, EXAMPLES, "runs", " that tell attacks apart", "ASR over steps")
     parser.add_argument("--goal", type=fraction, default=0.99, metavar="ASR", help="the ASR to reach (default: 0.99)")
-    parser.add_argument("--base", metavar="NAME", help="the attack that others are held against: its values of --rows")
+    parser.add_argument(
+        "--base",
+        type=names,
+        metavar="VALUE,VALUE",
+        help="the attack that others are held against: its first values of --rows",
+    )
     return parser
 
 

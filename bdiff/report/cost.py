@@ -71,7 +71,7 @@ def methods(runs: Sequence[Run], rows: list[str] | None = None) -> tuple[list[st
             raise RequestError(f"{run.folder} has its budget in epochs: set train.steps instead")
         cells.setdefault(label(run, [*keys, STEPS, RATE]), []).append(run)
         for metric in (metric for metric in USES if run.done and metric in run.metrics):
-            name = (*map(last, label(run, keys)), USES[metric])
+            name = (*label(run, keys), USES[metric])
             curve = found.setdefault((name, float(run.value(RATE))), {}).setdefault(int(run.value("seed")), {})
             curve[int(run.value(STEPS))] = run.metrics[metric]
     for members in cells.values():
@@ -81,21 +81,19 @@ def methods(runs: Sequence[Run], rows: list[str] | None = None) -> tuple[list[st
     return keys, [Method(name, rate, found[name, rate]) for name in names for rate in rates if (name, rate) in found]
 
 
-def last(word: str) -> str:
-    """Return an option's name without the folders of its group."""
-    return word.rpartition("/")[2]
+def base_of(tried: Sequence[Method], words: list[str] | None) -> Name | None:
+    """Return the name of the method whose first settings are `words`, with its trigger as trained; None without words.
 
-
-def base_of(tried: Sequence[Method], words: str | None) -> Name | None:
-    """Return the name of the method whose settings are `words`, such as "baddiffusion box".
-
-    Raises RequestError if there is none.
+    Raises RequestError unless there is exactly one.
     """
-    names = {" ".join(one.name): one.name for one in tried}
-    names |= {" ".join(one.name[:-1]): one.name for one in tried if one.name[-1] == USES[ASR]}
-    if words is not None and words not in names:
-        raise RequestError(f"--base {words} is no method of these runs: choose from {', '.join(sorted(names))}")
-    return None if words is None else names[words]
+    if words is None:
+        return None
+    names = [name for name in dict.fromkeys(one.name for one in tried) if name[-1] == USES[ASR]]
+    found = [name for name in names if list(name[: len(words)]) == words]
+    if len(found) != 1:
+        known = "; ".join(",".join(name[:-1]) for name in names)
+        raise RequestError(f"--base {','.join(words)} names {len(found)} attacks of these runs, which are {known}")
+    return found[0]
 
 
 def cost_sheet(keys: list[str], tried: Sequence[Method], goal: float, base: Name | None) -> Sheet:
