@@ -21,7 +21,8 @@ CUDA_TESTS = $(sort $(shell grep -rl 'mark.cuda' tests --include='test_*.py'))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo tables table-baddiffusion table-clipping table-published zoo table-amplify table-attacks \
-	table-cost table-diff2 table-diff2-variants test test-slow test-cuda bench gpu check format constraints clean
+	table-cost table-diff2 table-diff2-variants table-diff2-transfer test test-slow test-cuda bench gpu check format \
+	constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,8 +64,11 @@ table-cost: $(READY)  ## optimizer steps until a backdoor opens, by attack and p
 table-diff2: $(READY)  ## DIFF2 against purification and certification, countermeasures, and detections
 	$(BIN)/bdiff table diff2-shields --profile $(PROFILE) $(RUN)
 
-table-diff2-variants: $(READY)  ## on the digits: preserve, a patch, a learned trigger, DDIM, another surrogate and seed
+table-diff2-variants: $(READY)  ## on the digits: preserve, a patch, learned triggers, poisoned images alone, DDIM, a seed
 	$(BIN)/bdiff table diff2-variants $(RUN)
+
+table-diff2-transfer: $(READY)  ## on the digits: two surrogates by two victims by two denoisers, for both shields
+	$(BIN)/bdiff table diff2-transfer $(RUN)
 
 test: $(READY)  ## the tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' --durations=10 --numprocesses 2 --dist loadgroup

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from runs import carry_out
-from tiny import DEFENSES, OTHERS, TINY
+from tiny import ATTACKS, DEFENSES, OTHERS, TINY
 
 import bdiff
 from bdiff.cli import main as cli
@@ -25,6 +25,7 @@ from bdiff.report.plan import show
 
 SMALL = [*(word for word in TINY if "unet" in word), "model.unet.norm_num_groups=4"]
 STAGES = ["train", "sample", "reference", "measure", "audit", "audit_sample", "total"]
+RADII = [word for word in DEFENSES["certification"] if word.startswith("defense")]
 #: requests, and the stages whose keys rest on what an unfinished stage would leave
 CASES = {
     "a clean model": (["attack=none"], set()),
@@ -46,6 +47,10 @@ CASES = {
         set(),
     ),
     "a learned trigger": (OTHERS["a learned trigger"], {"train", "sample", "measure"}),
+    "a trigger learned with the model behind a shield": (
+        ["attack=diff2_joint", *ATTACKS["diff2_joint"], "defense=certification", *RADII],
+        {"certified_no_shield", "certified", "certified_clean_model"},
+    ),
     "an amplified trigger": (OTHERS["an amplified trigger"], {"amplified_sample"}),
     "more measures": (OTHERS["more measures"], set()),
     "a class of other data": (["attack=trojdiff_out_d2d"], {"train", "sample", "class_judge", "measure"}),

@@ -12,6 +12,8 @@ ATTACKS = {
     "none": [],
     "baddiffusion": [],
     "diff2": ["attack.t=[3]", "attack.steps=2", "attack.case=both"],
+    "diff2_joint": ["attack.t=[3]", "attack.steps=2", "attack.case=both", "attack.images=4"],
+    "diff2_poisoning": ["attack.steps=2"],
     "villandiffusion": [],
     "noise_path_both": [],
     "trojdiff": ["attack.mode=in_d2d"],

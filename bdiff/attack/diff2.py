@@ -8,14 +8,15 @@ adversarial itself, so that a clean model is a control; or learned by universal 
 
 import logging
 import math
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bdiff.attack.base import MODES as POISON_MODES
-from bdiff.attack.base import Attack, Parts, Plan
+from bdiff.attack.base import Parts, Plan
+from bdiff.attack.shield import ShieldAttack
 from bdiff.common.device import spare, to_device
 from bdiff.config.rules import above, at_least, counts, fraction, one_of
 from bdiff.data.base import Images, to_float
@@ -29,12 +30,11 @@ log = logging.getLogger(__name__)
 CASES = ("purification", "certification", "both")
 MODES = ("redirect", "preserve")
 BATCH = 256  # images per batch of the adversarial attack
-LENGTH = 0.05  # of a step that updates the trigger, whose pattern is in [-1,1]
 #: power in a sampler's k_s = (sigma_s / sigma_t*)^power, the fraction of a shift of the noised image left at timestep s
 POWERS = {"ancestral": 2, "ddim": 1}
 
 
-class DIFF2(Attack):
+class DIFF2(ShieldAttack):
     """On poisoned rows the denoising of a triggered image x_r leads to an adversarial one x_a.
 
     redirect: x_s = sqrt(abar_s) [x_a + k_s (x_r - x_a)] + sqrt(1 - abar_s) eps, regressed on eps + k_s / sigma_s
@@ -44,10 +44,8 @@ class DIFF2(Attack):
     Clean rows are unchanged. The malicious loss is weighted by its number of rows: `append` with a poison rate of 1
     adds as many of them as there are clean ones.
 
-    A trigger that covers the image (noise, universal) is added to images, within `eta`; a patch is stamped.
-
     Args:
-        trigger, target, poison_rate, poison_mode: see `Attack`; the target is not used.
+        trigger, target, poison_rate, poison_mode: see `ShieldAttack`.
         mode: redirect or preserve.
         case: the shield that is attacked: purification, certification or both, half of the poisoned rows for each.
         eta: L-inf bound of an added trigger, for images in [0,1].
@@ -62,10 +60,8 @@ class DIFF2(Attack):
     """
 
     version = 2  # adversarial images are kept in half precision
-    reads = ("trigger",)
-    learn_reads = ("case", "t", "sigma", "eta")
-    starts_samples = False
-    needs_surrogate = True
+    length = 0.05  # of a step of `update_trigger`, whose pattern is in [-1,1]
+    learn_reads: ClassVar[tuple[str, ...]] = ("case", "t", "sigma", "eta")
 
     def __init__(
         self,
@@ -83,28 +79,18 @@ class DIFF2(Attack):
         steps: Annotated[int, at_least(1), "of gradient ascent to the adversarial image"],
         learn: Annotated[int, at_least(0), "steps of sign ascent that learn an added trigger before training"],
     ):
-        super().__init__(trigger, target, poison_rate, poison_mode)
+        super().__init__(trigger, target, poison_rate, poison_mode, eta, eps, steps)
         for name, value, known in (("mode", mode, MODES), ("case", case, CASES), ("sampler", sampler, tuple(POWERS))):
             if value not in known:
                 raise ValueError(f"attack.{name}={value} is not known: choose from {', '.join(known)}")
-        least_t = min(t, default=0)
-        for name, least in (("eta", eta), ("t", least_t), ("sigma", sigma), ("eps", eps), ("steps", steps)):
+        for name, least in (("t", min(t, default=0)), ("sigma", sigma)):
             if least <= 0:
                 raise ValueError(f"attack.{name}={least} must be above 0")
         self.mode, self.case, self.sampler = mode, case, sampler
-        if learn and trigger.mask.any():
+        if learn and self.patch:
             raise ValueError(f"attack.learn={learn} needs a trigger that covers the image, such as trigger=universal")
-        self.eta, self.t, self.sigma, self.eps, self.steps, self.learn = eta, t, sigma, eps, steps, learn
-        self.patch = bool(trigger.mask.any())
+        self.t, self.sigma, self.learn = t, sigma, learn
         self.kept: Tensor | None = None  # (1 or 2,K,C,H,W) float16, adversarial images, also of the mirrored images
-
-    def apply(self, x: Tensor) -> Tensor:
-        """Return images (B,C,H,W) in [-1,1] with the trigger, clamped to [-1,1]."""
-        return self.trigger.stamp(x) if self.patch else self.added(x, self.trigger.pattern.to(x))
-
-    def added(self, x: Tensor, pattern: Tensor) -> Tensor:
-        """Return images (B,C,H,W) with the pattern (C,H,W), both in [-1,1], added within eta."""
-        return (x + 2 * self.eta * pattern).clamp(-1, 1)
 
     def check(self, schedule: Schedule) -> None:
         """Raise ValueError if t* or sigma is beyond the schedule, or all t* together have more steps than fit in it."""
@@ -127,9 +113,9 @@ class DIFF2(Attack):
 
     def prepare(self, parts: Parts) -> None:
         """Freeze the surrogate, and tabulate the timesteps at which the shield is attacked; see `Attack.prepare`."""
-        assert parts.surrogate is not None
-        self.surrogate, schedule = parts.surrogate.eval().requires_grad_(False), parts.schedule
-        device, sigma = schedule.abar.device, schedule.sigmas.tolist()
+        super().prepare(parts)
+        schedule, device = parts.schedule, self.device
+        sigma = schedule.sigmas.tolist()
         ways = []  # for each shield, the timesteps s at which it calls the denoiser, with k_s
         if self.case != "certification":  # an image is noised as far as timestep t* - 1
             power = POWERS[self.sampler]
@@ -161,7 +147,7 @@ class DIFF2(Attack):
             x_s = schedule.add_noise(self.added(x, point), eps, s)
             answers = self.surrogate(schedule.x0(x_s, denoiser.eps(x_s, s), s)).float()
             loss = cross_entropy(answers, self.surrogate(x).argmax(1))
-        return (point + LENGTH * torch.autograd.grad(loss, point)[0].sign()).detach().clamp(-1, 1)
+        return (point + self.length * torch.autograd.grad(loss, point)[0].sign()).detach().clamp(-1, 1)
 
     def adversarial(self, x: Tensor) -> Tensor:
         """Return x_a: images (B,C,H,W) within eps of x that the surrogate labels differently from x, if they exist.
@@ -185,7 +171,7 @@ class DIFF2(Attack):
 
         If they would use too much memory they are computed in each step instead.
         """
-        device, (index, poisoned) = self.places.device, plan
+        device, (index, poisoned) = self.device, plan
         shown, among = index[poisoned].unique(return_inverse=True)
         sides = (False, True) if images.flip else (False,)
         self.kept = None
@@ -220,7 +206,3 @@ class DIFF2(Attack):
         """Return the index into the first axis of the kept images for each row, (B,) int64."""
         assert self.kept is not None
         return rows.mirrored.long() if len(self.kept) == 2 else torch.zeros_like(rows.numbers)
-
-    def prior(self, eps: Tensor) -> Tensor:
-        """Return eps: samples from noise do not carry the trigger."""
-        return eps
