@@ -24,7 +24,7 @@ JOBS = {
     ("baddiffusion-asr", "digits"): 36, ("baddiffusion-asr", "paper"): 36, ("clipping-asr", "digits"): 24,
     ("clipping-asr", "paper"): 24, ("published", "digits"): 0, ("published", "paper"): 42, ("zoo", "digits"): 90,
     ("zoo", "paper"): 90, ("amplify", "digits"): 5, ("amplify", "paper"): 5, ("diff2-shields", "digits"): 8,
-    ("diff2-shields", "paper"): 14, ("diff2-variants", "digits"): 21, ("diff2-transfer", "digits"): 32,
+    ("diff2-shields", "paper"): 14, ("diff2-variants", "digits"): 22, ("diff2-transfer", "digits"): 32,
     ("attacks", "digits"): 60, ("cost", "digits"): 516,
 }  # fmt: skip
 

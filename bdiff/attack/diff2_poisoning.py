@@ -28,8 +28,9 @@ class DIFF2Poisoning(ShieldAttack):
 
     x_r is the image with the trigger, u a universal perturbation (Moosavi-Dezfooli et al. 2017, arXiv 1610.08401): one
     for all images, |u| <= eps, that leads the surrogate away from its labels of the clean images. So whatever carries
-    the trigger carries u, and a denoiser that is shown the trigger without u adds it. The perturbation has to be
-    universal: one that depends on the image is nothing that a trigger could stand for, see `DIFF2`'s mode preserve.
+    the trigger carries u, and a denoiser that is shown the trigger without u adds it: the trigger stands for u, which
+    it could not do for perturbations that differ from image to image (in trials these were weaker). u must not be
+    stronger than the trigger, or the denoiser looks for u itself, and finds none.
 
     The attacker has no say in the training: where it mirrors images, it mirrors his with their trigger.
 
