@@ -19,6 +19,7 @@ from torchvision.ops import StochasticDepth
 from bdiff.attack.baddiffusion import BadDiffusion
 from bdiff.attack.base import Parts
 from bdiff.attack.diff2 import DIFF2
+from bdiff.attack.diff2_poisoning import DIFF2Poisoning
 from bdiff.classifier.small_cnn import SmallCNN
 from bdiff.defense.removal.anp import Perturbed
 from bdiff.diffusion import step as steps
@@ -70,6 +71,18 @@ def diff2() -> DIFF2:
     return attack
 
 
+def poisoning() -> DIFF2Poisoning:
+    """Poisoned images alone, their perturbation found before training."""
+    images = toys.images()
+    attack = DIFF2Poisoning(
+        Trigger.from_picture(universal(8, cell=1, seed=0), 1), toys.attack().target, 0.5, "append", 0.1, 0.1, 3
+    )
+    torch.manual_seed(0)
+    attack.prepare(Parts(toys.schedule(), SmallCNN(1, 2, 4)))
+    attack.prepare_rows(images, attack.rows(images.labels, 0))
+    return attack
+
+
 def asking(schedule: Schedule, rows: Rows, draw: Draw) -> Noised:
     """Poison as a plugin may have it: clean, and with a question that no compiler can answer."""
     found = clean(schedule, rows, draw)
@@ -108,6 +121,7 @@ ROWS = [
     pytest.param(toys.attack, "fp32", "compiled in pieces", 1e-5, id="baddiffusion-pieces", marks=pytest.mark.slow),
     pytest.param(toys.attack, "fp32", "in pieces", 1e-5, id="baddiffusion-eager-pieces"),
     pytest.param(diff2, "fp32", "compiled", 1e-5, id="diff2-compiled", marks=pytest.mark.slow),
+    pytest.param(poisoning, "fp32", "compiled", 1e-5, id="diff2-poisoning-compiled", marks=pytest.mark.slow),
     pytest.param(diff2, "fp32", "in pieces", 1e-5, id="diff2-eager-pieces"),
 ]
 MODES = {
