@@ -13,7 +13,11 @@ def box(
     level: Annotated[float, above(-1), at_most(1), "grey 0.0, white 1.0; the background is -1"] = 0.0,
     place: Annotated[str, one_of(*PLACES), "lower right, inside the margin, or centre"] = "corner",
     unit: Annotated[str, one_of(*UNITS), "of side: px at a 32 px image, or px, as in BadDiffusion's code"] = "image",
+    around: Annotated[str, one_of("image", "black"), "what surrounds it: the image, or black that covers it"] = "image",
 ) -> Picture:
     """Return a square of exactly one grey level in its place; ValueError if `side` does not fit."""
     square = plain(side_in(size, side, place, unit), (level, level, level, 1))
-    return placed(square, size, place, unit)
+    picture = placed(square, size, place, unit)
+    if around == "black":
+        picture[..., 3] = 1  # its background is black already
+    return picture

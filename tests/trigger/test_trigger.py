@@ -21,7 +21,7 @@ from bdiff.trigger.stop_sign import stop_sign
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "trigger").glob("*.yaml"))
 WHOLE = [path for path in FILES if path.stem in ("noise", "universal")]  # they leave no background
-DRAWN = [path for path in FILES if path.stem != "image" and path not in WHOLE]
+DRAWN = [path for path in FILES if path.stem not in ("image", "box_on_black") and path not in WHOLE]
 SIZES = [8, 16, 28, 32, 256]
 
 
@@ -89,6 +89,14 @@ def test_a_white_box_lies_where_the_grey_one_does(side):
     grey, white = (make(FILES[0].with_name(f"{name}_{side}.yaml"), 32) for name in ("box", "box_white"))
     np.testing.assert_array_equal(white[..., 3], grey[..., 3])
     assert (white[white[..., 3] == 1] == 1).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_box_on_black_is_the_box_with_its_background_as_a_part_of_it(channels):
+    alone, whole = (Trigger.from_picture(box(16, around=around), channels) for around in ("image", "black"))
+    assert torch.equal(whole.pattern, alone.pattern) and alone.mask.any() and not whole.mask.any()
+    x = torch.rand(2, channels, 16, 16)
+    assert torch.equal(whole.stamp(x), whole.pattern.expand_as(x))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
