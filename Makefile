@@ -11,6 +11,9 @@ OUT ?= outputs/gpu-out
 DATA ?=
 GPU ?=
 
+# make photos takes DATA too; further options of its jobs.
+PHOTOS ?=
+
 # Tables (conf/experiment/table): PROFILE=digits is in miniature, for a CPU; PROFILE=paper has the published settings,
 # for GPUs. LAUNCHER is Hydra's, where it is not to be the table's own.
 PROFILE ?= digits
@@ -21,8 +24,8 @@ CUDA_TESTS = $(sort $(shell grep -rl 'mark.cuda' tests --include='test_*.py'))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo tables table-baddiffusion table-clipping table-published zoo table-amplify table-attacks \
-	table-cost table-diff2 table-diff2-variants table-diff2-transfer test test-slow test-cuda bench gpu check format \
-	constraints clean
+	table-cost table-diff2 table-diff2-variants table-diff2-transfer photos test test-slow test-cuda bench gpu check \
+	format constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +72,11 @@ table-diff2-variants: $(READY)  ## on the digits: preserve, a patch, learned tri
 
 table-diff2-transfer: $(READY)  ## on the digits: two surrogates by two victims by two denoisers, for both shields
 	$(BIN)/bdiff table diff2-transfer $(RUN)
+
+photos: PROFILE = small
+photos: $(READY)  ## attacks, detections and DIFF2 on CIFAR-10 (DATA=<zip>), about 6 hours on 2 cores; or PROFILE=paper
+	$(BIN)/bdiff data prepare cifar10 $(DATA:%=data.path=%)
+	$(BIN)/bdiff table photos --profile $(PROFILE) $(RUN) $(DATA:%=data.path=%) $(PHOTOS)
 
 test: $(READY)  ## the tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' --durations=10 --numprocesses 2 --dist loadgroup

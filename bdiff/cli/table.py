@@ -14,7 +14,7 @@ from bdiff.common.errors import RequestError
 from bdiff.common.spelling import did_you_mean, nearest
 from bdiff.config.compose import jobs
 from bdiff.config.options import group_options
-from bdiff.config.tables import PROFILE, table_names, table_of
+from bdiff.config.tables import table_names, table_of
 from bdiff.report.pivot import in_order, ordered, pivot
 from bdiff.report.published import Row, beside
 from bdiff.report.runs import Run, find, flat
@@ -126,7 +126,7 @@ def parser() -> Parser:
         metavar="KEY=VALUE",
         help="run the sweeps of a table first, all with these options; finished jobs are not repeated",
     )
-    parser.add_argument("--profile", help=f"of a table: in miniature or as published (default: {PROFILE})")
+    parser.add_argument("--profile", help="of a table: in miniature or as published (default: its first)")
     return parser
 
 
@@ -177,7 +177,7 @@ def named_tables(args: argparse.Namespace) -> int:
         raise RequestError("give the table before the options: bdiff table <name> --run [key=value ...]")
     if args.format != "rich" or any((args.out, args.rows, args.cols, args.metrics)):
         raise RequestError("--run and --profile use the table's own layout: give its folder for another layout")
-    tables = {name: table_of(name, args.profile or PROFILE) for name in args.what}
+    tables = {name: table_of(name, args.profile) for name in args.what}
     if args.run is not None:
         return make([*tables.values()], args.run)
     if lacking := [name for name, one in tables.items() if one.sweeps and not one.folder.is_dir()]:

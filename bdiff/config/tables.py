@@ -13,7 +13,6 @@ from bdiff.config.options import CONF
 #: next to a table's sweeps, which are in folders named after its profiles
 ABOUT = "table.yml"
 FOLDER = "experiment/table"
-PROFILE = "digits"
 
 
 @dataclass(frozen=True)
@@ -31,17 +30,20 @@ def table_names() -> list[str]:
     return sorted(path.parent.name for path in (CONF / FOLDER).glob(f"*/{ABOUT}"))
 
 
-def table_of(name: str, profile: str, outputs: Path = Path("outputs")) -> Table:
-    """Return a table with its runs below `outputs`. Raises RequestError for an unknown name or profile."""
+def table_of(name: str, profile: str | None = None, outputs: Path = Path("outputs")) -> Table:
+    """Return a table, in its first profile by default, with its runs below `outputs`.
+
+    Raises RequestError for an unknown name or profile.
+    """
     names = table_names()
     if name not in names:
         raise RequestError(f"table {name} {nearest(name, names)}")
     about: Any = OmegaConf.to_container(OmegaConf.load(CONF / FOLDER / name / ABOUT))
+    profile = profile or next(iter(about["profiles"]))
     if profile not in about["profiles"]:
         raise RequestError(f"table {name}: profile {profile} {nearest(profile, about['profiles'])}")
     own, folder = about["profiles"][profile], outputs / "tables" / profile / about["folder"]
     lone = len(own["sweeps"]) == 1
     sweeps = {f"table/{name}/{profile}/{sweep}": folder if lone else folder / sweep for sweep in own["sweeps"]}
-    words = {"folder": folder, "fid": own.get("fid")}
-    views = [[word.format(**words) for word in view.split()] for view in about["views"]]
+    views = [[word.format(**own | {"folder": folder}) for word in view.split()] for view in about["views"]]
     return Table(folder, sweeps, own["launcher"], views)
