@@ -236,6 +236,7 @@ def test_a_sampler_is_made_from_a_schedule(sampler, schedule):
         ("cifar10", "cifar10", 35_746_307),  # google/ddpm-cifar10-32
         ("ddpm256", "celebahq", 113_673_219),  # google/ddpm-ema-celebahq-256
         ("cifar10_small", "cifar10", pytest.approx(4.4e6, rel=0.05)),
+        ("cifar10_tiny", "cifar10", pytest.approx(2.6e6, rel=0.05)),
         ("digits", "digits", pytest.approx(1e6, rel=0.2)),
     ],
 )

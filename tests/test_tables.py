@@ -54,6 +54,15 @@ def test_a_table_names_every_sweep_beside_it(name, profile):
     assert all(view[0] in ("table", "zoo", "shields", "attacks", "cost") for view in table.views)
 
 
+def test_a_tables_first_profile_is_its_default_and_its_views_use_words_of_the_profile():
+    default, small, paper = (table_of("photos", profile) for profile in (None, "small", "paper"))
+    assert default == small and default.folder.parts[-2:] == ("small", "photos")
+    assert [table.views[0][-1] for table in (small, paper)] == [
+        "attack,trigger,pretrain.train.steps,train.steps",
+        "attack,trigger,train.epochs",
+    ]
+
+
 def test_the_published_table_has_every_published_row():
     (overrides,) = requests(table_of("published", "paper"), [])
     rows = {f"{paper}/{path.stem}" for paper in ("baddiffusion", "clipping", "trojdiff", "villandiffusion")
