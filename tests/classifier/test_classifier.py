@@ -96,7 +96,9 @@ def test_the_known_networks_have_the_weights_they_are_known_for():
         assert weights(ResNet18(3, 10)) == 11_173_962
 
 
-@pytest.mark.parametrize(("model", "channels", "side"), [("resnet18", 512, 4), ("wrn28_10", 640, 8), ("wrn10_2", 128, 8)])
+@pytest.mark.parametrize(
+    ("model", "channels", "side"), [("resnet18", 512, 4), ("wrn28_10", 640, 8), ("wrn10_2", 128, 8)]
+)
 def test_images_of_32_px_are_halved_as_often_as_for_cifar(model, channels, side):
     with torch.device("meta"):
         network = make(option(model).model, channels=3, classes=10)
