@@ -56,7 +56,9 @@ def test_a_plugins_option_is_composed_checked_and_made(site):
     assert make(config.trigger, size=16)[..., 3].sum() == 4
     assert problems("trigger=dott")[0].startswith("trigger=dott is not known; did you mean dot? (choose from box, ")
     assert "did you mean trigger.radius?" in problems("trigger=dot", "trigger.radios=2")[0]
-    assert problems("trigger.radius=2") == ["trigger.radius is not known with trigger=box: it belongs to trigger=dot"]
+    assert problems("trigger=box", "trigger.radius=2") == [
+        "trigger.radius is not known with trigger=box: it belongs to trigger=dot"
+    ]
     assert [config.trigger.radius for config in jobs(["trigger=dot", "trigger.radius=2,3"], True)] == [2, 3]
 
 

@@ -81,7 +81,7 @@ def test_a_trigger_that_is_learned_with_the_model_is_the_run_s_in_all_that_follo
         return pictures_of(attack, pictures, images)
 
     monkeypatch.setattr(main, "attack_pictures", watched)
-    words = [*SMALL, "attack=baddiffusion", "defense=elijah", "defense.steps=3", "defense.samples=9"]
+    words = [*SMALL, "attack=baddiffusion", "trigger=box", "defense=elijah", "defense.steps=3", "defense.samples=9"]
     code, record = carry_out(home, "with-the-model", *words)
     assert code == 0
     begun = Trigger.from_picture(box(size=16, side=14), 1)
