@@ -75,7 +75,7 @@ table-diff2-transfer: $(READY)  ## on the digits: two surrogates by two victims 
 	$(BIN)/bdiff table diff2-transfer $(RUN)
 
 photos: PROFILE = small
-photos: $(READY)  ## attacks, detections and DIFF2 on CIFAR-10 (DATA=<zip>), about 6 hours on 2 cores; or PROFILE=paper
+photos: $(READY)  ## attacks, detections and DIFF2 on CIFAR-10 (DATA=<zip>), about 4 hours on 2 cores; or PROFILE=paper
 	$(BIN)/bdiff data prepare cifar10 $(DATA:%=data.path=%)
 	$(BIN)/bdiff table photos --profile $(PROFILE) $(RUN) $(DATA:%=data.path=%) $(PHOTOS)
 
