@@ -82,6 +82,15 @@ def test_wrong_words_are_reported_in_a_line(line, message, capsys):
     assert message in err and len(err.splitlines()) == 1 and not out
 
 
+def test_clean_models_have_no_rate_and_are_left_out(tmp_path, capsys):
+    before = rows(capsys, "--base", "base")
+    clean = settings(attack={"_target_": "bdiff.attack.none.NoAttack"}, train={"steps": 100})
+    write_run(tmp_path / "runs" / "clean", {"asr": 0.0}, clean, typed=("attack=none",), choices={"attack": "none"})
+    assert rows(capsys, "--base", "base") == before
+    assert cli.command(["cost", "runs/clean"]) == 2
+    assert "no run with an attack that has a poison rate is done below runs/clean" in capsys.readouterr().err
+
+
 def test_budgets_in_epochs_are_refused(tmp_path, capsys):
     write_run(tmp_path / "runs" / "epochs", {"asr": 1.0}, settings(attack={"name": "base", "poison_rate": 0.1}))
     assert cli.command(["cost", "runs", "--rows", "attack"]) == 2

@@ -1,7 +1,7 @@
 """`bdiff cost`: the smallest training budget with which each attack succeeds, by poison rate."""
 
 from bdiff.cli.table import Parser, deliver, drawn, found_below, known_keys, names, over_runs
-from bdiff.report.cost import USES, base_of, cost_sheet, facts, methods
+from bdiff.report.cost import USES, attacked, base_of, cost_sheet, facts, methods
 from bdiff.report.runs import measured
 
 EXAMPLES = """
@@ -32,7 +32,7 @@ def parser() -> Parser:
 def cost(words: list[str]) -> None:
     """Execute `bdiff cost`. Raises RequestError for invalid arguments, and if no run with an ASR is done."""
     args = parser().parse_args(words)
-    runs = found_below(args.folders, lambda runs: measured(runs, *USES), "triggered samples")
+    runs = found_below(args.folders, lambda runs: attacked(measured(runs, *USES)), "an attack that has a poison rate")
     known_keys(runs, args.rows or [])
     keys, tried = methods(runs, args.rows)
     sheet = cost_sheet(keys, tried, args.goal, base_of(tried, args.base))

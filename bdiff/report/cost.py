@@ -57,6 +57,11 @@ class Method:
         return [statistics.median(curve[steps] for curve in curves if steps in curve) for steps in self.budgets]
 
 
+def attacked(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs with a poison rate: clean models have none, and cost nothing."""
+    return [run for run in runs if run.value(RATE) is not None]
+
+
 def methods(runs: Sequence[Run], rows: list[str] | None = None) -> tuple[list[str], list[Method]]:
     """Return the settings that tell attacks apart, and each attack at each poison rate.
 
