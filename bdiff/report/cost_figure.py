@@ -18,20 +18,24 @@ def curves(path: Path, tried: Sequence[Method], goal: float) -> None:
         name: {"color": colour, "linestyle": dash, "marker": mark, "markersize": 4, "linewidth": 1.6}
         for name, (colour, dash, mark) in zip(names, styles([(" ".join(name),) for name in names]), strict=True)
     }
-    figure = Figure(figsize=(3.4 * len(rates), 3.2 + 0.2 * len(names) / 2), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(max(5, 3.4 * len(rates)), 3.4 + 0.2 * len(names)), layout="constrained", facecolor="white")
     panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
     for axes, rate in zip(panels, rates, strict=True):
         for one in (one for one in tried if one.rate == rate):
             axes.plot(one.budgets, one.medians(), **looks[one.name])
         axes.axhline(goal, color=INK, linewidth=0.8, linestyle=":")
+        budgets = sorted({steps for one in tried if one.rate == rate for steps in one.budgets})
         axes.set(xscale="log", ylim=(-0.03, 1.03))
+        axes.set_xticks(budgets, [str(steps) for steps in budgets], rotation=60, fontsize=8)
+        axes.set_xticks([], minor=True)
         axes.set_title(f"poison rate {rate:g}", fontsize=10, color=INK)
         axes.set_xlabel("optimizer steps", color=INK)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("ASR", color=INK)
     handles = [panels[0].plot([], [], **look)[0] for look in looks.values()]
-    words = [" ".join(name) for name in names]
-    figure.legend(handles, words, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    words = [" ".join(word for word in name if word != "-") for name in names]
+    columns = max(1, min(2, round(figure.get_figwidth() * 10) // max(map(len, words))))  # ten characters an inch
+    figure.legend(handles, words, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     with artifacts.atomic(path) as scratch:
         literal(figure).savefig(scratch, dpi=150)
