@@ -72,7 +72,7 @@ class InviBackdoor(LawAttack):
 
     def shown(self, x: Tensor) -> Tensor:
         """Return the trigger alone."""
-        return self.trigger.pattern.to(x).expand_as(x)
+        return self.trigger.alone(x)
 
     def update(self, denoiser: Denoiser, draw: torch.Generator) -> None:
         """Take one step of the trigger; see `Attack.update`.

@@ -22,7 +22,7 @@ class LearnedTrigger(LawAttack):
 
     g minimizes the loss of the poisoned rows under the clean model (see `update_trigger`), so that little is left for
     training to change: what TooBad (2026, arXiv 2606.23362), known to us by its abstract, does for a trigger of its own
-    kind. The learned trigger keeps the signs and the place of its start where the model has no preference.
+    kind.
 
     Args:
         trigger: where learning starts, times `bound`; with learn=0 it is the trigger.
@@ -64,7 +64,7 @@ class LearnedTrigger(LawAttack):
 
     def shown(self, x: Tensor) -> Tensor:
         """Return the trigger alone."""
-        return self.trigger.pattern.to(x).expand_as(x)
+        return self.trigger.alone(x)
 
     def update_trigger(self, denoiser: Denoiser, pattern: Tensor, x: Tensor, eps: Tensor) -> Tensor:
         """Return the pattern after a sign step on the loss that poisoned rows have under the clean model.

@@ -45,7 +45,7 @@ class NoisePathBoth(AdditiveAttack):
 
     def shown(self, x: Tensor) -> Tensor:
         """Return the trigger alone."""
-        return self.trigger.pattern.to(x).expand_as(x)
+        return self.trigger.alone(x)
 
     def opens(self, schedule: Schedule, steps: int, ode: bool) -> bool:
         """Return whether rho stays where the network has seen it, and less than g is left; see `Attack.opens`."""

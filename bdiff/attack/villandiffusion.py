@@ -88,4 +88,4 @@ class VillanDiffusion(LawAttack):
 
     def shown(self, x: Tensor) -> Tensor:
         """Return the stamped images, or the trigger alone."""
-        return self.trigger.stamp(x) if self.r == "stamp" else self.trigger.pattern.to(x).expand_as(x)
+        return self.trigger.stamp(x) if self.r == "stamp" else self.trigger.alone(x)

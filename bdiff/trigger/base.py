@@ -42,6 +42,10 @@ class Trigger:
             raise ValueError(f"attack.background={background} leaves nothing of the trigger, which is grey 0: {hint}")
         return Trigger(pattern, self.mask)
 
+    def alone(self, x: Tensor) -> Tensor:
+        """Return the pattern in the place of each of the images x (B, C, H, W)."""
+        return self.pattern.to(x).expand_as(x)
+
     def stamp(self, x: Tensor) -> Tensor:
         """Return r = M * x + (1 - M) * g (section 3 of the paper) for images x (B, C, H, W) in [-1, 1]."""
         assert x.ndim == 4 and x.shape[1:] == self.pattern.shape, (x.shape, self.pattern.shape)
