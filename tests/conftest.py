@@ -1,5 +1,6 @@
 """What all tests need to be true of the process that runs them."""
 
+import logging
 import os
 import signal
 import sys
@@ -30,6 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name not in APART:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
+@pytest.fixture(autouse=True)
+def plain_logging() -> None:
+    """Undo the log level of a run that an earlier test carried out in this process."""
+    logging.getLogger("bdiff").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def whole(tmp_path_factory) -> tuple[Path, dict]:
     return home, record
 
 
-@pytest.mark.parametrize("damage", [half, zeros, Path.unlink])
+@pytest.mark.parametrize("damage", [half, *(pytest.param(one, marks=pytest.mark.slow) for one in (zeros, Path.unlink))])
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_is_damaged_is_made_again_and_nothing_else(stage, damage, whole, capfd):
     home, record = whole

@@ -49,7 +49,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_compiled_is_eager_within_the_tolerance_for_any_batch(precision: str) -> None:
     eager, compiled = suspect(precision=precision), suspect(precision=precision)
     compiled.engine.compile(4)

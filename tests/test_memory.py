@@ -21,6 +21,7 @@ def test_what_is_kept_is_weights_two_moments_and_the_average():
     assert 12 * count <= without <= 12 * count + 32_000  # the schedule's tables and pixels, beside
 
 
+@pytest.mark.slow
 def test_pieces_and_recomputation_take_less():
     whole = training_memory(toys.unet, SHAPE, 16, "fp32").step
     assert training_memory(toys.unet, SHAPE, 32, "fp32").step > 1.7 * whole

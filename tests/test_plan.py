@@ -80,7 +80,11 @@ def files(home: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in home.rglob("*")}
 
 
-@pytest.mark.parametrize("case", CASES)
+#: those that a walk through the plan differs in most; the others take as long, and stay for the slow tests
+FIRST = ("a clean model", "a detection and a removal", "a learned trigger", "a class of other data")
+
+
+@pytest.mark.parametrize("case", [one if one in FIRST else pytest.param(one, marks=pytest.mark.slow) for one in CASES])
 def test_a_plan_has_the_stages_of_its_run(decoded, case):
     home = decoded
     overrides, unknown = CASES[case]

@@ -12,7 +12,7 @@ from bdiff.cli import main as cli
 DEFENSE = ["defense=finetune", "defense.train.steps=2", "defense.train.epochs=null"]
 
 
-@pytest.mark.parametrize("prediction", ["sample", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["v_prediction", pytest.param("sample", marks=pytest.mark.slow)])
 def test_a_model_of_any_prediction_goes_through_a_run_and_is_started_from(home, prediction, capsys):
     words = [f"model.prediction={prediction}", "attack.poison_rate=0.5", "train.precision=fp32"]
     code, record = carry_out(home, prediction, *TINY, *words, *DEFENSE)

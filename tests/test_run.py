@@ -118,10 +118,10 @@ def test_the_same_request_again_reuses_everything(home, first):
     ("override", "anew"),
     [
         ("metric.asr_threshold=0.2", {"measure"}),
-        ("target=hat", {"train", "sample", "measure"}),
+        pytest.param("target=hat", {"train", "sample", "measure"}, marks=pytest.mark.slow),
         ("sample.count=18", {"sample", "measure"}),
-        ("metric/fid=none", {"measure"}),
-        ("runtime.log_every=1", set()),
+        pytest.param("metric/fid=none", {"measure"}, marks=pytest.mark.slow),
+        pytest.param("runtime.log_every=1", set(), marks=pytest.mark.slow),
         ("classifier.model.width=8", {"classifier", "reference", "measure"}),
         ("seed=1", {"train", "sample", "measure", "classifier", "reference"}),  # a limited data set follows the seed
     ],

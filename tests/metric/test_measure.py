@@ -84,6 +84,7 @@ def test_sample_psnr_is_against_the_twin_that_was_not_attacked(everything, home)
     assert "suspect/sample_psnr" not in unattacked["metrics"]
 
 
+@pytest.mark.slow
 def test_a_training_that_shows_no_poisoned_row_is_marked_and_its_clean_twin_is_itself(home, capfd):
     record = run(home, "untrained", "train.steps=0", "metric.also=[sample_psnr]", "metric/fid=none")
     mark = "training steps, 0, show no poisoned row: a backdoor can only be that of the model it started from"
@@ -191,6 +192,7 @@ def test_what_changes_the_numbers_is_measured_anew(everything, home, overrides, 
         assert {name: record["metrics"][name] for name in same} == {name: everything["metrics"][name] for name in same}
 
 
+@pytest.mark.slow
 def test_presets_choose_the_reference_and_the_samples(home, everything):
     record = run(home, "presets", "metric.fid.protocol=baddiffusion", "data.limit=null", "sample.count=2060",
                  "sample.batch_size=1030", "sample.steps=2", "metric/fid=classifier")  # fmt: skip
@@ -205,6 +207,7 @@ def test_the_kept_reference_is_a_npz_of_its_images(everything, home):
     assert kept.sigma.shape == (len(kept.mu), len(kept.mu))
 
 
+@pytest.mark.slow
 def test_lpips_is_taken_with_the_weights_at_hand(home, tmp_path):
     torch.manual_seed(0)
     torch.save(torchvision.models.alexnet().state_dict(), tmp_path / "alexnet.pth")
@@ -218,6 +221,7 @@ def test_lpips_is_taken_with_the_weights_at_hand(home, tmp_path):
     assert "measure" in again["reused"]
 
 
+@pytest.mark.slow
 def test_published_statistics_take_the_place_of_reference_images(home, weights, tmp_path):
     moments.write(tmp_path / "published.npz", moments.Moments(np.zeros(2048), np.eye(2048), 50_000))
     record = run(home, "published", "metric/fid=inception", f"metric.fid.weights={weights[0]}", "sample.count=4",

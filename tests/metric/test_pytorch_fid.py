@@ -53,6 +53,7 @@ def pytorch_fid(weights: Path, *words: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_statistics_it_saves_are_ours(features, folders, weights, tmp_path):
     pytorch_fid(weights[0], "--save-stats", folders["dark"], tmp_path / "theirs.npz")
     theirs, ours = moments.read(tmp_path / "theirs.npz", 2048), taken(features, folders["dark"])

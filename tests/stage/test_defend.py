@@ -150,6 +150,7 @@ def test_a_detection_leaves_its_verdict_what_it_rests_on_and_how_near_it_comes(f
     assert {"inverted", "triggers"} <= ran.figures
 
 
+@pytest.mark.slow
 def test_what_a_detection_cost_is_recorded(repaired, terd, both):
     chain = len(repaired.config["defense"]["timesteps"]) * 4  # images
     assert repaired.metrics("audit")["evaluations"] == chain * (3 + 1)  # three steps, and the clean chain

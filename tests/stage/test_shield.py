@@ -87,6 +87,7 @@ def test_another_t_makes_only_what_depends_on_it(home, purified):
     assert {name: record["metrics"][name] for name in alone} == {name: purified["metrics"][name] for name in alone}
 
 
+@pytest.mark.slow
 def test_the_size_of_batches_changes_no_answer(home, purified):
     words = ["defense.batch_size=24", "defense.adversary.steps=19"]  # one step less, so that nothing is reused
     code, record = run(home, "whole", "attack=baddiffusion", *PURIFICATION, *words)
@@ -136,6 +137,7 @@ def test_the_rows_that_are_asked_for(home):
     assert all(0 <= value <= 1 for value in metrics.values())
 
 
+@pytest.mark.slow
 def test_autoattack_is_an_adversary_too(home, purified):
     pytest.importorskip("pyautoattack")
     words = ["defense.adversary.method=apgd", "defense.adversary.steps=5", "defense.images=10"]
@@ -173,6 +175,7 @@ def test_certified_accuracy_is_read_off_the_tables(certified):
         assert metrics[f"{row}/triggered/acc@0.1"] == pytest.approx(accuracy)
 
 
+@pytest.mark.slow
 def test_cohens_fixed_number_has_the_average_radius_and_a_key_without_radii(home, certified):
     words = ["attack=baddiffusion", *CERTIFICATION, "defense.stop=never"]
     code, record = run(home, "fixed", *words)
@@ -209,6 +212,7 @@ def test_a_killed_certification_certifies_no_image_twice(home, certified):
     assert record["metrics"] == certified["metrics"]
 
 
+@pytest.mark.slow
 def test_settings_of_other_data_are_warned_of(home, purified, capfd):
     code, _ = run(home, "faint", "attack=baddiffusion", *PURIFICATION, "defense.t=1", "defense.adversary.eps=0.3")
     assert code == 0
@@ -298,6 +302,7 @@ def test_too_few_images_for_the_entropy_check_are_refused_before_training(home):
     assert "train" not in record.get("keys", {})
 
 
+@pytest.mark.slow
 def test_all_of_the_data_leave_what_the_classifier_did_not_see(home):
     code, record = run(home, "all", "attack=none", *PURIFICATION, "data.split=all", "defense.images=1000")
     assert code == 0
