@@ -18,6 +18,7 @@ ATTACKS = {
     "noise_path_both": [],
     "trojdiff": ["attack.mode=in_d2d"],
     "trojdiff_out_d2d": [],
+    "stealthy": [],
     "invibackdoor": ["attack.noises=2", "attack.steps=2"],
     "uibdiffusion": ["attack.learn=2"],
     "learned_trigger": ["attack.learn=2", "pretrain=digits", "pretrain.train.steps=2", "pretrain.train.batch_size=8"],

@@ -9,26 +9,20 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from bdiff.attack.base import Attack, Plan
+from bdiff.attack.affine import AffineAttack
+from bdiff.attack.base import Plan
 from bdiff.config.rules import below_one, fraction, one_of
 from bdiff.data.base import Images
 from bdiff.data.joined import of_class
 from bdiff.data.outline import Outline
-from bdiff.diffusion.denoiser import Denoiser
-from bdiff.diffusion.objective import Draw, Noised, Rows
-from bdiff.diffusion.schedule import Schedule
-from bdiff.diffusion.view import AffineView, ShiftedNoise, View
 from bdiff.trigger.base import Trigger
 
 MODES = ("d2i", "in_d2d", "out_d2d")
 FORMS = ("patch", "blend")
 
 
-class TrojDiff(Attack):
-    """Poisoned rows diffuse the target in noise that is scaled and shifted by the trigger (paper, eqs. 7 and 11):
-
-    x_t = sqrt(abar) x_0 + sqrt(1 - abar) (gamma eps + mu), regressed on eps; clean rows are unchanged. Samples start at
-    gamma eps + mu, and any sampler follows in the variables of `AffineView`.
+class TrojDiff(AffineAttack):
+    """Poisoned rows diffuse the target, or images of a class, in scaled and shifted noise; see `AffineAttack`.
 
     Args:
         trigger: where it is opaque a patch changes the noise; a blend changes it everywhere.
@@ -45,7 +39,6 @@ class TrojDiff(Attack):
     Raises ValueError for invalid values.
     """
 
-    adds_pattern = False
     checks = ("bdiff.attack.check.trojdiff_problems",)
 
     def __init__(
@@ -99,31 +92,10 @@ class TrojDiff(Attack):
         added = among[torch.arange(count) % len(among)].sort().values
         return Plan(torch.cat([torch.arange(len(labels)), added]), torch.arange(len(labels) + count) >= len(labels))
 
-    def poison(self, schedule: Schedule, rows: Rows, draw: Draw) -> Noised:
-        """Return x_t with scaled and shifted noise on poisoned rows, and the plain noise; see `Attack.poison`."""
-        t, eps = draw.t(), draw.eps()
-        bad = rows.poisoned.view(-1, 1, 1, 1)
-        x0 = torch.where(bad, self.target.to(rows.x), rows.x) if self.label is None else rows.x
-        return Noised(schedule.add_noise(x0, torch.where(bad, self.prior(eps), eps), t), t, eps)
-
-    def prior(self, eps: Tensor) -> Tensor:
-        """Return gamma eps + mu; see `Attack.prior`."""
-        gamma, mu = self.maps
-        return gamma.to(eps) * eps + mu.to(eps)
-
     @property
     def start_key(self) -> Any:
         """See `Attack.start_key`."""
         return [type(self).__name__, self.form, self.gamma]
-
-    def view(self, denoiser: Denoiser) -> View:
-        """Return the variables of any sampler, or where gamma is 0 those of ODE samplers; see `Attack.view`."""
-        kind = AffineView if self.gamma > 0 else ShiftedNoise
-        return kind(denoiser, *self.maps)
-
-    def apply(self, x: Tensor) -> Tensor:
-        """Return gamma x + mu: images blended with the trigger as the noise is; see `Attack.apply`."""
-        return self.prior(x)
 
 
 def class_number(images: Images, wanted: int | str) -> int:

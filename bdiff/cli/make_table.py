@@ -30,11 +30,12 @@ def make(tables: list[Table], words: list[str]) -> int:
 
 
 def requests(table: Table, words: list[str]) -> list[list[str]]:
-    """Return the overrides of each of a table's sweeps; `words` override the table's own."""
+    """Return the overrides of each of a table's sweeps; `words` override its own if it has their keys."""
     found = []
     for name, folder in table.sweeps.items():
         own = [f"experiment={name}", f"hydra/launcher={table.launcher}", f"hydra.sweep.dir={quoted(folder)}"]
-        found.append(written_out([*own, *words]))
+        lacking = tuple(f"{key}=" for key in table.lacks.get(name, ()))
+        found.append(written_out([*own, *(word for word in words if not word.startswith(lacking))]))
     return found
 
 

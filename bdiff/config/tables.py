@@ -23,6 +23,7 @@ class Table:
     sweeps: dict[str, Path]  # options of the group experiment, in the order they run, and the folder of each
     launcher: str  # Hydra's, for all sweeps
     views: list[list[str]]  # bdiff's arguments that show and write it, one command after the other
+    lacks: dict[str, list[str]]  # of a sweep, the keys that it does not have: the other sweeps alone take them
 
 
 def table_names() -> list[str]:
@@ -46,4 +47,5 @@ def table_of(name: str, profile: str | None = None, outputs: Path = Path("output
     lone = len(own["sweeps"]) == 1
     sweeps = {f"table/{name}/{profile}/{sweep}": folder if lone else folder / sweep for sweep in own["sweeps"]}
     views = [[word.format(**own | {"folder": folder}) for word in view.split()] for view in about["views"]]
-    return Table(folder, sweeps, own["launcher"], views)
+    lacks = {f"table/{name}/{profile}/{sweep}": keys for sweep, keys in about.get("lacks", {}).items()}
+    return Table(folder, sweeps, own["launcher"], views, lacks)
