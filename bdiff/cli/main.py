@@ -38,6 +38,8 @@ usage: bdiff run [-m] [key=value ...]
   bdiff attacks outputs                 attacks by samplers, and whether they opened as expected; bdiff attacks --help
   bdiff cost outputs                    training steps until each attack succeeds; bdiff cost --help
   bdiff shields outputs                 classifiers behind shields, with their controls; bdiff shields --help
+  bdiff report outputs --site DIR       leaderboards of attacks and defenses as a static site; bdiff report --help
+  bdiff results export                  a JSON for each run; bdiff results check FILE: is one from elsewhere sound?
 
   bdiff data                            list the datasets, found or missing; bdiff data --help
   bdiff data prepare cifar10            download or index one, decode, count and preview it
@@ -132,6 +134,14 @@ def command(words: list[str]) -> int:
             from bdiff.cli.shields import shields
 
             return guarded(lambda: shields(rest))
+        case ["report", *rest]:
+            from bdiff.cli.report import report
+
+            return guarded(lambda: report(rest))
+        case ["results", *rest]:
+            from bdiff.cli.results import results
+
+            return guarded(lambda: results(rest))
         case ["data", *rest]:
             from bdiff.cli.data import data
 

@@ -35,9 +35,9 @@ EXAMPLES = """
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of a command that prints tables; reports errors in one line, like all of bdiff."""
+    """The parser of a command that prints tables, if it does; reports errors in one line, like all of bdiff."""
 
-    def __init__(self, command: str, description: str | None, examples: str):
+    def __init__(self, command: str, description: str | None, examples: str, tables: bool = True):
         super().__init__(
             f"bdiff {command}",
             description=description,
@@ -45,8 +45,9 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self.add_argument("--format", choices=FORMATS, default="rich", help="default: rich; csv holds one table")
-        self.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of printing")
+        if tables:
+            self.add_argument("--format", choices=FORMATS, default="rich", help="default: rich; csv holds one table")
+            self.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of printing")
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(f"{message}: see {self.prog} --help")

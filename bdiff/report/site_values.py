@@ -1,0 +1,132 @@
+"""The number of a leaderboard's cell, or the reason why there is none, and how a defense does over all attacks."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bdiff.metric.roc import auroc
+from bdiff.report.cells import Cell
+from bdiff.report.site_boards import Measure
+from bdiff.report.site_rows import Matrix, Row
+
+SCORE = "audit/score"
+NO_RUN = "no run"
+DAGGER = "†"  # marks a number of a defense that no attack was adapted to
+
+
+@dataclass(frozen=True)
+class Value:
+    """A cell's number: the mean over seeds with its sample standard deviation; or the reason why there is none."""
+
+    text: str = ""
+    number: float | None = None
+    tone: int | None = None  # percent of the deepest colour: how good it is for the board's side
+    reason: str = ""
+
+
+def counted(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the results that a mean is over: the first of each seed that is done, runs before what is elsewhere."""
+    found: dict[str, Cell] = {}
+    for cell in sorted(cells, key=lambda cell: cell.file is not None):
+        if cell.run.done:
+            found.setdefault(cell.seed if cell.seed != "?" else f"? {cell.file}", cell)
+    return [*found.values()]
+
+
+def value(measure: Measure, cells: Sequence[Cell], others: Sequence[Cell]) -> Value:
+    """Return a cell's number. `others` are all results of its column, among them those of clean models."""
+    used = counted(cells)
+    numbers = [number for cell in used if (number := measure.value(cell.run.metrics)) is not None]
+    if measure.ranks and not numbers:
+        return ranked(measure, used, others) if used else Value(reason=reason(measure, cells))
+    if not numbers:
+        return Value(reason=reason(measure, cells))
+    middle = statistics.fmean(numbers)
+    text = measure.shown(middle)
+    if len(numbers) > 1:
+        text += f" ± {measure.shown(statistics.stdev(numbers))}"
+    return Value(text, middle, tone(measure, middle))
+
+
+def ranked(measure: Measure, cells: Sequence[Cell], others: Sequence[Cell]) -> Value:
+    """Return the AUROC of models' scores against those of the clean models of the same data and architecture."""
+    if cells[0].clean:
+        return Value(reason="a clean model, which others are held against")
+    scores = [cell.run.metrics[SCORE] for cell in cells if SCORE in cell.run.metrics]
+    clean = references(cells, others)
+    found = auroc([cell.run.metrics[SCORE] for cell in clean], scores)
+    if found is None:
+        return Value(reason=f"no {'clean model was' if scores else 'score'} judged")
+    return Value(measure.shown(found), found, tone(measure, found))
+
+
+def references(cells: Sequence[Cell], others: Sequence[Cell]) -> list[Cell]:
+    """Return the clean models among `others` that scores of `cells` are held against."""
+    kind = [cells[0].place[name] for name in ("data", "model")]
+    return [cell for cell in others if cell.clean and SCORE in cell.run.metrics
+            and [cell.place[name] for name in ("data", "model")] == kind]  # fmt: skip
+
+
+def tone(measure: Measure, number: float) -> int | None:
+    """Return how deep a number's colour is, in percent; None if neither direction is better."""
+    if not (measure.fraction and measure.better):
+        return None
+    return round(100 * (number if measure.better == "higher" else 1 - number))
+
+
+def reason(measure: Measure, cells: Sequence[Cell]) -> str:
+    """Return why a cell has no number: no run, how the run ended, or what its protocol says is absent."""
+    if not cells:
+        return NO_RUN
+    for cell in cells:
+        if not cell.run.done:
+            error = cell.run.record.get("error")
+            return " ".join(f"{cell.run.record['status']}{f': {error}' if error else ''}".split())
+    absent = [why for cell in cells for name in measure.metrics if (why := lacking(cell, name))]
+    return absent[0] if absent else "not measured"
+
+
+def lacking(cell: Cell, metric: str) -> str | None:
+    """Return what a protocol says on why a metric is absent, if it does."""
+    protocol: dict[str, Any] = cell.run.record.get("protocol", {})
+    who, _, what = metric.rpartition("/")
+    stated = (protocol.get(part) for part in (what.partition("@")[0], who))
+    return next((str(one["absent"]) for one in stated if isinstance(one, dict) and "absent" in one), None)
+
+
+def adapted(matrix: Matrix, name: str) -> bool:
+    """Return whether the board has a row whose attack was made against the defense of the column `name`."""
+    return any(known in row.adaptive_to for row in matrix.rows for known in defenses(matrix, name)
+               if any(cell.run.done for cell in row.columns.get(name, [])))  # fmt: skip
+
+
+def defenses(matrix: Matrix, name: str) -> list[str]:
+    """Return the names of a column's defense, as an attack names it: alone, or with its removal."""
+    found = (cell for row in matrix.rows for cell in row.columns.get(name, []))
+    return list(dict.fromkeys(word for cell in found for word in (cell.place["defense"], cell.place.get("removal"))
+                              if word))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A defense over all attacks."""
+
+    name: str
+    mean: float
+    worst: float
+    row: Row  # of the worst
+    count: int  # attacks with a number
+    adaptive: bool
+
+
+def ranking(matrix: Matrix, measure: Measure, numbers: dict[str, list[tuple[float, Row]]]) -> list[Rank]:
+    """Return the columns from the best mean on; `numbers` are those of each column, with their rows."""
+    high = measure.better == "higher"
+    ranks = []
+    for name, pairs in numbers.items():
+        worst, row = (min if high else max)(pairs, key=lambda pair: pair[0])
+        ranks.append(
+            Rank(name, statistics.fmean(one for one, _ in pairs), worst, row, len(pairs), adapted(matrix, name))
+        )
+    return sorted(ranks, key=lambda rank: rank.mean, reverse=high)
