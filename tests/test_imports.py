@@ -82,6 +82,7 @@ def test_files_and_functions_stay_small():
     [
         "bdiff.cli.main, bdiff.config.compose",
         "bdiff.cli.table, bdiff.cli.zoo, bdiff.cli.shields, bdiff.cli.attacks",
+        "bdiff.cli.report, bdiff.cli.results, bdiff.report.site",
         "bdiff.store.artifacts, bdiff.pictures.draw, bdiff.data.check",
     ],
 )

@@ -1,14 +1,14 @@
 """Results in the schema result/1: what is written passes, and what is wrong is named."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from bdiff import __version__
+from bdiff.cli.main import command
 from bdiff.store import results
+from bdiff.store.foreign import load
 
 ROOT = Path(__file__).parents[1]
 COMMIT = "0123456789" * 4
@@ -71,14 +71,72 @@ def test_the_results_that_claim_the_schema_fit_it(path):
     assert "schema" not in found or results.problems(found) == []
 
 
-def test_a_run_is_recorded(tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
-    record = good() | {"status": "done", "name": "n", "keys": {"train": "k"}}
-    (run / "metrics.json").write_text(json.dumps(record))
-    (run / "config.yaml").write_text("seed: 3\n")
-    (run / "overrides.yaml").write_text("[seed=3]\n")
-    subprocess.run([sys.executable, ROOT / "scripts" / "record_result.py", run, tmp_path / "r.json"], check=True)
-    found = json.loads((tmp_path / "r.json").read_text())
-    assert results.problems(found) == [] and found["config"] == {"seed": 3} and found["commit"] == COMMIT
-    assert found["command"] == "bdiff run seed=3"
+CELL = {"attack": "baddiffusion", "trigger": "box", "target": "hat", "poison_rate": 0.1, "data": "digits",
+        "model": "digits", "sampler": "ddpm", "steps": 100, "defense": "elijah", "role": "detection",
+        "seed": 0}  # fmt: skip
+PLACED = json.dumps(good(cell=CELL))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"role": "guess"}, "cell.role is 'guess', not one of none, detection"),
+        ({"role": "none"}, "cell.role must be none if cell.defense is"),
+        ({"poison_rate": 1.5}, "cell.poison_rate is 1.5, not a number or null from 0 to 1: fraction of poisoned"),
+        ({"seed": 0.5}, "cell.seed is a number, not a whole number or null from 0 on"),
+        ({"steps": True}, "cell.steps is true or false, not a whole number or null from 1 on"),
+        ({"trigger": None}, "cell.trigger is null, not text: option of the group trigger"),
+        ({"adaptive_to": [1]}, "cell.adaptive_to holds something else than text"),
+        ({"adaptive_to": "elijah"}, "cell.adaptive_to is text, not a list of text"),
+        ({"adaptive": []}, "cell.adaptive is unknown; did you mean adaptive_to?"),
+    ],
+)
+def test_a_wrong_field_of_a_cell_is_named_alone(changes, message):
+    (problem,) = results.problems(good(cell=CELL | changes))
+    assert message in problem
+
+
+def test_a_result_of_a_cell_has_no_field_beyond_the_schema_and_a_benchmark_none_that_is_nearly_one():
+    assert results.problems(good(cell=CELL, name="n", note="n")) == [] == results.problems(good(extra=1))
+    (problem,) = results.problems(good(cell=CELL, colours=1))
+    assert problem.startswith("colours is unknown")
+    assert results.problems(good(cel=CELL)) == ["cel is unknown; did you mean cell?"]
+
+
+@pytest.mark.parametrize(
+    ("content", "messages"),
+    [
+        (b"", ["it is not JSON: Expecting value"]),
+        (b"\xff\xfe", ["it is not UTF-8 (byte 0)"]),
+        (b"[" * 100_000, ["it is nested more than 20 levels deep"]),
+        (b'{"config": ' + b"[" * 30 + b"]" * 30 + b"}", ["it is nested more than 20 levels deep"]),
+        (b'"' + b"a" * (1 << 20) + b'"', ["it has more than 1,048,576 bytes"]),
+        (b"[]", ["it is not a JSON object"]),
+        (b'{"schema": 1, "schema": 2}', ["schema stands in one object twice"]),
+        (PLACED.replace("0.5", "NaN").encode(), ["metrics.suspect/asr is nan, not a finite number"]),
+        (PLACED.replace("0.5", "1e999").encode(), ["metrics.suspect/asr is inf, not a finite number"]),
+        (PLACED.replace("0.5", "9" * 5000).encode(), ["metrics.suspect/asr is inf, not a finite number"]),
+        (PLACED.replace("0.5", "1.5").encode(), ["metrics.suspect/asr is 1.5, outside of 0 to 1"]),
+        (PLACED.replace('"seed": 0}, "c', '"a": [-Infinity]}, "c').encode(), ["config.a.0 is -inf, not a finite"]),
+        (PLACED.replace("CPU", "\\ud800").encode(), ["device has half a surrogate pair"]),
+        (PLACED.replace("suspect/asr", "\\u001b[31m").replace("0.5", '""').encode(), [r"metrics.\x1b[31m is ''"]),
+        (PLACED.replace('"protocol": {', '"protocol": {"asr": {"marks": 5}').encode(), ["protocol.asr.marks is 5"]),
+        (PLACED.replace('"provenance": {', '"provenance": {"train": 5').encode(), ["provenance.train is a number"]),
+        (PLACED.replace("elijah", "<script>").encode(), []),  # a word like any other
+    ],
+)
+def test_a_file_from_elsewhere_is_refused_for_what_is_wrong_with_it(content, messages, tmp_path):
+    (tmp_path / "one.json").write_bytes(content)
+    faults = load(tmp_path / "one.json")[1]
+    assert len(faults) == len(messages)
+    assert all(fault.startswith(message) for fault, message in zip(faults, messages, strict=True))
+
+
+def test_checking_names_the_file_and_each_fault_and_fails(tmp_path, capsys):
+    (tmp_path / "good.json").write_text(PLACED)
+    (tmp_path / "bad.json").write_text(json.dumps(good(cell=CELL | {"role": "x"}, device=1)))
+    assert command(["results", "check", str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[2][:12] for line in lines] == ["device is a ", "cell.role is", "fits result/"]
+    assert command(["results", "check", str(tmp_path / "good.json")]) == 0
+    assert load(tmp_path)[1] == ["it is not a file"]

@@ -38,6 +38,11 @@ class Slot:
         return len(counted(self.cells))
 
     @property
+    def unfinished(self) -> int:
+        """The number of its runs that did not finish."""
+        return sum(not cell.run.done for cell in self.cells)
+
+    @property
     def names(self) -> set[str]:
         """The metrics of its results."""
         return {name for cell in self.cells for name in cell.run.metrics}

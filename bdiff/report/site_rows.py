@@ -43,8 +43,8 @@ class Row:
     @property
     def said(self) -> str:
         """What it says beside attack and trigger, in words."""
-        return " · ".join(f"{key.replace('_', ' ')} {value}" for key, value in (self.facts | self.more).items()
-                          if value != "-")  # fmt: skip
+        facts = {name.replace("_", " "): said for name, said in self.facts.items()}
+        return " · ".join(f"{name} {said}" for name, said in (facts | self.more).items() if said != "-")
 
     @property
     def name(self) -> str:
@@ -71,7 +71,8 @@ class Matrix:
 def matrix(board: Board, cells: Iterable[Cell]) -> Matrix:
     """Return the board of those `cells` that belong to it."""
     held = undefended(board, [cell for cell in cells if board.holds(cell)])
-    facts = {name: list(dict.fromkeys(fact(cell, name) for cell in held)) for name in FACTS if name not in board.own}
+    facts = {name: list(dict.fromkeys(said for cell in held if (said := fact(cell, name)) != "-"))
+             for name in FACTS if name not in board.own}  # fmt: skip
     varied = [name for name, values in facts.items() if len(values) > 1]
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in held:

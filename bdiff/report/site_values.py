@@ -52,7 +52,7 @@ def value(measure: Measure, cells: Sequence[Cell], others: Sequence[Cell]) -> Va
 def ranked(measure: Measure, cells: Sequence[Cell], others: Sequence[Cell]) -> Value:
     """Return the AUROC of models' scores against those of the clean models of the same data and architecture."""
     if cells[0].clean:
-        return Value(reason="a clean model, which others are held against")
+        return Value(reason="the reference of others")
     scores = [cell.run.metrics[SCORE] for cell in cells if SCORE in cell.run.metrics]
     clean = references(cells, others)
     found = auroc([cell.run.metrics[SCORE] for cell in clean], scores)
@@ -83,6 +83,8 @@ def reason(measure: Measure, cells: Sequence[Cell]) -> str:
         if not cell.run.done:
             error = cell.run.record.get("error")
             return " ".join(f"{cell.run.record['status']}{f': {error}' if error else ''}".split())
+    if all(cell.clean for cell in cells):
+        return "a clean model"
     absent = [why for cell in cells for name in measure.metrics if (why := lacking(cell, name))]
     return absent[0] if absent else "not measured"
 

@@ -57,6 +57,13 @@ class Browser:
         """Return what the JavaScript function body `script` returns."""
         return self.ask("POST", "/execute/sync", {"script": script, "args": []})
 
+    def press(self, key: str) -> None:
+        """Press Enter, or the key of a letter, where the focus is."""
+        text = "\r" if key == "Enter" else key
+        parts = {"key": key, "windowsVirtualKeyCode": ord(text.upper())}
+        self.command("Input.dispatchKeyEvent", type="keyDown", text=text, **parts)
+        self.command("Input.dispatchKeyEvent", type="keyUp", **parts)
+
     def complaints(self) -> list[str]:
         """Return what has come to the console since it was last asked for, warnings and worse."""
         rows = self.ask("POST", "/se/log", {"type": "browser"})

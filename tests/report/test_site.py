@@ -1,0 +1,244 @@
+"""The site of leaderboards: its numbers against ones worked out by hand, its links, strangers' words, and a browser."""
+
+import json
+import re
+from html import unescape
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from browser import CHROMIUM, DRIVER, Browser
+from fake_runs import settings, write_run
+from PIL import Image
+
+from bdiff.cli.main import command
+from bdiff.common.errors import RequestError
+from bdiff.report.cells import cells_of, read_cells
+from bdiff.report.runs import find
+from bdiff.report.site_boards import BOARDS
+from bdiff.report.site_pages import board_page
+from bdiff.report.site_rows import matrix
+
+HOSTILE = "<script>document.title='owned'</script>\"><img src=x onerror=alert(1)>"
+MADE = {"device": "CPU", "commit": None, "dirty": None, "version": "1", "keys": {}, "versions": {},
+        "provenance": {"train": {"finished": "2026-01-31T12:00:00+0000", "seconds": 3.0}}}  # fmt: skip
+DEFENSE = {
+    "purediffusion": "bdiff.defense.detection.purediffusion.PureDiffusion",
+    "elijah": "bdiff.defense.detection.elijah.Elijah",
+    "anp": "bdiff.defense.removal.anp.ANP",
+    "disdet": "bdiff.defense.inputs.disdet.DisDet",
+}
+
+
+def run(folder: Path, attack: str, defense: str = "none", metrics=(), *, seed: int = 0, **more) -> Path:
+    """A run of an attack; `metrics` have their full names."""
+    attacks = {"_target_": f"bdiff.attack.{attack}"}
+    if attack != "none":
+        attacks["poison_rate"] = more.pop("rate", 0.1)
+    if "adaptive_to" in more:
+        attacks["adaptive_to"] = more.pop("adaptive_to")
+    part = {"_target_": DEFENSE[defense]} | more.pop("parts", {}) if defense != "none" else {}
+    sampler = more.pop("sampler", "ddpm")
+    config = settings(seed=seed, attack=attacks, defense=part, sampler={"scheduler": sampler})
+    choices = {"attack": attack, "trigger": more.pop("trigger", "box"), "target": "hat", "data": "digits"}
+    choices |= {"model": "digits", "sampler": sampler, "defense": defense}
+    words = (f"attack={attack}", f"seed={seed}", "paths.outputs=/home/someone")
+    write_run(folder, {}, config, choices=choices, typed=words, **MADE | more)
+    path = folder / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": dict(metrics)}))
+    (folder / "figures").mkdir()
+    Image.new("RGB", (16, 16)).save(folder / "figures" / "trigger.png")
+    (folder / "report.html").write_text("<p>a run")
+    return folder
+
+
+def outputs(root: Path) -> Path:
+    """Attacks against detections, a removal and an input check, in two sweeps."""
+    for number, score in enumerate((0.1, 0.3)):
+        run(root / f"clean{number}", "none", "elijah", {"audit/score": score, "audit/flagged": 0.0}, seed=number)
+    for number, score in enumerate((0.2, 0.9)):
+        run(root / f"hit{number}", "baddiffusion", "elijah", {"audit/score": score, "audit/flagged": 1.0}, seed=number)
+    run(root / "knows", "learned", "elijah", {"audit/score": 0.0}, adaptive_to=["elijah"])
+    run(root / "other", "baddiffusion", "purediffusion", {"audit/score": 0.9})
+    run(root / "failed", "learned", "purediffusion", status="failed", error="no <memory> left",
+        adaptive_to=["elijah"])  # fmt: skip
+    run(root / "anp", "baddiffusion", "anp", {"repaired/asr": 0.2, "suspect/asr": 0.9, "suspect/fid": 4.0,
+                                               "repaired/fid": 5.0})  # fmt: skip
+    for place, sampler in enumerate(("ddpm", "ddim")):
+        for seed, asr in enumerate((0.5, 0.7)):
+            run(root / f"{sampler}{seed}", "baddiffusion", metrics={"suspect/asr": asr + place * 0.3}, seed=seed,
+                sampler=sampler)  # fmt: skip
+    run(root / "disdet", "trojdiff", "disdet", {"inputs/auroc": 0.75}, protocol={"inputs": {"absent": "too few"}})
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Path, Path]:
+    """Run folders and a result from elsewhere, and the site of them."""
+    home = tmp_path_factory.mktemp("home")
+    outputs(home / "outputs with & in it")
+    found = stranger(home / "outputs with & in it")
+    (home / "theirs").mkdir()
+    (home / "theirs" / "a b.json").write_text(json.dumps(found))
+    words = [
+        "report",
+        str(home / "outputs with & in it"),
+        "--site",
+        str(home / "site"),
+        "--results",
+        str(home / "theirs"),
+    ]
+    assert command(words) == 0
+    return home / "outputs with & in it", home / "site"
+
+
+def stranger(root: Path) -> dict:
+    """A result of somebody else, in words that a page must not take for its own."""
+    (cell,) = (one for one in cells_of(find([root])) if one.run.folder.name == "other")
+    assert cell.json
+    place = cell.place | {"attack": HOSTILE, "trigger": HOSTILE, "seed": 9}
+    return cell.json | {"cell": place, "name": HOSTILE, "command": HOSTILE, "note": HOSTILE,
+                        "protocol": {HOSTILE: HOSTILE}, "config": {HOSTILE: [HOSTILE]}}  # fmt: skip
+
+
+def board(root: Path, name: str):
+    """The leaderboard's numbers by attack, column and measure, and its page."""
+    page = board_page(name, matrix(BOARDS[name], cells_of(find([root]))), lambda cell: None)
+    return {(slot.row.attack, slot.column): slot.values for slot in page.slots}, page
+
+
+def test_numbers_are_means_over_seeds_rates_over_scores_and_ratios(made):
+    found, page = board(made[0], "detection")
+    assert found["baddiffusion", "elijah"]["AUROC"].number == 0.75  # .2 beats .1 alone, .9 both
+    assert found["learned", "elijah"]["AUROC"].number == 0
+    assert found["none", "elijah"]["AUROC"].reason == "the reference of others"
+    assert found["none", "elijah"]["flagged"].text == "0.000 ± 0.000"
+    assert found["baddiffusion", "purediffusion"]["AUROC"].reason == "no clean model was judged"
+    assert found["learned", "purediffusion"]["AUROC"].reason == "failed: no <memory> left"
+    assert page.unadapted == ["purediffusion"]
+    assert [(rank.name, rank.mean, rank.worst, rank.count) for rank in page.tables[0].ranks] == [
+        ("elijah", 0.375, 0, 2)
+    ]
+    attacks, _ = board(made[0], "attacks")
+    assert attacks["baddiffusion", "ddpm"]["ASR"].text == "0.600 ± 0.141"
+    assert attacks["baddiffusion", "ddim"]["ASR"].number == pytest.approx(0.9)
+    removal, page = board(made[0], "removal")
+    assert removal["baddiffusion", "anp"]["distance ratio"].number == 1.25
+    assert removal["baddiffusion", "anp"]["ASR"].tone == 80  # lower is better
+    inputs, _ = board(made[0], "inputs")
+    assert inputs["trojdiff", "disdet"]["TPR at 1 %"].reason == "too few"
+
+
+def test_rows_hold_one_setting_and_columns_are_told_apart(tmp_path):
+    for place, (rate, steps) in enumerate([(0.1, 5), (0.2, 5), (0.1, 9)]):
+        run(tmp_path / str(place), "baddiffusion", "elijah", {"audit/score": 0.1}, rate=rate, parts={"steps": steps})
+    page = board(tmp_path, "detection")[1]
+    assert [row.said for row in page.matrix.rows] == ["poison rate 0.1", "poison rate 0.2"]
+    assert page.matrix.columns == ["elijah", "elijah, steps 5", "elijah, steps 9"]
+    assert page.filters == {"poison_rate": ["0.1", "0.2"]}
+
+
+def test_every_link_of_the_site_leads_somewhere_within_reach(made):
+    pages = [*made[1].rglob("*.html")]
+    assert len(pages) > 15
+    for page in pages:
+        html = page.read_text()
+        for name, link in re.findall(r'\s(href|src)="([^"]*)"', html):
+            assert link == "data:," or (page.parent / unquote(unescape(link)).partition("#")[0]).exists(), (page, name)
+    assert "outputs%20with%20%26%20in%20it/hit0/report.html" in (made[1] / "detection.html").read_text()
+
+
+def test_words_of_strangers_stay_words(made):
+    for page in made[1].rglob("*.html"):
+        html = page.read_text()
+        assert "<script>document" not in html and "<img src=x" not in html and "<memory>" not in html
+    (page,) = (made[1] / "results").glob("*.html")
+    assert HOSTILE in unescape(page.read_text()) and re.fullmatch(r"[\w.-]+", page.name)
+
+
+def test_a_cell_says_how_it_was_measured_and_how_to_repeat_it_without_the_users_folders(made):
+    texts = [unescape(page.read_text()) for page in (made[1] / "cells").glob("detection-*")]
+    (text,) = (text for text in texts if "baddiffusion box, elijah" in text)
+    assert "bdiff run attack=baddiffusion seed=1" in text and "/home/someone" not in text
+    assert all(head in text for head in ("Protocol", "Provenance", "How to repeat it", "against 2 clean models"))
+    assert not any("/home/someone" in path.read_text() for path in (made[1] / "results").glob("*.json"))
+
+
+def test_what_is_written_is_a_result_that_the_site_takes_again(made, tmp_path):
+    assert command(["results", "export", str(made[0]), "--out", str(tmp_path / "mine")]) == 0
+    assert command(["results", "check", str(tmp_path / "mine")]) == 0
+    cells, without = read_cells([tmp_path / "mine"])
+    assert len(cells) == 12 and without == []
+    assert command(["report", "--results", str(tmp_path / "mine"), "--site", str(tmp_path / "site")]) == 0
+    text = (tmp_path / "site" / "detection.html").read_text()
+    assert "0.750" in text and "adaptive to elijah" in text
+    again = read_cells([*tmp_path.glob("mine/*")])[0] + cells_of(find([made[0]]))
+    page = board_page("attacks", matrix(BOARDS["attacks"], again), lambda cell: None)
+    assert {slot.count for slot in page.slots if slot.row.attack == "baddiffusion"} == {2}, "a seed counts once"
+
+
+def test_a_folder_of_something_else_is_left_alone(made, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(RequestError, match="is not empty, and not a site of bdiff"):
+        command_of(made[0], tmp_path)
+    assert (tmp_path / "mine").read_text() == "mine"
+    command_of(made[0], tmp_path / "site", "--copy")
+    command_of(made[0], tmp_path / "site", "--copy")  # in place of the earlier one
+    assert "runs/" in (tmp_path / "site" / "detection.html").read_text()
+    assert len([*(tmp_path / "site" / "runs").iterdir()]) == 13
+
+
+def command_of(folder: Path, site: Path, *words: str) -> None:
+    """Write a site, with errors as they are raised."""
+    from bdiff.cli.report import report
+
+    report([str(folder), "--site", str(site), *words])
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no chromium and chromedriver: install the packages chromium and chromium-driver")
+    with Browser() as opened:
+        yield opened
+
+
+ROWS = """return [...document.querySelectorAll("section:not([hidden]) .matrix tbody tr")]
+    .filter(row => !row.hidden).map(row => row.cells[0].textContent.trim().split(/\\s+/)[0])"""
+SORTS = 'return [...document.querySelectorAll("section:not([hidden]) .matrix thead th")].map(th => th.ariaSort)'
+
+
+def test_a_browser_sorts_by_keyboard_and_filters(made, browser):
+    browser.open(made[1] / "detection.html", 1280, 900)
+    browser.run('document.querySelectorAll(".matrix thead button")[1].focus()')
+    assert browser.run(ROWS)[0] == "clean"
+    browser.press("Enter")
+    assert browser.run(SORTS)[:2] == ["none", "descending"]
+    assert browser.run(ROWS)[:2] == ["baddiffusion", "learned"], "numbers first, the largest first"
+    browser.press(" ")
+    assert browser.run(SORTS)[:2] == ["none", "ascending"]
+    assert browser.run(ROWS)[:2] == ["learned", "baddiffusion"]
+    browser.run("""const one = document.querySelector('[data-filter="attack"]'); one.value = "learned";
+        one.dispatchEvent(new Event("input", {bubbles: true}))""")
+    assert browser.run(ROWS) == ["learned"]
+    assert browser.run('return document.querySelector("[data-count]").textContent') == "1 of 4 rows"
+    browser.run("""const one = document.querySelector("[data-measure]"); one.value = "2";
+        one.dispatchEvent(new Event("input", {bubbles: true}))""")
+    heads = 'return [...document.querySelectorAll("section:not([hidden]) > h2")].map(head => head.textContent)'
+    assert browser.run(heads) == ["flagged"]
+    assert browser.complaints() == []
+
+
+def test_a_browser_shows_every_page_on_every_screen(made, browser):
+    pages = [*made[1].glob("*.html"), next(made[1].glob("cells/detection*")), next(made[1].glob("results/*.html"))]
+    for page in pages:
+        for width, height in ((390, 844), (1280, 900)):
+            browser.open(page, width, height, "dark" if width == 390 else "light")
+            assert browser.run("return document.documentElement.scrollWidth") <= width, page
+            assert all(browser.run("return [...document.images].map(image => image.naturalWidth)"))
+            assert browser.run("return document.title") != "owned"
+    assert browser.complaints() == []
+    browser.open(made[1] / "detection.html", 390, 844)
+    assert browser.run("""const box = document.querySelector(".matrix"); box.scrollLeft = 80;
+        return [box.scrollLeft, box.querySelector("tbody th").getBoundingClientRect().left
+            - box.getBoundingClientRect().left]""") == [80, 0], "the first column stays"
