@@ -14,6 +14,9 @@ GPU ?=
 # make photos takes DATA too; further options of its jobs.
 PHOTOS ?=
 
+# make site: JSONs of results from elsewhere, or a folder of them.
+RESULTS ?=
+
 # Tables (conf/experiment/table): PROFILE=digits is in miniature, for a CPU; PROFILE=paper has the published settings,
 # for GPUs. LAUNCHER is Hydra's, where it is not to be the table's own.
 PROFILE ?= digits
@@ -24,7 +27,7 @@ CUDA_TESTS = $(sort $(shell grep -rl 'mark.cuda' tests --include='test_*.py'))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo tables table-baddiffusion table-clipping table-published zoo table-amplify table-attacks \
-	table-cost table-diff2 table-diff2-variants table-diff2-transfer photos test test-slow test-cuda bench gpu check \
+	table-cost table-diff2 table-diff2-variants table-diff2-transfer site photos test test-slow test-cuda bench gpu check \
 	format constraints clean
 
 help:  ## list the targets
@@ -73,6 +76,9 @@ table-diff2-variants: $(READY)  ## on the digits: preserve, a patch, learned tri
 
 table-diff2-transfer: $(READY)  ## on the digits: two surrogates by two victims by two denoisers, for both shields
 	$(BIN)/bdiff table diff2-transfer $(RUN)
+
+site: $(READY)  ## leaderboards of all runs in outputs/ as a static site, outputs/site; RESULTS=<JSONs from elsewhere>
+	$(BIN)/bdiff report outputs --site outputs/site $(if $(RESULTS),--results $(RESULTS))
 
 photos: PROFILE = small
 photos: $(READY)  ## attacks, detections and DIFF2 on CIFAR-10 (DATA=<zip>), about 4 hours on 2 cores; or PROFILE=paper

@@ -86,6 +86,7 @@ PLACED = json.dumps(good(cell=CELL))
         ({"seed": 0.5}, "cell.seed is a number, not a whole number or null from 0 on"),
         ({"steps": True}, "cell.steps is true or false, not a whole number or null from 1 on"),
         ({"trigger": None}, "cell.trigger is null, not text: option of the group trigger"),
+        ({"attack": "a" * 101}, "cell.attack has 101 characters, not 100 at most"),
         ({"adaptive_to": [1]}, "cell.adaptive_to holds something else than text"),
         ({"adaptive_to": "elijah"}, "cell.adaptive_to is text, not a list of text"),
         ({"adaptive": []}, "cell.adaptive is unknown; did you mean adaptive_to?"),

@@ -1,5 +1,7 @@
 """The leaderboards of the site: one for each role, with the numbers that it shows and what each of them says."""
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -68,7 +70,7 @@ def ratio(over: str, under: str) -> Callable[[Metrics], float | None]:
     def of(metrics: Metrics) -> float | None:
         for kind in ("fid", "fid_classifier"):
             above, below = metrics.get(f"{over}/{kind}"), metrics.get(f"{under}/{kind}")
-            if above is not None and below:
+            if above is not None and below and math.isfinite(above / below):
                 return above / below
         return None
 
@@ -77,11 +79,11 @@ def ratio(over: str, under: str) -> Callable[[Metrics], float | None]:
 
 def behind(kind: str) -> Callable[[Metrics], float | None]:
     """Return what reads the certified accuracy of a kind of input at the smallest radius."""
-    prefix = f"certified/{kind}/acc@"
+    form = re.compile(rf"certified/{kind}/acc@([0-9]{{1,9}}(?:\.[0-9]{{1,9}})?)")
 
     def of(metrics: Metrics) -> float | None:
-        radii = [name for name in metrics if name.startswith(prefix) and name[len(prefix) :].replace(".", "").isdigit()]
-        return metrics[min(radii, key=lambda name: float(name[len(prefix) :]))] if radii else None
+        radii = [(float(found[1]), name) for name in metrics if (found := form.fullmatch(name))]
+        return metrics[min(radii)[1]] if radii else None
 
     return of
 

@@ -148,7 +148,10 @@ def cell_page(page: BoardPage, one: Slot, link: Link) -> dict[str, Any]:
         "clean": len(references(used, column)) if used and page.matrix.board.role == "detection" else 0,
         "measures": [(table.measure, one.values[table.measure.name]) for table in page.tables],
         "metrics": [(name, mean(runs, name).text) for name in names],
-        "results": [(cell, link(cell), any(cell is other for other in used)) for cell in one.cells],
+        "results": [
+            (cell, link(cell), any(cell is other for other in used))
+            for cell in sorted(one.cells, key=lambda cell: cell.seed)
+        ],
         "protocol": runs[0].record.get("protocol", {}) if runs else {},
         "marks": [
             line.removeprefix("! ") for line in [*protocols(runs, names), *origins(runs)] if line.startswith("!")

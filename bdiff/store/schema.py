@@ -10,6 +10,7 @@ from bdiff.common.spelling import did_you_mean
 
 SCHEMA = "result/1"
 BIGGEST = 1e300  # of a number, which must stay finite in sums
+NAME = 100  # characters of a name in a table
 LONGEST = 60  # characters of a stranger's word within a message
 
 
@@ -25,6 +26,7 @@ class Field:
     choices: tuple[str, ...] = ()
     form: tuple[str, str] | None = None  # a regular expression for the whole text, and the same in words
     of: type | None = None  # of a list's entries
+    longest: float = math.inf  # characters of a text
 
     @property
     def spec(self) -> str:
@@ -69,15 +71,17 @@ MORE = {
 ROLES = ("none", "detection", "inputs", "removal", "sampling", "shield")
 #: the fields of `cell`
 CELL = {
-    "attack": Field(TEXT, "option of the group attack, such as baddiffusion; none for a clean model"),
-    "trigger": Field(TEXT, "option of the group trigger"),
-    "target": Field(TEXT, "option of the group target"),
+    "attack": Field(
+        TEXT, longest=NAME, says="option of the group attack, such as baddiffusion; none for a clean model"
+    ),
+    "trigger": Field(TEXT, longest=NAME, says="option of the group trigger"),
+    "target": Field(TEXT, longest=NAME, says="option of the group target"),
     "poison_rate": Field((int, float, type(None)), "fraction of poisoned images; null without one", least=0, most=1),
-    "data": Field(TEXT, "option of the group data"),
-    "model": Field(TEXT, "option of the group model"),
-    "sampler": Field(TEXT, "option of the group sampler"),
+    "data": Field(TEXT, longest=NAME, says="option of the group data"),
+    "model": Field(TEXT, longest=NAME, says="option of the group model"),
+    "sampler": Field(TEXT, longest=NAME, says="option of the group sampler"),
     "steps": Field((int, type(None)), "of the sampler; null if unknown", least=1),
-    "defense": Field(TEXT, "option of the group defense; none without one"),
+    "defense": Field(TEXT, longest=NAME, says="option of the group defense; none without one"),
     "role": Field(TEXT, "of the defense", choices=ROLES),
     "removal": Field(TEXT, "option of defense/removal, of a detection with a repair", required=False),
     "seed": Field((int, type(None)), "of the run; null if unknown", least=0),
@@ -134,6 +138,8 @@ def value_problem(name: str, value: Any, field: Field) -> str | None:
         return f"{name} is {value!r:.60}, not {field.spec}: {field.says}"
     if isinstance(value, str) and field.form and not re.fullmatch(field.form[0], value):
         return f"{name} is {value!r:.60}, not {field.form[1]}"
+    if isinstance(value, str) and len(value) > field.longest:
+        return f"{name} has {len(value)} characters, not {field.longest} at most: {field.says}"
     if isinstance(value, list) and field.of and not all(type(one) is field.of for one in value):
         return f"{name} holds something else than {named(field.of)}: {field.says}"
     return None
@@ -165,7 +171,9 @@ def protocol_problems(protocol: Mapping[str, Any], place: str = "protocol") -> l
     for name, value in protocol.items():
         if isinstance(value, dict):
             wrong += protocol_problems(value, f"{place}.{plain(name)}")
-        elif name == "marks" and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+        elif name.rpartition(".")[2] == "marks" and not (
+            isinstance(value, list) and all(isinstance(one, str) for one in value)
+        ):
             wrong.append(f"{place}.marks is {value!r:.60}, not a list of text: doubts about the number")
     return wrong
 

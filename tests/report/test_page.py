@@ -9,7 +9,6 @@ from urllib.parse import unquote
 
 import pytest
 import yaml
-from browser import CHROMIUM, DRIVER, Browser
 from PIL import Image
 
 from bdiff.report import charts
@@ -228,14 +227,6 @@ def test_lines_of_two_settings_differ_in_colour_or_dash():
 
 def test_durations_are_reported_in_words():
     assert [duration(one) for one in (8.44, 116.0, 7530.0)] == ["8.4 s", "1 min 56 s", "2 h 5 min"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("no chromium and chromedriver: install the packages chromium and chromium-driver")
-    with Browser() as opened:
-        yield opened
 
 
 PICTURES = "return [...document.images].map(image => image.naturalWidth)"
