@@ -71,9 +71,7 @@ MORE = {
 ROLES = ("none", "detection", "inputs", "removal", "sampling", "shield")
 #: the fields of `cell`
 CELL = {
-    "attack": Field(
-        TEXT, longest=NAME, says="option of the group attack, such as baddiffusion; none for a clean model"
-    ),
+    "attack": Field(TEXT, longest=NAME, says="option of the group attack, none for a clean model"),
     "trigger": Field(TEXT, longest=NAME, says="option of the group trigger"),
     "target": Field(TEXT, longest=NAME, says="option of the group target"),
     "poison_rate": Field((int, float, type(None)), "fraction of poisoned images; null without one", least=0, most=1),
@@ -176,6 +174,11 @@ def protocol_problems(protocol: Mapping[str, Any], place: str = "protocol") -> l
         ):
             wrong.append(f"{place}.marks is {value!r:.60}, not a list of text: doubts about the number")
     return wrong
+
+
+def texts(value: Any) -> bool:
+    """Return whether a value is a list of text."""
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def provenance_problems(provenance: Mapping[str, Any]) -> list[str]:

@@ -221,12 +221,8 @@ def test_a_browser_sorts_by_keyboard_and_filters(made, browser):
 
 
 def test_a_browser_shows_every_page_on_every_screen(made, browser):
-    pages = [
-        *(made[1] / f"{name}.html" for name in ("index", "detection", "shields")),
-        next(made[1].glob("cells/detection*")),
-        next(made[1].glob("results/*.html")),
-    ]
-    for page in pages:
+    boards = [made[1] / f"{name}.html" for name in ("index", "detection", "shields")]
+    for page in [*boards, next(made[1].glob("cells/detection*")), next(made[1].glob("results/*.html"))]:
         for width, height in ((390, 844), (1280, 900)):
             browser.open(page, width, height, "dark" if width == 390 else "light")
             assert browser.run("return document.documentElement.scrollWidth") <= width, page
