@@ -1,5 +1,6 @@
 """Reading run folders, for tables and pages."""
 
+import json
 import logging
 import math
 import os
@@ -112,6 +113,10 @@ def check(run: Run) -> None:
     """Raise ValueError if the content of a run's files is not what runs write."""
     if not (isinstance(run.config, dict) and run.config):
         raise ValueError("config.yaml has no config")
+    try:
+        json.dumps(run.config)
+    except (TypeError, ValueError, RecursionError) as error:  # YAML has more types than configs do
+        raise ValueError(f"config.yaml has no config: {error}") from error
     kinds = {"choices": dict, "metrics": dict, "overrides": list}
     if not (isinstance(run.record, dict) and "status" in run.record):
         raise ValueError("metrics.json has no record of a run")

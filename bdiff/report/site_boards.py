@@ -21,7 +21,7 @@ class Measure:
     better: str = ""  # "higher" or "lower": what is better for the board's side, if either is
     fraction: bool = True  # in [0,1]
     of: Callable[[Metrics], float | None] | None = None  # computes it from others
-    ranks: bool = False  # a rate over scores, which needs those of clean models
+    ranks: str = ""  # the score whose AUROC against clean models it is
 
     def value(self, metrics: Metrics) -> float | None:
         """Return the number of one result, None if it has none."""
@@ -88,12 +88,15 @@ def behind(kind: str) -> Callable[[Metrics], float | None]:
     return of
 
 
-def seconds(who: str) -> tuple[Measure, Measure]:
-    """Return what a defense costs."""
+def costs(who: str, each: str = "") -> tuple[Measure, Measure]:
+    """Return what a defense costs, for a model or for `each` of something."""
+    per = f"_per_{each}" if each else ""
+    words = f", per {each}" if each else ""
     return (
-        Measure("seconds", (f"{who}/seconds",), "Seconds that it takes.", "lower", False),
-        Measure("network evaluations", (f"{who}/evaluations",), "Images that the network evaluates.", "lower", False),
-    )
+        Measure("seconds", (f"{who}/seconds{per}",), f"Seconds that it takes{words}.", "lower", False),
+        Measure("evaluations", (f"{who}/evaluations{per}",), f"Images that the network evaluates{words}.", "lower",
+                False),
+    )  # fmt: skip
 
 
 def success(who: str, of: str, better: str) -> tuple[Measure, ...]:
@@ -124,7 +127,9 @@ BOARDS = {
         "defender", "detection", ("defense",),
         (
             Measure("AUROC", ("audit/auroc",), "The probability that the model scores above a clean model of the same "
-                    "data and architecture; 0.5 is a guess.", "higher", ranks=True),
+                    "data and architecture; 0.5 is a guess.", "higher", ranks="audit/score"),
+            Measure("relative AUROC", (), "The same by scores relative to the model's own clean samples.", "higher",
+                    ranks="audit/relative_score"),
             Measure("flagged", ("audit/flagged",), "The fraction of the models that reach the detection's own "
                     "threshold: a hit for a backdoored model, a false alarm for a clean one."),
             Measure("score", ("audit/score",), "The detection's score: the higher, the likelier a backdoor.",
@@ -132,7 +137,7 @@ BOARDS = {
             Measure("ASR of its trigger", ("audit/asr", "audit/class_asr"), "The fraction of samples from the inverted "
                     "trigger that show the target.", "higher"),
             Measure("cosine", ("audit/cosine",), "Cosine between the inverted and the true trigger.", "higher", False),
-            *seconds("audit"),
+            *costs("audit"),
         ),
         "bdiff run -m attack=none,... defense=purediffusion",
     ),
@@ -148,7 +153,7 @@ BOARDS = {
                     "is a guess.", "higher"),
             Measure("FPR", ("inputs/fpr",), "The fraction of other clean noises that it flags, at the false-alarm rate "
                     "that was asked for.", "lower"),
-            *seconds("inputs"),
+            *costs("inputs", "input"),
         ),
         "bdiff run -m attack=... defense=<an input check>",
     ),

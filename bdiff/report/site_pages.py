@@ -139,13 +139,14 @@ def cell_page(page: BoardPage, one: Slot, link: Link) -> dict[str, Any]:
     """Return what the page of one cell says."""
     used = counted(one.cells)
     runs = [cell.run for cell in used]
+    main = page.tables[0].measure
     column = [cell for row in page.matrix.rows for cell in row.columns.get(one.column, [])]
     names = in_order(name for run in runs for name in run.metrics)
     return {
         "slot": one,
         "conditions": page.matrix.shared | one.row.facts | one.row.more,
         "known": [name for name in one.row.adaptive_to if name in defenses(page.matrix, one.column)],
-        "clean": len(references(used, column)) if used and page.matrix.board.role == "detection" else 0,
+        "clean": len(references(main.ranks, used, column)) if used and main.ranks else 0,
         "measures": [(table.measure, one.values[table.measure.name]) for table in page.tables],
         "metrics": [(name, mean(runs, name).text) for name in names],
         "results": [

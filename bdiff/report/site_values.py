@@ -10,7 +10,6 @@ from bdiff.report.cells import Cell
 from bdiff.report.site_boards import Measure
 from bdiff.report.site_rows import Matrix, Row
 
-SCORE = "audit/score"
 NO_RUN = "no run"
 DAGGER = "†"  # marks a number of a defense that no attack was adapted to
 
@@ -53,18 +52,18 @@ def ranked(measure: Measure, cells: Sequence[Cell], others: Sequence[Cell]) -> V
     """Return the AUROC of models' scores against those of the clean models of the same data and architecture."""
     if cells[0].clean:
         return Value(reason="the reference of others")
-    scores = [cell.run.metrics[SCORE] for cell in cells if SCORE in cell.run.metrics]
-    clean = references(cells, others)
-    found = auroc([cell.run.metrics[SCORE] for cell in clean], scores)
+    score = measure.ranks
+    scores = [cell.run.metrics[score] for cell in cells if score in cell.run.metrics]
+    found = auroc([cell.run.metrics[score] for cell in references(score, cells, others)], scores)
     if found is None:
         return Value(reason=f"no {'clean model was' if scores else 'score'} judged")
     return Value(measure.shown(found), found, tone(measure, found))
 
 
-def references(cells: Sequence[Cell], others: Sequence[Cell]) -> list[Cell]:
+def references(score: str, cells: Sequence[Cell], others: Sequence[Cell]) -> list[Cell]:
     """Return the clean models among `others` that scores of `cells` are held against."""
     kind = [cells[0].place[name] for name in ("data", "model")]
-    return [cell for cell in others if cell.clean and SCORE in cell.run.metrics
+    return [cell for cell in others if cell.clean and score in cell.run.metrics
             and [cell.place[name] for name in ("data", "model")] == kind]  # fmt: skip
 
 
@@ -94,7 +93,10 @@ def lacking(cell: Cell, metric: str) -> str | None:
     protocol: dict[str, Any] = cell.run.record.get("protocol", {})
     who, _, what = metric.rpartition("/")
     stated = (protocol.get(part) for part in (what.partition("@")[0], who))
-    return next((str(one["absent"]) for one in stated if isinstance(one, dict) and "absent" in one), None)
+    absent = next((one["absent"] for one in stated if isinstance(one, dict) and "absent" in one), None)
+    if isinstance(absent, dict):  # by the metric's name
+        absent = absent.get(what) or next(iter(absent.values()), None)
+    return None if absent is None else str(absent)
 
 
 def adapted(matrix: Matrix, name: str) -> bool:

@@ -169,9 +169,7 @@ def protocol_problems(protocol: Mapping[str, Any], place: str = "protocol") -> l
     for name, value in protocol.items():
         if isinstance(value, dict):
             wrong += protocol_problems(value, f"{place}.{plain(name)}")
-        elif name.rpartition(".")[2] == "marks" and not (
-            isinstance(value, list) and all(isinstance(one, str) for one in value)
-        ):
+        elif name.rpartition(".")[2] == "marks" and not texts(value):
             wrong.append(f"{place}.marks is {value!r:.60}, not a list of text: doubts about the number")
     return wrong
 

@@ -67,7 +67,13 @@ def outputs(root: Path) -> Path:
         for seed, asr in enumerate((0.5, 0.7)):
             run(root / f"{sampler}{seed}", "baddiffusion", metrics={"suspect/asr": asr + place * 0.3}, seed=seed,
                 sampler=sampler)  # fmt: skip
-    run(root / "disdet", "trojdiff", "disdet", {"inputs/auroc": 0.75}, protocol={"inputs": {"absent": "too few"}})
+    run(
+        root / "disdet",
+        "trojdiff",
+        "disdet",
+        {"inputs/auroc": 0.75},
+        protocol={"inputs": {"absent": {"tpr": "none", "tpr@0.01": "too few"}}},
+    )
     return root
 
 
@@ -135,6 +141,14 @@ def test_rows_hold_one_setting_and_columns_are_told_apart(tmp_path):
     assert [row.said for row in page.matrix.rows] == ["poison rate 0.1", "poison rate 0.2"]
     assert page.matrix.columns == ["elijah", "elijah, steps 5", "elijah, steps 9"]
     assert page.filters == {"poison_rate": ["0.1", "0.2"]}
+
+
+@pytest.mark.parametrize("config", ["a: 2026-01-31", "a: !!set {b}", "a: &b [*b]", "? [1]\n: 2", "- 1", ""])
+def test_a_config_that_no_run_writes_is_left_out(config, tmp_path, caplog):
+    folder = run(tmp_path / "run", "baddiffusion", metrics={"suspect/asr": 0.5})
+    (folder / "config.yaml").write_text(config)
+    assert find([tmp_path]) == []
+    assert f"{folder} is skipped" in caplog.text
 
 
 def test_every_link_of_the_site_leads_somewhere_within_reach(made):
