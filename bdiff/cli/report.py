@@ -1,15 +1,22 @@
-"""`bdiff report`: a static site of leaderboards over run folders, and over results from elsewhere."""
+"""`bdiff report`: leaderboards over run folders and results from elsewhere, as tables and as a static site."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from bdiff.cli.table import Parser
+from bdiff.cli.table import Parser, deliver
 from bdiff.common.errors import RequestError
+from bdiff.report.board_sheets import boards, sheets, write_tables
 from bdiff.report.cells import cells_of, read_cells
 from bdiff.report.runs import find
 
+T = TypeVar("T")
+
 EXAMPLES = """
-  bdiff report outputs --site outputs/site                  all runs below outputs
+  bdiff report outputs                                      all runs below outputs, as tables
+  bdiff report outputs --tables DIR                         the same in files: text, Markdown, LaTeX and CSV
+  bdiff report outputs --site outputs/site                  the same as a site
   bdiff report outputs --site outputs/site --results theirs a.json    and results from elsewhere
   bdiff report outputs --site public --copy                 with the runs' pages in it, to be published"""
 
@@ -20,7 +27,8 @@ def parser() -> Parser:
     parser.add_argument(
         "folders", nargs="*", type=Path, metavar="folder", help="where to look for runs (default: outputs)"
     )
-    parser.add_argument("--site", type=Path, metavar="DIR", required=True, help="where to write the site")
+    parser.add_argument("--site", type=Path, metavar="DIR", help="write a site to a folder, instead of printing tables")
+    parser.add_argument("--tables", type=Path, metavar="DIR", help="write the tables to a folder, in four formats")
     parser.add_argument(
         "--results",
         nargs="+",
@@ -46,12 +54,23 @@ def report(words: list[str]) -> None:
         raise RequestError(
             f"no runs and no results of a cell found in {', '.join(map(str, [*folders, *args.results]))}"
         )
-    from bdiff.report.site import write_site  # Jinja is slow to import
-
-    try:
-        counts = write_site(args.site, cells, args.title, args.copy)
-    except OSError as error:
-        raise RequestError(f"--site {args.site} cannot be written ({os.strerror(error.errno or 0)})") from error
     print(*without, sep="\n", end="\n" if without else "")
-    elsewhere = f", {counts['elsewhere']} of them from elsewhere" if theirs else ""
-    print(f"{args.site / 'index.html'}: {counts['cells']} cells of {counts['results']} results{elsewhere}")
+    if args.tables:
+        for file in written(args.tables, "--tables", lambda: write_tables(args.tables, cells)):
+            print(f"written to {file}")
+    if args.site:
+        from bdiff.report.site import write_site  # Jinja is slow to import
+
+        counts = written(args.site, "--site", lambda: write_site(args.site, cells, args.title, args.copy))
+        elsewhere = f", {counts['elsewhere']} of them from elsewhere" if theirs else ""
+        print(f"{args.site / 'index.html'}: {counts['cells']} cells of {counts['results']} results{elsewhere}")
+    if not (args.tables or args.site):
+        deliver([sheet for board in boards(cells).values() for sheet in sheets(board)[:1]], "rich", None)
+
+
+def written(place: Path, option: str, write: Callable[[], T]) -> T:
+    """Return what `write` returns. Raises RequestError if the folder that `option` names cannot be written."""
+    try:
+        return write()
+    except OSError as error:
+        raise RequestError(f"{option} {place} cannot be written ({os.strerror(error.errno or 0)})") from error

@@ -22,6 +22,8 @@ class Value:
     number: float | None = None
     tone: int | None = None  # percent of the deepest colour: how good it is for the board's side
     reason: str = ""
+    std: float | None = None  # over seeds
+    count: int = 0  # results that it is over
 
 
 def counted(cells: Sequence[Cell]) -> list[Cell]:
@@ -42,10 +44,9 @@ def value(measure: Measure, cells: Sequence[Cell], others: Sequence[Cell]) -> Va
     if not numbers:
         return Value(reason=reason(measure, cells))
     middle = statistics.fmean(numbers)
-    text = measure.shown(middle)
-    if len(numbers) > 1:
-        text += f" ± {measure.shown(statistics.stdev(numbers))}"
-    return Value(text, middle, tone(measure, middle))
+    std = statistics.stdev(numbers) if len(numbers) > 1 else None
+    text = measure.shown(middle) + ("" if std is None else f" ± {measure.shown(std)}")
+    return Value(text, middle, tone(measure, middle), std=std, count=len(numbers))
 
 
 def ranked(measure: Measure, cells: Sequence[Cell], others: Sequence[Cell]) -> Value:
@@ -57,7 +58,7 @@ def ranked(measure: Measure, cells: Sequence[Cell], others: Sequence[Cell]) -> V
     found = auroc([cell.run.metrics[score] for cell in references(score, cells, others)], scores)
     if found is None:
         return Value(reason=f"no {'clean model was' if scores else 'score'} judged")
-    return Value(measure.shown(found), found, tone(measure, found))
+    return Value(measure.shown(found), found, tone(measure, found), count=len(scores))
 
 
 def references(score: str, cells: Sequence[Cell], others: Sequence[Cell]) -> list[Cell]:

@@ -248,3 +248,23 @@ def test_a_browser_shows_every_page_on_every_screen(made, browser):
         return [box.scrollLeft, box.querySelector("tbody th").getBoundingClientRect().left
             - box.getBoundingClientRect().left]""")
     assert (moved, left) == (40, 0), "the table moves within its box, and its first column stays"
+
+
+def test_the_boards_are_tables_too(tmp_path, capsys):
+    outputs(tmp_path / "outputs")
+    assert command(["report", str(tmp_path / "outputs"), "--tables", str(tmp_path / "tables")]) == 0
+    names = {path.name for path in (tmp_path / "tables").iterdir()}
+    assert names == {f"{board}.{ending}" for board in ("attacks", "detection", "inputs", "removal")
+                     for ending in ("txt", "md", "latex", "csv")}  # fmt: skip
+    lines = (tmp_path / "tables" / "attacks.csv").read_text().splitlines()
+    assert lines[0] == 'number,"attack, trigger",sampler,value mean,value std,value n'
+    (asr,) = [line.split(",") for line in lines if line.startswith("ASR,baddiffusion") and ",ddim" in line]
+    assert [float(one) for one in asr[-3:]] == [pytest.approx(0.9), pytest.approx(0.02**0.5), 2]
+    text = (tmp_path / "tables" / "detection.md").read_text()
+    assert "purediffusion †" in text and "elijah †" not in text  # the second has an attack that knows it
+    assert "failed: no \\<memory> left" in text and "the reference of others" in text
+    assert r"$\dagger$" in (tmp_path / "tables" / "detection.latex").read_text()
+    capsys.readouterr()
+    assert command(["report", str(tmp_path / "outputs")]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"{title}: " in printed for title in ("Attacks", "Detections", "Input checks", "Removals"))

@@ -1,0 +1,75 @@
+"""The leaderboards as tables: one for each number of a board, in the formats of all tables."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bdiff.report.cells import Cell
+from bdiff.report.sheet import Cell as Entry
+from bdiff.report.sheet import Sheet, to_csv, to_latex, to_md, to_rich
+from bdiff.report.site_boards import BOARDS, Measure
+from bdiff.report.site_rows import Matrix, matrix
+from bdiff.report.site_values import DAGGER, Value, adapted, value
+
+#: endings of a board's files, and what writes them
+FORMATS = {"txt": to_rich, "md": to_md, "latex": to_latex}
+
+
+def boards(cells: Sequence[Cell]) -> dict[str, Matrix]:
+    """Return the boards that `cells` fill, by name."""
+    found = {name: matrix(board, cells) for name, board in BOARDS.items()}
+    return {name: one for name, one in found.items() if one.rows}
+
+
+def sheets(board: Matrix) -> list[Sheet]:
+    """Return a table for each number that any cell of a board has, the main one first."""
+    found = [sheet(board, measure) for measure in board.board.measures]
+    return [one for one in found if any(entry.value is not None for row in one.rows for entry in row)]
+
+
+def sheet(board: Matrix, measure: Measure) -> Sheet:
+    """Return one number of a board: a row for each attack and trigger, a column for each defense or sampler."""
+    every = {name: [cell for row in board.rows for cell in row.columns.get(name, [])] for name in board.columns}
+    marks = {name: "" if board.board.role == "none" or adapted(board, name) else f" {DAGGER}" for name in every}
+    rows = [
+        [Entry(" ".join(filter(None, ["clean model" if row.clean else row.attack, row.trigger, row.said])))]
+        + [entry(value(measure, row.columns.get(name, []), every[name])) for name in every]
+        for row in board.rows
+    ]
+    facts = ", ".join(f"{name.replace('_', ' ')} {said}" for name, said in board.shared.items())
+    dagger = f"{DAGGER} no attack of the table was adapted to it" if any(marks.values()) else ""
+    notes = [measure.caption, facts, dagger, *board.notes]
+    heads = [f"attack, trigger ({board.board.column} to the right)", *(f"{name}{marks[name]}" for name in every)]
+    return Sheet(f"{board.board.title}: {measure.name}", heads, rows, [*filter(None, notes)])
+
+
+def entry(found: Value) -> Entry:
+    """Return a cell as a table shows it: its number, or the reason why there is none."""
+    return Entry(found.text or found.reason, found.number, found.std, found.count)
+
+
+def long_form(board: Matrix) -> Sheet:
+    """Return all numbers of a board in one table, a row each."""
+    rows = [
+        [Entry(one.title.partition(": ")[2]), row[0], Entry(head.removesuffix(f" {DAGGER}")), cell]
+        for one in sheets(board)
+        for row in one.rows
+        for head, cell in zip(one.heads[1:], row[1:], strict=True)
+    ]
+    return Sheet(board.board.title, ["number", "attack, trigger", board.board.column, "value"], rows, [])
+
+
+def write_tables(out: Path, cells: Sequence[Cell]) -> list[Path]:
+    """Write the tables of each board that `cells` fill into the folder `out`, and return the files.
+
+    Text, Markdown and LaTeX hold a table for each number; CSV holds all numbers, a line each.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, board in boards(cells).items():
+        for ending, form in FORMATS.items():
+            text = "\n".join(form(one) for one in sheets(board))
+            files.append(out / f"{name}.{ending}")
+            files[-1].write_text(text, encoding="utf-8")
+        files.append(out / f"{name}.csv")
+        files[-1].write_text(to_csv(long_form(board)), encoding="utf-8")
+    return files
