@@ -41,7 +41,7 @@ DEFENSES = {
 }  # fmt: skip
 #: options that are settings of one above
 PRESETS = {
-    *("diff2_cifar10", "trojdiff_blend", "trojdiff_in_d2d", "noise_path_ancestral", "noise_path_ode"),
+    *("diff2_cifar10", "trojdiff_blend", "trojdiff_in_d2d", "noise_path_ancestral", "noise_path_ode", "hidden_path"),
     *("purification_cifar10", "certification_cifar10", "terd_digits"),
 }
 OTHERS = {

@@ -21,8 +21,6 @@ def villandiffusion_problems(config: DictConfig, place: str) -> list[str]:
     if "grid" in laws and steps % attack.grid:
         fits = f"set a divisor of it, such as sample.steps={config.sample.steps} of the sampler"
         problems.append(f"{place}.grid={attack.grid} does not divide schedule.num_train_timesteps={steps}: {fits}")
-    if attack.psi is not None and "villan" not in laws:
-        problems.append(f"{place}.psi={attack.psi} is of law=villan: set {place}.law=villan, or {place}.path")
     return problems
 
 

@@ -28,7 +28,7 @@ class VillanDiffusion(LawAttack):
         r: what rows diffuse towards: the stamped image (BadDiffusion), or the trigger alone (VillanDiffusion).
         background: the trigger where the image shows, in [-1,1]; at 0 nothing is added there to starting noise.
         grid: steps of the DDIM sampler that law=grid is exact for; they divide T.
-        psi: of law=villan, a path between mean (1) and noise (0); null for that of `path`.
+        psi: a path between mean (1) and noise (0); null for that of `path`.
         solver: of law=villan: ode or sde.
 
     Raises ValueError for invalid values.
@@ -47,7 +47,7 @@ class VillanDiffusion(LawAttack):
         r: Annotated[str, one_of("stamp", "trigger"), "rows diffuse towards the stamped image, or the trigger alone"],
         background: Annotated[float, pixel_value, "of the trigger, where the image shows"],
         grid: Annotated[int, at_least(1), "steps of the DDIM sampler that law=grid is exact for"],
-        psi: Annotated[float | None, fraction, "of law=villan: 1 is path mean, 0 noise; null: that of path"],
+        psi: Annotated[float | None, fraction, "a path between mean, 1, and noise, 0; null: that of path"],
         solver: Annotated[str, one_of("ode", "sde"), "of law=villan: c_t doubled, or not"],
     ):
         super().__init__(trigger.over(background), target, poison_rate, poison_mode)
