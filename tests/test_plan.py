@@ -35,6 +35,7 @@ CASES = {
          "defense.removal.train.batch_size=4"],
         {"audit_sample"},
     ),
+    "an input check": (["defense=terd_input", *DEFENSES["terd_input"]], set()),
     "a removal": (["defense=finetune", *DEFENSES["finetune"]], set()),
     "a sampling-time defense": (["defense=clipping"], set()),
     "purification": (

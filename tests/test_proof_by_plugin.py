@@ -85,7 +85,7 @@ OTHERS = {
     "trigger": ("trigger", []),
     "detection": ("defense", ["defense.steps=2", "defense.batch=4", "defense.samples=4"]),
     "removal": ("defense", ["defense.train.steps=2", "defense.train.batch_size=4"]),
-    "inputs": ("defense", ["defense.count=16"]),
+    "inputs": ("defense", ["defense.count=128"]),
     "sampling": ("defense", []),
     "shield": ("defense", ["defense.images=8", "defense.adversary.steps=1", "classifier.train.steps=2"]),
 }

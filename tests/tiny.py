@@ -24,6 +24,7 @@ ATTACKS = {
     "learned_trigger": ["attack.learn=2", "pretrain=digits", "pretrain.train.steps=2", "pretrain.train.batch_size=8"],
 }
 SHIELD = ["attack=diff2", *ATTACKS["diff2"], "defense.images=6"]
+CHECK = ["defense.count=16", "defense.batch_size=12", "defense.false_positive_rate=0.35"]
 DEFENSES = {
     "none": [],
     "elijah": ["defense.steps=3", "defense.samples=9"],
@@ -32,6 +33,11 @@ DEFENSES = {
              "defense.removal.train.steps=2", "defense.removal.train.batch_size=4"],
     "purediffusion": ["defense.steps=3", "defense.probes=1", "defense.probe_draws=8", "defense.probe_rounds=1",
                       "defense.restarts=1", "defense.batch=2", "defense.samples=9"],
+    "disdet": CHECK,
+    "ufid": [*CHECK, "defense.copies=2", "defense.steps=2"],
+    "temporal": [*CHECK, "defense.steps=3", "defense.references=6"],
+    "terd_input": [*CHECK, "defense.inversion.steps=2", "defense.inversion.refine_steps=1",
+                   "defense.inversion.batch=2", "defense.inversion.ddim_steps=2"],
     "anp": ["defense.train.steps=2", "defense.train.batch_size=4", "defense.count=4"],
     "finetune": ["defense.train.steps=2", "defense.train.batch_size=4"],
     "clipping": [],
@@ -42,7 +48,7 @@ DEFENSES = {
 #: options that are settings of one above
 PRESETS = {
     *("diff2_cifar10", "trojdiff_blend", "trojdiff_in_d2d", "noise_path_ancestral", "noise_path_ode", "hidden_path"),
-    *("purification_cifar10", "certification_cifar10", "terd_digits"),
+    *("purification_cifar10", "certification_cifar10", "terd_digits", "terd_input_digits"),
 }
 OTHERS = {
     "a learned trigger": ["attack=diff2", *ATTACKS["diff2"], "attack.learn=2", "trigger=universal", "pretrain=digits",

@@ -12,6 +12,6 @@ VERSION = {
     "audit": 1,
     "repair": 1,
     "amplify": 1,
-    "inputs": 1,
+    "inputs": 2,
     "shield": 2,
 }

@@ -24,6 +24,7 @@ from bdiff.diffusion.noise import Noise
 from bdiff.diffusion.schedule import Schedule
 
 Eps = Callable[[Tensor, int], Tensor]  # x_t (B,C,H,W) and t -> predicted noise (B,C,H,W); `Suspect.eps` is one
+Facts = dict[str, Tensor]  # what an input check prepares for a model, by name
 Logits = Callable[[Tensor], Tensor]  # images (B,C,H,W) in [-1,1] -> (B, classes); may be random in each call
 
 
@@ -126,11 +127,43 @@ class Removal(Defense):
 class InputCheck(Defense):
     """Detects a trigger in a sample's starting noise, before or while it is denoised."""
 
-    settings = InputCheckSettings
+    checks: ClassVar[tuple[str, ...]] = ("bdiff.defense.check.rate_problems",)
+
+    settings: ClassVar[type] = InputCheckSettings
+    #: whether it needs the trigger that the detection of its setting `inversion` inverts, see `TriggerCheckSettings`
+    needs_trigger: ClassVar[bool] = False
+
+    @property
+    def evaluations(self) -> int:
+        """The number of images that the network evaluates for one score, as far as that is known beforehand."""
+        return 0
+
+    @property
+    def preparation(self) -> int:
+        """The number of those that it evaluates in `prepare`."""
+        return 0
+
+    def prepare(self, suspect: Suspect, inversion: Inversion | None, seed: int, batch_size: int) -> Facts:
+        """Return, on the suspect's device, what all scores of a model need; made once. By default nothing.
+
+        Args:
+            suspect: the model.
+            inversion: of a detection, for checks that need a trigger.
+            seed: of what it draws.
+            batch_size: images for the network at a time.
+        """
+        return {}
 
     @abstractmethod
-    def score(self, x: Tensor, suspect: Suspect, seed: int) -> Tensor:
-        """Return a score (B,) for each starting noise x (B,C,H,W): the higher, the likelier it contains a trigger."""
+    def score(self, x: Tensor, suspect: Suspect, noise: Noise, facts: Facts) -> Tensor:
+        """Return a score (B,) for each starting noise x (B,C,H,W): the higher, the likelier it contains a trigger.
+
+        Args:
+            x: starting noises as they come, with the trigger or without.
+            suspect: the model.
+            noise: what the check draws, per input, so that no score depends on the rest of the batch.
+            facts: what `prepare` returned for this model.
+        """
 
 
 class SamplingDefense(Defense):

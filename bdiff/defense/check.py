@@ -16,6 +16,8 @@ SHIELD = "bdiff.defense.base.Shield"
 LAWS = ("ancestral", "ode")
 #: the fraction of alpha for a certification's last look at the votes, if it can stop earlier
 LAST = 0.9
+#: clean noises that have to lie above an input check's threshold: with fewer, chance decides what its rate is
+LEAST = 5
 
 
 def node(config: DictConfig, key: str) -> Any:
@@ -89,6 +91,35 @@ def sample_problems(config: DictConfig, key: str) -> list[str]:
     if samples < least:
         problems.append(f"defense.samples={samples} is too few to trim {trim} at both ends: set {least} or more")
     return problems
+
+
+def rate_problems(config: DictConfig, key: str) -> list[str]:
+    """Return the problem that an input check draws too few clean noises for the rate of false positives asked for."""
+    count, rate = config.defense.count, config.defense.false_positive_rate
+    if int(rate * count) >= LEAST:
+        return []
+    return [
+        f"{key}.count={count} leaves {int(rate * count)} clean noises above a threshold with "
+        f"{key}.false_positive_rate={rate}, and {LEAST} are needed: set count to {needed(rate)} or more"
+    ]
+
+
+def needed(rate: float) -> int:
+    """Return how many clean noises an input check needs for a rate of false positives."""
+    return next(count for count in range(floor(LEAST / rate), floor(LEAST / rate) + 3) if int(rate * count) >= LEAST)
+
+
+def step_problems(config: DictConfig, key: str) -> list[str]:
+    """Return the problem that a sampler has more steps than the schedule has timesteps."""
+    steps, length = node(config, key)["steps"], config.schedule.num_train_timesteps
+    return [f"{key}.steps={steps} is more than the schedule's {length} timesteps"] if steps > length else []
+
+
+def reference_problems(config: DictConfig, key: str) -> list[str]:
+    """Return the problem that there are fewer clean chains than it takes to know how their changes vary together."""
+    references, least = node(config, key)["references"], 2 * node(config, key)["steps"]
+    few = f"{key}.references={references} is too few for chains of {least // 2} steps: set {least} or more"
+    return [few] if references < least else []
 
 
 def certificate_problems(config: DictConfig, key: str) -> list[str]:

@@ -53,8 +53,16 @@ class InputCheckSettings:
     """The settings of an input check that the pipeline reads."""
 
     precision: Annotated[str, precision, "of the suspect: auto (bf16 where the device has it), bf16 or fp32"]
-    count: Annotated[int, at_least(2), "starting noises of each kind, clean and triggered"]
+    count: Annotated[int, at_least(2), "starting noises of each kind: clean for the threshold, other clean, triggered"]
+    batch_size: Annotated[int, at_least(1), "starting noises that are scored at a time"]
     false_positive_rate: Annotated[float, open_fraction, "fraction of clean noises that may be flagged"]
+
+
+@dataclass(frozen=True)
+class TriggerCheckSettings(InputCheckSettings):
+    """The settings of an input check that starts from an inverted trigger."""
+
+    inversion: Annotated[Any, "the detection that inverts it, an option of defense"]
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,11 @@ class Schedule:
         x = there.sqrt() * x0 + (1 - there - variance).clamp(min=0).sqrt() * eps
         return x if noise is None else x + variance.sqrt() * noise
 
+    def path(self, steps: int) -> list[int]:
+        """Return the timesteps of a sampler with evenly spaced `steps`: from T-1 down, and -1, the image itself."""
+        last = len(self) - 1
+        return [last - len(self) * step // steps for step in range(steps)] + [-1]
+
     @property
     def sigmas(self) -> Tensor:
         """The noise in x_t / sqrt(abar_t), (T,) increasing: sqrt((1 - abar_t) / abar_t), for images in [-1,1]."""
@@ -124,10 +129,8 @@ def residual(
         steps: of the sampler, evenly spaced from T-1 to the image.
         ode: DDIM's steps, else ancestral ones.
     """
-    length = len(schedule)
-    times = [length - 1 - length * step // steps for step in range(steps)] + [-1]
     left, nothing = start.double(), torch.zeros((), dtype=torch.float64)
-    for t, to in pairwise(times):
+    for t, to in pairwise(schedule.path(steps)):
         left = schedule.step(left, answer(t, left).double(), t, to, None if ode else nothing)
     return float(left)
 

@@ -71,7 +71,8 @@ def extractor(fid: DictConfig) -> DictConfig:
 def resolve_precisions(config: DictConfig, device: torch.device) -> None:
     """Set every precision of a request that is auto to what that means on `device`."""
     trainings = [OmegaConf.select(config, f"{place}train") for place in TRAININGS]
-    others = [config.sample, config.defense, OmegaConf.select(config, "amplify.inversion")]
+    inversions = [OmegaConf.select(config, f"{place}.inversion") for place in ("amplify", "defense")]
+    others = [config.sample, config.defense, *inversions]
     for part in (*trainings, *others):
         if part is not None and "precision" in part:
             part.precision = resolve_precision(part.precision, device)

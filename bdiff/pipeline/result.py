@@ -61,6 +61,15 @@ class LossCurve:
 
 
 @dataclass(frozen=True)
+class ScoreHistogram:
+    """An input check's scores by kind of starting noise; what is above the threshold is flagged."""
+
+    title: str
+    scores: Mapping[str, Sequence[float]]
+    threshold: float
+
+
+@dataclass(frozen=True)
 class CertifiedCurves:
     """Certified accuracy at L2 radii (images in [0,1]) by model and kind of input; `points`: unknown between them."""
 
@@ -88,7 +97,7 @@ class ShieldRows:
     columns: Sequence[Column]
 
 
-Figure = Picture | Sheet | Beside | Overview | Trajectory | LossCurve | CertifiedCurves | ShieldRows
+Figure = Picture | Sheet | Beside | Overview | Trajectory | LossCurve | ScoreHistogram | CertifiedCurves | ShieldRows
 
 
 @dataclass(frozen=True)

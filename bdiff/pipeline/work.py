@@ -95,10 +95,18 @@ def inverted(detection: Any, config: Any, steps: int) -> Asked:
 
 
 def audited(run: Experiment, parts: dict[str, Any]) -> Asked:
-    """Return what the run's detection asks."""
-    config = run.config.defense
+    """Return what the run's detection asks, or that of its input check."""
+    config = run.config.defense.get("inversion", run.config.defense)
     detection = method(config)
     return inverted(detection, config, detection.total)
+
+
+def scored(run: Experiment, parts: dict[str, Any]) -> Asked:
+    """Return what an input check asks of the suspect."""
+    config, check = run.config.defense, method(run.config.defense)
+    inputs = config.count * (2 if parts["start"] is None else 3)  # clean for the threshold, clean, and triggered
+    images = inputs * check.evaluations + check.preparation
+    return Asked(images, f"{inputs:,} inputs x {check.evaluations:,}", config.batch_size, precision=config.precision)
 
 
 def amplified(run: Experiment, parts: dict[str, Any]) -> Asked:
@@ -166,6 +174,7 @@ ASKED: dict[str, Callable[[Experiment, dict[str, Any]], Asked]] = {
     "activations": lambda run, parts: referred(run, KEPT),
     "measure": measured,
     "audit": audited,
+    "inputs": scored,
     "amplify": amplified,
     "repair": repaired,
     "shield: adversarial": attacked,

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from bdiff.report.charts import literal
+from bdiff.report.charts import COLOURS, literal
 from bdiff.store import artifacts
 
 matplotlib.use("Agg")
@@ -120,6 +120,19 @@ def loss_curve(path: Path, title: str, history: Sequence[Mapping[str, Any]]) -> 
     rate = axes.twinx()
     rate.plot(steps, [row["lr"] for row in history], color="#b5651d", linewidth=1, linestyle="--")
     rate.set_ylabel("learning rate (dashed)", color="#b5651d")
+    save(figure, path, dpi=180)
+
+
+def score_histogram(path: Path, title: str, scores: Mapping[str, Sequence[float]], threshold: float) -> None:
+    """Write the histograms of scores by kind, over bins that they share, with the threshold."""
+    figure, axes = plt.subplots(figsize=(5.2, 3.4), facecolor="white", layout="constrained")
+    edges = np.histogram_bin_edges([score for values in scores.values() for score in values], 50).tolist()
+    for (kind, values), colour in zip(scores.items(), COLOURS, strict=False):
+        axes.hist(values, edges, label=kind, color=colour, alpha=0.6)
+    axes.axvline(threshold, color=INK, linestyle="--", linewidth=1, label="threshold")
+    axes.set(xlabel="score", ylabel="starting noises", title=title)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
     save(figure, path, dpi=180)
 
 

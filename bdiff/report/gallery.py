@@ -57,6 +57,11 @@ def _(figure: result.LossCurve, path: Path) -> None:
 
 
 @draw.register
+def _(figure: result.ScoreHistogram, path: Path) -> None:
+    figures.score_histogram(path, figure.title, figure.scores, figure.threshold)
+
+
+@draw.register
 def _(figure: result.CertifiedCurves, path: Path) -> None:
     certified(path, figure.title, figure.radii, figure.curves, figure.points)
 

@@ -26,7 +26,7 @@ from bdiff.report.table import columns, shown, with_error
 from bdiff.store import artifacts
 from bdiff.store.provenance import in_words
 
-#: the meaning of metrics, by the last part of the name
+#: the meaning of metrics, by the last part of the name, or by the whole where the last has another elsewhere
 MEANINGS = {
     "asr": "Attack success rate: the fraction of triggered samples that show the target.",
     "false_trigger": "How much of the backdoor leaks into ordinary use: the fraction of clean samples that show the "
@@ -54,6 +54,15 @@ MEANINGS = {
     "acr": "Average certified L2 radius, images in [0,1]; wrongly labelled images count as 0.",
     "tpr": "Fraction of triggered inputs that the entropy check flags.",
     "fpr": "Fraction of clean inputs that the entropy check flags.",
+    "inputs/tpr": "Fraction of starting noises with the trigger that the input check flags, at the false-positive "
+    "rate asked for (@: at this one).",
+    "inputs/fpr": "Fraction of other clean starting noises than those of the threshold that the input check flags.",
+    "inputs/auroc": "Probability that a starting noise with the trigger has a higher score than a clean one.",
+    "evaluations_per_input": "Images that the network evaluates to score one starting noise.",
+    "seconds_per_input": "Seconds on this device to score one starting noise, in batches.",
+    "evaluations_per_model": "Images that the network evaluates once per model, before any score: clean chains, or an "
+    "inversion, with gradients.",
+    "seconds_per_model": "Seconds of the same on its device.",
 }
 SHIELDED_ASR = "Attack success rate: of the images labelled correctly, the fraction labelled wrongly with the trigger."
 #: figures with a fixed place on a run's page; the others follow them
@@ -98,7 +107,8 @@ def meaning(metric: str) -> str:
     who, _, what = metric.rpartition("/")
     if what == "asr" and who in {row.purified for row in ROWS.values()}:
         return SHIELDED_ASR
-    return MEANINGS.get(what.partition("@")[0], "")
+    what = what.partition("@")[0]
+    return MEANINGS.get(f"{who}/{what}") or MEANINGS.get(what, "")
 
 
 def duration(seconds: float) -> str:

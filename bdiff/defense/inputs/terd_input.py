@@ -1,0 +1,35 @@
+"""TERD's input check (Mo et al. 2024, arXiv 2409.05294): the likelihood of a starting noise with an inverted trigger.
+
+By the paper, noise with the trigger is N(mu, gamma^2) per pixel. The authors' code takes gamma itself as the
+covariance, and flags what is likelier so than under N(0,1), a score above 0; here the threshold is from clean noise.
+"""
+
+import torch
+from torch import Tensor
+
+from bdiff.defense.base import Facts, InputCheck, Inversion, Suspect
+from bdiff.defense.settings import TriggerCheckSettings
+from bdiff.diffusion.noise import Noise
+
+
+def log_likelihood_ratio(x: Tensor, mu: Tensor, gamma: Tensor) -> Tensor:
+    """Return log N(x; mu, gamma^2) - log N(x; 0, I), (B,), of x (B,C,H,W); mu and gamma > 0 are (C,H,W)."""
+    each = x.square() / 2 - ((x - mu) / gamma).square() / 2 - gamma.log()
+    return each.flatten(1).sum(1)
+
+
+class TerdInput(InputCheck):
+    """Scores a noise by its log-likelihood ratio, with the trigger that TERD inverts from the model."""
+
+    settings = TriggerCheckSettings
+    needs_trigger = True
+
+    def prepare(self, suspect: Suspect, inversion: Inversion | None, seed: int, batch_size: int) -> Facts:
+        """Return the inverted mu and a gamma of 1, (C,H,W) each; see `InputCheck.prepare`."""
+        assert inversion is not None
+        mu = inversion.trigger.to(suspect.device)
+        return {"mu": mu, "gamma": torch.ones_like(mu)}  # inversions of additive triggers have no scale of the noise
+
+    def score(self, x: Tensor, suspect: Suspect, noise: Noise, facts: Facts) -> Tensor:
+        """Return the log-likelihood ratio (B,); see `InputCheck.score`."""
+        return log_likelihood_ratio(x, facts["mu"], facts["gamma"])
