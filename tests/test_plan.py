@@ -35,7 +35,6 @@ CASES = {
          "defense.removal.train.batch_size=4"],
         {"audit_sample"},
     ),
-    "an input check": (["defense=terd_input", *DEFENSES["terd_input"]], set()),
     "a removal": (["defense=finetune", *DEFENSES["finetune"]], set()),
     "a sampling-time defense": (["defense=clipping"], set()),
     "purification": (
@@ -178,3 +177,15 @@ def test_what_is_wrong_or_not_a_command_is_refused(tmp_path, capsys):
     with pytest.raises(RequestError, match="starts nothing"):
         bdiff.run(["runtime.plan=true", *TINY, f"hydra.run.dir={tmp_path}/run"])
     assert not [*tmp_path.iterdir()]
+
+
+def test_an_input_check_plans_its_scores_and_the_detections_own_inversion(decoded):
+    check = DEFENSES["terd_input"]
+    alone = [word.replace("inversion.", "") for word in check if "inversion" in word]
+    rows = {
+        one: {row.name: row for row in planned(decoded, [f"defense={one}", *words]).rows}
+        for one, words in (("terd", alone), ("terd_input", check))
+    }
+    inverted = rows["terd_input"]["audit"]
+    assert inverted.key == rows["terd"]["audit"].key and inverted.words == rows["terd"]["audit"].words
+    assert rows["terd_input"]["inputs"].words == "48 inputs x 0" and rows["terd_input"]["inputs"].seconds == 0

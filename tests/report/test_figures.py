@@ -56,3 +56,18 @@ def test_a_trajectory_names_the_timestep_of_each_state(tmp_path, monkeypatch):
         for box, image in zip(row, images, strict=True):
             assert (box.images[0].get_array()[..., :1] == image.numpy().transpose(1, 2, 0)).all()
     plt.close(drawn[0])
+
+
+def test_a_histogram_of_scores_has_all_of_them_in_the_same_bins_and_the_threshold(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path, dpi: drawn.append(figure))
+    scores = {"clean": [0.0, 0.1, 1.0], "triggered": [1.0, 5.0]}
+    figures.score_histogram(tmp_path / "scores.png", "a title", scores, 1.5)
+    (axes,) = drawn[0].axes
+    for values, bars in zip(scores.values(), axes.containers, strict=True):
+        held = [bar.get_height() for bar in bars]
+        ends = bars[0].get_x(), bars[-1].get_x() + bars[-1].get_width()
+        assert sum(held) == len(values) and ends == pytest.approx((0, 5), abs=1e-6)
+    assert axes.lines[0].get_xdata() == [1.5, 1.5]
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == {"threshold", "clean", "triggered"}
+    plt.close(drawn[0])

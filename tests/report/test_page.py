@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from bdiff.report import charts
-from bdiff.report.page import duration, write_run_page, write_sweep_page
+from bdiff.report.page import duration, meaning, write_run_page, write_sweep_page
 
 SIZES = [(390, 844), (1280, 900), (1920, 1080)]
 FIGURES = ("trigger", "target", "stamped_example", "clean", "triggered", "trajectory", "loss", "overview")
@@ -265,3 +265,8 @@ def test_the_browser_sees_what_is_wrong_with_a_page(tmp_path, browser):
     assert browser.run(PICTURES) == [0]
     assert browser.run(WIDTH) > 390
     assert len(browser.complaints()) == 1
+
+
+def test_a_metric_with_another_meaning_elsewhere_is_explained_by_its_whole_name():
+    assert "input check" in meaning("inputs/tpr@0.01") and "entropy" in meaning("shield_strip/tpr")
+    assert meaning("inputs/seconds_per_input") and not meaning("inputs/unheard_of")
