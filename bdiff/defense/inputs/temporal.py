@@ -41,8 +41,8 @@ def mahalanobis(series: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:
 class Temporal(InputCheck):
     """Scores a noise by how unlike those of clean chains its series of changes is, each change and all together.
 
-    Where a backdoor opens the image is fixed early, and later changes are small; where it does not the chain leaves
-    the path of images, and they are large. So a distance counts, not a direction.
+    On the digits the first changes of triggered chains are larger than those of clean ones and later ones smaller,
+    whether or not the backdoor opens under DDIM: no sum of them tells the two apart, so a distance counts.
     """
 
     checks = ("bdiff.defense.check.step_problems", "bdiff.defense.check.reference_problems")
