@@ -62,7 +62,7 @@ class InputCheckSettings:
 class TriggerCheckSettings(InputCheckSettings):
     """The settings of an input check that starts from an inverted trigger."""
 
-    inversion: Annotated[Any, "the detection that inverts it, an option of defense"]
+    inversion: Annotated[dict[str, Any], "the detection that inverts it, an option of defense"]
 
 
 @dataclass(frozen=True)
