@@ -30,6 +30,7 @@ from bdiff.config.words import normal, quoted
 from bdiff.launch.live_view import BEFORE, WAITING, Board
 from bdiff.launch.sweep import SWEEP, carry_out, ledger_of
 from bdiff.report.options import settings_of, settings_table
+from bdiff.report.removal_table import removal_tables
 from bdiff.report.runs import JOBS
 from bdiff.report.shield_table import shield_tables
 from bdiff.report.table import boxed, metrics_table
@@ -195,7 +196,7 @@ def closing(record: dict[str, Any]) -> None:
     """Print the numbers of a finished job, and where to find more."""
     out = terminal()
     out.print(metrics_table(record))
-    for sheet in shield_tables(record["metrics"]):
+    for sheet in shield_tables(record["metrics"]) + removal_tables(record["metrics"]):
         out.print(boxed(sheet))
     reused = f" (reused: {', '.join(record['reused'])})" if record["reused"] else ""
     out.print(f"{record['name']}: {record['folder']}{reused}", soft_wrap=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -101,16 +101,23 @@ class Detection(Defense):
         return Verdict(score, flagged, inversion.trigger, evidence)
 
 
-#: trains a denoiser with a loss by the removal's train config, and returns it
-Train = Callable[[Any, Loss], nn.Module]
+class Train(Protocol):
+    """The training loop, with the removal's train config."""
+
+    def __call__(self, net: Any, loss: Loss, images: Images | None = None, /) -> nn.Module:
+        """Train a denoiser with a loss, on the defender's images or on others, and return it."""
 
 
 class Removal(Defense):
     """Removes a backdoor from a model."""
 
-    settings = RemovalSettings
+    settings: ClassVar[type | None] = RemovalSettings
     #: whether it needs the trigger that a detection inverted
     needs_trigger: ClassVar[bool] = False
+    #: whether it needs a clean model of the suspect's architecture, by the pipeline's setting `clean`
+    needs_clean: ClassVar[bool] = False
+    #: the clean model, for removals that need one
+    clean: Denoiser | None = None
 
     @abstractmethod
     def remove(self, suspect: Suspect, images: Images, trigger: Tensor | None, train: Train) -> Denoiser:
@@ -120,7 +127,7 @@ class Removal(Defense):
             suspect: not modified.
             images: the clean images that the defender has; `train` takes its batches from them.
             trigger: (C,H,W), inverted by a detection, for removals that need one.
-            train: the training loop, `train(module, loss)`.
+            train: the training loop, `train(module, loss)`; at most one call, which is resumed if it is killed.
         """
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from importlib.util import find_spec
 from math import floor, inf, log, sqrt
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
@@ -10,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from bdiff.config.parts import describe
 from bdiff.diffusion.schedulers import last_abar
+from bdiff.model.check import config_path, read
+from bdiff.model.check import problems as checkpoint_problems
 
 SHIELD = "bdiff.defense.base.Shield"
 #: the named correction coefficients, see bdiff/defense/detection/coefficients.py
@@ -167,6 +170,51 @@ def clipping_problems(config: DictConfig, key: str) -> list[str]:
         return ["defense=clipping works with sampler=ddpm and sampler=ddim only"]
     same = "sample.clip=true clips already, and defense=clipping would change no sample: use one of them"
     return [same] if config.sample.clip else []
+
+
+def used(config: DictConfig, key: str) -> bool:
+    """Return whether a removal at a dotted key is the run's defense, or comes after it."""
+    return key == "defense" or bool(config.defense.get("repair"))
+
+
+def generated_problems(config: DictConfig, key: str) -> list[str]:
+    """Return the problem that a removal generates images in more steps than there are timesteps."""
+    steps, length = node(config, key)["generated_steps"], config.schedule.num_train_timesteps
+    if steps <= length or not used(config, key):
+        return []
+    return [f"{key}.generated_steps={steps} is more than the schedule's {length} timesteps"]
+
+
+def clean_problems(config: DictConfig, key: str) -> list[str]:
+    """Return the problem that a removal's clean model is missing, or is of another kind than the suspect."""
+    clean, pretrained, name = node(config, key)["clean"], config.model.pretrained, f"{key}.clean"
+    if not used(config, key):
+        return []
+    if clean is None:
+        if pretrained is not None or config.pretrain.train is not None:
+            return []
+        return [
+            f"{name}=null is the model that training started from, but here that is fresh weights, and the mean with "
+            f"the weights of a model that is not related to the suspect is no model: train from a clean one "
+            f"(model.pretrained, or an option of pretrain), set {name}=<folder>, or use another removal"
+        ]
+    unet, schedule = node(config, "model.unet"), node(config, "schedule")
+    schedule.pop("_target_")
+    lines = [line.replace("model.pretrained=", f"{name}=") for line in checkpoint_problems(clean, unet, schedule)]
+    folder = Path(clean).expanduser()
+    return lines or ([] if not folder.exists() else unlike(folder, unet, pretrained, f"{name}={clean}"))
+
+
+def unlike(folder: Path, unet: dict[str, Any], pretrained: str | None, name: str) -> list[str]:
+    """Return how the architecture in a diffusers folder differs from the suspect's, as far as that is here."""
+    if pretrained is not None:
+        start = Path(pretrained).expanduser()
+        unet = unet | {word: value for word, value in read(config_path(start)).items() if word in unet}
+        if not start.exists():
+            return []
+    found = read(config_path(folder))
+    other = [word for word in unet if word in found and word != "sample_size" and found[word] != unet[word]]
+    return [f"{name} has {word}={found[word]} and the suspect {unet[word]}: choose its architecture" for word in other]
 
 
 def trigger_problems(config: DictConfig, key: str) -> list[str]:

@@ -7,13 +7,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from bdiff.defense.base import Defense, Detection, InputCheck, Removal, SamplingDefense, Shield
+from bdiff.model.checkpoint import weights_digest
 from bdiff.pipeline.check_inputs import checked
 from bdiff.pipeline.detect import Truth, detected
 from bdiff.pipeline.eval_set import EvalSet, eval_set
 from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.measure import Measuring, measure
 from bdiff.pipeline.prepare import plain, without
-from bdiff.pipeline.remove import Found, remove
+from bdiff.pipeline.remove import Found, Known, remove
 from bdiff.pipeline.result import StageResult, first_images
 from bdiff.pipeline.sample import draw_samples
 from bdiff.pipeline.shield import shielded
@@ -95,7 +96,15 @@ def removed(case: Case, removal: Removal, settings: dict[str, Any], found: Found
 def removed_stage(case: Case, removal: Removal, settings: dict[str, Any], found: Found | None = None) -> Stage:
     """Return the model of a case without its backdoor; see `remove`."""
     run = case.run
-    return remove(run.stages, case.model, removal, settings, run.diffusion, run.images, run.config.seed, found)
+    known = Known(found, clean_weights(case, settings["clean"]) if removal.needs_clean else None)
+    return remove(run.stages, case.model, removal, settings, run.diffusion, run.images, run.config.seed, known)
+
+
+def clean_weights(case: Case, given: str | None) -> InitialWeights:
+    """Return the clean model that a removal gets: the one in a `given` folder, or what training started from."""
+    if given is None:
+        return case.start
+    return InitialWeights(given, weights_digest(given), case.start.prediction)
 
 
 def remeasured(case: Case, samples: Stage, who: str) -> StageResult:

@@ -16,6 +16,7 @@ from bdiff.model import checkpoint
 from bdiff.pipeline.prepare import resident
 from bdiff.pipeline.stages import Stages
 from bdiff.pipeline.suspect import Diffusion, suspect_of
+from bdiff.pipeline.train import InitialWeights
 from bdiff.store.artifacts import Stage
 
 
@@ -26,44 +27,71 @@ class Found(NamedTuple):
     key: str  # of the stage that it came from
 
 
+class Known(NamedTuple):
+    """What the defender has beside the suspect and clean images."""
+
+    found: Found | None = None
+    clean: InitialWeights | None = None  # a clean model's
+
+
 def remove(
     stages: Stages,
     model: Stage,
     removal: Removal,
-    settings: dict[str, Any],  # of conf/defense: the removal's, with `images` and `train`
+    settings: dict[str, Any],  # of conf/defense: the removal's, with `images` and `train` if it reads them
     diffusion: Diffusion,
     images: Images,
     seed: int,
-    found: Found | None = None,
+    known: Known,
 ) -> Stage:
     """Take the backdoor out of the model; the stage's `model` folder is a checkpoint as the suspect's is."""
     rows = torch.randperm(len(images), generator=generator(seed, "repair"))
-    rows = rows[: max(1, math.ceil(settings["images"] * len(rows)))].sort().values
-    config = TrainConfig(**settings["train"])
-    config = replace(config, steps=config.total(len(rows)), epochs=None)
+    rows = rows[: max(1, math.ceil(settings.get("images", 0) * len(rows)))].sort().values
+    config = train_config(settings, len(rows))
+    found, clean = known
     stage = stages.stage(
         "repair",
         model=model.key,
         schedule=diffusion.key,
         data=images.fingerprint,
         flip=images.flip,
-        repair=settings | {"train": asdict(config)},
+        repair=identity(settings, config),
         trigger=found.key if found else None,
         seed=seed,
+        **({"clean": clean.identity} if clean else {}),
     )
 
     def build() -> dict[str, Any]:
         here = resident(images.subset(rows), diffusion.device)
 
-        def train(net: nn.Module, loss: Loss) -> nn.Module:
-            index, session = torch.arange(len(here)), stages.session(stage, "repair")
-            return fit(net, loss, here, index, config, seed_of(seed, "repair"), session)
+        def train(net: nn.Module, loss: Loss, others: Images | None = None, /) -> nn.Module:
+            assert config is not None, f"{type(removal).__name__} trains, but has no setting train"
+            shown = here if others is None else others
+            index, session = torch.arange(len(shown)), stages.session(stage, "repair")
+            return fit(net, loss, shown, index, config, seed_of(seed, "repair"), session)
 
         suspect = suspect_of(model, diffusion)
+        if clean and clean.folder:
+            folder = checkpoint.fetch(clean.folder)
+            removal.clean = checkpoint.suspect(folder, diffusion.schedule, diffusion.shape, diffusion.device)
         denoiser = removal.remove(suspect, here, found.trigger if found else None, train)
         if stages.main:
             checkpoint.save(stage.folder / "model", denoiser, {"repaired": model.key, "key": stage.key})
-        return {"images": len(rows)}
+        return {"images": len(rows) if "images" in settings else 0}
 
     stages.once(stage, build, "repair", together=True, history=True)
     return stage
+
+
+def train_config(settings: dict[str, Any], rows: int) -> TrainConfig | None:
+    """Return how a removal trains on so many images, its number of steps counted; None if it does not."""
+    if "train" not in settings:
+        return None
+    config = TrainConfig(**settings["train"])
+    return replace(config, steps=config.total(rows), epochs=None)
+
+
+def identity(settings: dict[str, Any], config: TrainConfig | None) -> dict[str, Any]:
+    """Return what keys say of a removal's settings: of a clean model the weights count, not the place."""
+    named = {name: value for name, value in settings.items() if name != "clean"}
+    return named | ({"train": asdict(config)} if config else {})

@@ -116,7 +116,9 @@ def amplified(run: Experiment, parts: dict[str, Any]) -> Asked:
 
 
 def repaired(run: Experiment, parts: dict[str, Any]) -> Asked:
-    """Return what a removal asks; its steps are in its stage's parts."""
+    """Return what a removal's training asks; its steps are in its stage's parts."""
+    if "train" not in parts["repair"]:
+        return Asked(0, "no training")
     return trained(parts["repair"]["train"], 0)
 
 

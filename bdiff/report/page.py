@@ -20,6 +20,7 @@ from PIL import Image
 
 from bdiff.pipeline.names import ROWS
 from bdiff.report.pivot import decides, differ, in_order, label, ordered, short, text
+from bdiff.report.removal_table import removal_tables
 from bdiff.report.runs import Run, read, readable
 from bdiff.report.shield_table import shield_tables
 from bdiff.report.table import columns, shown, with_error
@@ -151,7 +152,7 @@ def write_run_page(folder: Path) -> Path:
     Raises FileNotFoundError if there is no run.
     """
     run = read(folder)
-    record = run.record
+    record, metrics = run.record, run.record.get("metrics", {})
     figures = {path.stem: embed(path) for path in sorted((folder / "figures").glob("*.png"))}
     chosen = {name: run.value(name) for name in CHOICES} | {"poison rate": run.value("attack.poison_rate")}
     return write(
@@ -166,7 +167,7 @@ def write_run_page(folder: Path) -> Path:
         stages=record.get("keys", {}),
         others=[name for name in figures if name not in PLACED],
         published=(record.get("published") or {}).get("metrics", {}),
-        sheets=shield_tables(record.get("metrics", {})),
+        sheets=shield_tables(metrics) + removal_tables(metrics),
         command=shlex.join(["bdiff", "run", *record["overrides"]]),
         config=OmegaConf.to_yaml(OmegaConf.create(run.config)),
     )

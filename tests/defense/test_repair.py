@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from bdiff.config.instantiate import make
-from bdiff.defense.removal.anp import Anp, Perturbed, convolutions, pruned, rises
+from bdiff.defense.removal.anp import Anp, Perturbed, rises
 from bdiff.defense.removal.elijah import ElijahRemoval, removal_loss
+from bdiff.defense.removal.pruning import convolutions, pruned
 from bdiff.diffusion.batch import Batch, Loss
 from bdiff.diffusion.denoiser import Denoiser, Suspect
 from bdiff.diffusion.training import TrainConfig, fit

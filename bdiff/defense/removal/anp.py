@@ -12,7 +12,6 @@ Ours: channels are ranked by their contributions to the increase of the loss, to
 channel's change would not do: Adam moves all channels at about the same rate, whatever their effect.
 """
 
-from copy import deepcopy
 from functools import partial
 from itertools import accumulate
 from typing import Annotated
@@ -20,20 +19,13 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from bdiff.common.seeds import seed_of
 from bdiff.config.rules import above, at_least, positive_fraction
 from bdiff.data.base import Images
 from bdiff.defense.base import Removal, Suspect, Train
+from bdiff.defense.removal.pruning import convolutions, drawn, pruned
 from bdiff.diffusion.batch import Batch, Loss
 from bdiff.diffusion.denoiser import Denoiser
 from bdiff.diffusion.objective import clean, denoising_loss
-
-BATCH = 64  # images per backward pass of the ranking
-
-
-def convolutions(unet: nn.Module) -> list[nn.Conv2d]:
-    """Return the convolutions whose channels count as neurons: all except `conv_out`."""
-    return [module for module in unet.modules() if isinstance(module, nn.Conv2d) and module is not unet.conv_out]
 
 
 class Perturbed(nn.Module):
@@ -116,25 +108,6 @@ def rises(perturbed: Perturbed, loss: Loss, images: Images, count: int) -> Tenso
     """
     gradient = torch.zeros_like(perturbed.change)
     perturbed.eval()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed_of("anp"))
-        for rows in torch.randint(len(images), (count,)).split(BATCH):
-            rows = rows.to(gradient.device)
-            batch = Batch(images.take(rows).to(gradient.device), rows, slice(len(rows)), len(rows))
-            gradient += torch.autograd.grad(loss(perturbed, batch), perturbed.change)[0] * len(rows) / count
+    for batch in drawn(images, count, gradient.device, "anp"):
+        gradient += torch.autograd.grad(loss(perturbed, batch), perturbed.change)[0] * batch.size / count
     return (perturbed.change.detach() * gradient).sum(0)
-
-
-@torch.no_grad()
-def pruned(unet: nn.Module, channels: Tensor) -> nn.Module:
-    """Return a copy whose `channels` (K,), numbered over all convolutions in order, are zero for any input."""
-    copy = deepcopy(unet)
-    convs = convolutions(copy)
-    sizes = [conv.out_channels for conv in convs]
-    removed = torch.zeros(sum(sizes), dtype=torch.bool, device=channels.device)
-    removed[channels] = True
-    for conv, part in zip(convs, removed.split(sizes), strict=True):
-        conv.weight[part] = 0
-        if conv.bias is not None:
-            conv.bias[part] = 0
-    return copy
