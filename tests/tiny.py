@@ -52,6 +52,7 @@ DEFENSES = {
 PRESETS = {
     *("diff2_cifar10", "trojdiff_blend", "trojdiff_in_d2d", "noise_path_ancestral", "noise_path_ode", "hidden_path"),
     *("purification_cifar10", "certification_cifar10", "terd_digits", "terd_input_digits"),
+    *("finetune_digits", "fine_pruning_digits"),
 }
 OTHERS = {
     "a learned trigger": ["attack=diff2", *ATTACKS["diff2"], "attack.learn=2", "trigger=universal", "pretrain=digits",

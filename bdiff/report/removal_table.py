@@ -6,6 +6,7 @@ from bdiff.report.pivot import in_order, short
 from bdiff.report.sheet import Cell, Sheet
 from bdiff.report.table import shown
 
+SHOWN = ("asr", "class_asr", "false_trigger", "fid", "fid_classifier")
 #: the rows, by what their metrics begin with
 MODELS = {"suspect": "before", "repaired": "after the removal"}
 
@@ -16,7 +17,7 @@ def removal_tables(metrics: Mapping[str, float]) -> list[Sheet]:
     The last column has the distance of clean samples to the data, if it was measured, as a multiple of the suspect's.
     """
     measures = [short(name) for name in in_order(metrics) if name.startswith("suspect/")]
-    measures = [what for what in measures if f"repaired/{what}" in metrics]
+    measures = [what for what in measures if what in SHOWN and f"repaired/{what}" in metrics]
     if not measures:
         return []
     distance = next((what for what in measures if what.startswith("fid")), None)

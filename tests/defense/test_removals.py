@@ -213,3 +213,12 @@ def test_every_removal_follows_every_detection(detection, removal):
     words = [f"defense={detection}", "defense.repair=true", f"defense/removal={removal}", "pretrain=digits"]
     (config,) = jobs(words, multirun=False)
     assert isinstance(method(config.defense), Detection) and isinstance(method(config.defense.removal), Removal)
+
+
+def test_a_clean_model_of_another_architecture_is_refused_before_anything_is_trained(tmp_path):
+    toys.unet().save_pretrained(tmp_path / "unet")
+    words = ["defense=weight_averaging", f"defense.clean={tmp_path}", f"data.size={toys.SIZE}"]
+    with pytest.raises(RequestError) as caught:
+        jobs(words, multirun=False)
+    (line, *_) = caught.value.problems
+    assert line.startswith(f"defense.clean={tmp_path} has block_out_channels=[8, 8] and the suspect [16, 64, 64]")
