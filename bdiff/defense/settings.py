@@ -49,6 +49,13 @@ class RemovalSettings:
 
 
 @dataclass(frozen=True)
+class CleanModelSettings:
+    """The settings of a removal that trains nothing, but needs a clean model, that the pipeline reads."""
+
+    clean: Annotated[str | None, "a clean model's diffusers folder or hub id; null: the one that training started from"]
+
+
+@dataclass(frozen=True)
 class InputCheckSettings:
     """The settings of an input check that the pipeline reads."""
 

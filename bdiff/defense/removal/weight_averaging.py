@@ -9,7 +9,6 @@ from different fresh weights is no model: their channels do not correspond. Wher
 the defender has no such clean model, and the removal is refused unless one is given.
 """
 
-from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -19,14 +18,8 @@ from bdiff.common.errors import RequestError
 from bdiff.config.rules import positive_fraction
 from bdiff.data.base import Images
 from bdiff.defense.base import Removal, Suspect, Train
+from bdiff.defense.settings import CleanModelSettings
 from bdiff.diffusion.denoiser import Denoiser
-
-
-@dataclass(frozen=True)
-class CleanModel:
-    """The setting of a removal that needs a clean model, which the pipeline reads."""
-
-    clean: Annotated[str | None, "a clean model's diffusers folder or hub id; null: the one that training started from"]
 
 
 class WeightAveraging(Removal):
@@ -40,7 +33,7 @@ class WeightAveraging(Removal):
 
     checks = ("bdiff.defense.check.clean_problems",)
 
-    settings = CleanModel
+    settings = CleanModelSettings
     needs_clean = True
 
     def __init__(self, weight: Annotated[float, positive_fraction, "of the clean model in the mean of both"]):
