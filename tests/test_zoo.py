@@ -105,6 +105,18 @@ def test_an_audits_row_is_what_comes_out_by_hand(ask, place):
     assert numbers(terd, *RATES) == pytest.approx([3, 1, 2 / 4, 0, 2 / 3, 2 / 3, 20 + 3 * 300**0.5])
 
 
+def test_models_are_judged_by_another_score_on_request(ask, place, capsys):
+    for path in place.glob("elijah-*/metrics.json"):
+        record = json.loads(path.read_text())
+        record["metrics"]["audit/relative_score"] = record["metrics"]["audit/l2"]  # by which the clean ones are higher
+        path.write_text(json.dumps(record))
+    code, rows, _ = ask("zoo", "--score", "relative_score")
+    assert code == 0 and {audit for audit, _ in rows} == {"elijah"}  # TERD has no such score
+    assert numbers(rows["elijah", "all"], "AUROC", "threshold", "relative_score") == [0, 11, 2.5]
+    assert cli.command(["zoo", "zoo", "--score", "relative"]) == 2
+    assert "--score relative is none of these detections': relative_score, score are" in capsys.readouterr().err
+
+
 def test_triggers_have_rows_of_their_own(ask, place):
     _, rows, _ = ask("zoo")
     assert list(rows) == [

@@ -10,7 +10,8 @@ from typing import Annotated
 from torch import Tensor
 
 from bdiff.defense.base import Inversion, Suspect
-from bdiff.defense.detection.purediffusion import PureDiffusion, descend
+from bdiff.defense.detection.chain import descend
+from bdiff.defense.detection.purediffusion import PureDiffusion
 
 
 class Amplifier:

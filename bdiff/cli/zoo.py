@@ -5,19 +5,25 @@ from bdiff.report.benchmark import benchmark, detecting, judged, unfinished
 
 EXAMPLES = """
   bdiff zoo outputs                                         all runs with a detection below outputs
+  bdiff zoo outputs/zoo --score relative_score              by scores relative to each model's own clean samples
   bdiff zoo outputs/zoo --format latex --out zoo.tex --figure zoo.png"""
 
 
 def parser() -> Parser:
     """Return the parser of `bdiff zoo`."""
-    return over_runs("zoo", __doc__, EXAMPLES, "runs with a detection", figure="every model's score")
+    made = over_runs("zoo", __doc__, EXAMPLES, "runs with a detection", figure="every model's score")
+    made.add_argument(
+        "--score", default="score", metavar="NAME",
+        help="the score to judge by, such as relative_score (relative to the model's clean samples); default: score",
+    )  # fmt: skip
+    return made
 
 
 def zoo(words: list[str]) -> None:
     """Execute `bdiff zoo`. Raises RequestError for invalid arguments, and if no run with a detection is done."""
     args = parser().parse_args(words)
     runs = found_below(args.folders, detecting, "a detection", ": use bdiff run defense=...")
-    detections, broken = judged(runs), unfinished(runs)
+    detections, broken = judged(runs, args.score), unfinished(runs)
     deliver([benchmark(detections, broken)], args.format, args.out)
     if args.figure:
         from bdiff.report import detection_figure  # imports matplotlib, which is slow

@@ -1,12 +1,13 @@
 """Building parts from configs, which are data: only bdiff's parts, plugins' and some of libraries' can be named."""
 
+import inspect
 import re
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
 from bdiff.common.errors import RequestError
@@ -34,6 +35,19 @@ def make(config: DictConfig, **arguments: Any) -> Any:
     if problems:
         raise RequestError(*problems)
     return instantiate(config, _partial_=True, _convert_="all")(**arguments)
+
+
+def defaults(config: DictConfig) -> dict[str, Any]:
+    """Return the values of those settings of a part that a config may lack, since they are newer than the part.
+
+    With them a part is what it was before, so keys leave them out. Both the part's own settings and those that the
+    pipeline reads (`settings`).
+    """
+    part = get_class(config._target_)
+    makers = [part, *filter(None, [getattr(part, "settings", None)])]
+    found = [one for maker in makers for one in inspect.signature(maker).parameters.values()]
+    values = {one.name: one.default for one in found if one.default is not one.empty}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def foreign(key: str, target: Any) -> str | None:

@@ -142,6 +142,11 @@ open_fraction = within("between 0 and 1", lambda value: 0 < value < 1, "must lie
 positive_fraction = within("above 0, and at most 1", lambda value: 0 < value <= 1)
 below_one = within("at least 0 and below 1", lambda value: 0 <= value < 1)
 falling = within("decreasing, within 1 to 0", falls, "must be decreasing fractions, as in [1.0,0.5]")
+span = within(
+    "two increasing numbers",
+    lambda value: not is_list(value) or (len(value) == 2 and all(map(is_number, value)) and value[0] < value[1]),
+    "must be two increasing numbers, as in [-1,0]",
+)
 rising = Rule("increasing, at least 0", rises)
 counts = within(
     "whole numbers from 1 up",

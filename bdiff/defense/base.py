@@ -35,6 +35,8 @@ class Inversion:
     trigger: Tensor  # (C,H,W) on the CPU: what is added to a sample's starting noise
     curve: list[float]  # the loss at every step (of the chosen restart)
     evidence: dict[str, float] = field(default_factory=dict)
+    gamma: Tensor | None = None  # (C,H,W), scale of the noise beside it in a `ShiftedNoise`; None: 1, sampled in x
+    family: str | None = None  # ancestral or ode: the samplers that should open it; None: any, as far as is known
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Detection(Defense):
     peers: Peers = ALONE
     #: the range of scores: above the first value and up to the second
     scores: ClassVar[tuple[float, float]] = (-inf, inf)
+    #: whether `compare` scores the samples relative to clean ones of the same model
+    compares: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -93,12 +97,25 @@ class Detection(Defense):
     def look(self, inversion: Inversion, samples: Tensor) -> dict[str, float]:
         """Return the evidence, including `score`, from the trigger and samples (B,C,H,W) in [-1,1] drawn from it."""
 
-    def verdict(self, inversion: Inversion, samples: Tensor) -> Verdict:
-        """Return the verdict."""
+    def compare(self, inversion: Inversion, samples: Tensor, clean: Tensor) -> dict[str, float]:
+        """Return further scores, including `relative_score`, from samples beside clean ones from the same noise.
+
+        Both are (B,C,H,W) in [-1,1] and of the same model, so that these scores mean the same on every data set.
+        """
+        return {}
+
+    def verdict(
+        self, inversion: Inversion, samples: Tensor, clean: Tensor | None = None, flag_by: str = "score"
+    ) -> Verdict:
+        """Return the verdict: flagged if the score named by `flag_by` reaches the threshold.
+
+        `clean` are the model's own samples from the noise of `samples` without the trigger, for `compare`.
+        """
         evidence = inversion.evidence | self.look(inversion, samples)
-        score = evidence.pop("score")
-        flagged = self.threshold is not None and score >= self.threshold
-        return Verdict(score, flagged, inversion.trigger, evidence)
+        if clean is not None:
+            evidence |= self.compare(inversion, samples, clean)
+        flagged = self.threshold is not None and evidence[flag_by] >= self.threshold
+        return Verdict(evidence.pop("score"), flagged, inversion.trigger, evidence)
 
 
 class Train(Protocol):

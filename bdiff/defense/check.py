@@ -17,6 +17,8 @@ from bdiff.model.check import problems as checkpoint_problems
 SHIELD = "bdiff.defense.base.Shield"
 #: the named correction coefficients, see bdiff/defense/detection/coefficients.py
 LAWS = ("ancestral", "ode")
+#: the paths of a trigger in x_t
+PATHS = ("mean", "noise")
 #: the fraction of alpha for a certification's last look at the votes, if it can stop earlier
 LAST = 0.9
 #: clean noises that have to lie above an input check's threshold: with fewer, chance decides what its rate is
@@ -62,13 +64,29 @@ def window_problems(config: DictConfig, key: str) -> list[str]:
 
 
 def distance_problems(config: DictConfig, key: str) -> list[str]:
-    """Return the problem that a threshold is outside of scores that are minus a mean squared distance on [0,1]."""
-    return threshold_problems(config, key, -1.0, 0.0)
+    """Return the problem that a threshold is outside of scores that are minus a mean squared distance on [0,1].
+
+    Scores that are relative to clean samples are at most 1.
+    """
+    absolute = node(config, key).get("flag_by", "score") == "score"
+    return threshold_problems(config, key, *((-1.0, 0.0) if absolute else (-inf, 1.0)))
 
 
 def divergence_problems(config: DictConfig, key: str) -> list[str]:
     """Return the problem that a threshold is outside of scores that are a divergence."""
     return threshold_problems(config, key, 0.0, inf)
+
+
+def fraction_problems(config: DictConfig, key: str) -> list[str]:
+    """Return the problem that a threshold is outside of scores that are a fraction, or relative ones of at most 1."""
+    absolute = node(config, key).get("flag_by", "score") == "score"
+    return threshold_problems(config, key, *((0.0, 1.0) if absolute else (-inf, 1.0)))
+
+
+def solver_problems(config: DictConfig, key: str) -> list[str]:
+    """Return the problem that a detection's sampler has more steps than there are timesteps."""
+    steps, length = node(config, key)["sampler_steps"], config.schedule.num_train_timesteps
+    return [f"{key}.sampler_steps={steps} is more than the schedule's {length} timesteps"] if steps > length else []
 
 
 def threshold_problems(config: DictConfig, key: str, least: float, most: float) -> list[str]:
@@ -85,7 +103,7 @@ def sample_problems(config: DictConfig, key: str) -> list[str]:
     if key != "defense":  # an amplification reads none
         return []
     drawn = min(config.sample.count, config.sample.get("triggered", config.sample.count))
-    samples, trim, problems = config.defense.samples, config.defense.trim, []
+    samples, trim, problems = config.defense.samples, config.defense.get("trim", 0), []
     if samples > drawn:
         problems.append(
             f"defense.samples={samples} is more than the {drawn} that are drawn: raise sample.count or triggered"

@@ -33,6 +33,24 @@ class DetectionSettings:
 
 
 @dataclass(frozen=True)
+class ComparedSettings(DetectionSettings):
+    """The settings of a detection that also scores samples relative to clean ones of the same model."""
+
+    flag_by: Annotated[
+        str, one_of("score", "relative_score"), "the score that the threshold is for: of one data set, or relative"
+    ] = "score"
+
+
+@dataclass(frozen=True)
+class PureDiffusionSettings(ComparedSettings):
+    """The settings of PureDiffusion that the pipeline reads."""
+
+    flag_by: Annotated[
+        str, one_of("score", "relative_score", "combined_score"), "the score that the threshold is for"
+    ] = "score"
+
+
+@dataclass(frozen=True)
 class RemovalTrainConfig(TrainConfig):
     """How a removal trains: at least one step, since zero would leave the suspect unchanged."""
 

@@ -91,3 +91,11 @@ class ShiftedNoise(View):
     def eps(self, z: Tensor, t: Tensor | float) -> Tensor:
         """Return gamma eps + mu, of the predicted eps."""
         return self.gamma.to(z) * super().eps(z, t) + self.mu.to(z)
+
+
+def affine(ode: bool) -> type[AffineView] | type[ShiftedNoise]:
+    """Return the view of noise that is scaled and shifted, by the sampler's family.
+
+    For ODE samplers that in x, where gamma may be 0 and nothing is divided by it.
+    """
+    return ShiftedNoise if ode else AffineView

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from bdiff.defense.base import Detection, Verdict
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.sampling import Sampler, denoise, noise_of
 from bdiff.diffusion.schedule import Schedule
-from bdiff.diffusion.view import View
 from bdiff.library.request import composed, resolved
 from bdiff.model import checkpoint
 from bdiff.model.check import (
@@ -36,8 +36,10 @@ from bdiff.model.check import (
     sample_size,
     scheduler_path,
 )
+from bdiff.pipeline.family import family_of, of_family
 from bdiff.pipeline.prepare import plain, resolve_threshold
 from bdiff.pipeline.prepare import sampler as scheduler_of
+from bdiff.pipeline.sample import SampleKind, clean, shifted
 from bdiff.pipeline.suspect import method as made
 from bdiff.store import artifacts
 
@@ -95,7 +97,7 @@ def audit(
     *,
     data: str | None = None,  # the dataset it was trained on, if known: a threshold is calibrated for one
     seed: int = 0,
-    sampler: str = "ddpm",  # an option of conf/sampler, which samples from the inverted trigger
+    sampler: str = "ddpm",  # an option of conf/sampler, which samples from an inverted trigger that needs no other
     sampler_steps: int | None = None,  # None: the default of the sampler's option
     **settings: Any,  # of the detection, such as steps=100
 ) -> Verdict:
@@ -112,9 +114,12 @@ def audit(
         raise RequestError(f"defense={method} is not a detection, which bdiff.audit needs")
     with progress("audit", detection.total, unit="steps") as meter:
         inversion = detection.invert(suspect, seed_of(seed, "audit"), lambda line: meter.advance(1, line))
-    scheduler = scheduler_of(config.sampler, suspect.schedule, config.sample.steps)
-    how = Sampler(scheduler, config.sample.steps, plain(config.sampler.step))
-    return detection.verdict(inversion, drawn(suspect, how, inversion.trigger, detection.reads, seed))
+    node, sample = of_family(inversion.family, config.sampler, config.sample, suspect.schedule.config)
+    how = Sampler(scheduler_of(node, suspect.schedule, sample.steps), sample.steps, plain(node.step))
+    start = shifted(inversion.trigger, inversion.gamma, family_of(node) == "ode")
+    samples = drawn(suspect, how, start, detection.reads, seed)
+    beside = drawn(suspect, how, clean(), detection.reads, seed) if detection.compares else None
+    return detection.verdict(inversion, samples, beside, config.defense.get("flag_by", "score"))
 
 
 def request(
@@ -133,13 +138,14 @@ def request(
         return resolved(config)
 
 
-def drawn(suspect: Suspect, sampler: Sampler, trigger: Tensor, count: int, seed: int, batch_size: int = 64) -> Tensor:
-    """Return samples (count,C,H,W) in [-1,1] from noise with the trigger, the same as in a run."""
+def drawn(suspect: Suspect, sampler: Sampler, kind: SampleKind, count: int, seed: int, batch_size: int = 64) -> Tensor:
+    """Return samples (count,C,H,W) in [-1,1] of a kind, the same as in a run."""
+    view = kind.view(suspect)
+    sampler = replace(sampler, scheduler=view.scheduler(sampler.scheduler))
     parts = [torch.empty(0, *suspect.shape)]
     for start in range(0, count, batch_size):
         rows = range(start, min(start + batch_size, count))
         noise = noise_of(suspect.shape, seed_of(seed, "samples"), rows, suspect.device)
-        eps = next(noise)
-        x = denoise(View(suspect), sampler, eps + trigger.to(eps), partial(next, noise), noise.ahead)
+        x = denoise(view, sampler, kind.prior(next(noise)), partial(next, noise), noise.ahead)
         parts.append(to_float(to_uint8(x)).cpu())
     return torch.cat(parts)

@@ -13,7 +13,7 @@ from bdiff.pipeline.prepare import Pictures, plain
 from bdiff.pipeline.result import StageResult, first_images
 from bdiff.pipeline.sample import Sampling, draw_samples, shifted
 from bdiff.pipeline.stages import Stages, keep
-from bdiff.pipeline.suspect import method, suspect_of
+from bdiff.pipeline.suspect import method, settled, suspect_of
 from bdiff.store.artifacts import Stage
 
 
@@ -33,7 +33,7 @@ def amplify(
         "amplify",
         model=model.key,
         schedule=sampling.diffusion.key,
-        amplify=plain(config),
+        amplify=plain(config) | {"inversion": settled(inversion)},
         trigger=pictures.keys["trigger"],
         seed=sampling.seed,
     )

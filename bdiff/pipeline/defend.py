@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from bdiff.defense.base import Defense, Detection, InputCheck, Removal, SamplingDefense, Shield
 from bdiff.model.checkpoint import weights_digest
 from bdiff.pipeline.check_inputs import checked
-from bdiff.pipeline.detect import Truth, detected
+from bdiff.pipeline.detect import Drawings, Truth, detected
 from bdiff.pipeline.eval_set import EvalSet, eval_set
 from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.measure import Measuring, measure
@@ -32,6 +32,7 @@ class Case:
     model: Stage
     start: InitialWeights  # of the model's training
     measuring: Measuring
+    samples: Stage  # the run's, of the model
 
 
 @singledispatch
@@ -44,7 +45,8 @@ def evaluated(defense: Defense, case: Case) -> StageResult:
 def _(defense: Detection, case: Case) -> StageResult:
     run, config = case.run, case.run.config.defense
     truth = Truth(run.attack, run.pictures.trigger, case.measuring)
-    result, found = detected(run.stages, case.model, defense, config, run.sampling, truth, run.unflagged)
+    drawn = Drawings(run.sampling, case.samples)
+    result, found = detected(run.stages, case.model, defense, config, drawn, truth, run.unflagged)
     return result | removed(case, method(config.removal), plain(config.removal), found) if config.repair else result
 
 

@@ -4,11 +4,12 @@ Its stages and metrics are called "audit", as the command is.
 """
 
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from bdiff.attack.base import Attack
@@ -17,10 +18,14 @@ from bdiff.data.base import to_float
 from bdiff.defense.base import Detection, Inversion
 from bdiff.defense.detection.terd import is_backdoored
 from bdiff.diffusion.engine import steady
+from bdiff.diffusion.steps import class_of
+from bdiff.pipeline import prepare
+from bdiff.pipeline.family import family_of, of_family
 from bdiff.pipeline.measure import Measuring, target_hits
+from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.remove import Found
 from bdiff.pipeline.result import StageResult, first_images
-from bdiff.pipeline.sample import Sampling, draw_samples, shifted
+from bdiff.pipeline.sample import Sampling, clean, draw_samples, shifted
 from bdiff.pipeline.stages import Stages, keep
 from bdiff.pipeline.suspect import Diffusion, own, suspect_of
 from bdiff.store.artifacts import Stage
@@ -39,26 +44,40 @@ class Truth(NamedTuple):
     measuring: Measuring
 
 
+class Drawings(NamedTuple):
+    """How the run draws, and the samples that it has drawn of the model, clean ones among them."""
+
+    sampling: Sampling
+    samples: Stage
+
+
 def detected(
     stages: Stages,
     model: Stage,
     detection: Detection,
     config: DictConfig,  # conf/defense
-    sampling: Sampling,
+    drawings: Drawings,
     truth: Truth,
     unflagged: str | None = None,  # why the threshold flags no model here
 ) -> tuple[StageResult, Found]:
     """Invert a trigger, draw samples from it, give the verdict, and compare with the true trigger if there is one.
 
-    Returns the inverted trigger too.
+    The samples are the run's sampler's, or those of a sampler of the family that the inverted trigger belongs to; clean
+    ones for comparison are the run's own, or a few more by that sampler. Returns the inverted trigger too.
     """
-    inverted, manifest = invert(stages, model, detection, config, sampling.diffusion, sampling.seed)
-    trigger = stages.read(inverted.folder / "trigger.safetensors", "trigger", sampling.diffusion.shape)
-    samples = draw_samples(stages, sampling, model, {"inverted": shifted(trigger)}, "audit_sample")
+    diffusion, seed = drawings.sampling.diffusion, drawings.sampling.seed
+    stage, manifest = invert(stages, model, detection, config, diffusion, seed)
+    found = inversion(stages, stage, manifest, diffusion.shape)
+    sampling = sampling_of(drawings.sampling, found.family)
+    trigger, ode = found.trigger, family_of(sampling.sampler) == "ode"
+    samples = draw_samples(stages, sampling, model, {"inverted": shifted(trigger, found.gamma, ode)}, "audit_sample")
+    benign = clean_samples(stages, model, drawings, sampling, detection.reads) if detection.compares else None
     if stages.planning:
-        return StageResult(), Found(trigger, inverted.key)
+        return StageResult(), Found(trigger, stage.key)
     first = first_images(samples, "inverted", detection.reads)
-    verdict = detection.verdict(Inversion(trigger, manifest["curve"], manifest["evidence"]), to_float(first))
+    beside = to_float(first_images(benign, "clean", detection.reads)) if benign else None
+    flag_by = config.get("flag_by", "score")
+    verdict = detection.verdict(found, to_float(first), beside, flag_by)
     metrics = {
         "score": verdict.score,
         **verdict.evidence,
@@ -70,7 +89,7 @@ def detected(
     backdoored = truth.attack.poison_rate > 0
     lacking = None if backdoored and truth.attack.starts_samples else "no true trigger of samples"
     if lacking is None:
-        metrics |= input_check(truth.attack, trigger, sampling.seed)
+        metrics |= input_check(truth.attack, found, seed)
         metrics |= target_hits(samples, "inverted", truth.measuring, stages.device)
         if truth.attack.adds_pattern:
             metrics |= fidelity(trigger, truth.trigger.pattern, truth.trigger.mask)
@@ -80,7 +99,9 @@ def detected(
     protocol = {
         "backdoored": backdoored,
         "threshold": detection.threshold,
+        **({"threshold of": flag_by} if flag_by != "score" else {}),
         **({"not flagged": unflagged} if unflagged else {}),
+        **({"sampler": another(sampling)} if sampling is not drawings.sampling else {}),
         "precision": config.precision,
         "marks": truth.measuring.marks,
         **({"absent": f"{lacking} to hold the inverted one against"} if lacking else {}),
@@ -91,7 +112,7 @@ def detected(
         {"inverted trigger": trigger},
         {"inverted": first},
     )
-    return result, Found(trigger, inverted.key)
+    return result, Found(trigger, stage.key)
 
 
 def invert(
@@ -120,10 +141,44 @@ def invert(
         with stages.meter("audit", detection.total, "steps") as meter:
             found = steady(lambda: detection.invert(suspect, seed_of(seed, "audit"), partial(meter.advance, 1)))
         if stages.main:
-            keep(stage.folder / "trigger.safetensors", {"trigger": found.trigger.contiguous()})
-        return {"curve": found.curve, "evidence": found.evidence, "evaluations": suspect.evaluations}
+            maps = {"trigger": found.trigger, **({} if found.gamma is None else {"gamma": found.gamma})}
+            keep(stage.folder / "trigger.safetensors", {name: one.contiguous() for name, one in maps.items()})
+        facts = {"curve": found.curve, "evidence": found.evidence, "evaluations": suspect.evaluations}
+        return facts | {"family": found.family, "scaled": found.gamma is not None}
 
     return stage, stages.once(stage, build, together=shared)
+
+
+def inversion(stages: Stages, stage: Stage, manifest: dict[str, Any], shape: tuple[int, ...]) -> Inversion:
+    """Return what `invert` has kept; of a plan the trigger alone, which nobody knows."""
+    path = stage.folder / "trigger.safetensors"
+    trigger = stages.read(path, "trigger", shape)
+    gamma = stages.read(path, "gamma", shape) if manifest.get("scaled") else None
+    curve, evidence = manifest.get("curve", []), manifest.get("evidence", {})
+    return Inversion(trigger, curve, evidence, gamma, manifest.get("family"))
+
+
+def sampling_of(sampling: Sampling, family: str | None) -> Sampling:
+    """Return how to draw from a trigger that a family of samplers opens: as the run does, if its sampler is of that."""
+    diffusion = sampling.diffusion
+    sampler, sample = of_family(family, sampling.sampler, sampling.sample, diffusion.key)
+    if sampler is sampling.sampler:
+        return sampling
+    scheduler = prepare.sampler(sampler, diffusion.schedule, sample.steps)
+    return replace(sampling, scheduler=scheduler, sampler=sampler, sample=sample)
+
+
+def another(sampling: Sampling) -> str:
+    """Return the sampler of a verdict's samples in words, where it is not the run's."""
+    return f"{class_of(plain(sampling.sampler.scheduler))}, {sampling.sample.steps} steps"
+
+
+def clean_samples(stages: Stages, model: Stage, drawings: Drawings, sampling: Sampling, count: int) -> Stage:
+    """Return clean samples of the model by `sampling`: the run's if that is the run's, or else `count` more."""
+    if sampling is drawings.sampling:
+        return drawings.samples
+    few = replace(sampling, sample=OmegaConf.create(plain(sampling.sample) | {"count": count}))
+    return draw_samples(stages, few, model, {"clean": clean()}, "audit_clean")
 
 
 def fidelity(trigger: Tensor, pattern: Tensor, mask: Tensor) -> dict[str, float]:
@@ -146,11 +201,11 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return nn.functional.cosine_similarity(a, b, dim=0).item()
 
 
-def input_check(attack: Attack, trigger: Tensor, seed: int) -> dict[str, float]:
-    """Return how often TERD's input check, with an inverted trigger (C,H,W), is right on two kinds of noise.
+def input_check(attack: Attack, found: Inversion, seed: int) -> dict[str, float]:
+    """Return how often TERD's input check, with an inverted trigger, is right on two kinds of noise.
 
     It should see the attack's trigger in noise (TPR), and let plain noise pass (TNR).
     """
-    eps = torch.randn((CHECKED, *trigger.shape), generator=generator(seed, "input check"))
-    tpr = is_backdoored(attack.prior(eps), trigger).float().mean().item()
-    return {"input_tpr": tpr, "input_tnr": 1 - is_backdoored(eps, trigger).float().mean().item()}
+    eps = torch.randn((CHECKED, *found.trigger.shape), generator=generator(seed, "input check"))
+    tpr, fpr = (is_backdoored(x, found.trigger, found.gamma).float().mean().item() for x in (attack.prior(eps), eps))
+    return {"input_tpr": tpr, "input_tnr": 1 - fpr}

@@ -19,7 +19,7 @@ from bdiff.common.errors import RequestError
 from bdiff.common.pickles import first_line
 from bdiff.common.places import is_file
 from bdiff.common.spelling import nearest
-from bdiff.config.instantiate import make
+from bdiff.config.instantiate import defaults, make
 from bdiff.config.options import own_settings
 from bdiff.data.base import Images, TensorImages
 from bdiff.diffusion.check import TRAININGS
@@ -33,6 +33,7 @@ from bdiff.metric.fid.images import reference_images
 from bdiff.metric.fid.protocol import PRESETS
 from bdiff.metric.names import OVER_FEATURES
 from bdiff.metric.weights import file_hash
+from bdiff.pipeline.family import family_of
 from bdiff.store import artifacts
 from bdiff.target.base import FLOOR, to_target
 from bdiff.trigger.base import Trigger
@@ -87,9 +88,10 @@ def resolve_threshold(config: DictConfig, data: str) -> str | None:
         return None
     calibration = plain(config.defense.calibration)
     threshold = calibration.pop("threshold")
-    calibration |= {f"defense.{name}": value for name, value in calibration.pop("settings").items()}
+    settings = defaults(config.defense) | calibration.pop("settings")
+    calibration |= {f"defense.{name}": value for name, value in settings.items()}
     here = plain(config.data) | plain(config.schedule)
-    here |= {f"defense.{name}": value for name, value in plain(config.defense).items()}
+    here |= {f"defense.{name}": value for name, value in (defaults(config.defense) | plain(config.defense)).items()}
     here["data"] = data if config.data.path is None else str(config.data.path)
     other = [f"{name}={value} (here {here[name]})" for name, value in calibration.items() if here[name] != value]
     config.defense.threshold = None if other else threshold
@@ -278,7 +280,7 @@ def opens(attack: Attack, schedule: Schedule, config: DictConfig) -> bool:
     """Return whether the run's sampler is expected to open the backdoor, and warn of one that is not."""
     if attack.poison_rate == 0:
         return False
-    steps, ode = config.sample.steps, config.sampler.ode and config.sampler.step.get("eta", 0) < 1
+    steps, ode = config.sample.steps, family_of(config.sampler) == "ode"
     expected = attack.opens(schedule, steps, ode)
     if not expected:
         samplers = "ODE samplers" if ode else "ancestral samplers"

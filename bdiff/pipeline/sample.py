@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
@@ -12,7 +13,7 @@ from bdiff.common.seeds import seed_of
 from bdiff.diffusion.denoiser import Denoiser
 from bdiff.diffusion.mode import Work
 from bdiff.diffusion.sampling import Drawn, Prior, Sampler, sample
-from bdiff.diffusion.view import View
+from bdiff.diffusion.view import View, affine
 from bdiff.pipeline.prepare import Pictures, plain, without
 from bdiff.pipeline.stages import Stages
 from bdiff.pipeline.suspect import Diffusion, suspect_of
@@ -44,9 +45,12 @@ def clean() -> SampleKind:
     return SampleKind(lambda eps: eps, None)
 
 
-def shifted(pattern: Tensor) -> SampleKind:
-    """Return the kind that starts from noise with `pattern` (C,H,W) added."""
-    return SampleKind(lambda eps: eps + pattern.to(eps), content(pattern))
+def shifted(pattern: Tensor, gamma: Tensor | None = None, ode: bool = True) -> SampleKind:
+    """Return the kind that starts from noise with `pattern` (C,H,W) added; see `affine` for noise scaled by `gamma`."""
+    if gamma is None:
+        return SampleKind(lambda eps: eps + pattern.to(eps), content(pattern))
+    view = partial(affine(ode), gamma=gamma, mu=pattern)
+    return SampleKind(lambda eps: gamma.to(eps) * eps + pattern.to(eps), content(gamma, pattern), view)
 
 
 def sample_kinds(attack: Attack, pictures: Pictures) -> dict[str, SampleKind]:

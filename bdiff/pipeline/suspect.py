@@ -7,7 +7,7 @@ import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from bdiff.config.instantiate import make
+from bdiff.config.instantiate import defaults, make
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.schedule import Schedule
 from bdiff.model import checkpoint
@@ -43,7 +43,13 @@ def method(config: DictConfig) -> Any:
 
 def own(config: DictConfig, *but: str) -> dict[str, Any]:
     """Return the keys of a node of conf/defense that are the method's own, for keys; without some."""
-    return {name: value for name, value in plain(config).items() if name not in {*around(config), *but}}
+    return {name: value for name, value in settled(config).items() if name not in {*around(config), *but}}
+
+
+def settled(config: DictConfig) -> dict[str, Any]:
+    """Return a node of conf/defense, for keys: without settings that have the value of before they were added."""
+    new = defaults(config)
+    return {name: value for name, value in plain(config).items() if name not in new or value != new[name]}
 
 
 def around(config: DictConfig) -> set[str]:

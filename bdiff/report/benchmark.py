@@ -31,6 +31,7 @@ class Judged:
     method: str
     clean: list[Run]
     backdoored: list[Run]
+    score: str = SCORE  # the metric that its models are judged by
 
     @property
     def runs(self) -> list[Run]:
@@ -40,7 +41,7 @@ class Judged:
     @property
     def detection(self) -> Detection:
         """How well the detection's scores separate clean and backdoored models."""
-        return detection(values(self.clean, SCORE), values(self.backdoored, SCORE))
+        return detection(values(self.clean, self.score), values(self.backdoored, self.score))
 
 
 def detecting(runs: Iterable[Run]) -> list[Run]:
@@ -49,10 +50,11 @@ def detecting(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if run.done and SCORE in run.metrics] + unfinished(runs)
 
 
-def judged(runs: Iterable[Run]) -> list[Judged]:
+def judged(runs: Iterable[Run], score: str = "score") -> list[Judged]:
     """Return the runs of each detection; of runs of the same config and seed, or the same detection, the newest counts.
 
-    Raises RequestError if a detection judged one model with several settings, which one row cannot represent.
+    Models are judged by `score`, one of the detection's. Raises RequestError for a score that no run has, and if a
+    detection judged one model with several settings, which one row cannot represent.
     """
     done = [run for run in latest(runs, ["defense"]) if run.done and SCORE in run.metrics]
     done.sort(key=lambda run: (run.folder / "metrics.json").stat().st_mtime)
@@ -69,9 +71,17 @@ def judged(runs: Iterable[Run]) -> list[Judged]:
             )
     detections = []
     for (method,) in ordered((method,) for method in found):
-        own = list(found[method].values())
-        detections.append(Judged(method, [run for run in own if not truth(run)], [run for run in own if truth(run)]))
+        own = [run for run in found[method].values() if f"audit/{score}" in run.metrics]
+        clean, backdoored = ([run for run in own if truth(run) is bad] for bad in (False, True))
+        detections += [Judged(method, clean, backdoored, f"audit/{score}")] if own else []
+    if done and not detections:
+        raise RequestError(f"--score {score} is none of these detections': {', '.join(sorted(scores(done)))} are")
     return detections
+
+
+def scores(runs: Iterable[Run]) -> set[str]:
+    """Return the scores that any of the runs has, without their prefix."""
+    return {name.removeprefix("audit/") for run in runs for name in run.metrics if name.endswith(("/score", "_score"))}
 
 
 def unfinished(runs: Iterable[Run]) -> list[Run]:
@@ -123,7 +133,7 @@ def numbers(part: Judged) -> dict[str, Cell]:
         "TNR": cell(found.tnr, ".3f"),
         "AUROC": cell(found.auroc, ".3f"),
         "threshold": cell(found.threshold),
-        "score": cell(mean(part.backdoored, SCORE)),
+        part.score.removeprefix("audit/"): cell(mean(part.backdoored, part.score)),
         "true ASR": cell(mean(part.backdoored, TRUE_ASR), ".3f"),
         "L2": cell(mean(part.backdoored, "audit/l2")),
         "L2 patch": cell(mean(part.backdoored, "audit/l2_patch")),

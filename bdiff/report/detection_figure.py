@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bdiff.report.benchmark import SCORE, Judged, named, took, triggers, values
+from bdiff.report.benchmark import Judged, named, took, triggers, values
 from bdiff.report.charts import COLOURS, INK, literal, wide
 from bdiff.store import artifacts
 
@@ -36,8 +36,8 @@ def panel(axes: Axes, one: Judged, names: Sequence[str]) -> None:
         colour = BACKDOORED if place else CLEAN
         for x, run in zip(place + spread(len(runs)), runs, strict=True):
             full = colour if took(run) or not place else "none"
-            axes.plot(x, run.metrics[SCORE], "o", color=colour, markerfacecolor=full, markersize=4.5, alpha=0.8)
-    if wide(values(one.runs, SCORE)):
+            axes.plot(x, run.metrics[one.score], "o", color=colour, markerfacecolor=full, markersize=4.5, alpha=0.8)
+    if wide(values(one.runs, one.score)):
         axes.set_yscale("log")
     limit = one.detection.threshold
     if limit is not None:

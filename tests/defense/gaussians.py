@@ -3,18 +3,16 @@
 And the setting in which audits are tried on it.
 """
 
-from pathlib import Path
-
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from bdiff.config.options import own_settings
 from bdiff.defense.base import Detection
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.schedule import Schedule, per_image
 from bdiff.pipeline.suspect import method
 
-CONF = Path(__file__).parents[2] / "conf" / "defense"
 SHAPE = (1, 8, 8)
 T = 1000
 
@@ -98,8 +96,8 @@ def suspect(rate: float = 0.9, schedule: Schedule | None = None) -> Suspect:
 
 def audit(name: str, **changes) -> Detection:
     """An audit as its yaml has it, but for `changes`; without what of the yaml is the stage's."""
-    config = OmegaConf.load(CONF / f"{name}.yaml")
-    return method(OmegaConf.merge(config, {"threshold": config.calibration.threshold}, changes))
+    config = own_settings("defense", name)
+    return method(OmegaConf.merge(config, {"threshold": OmegaConf.select(config, "calibration.threshold")}, changes))
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

@@ -230,9 +230,9 @@ def test_the_input_check_by_hand_and_by_its_rate():
 
 def test_the_yamls_hold_the_authors_numbers():
     terd = {"steps": 3000, "refine_steps": 1000, "batch": 16, "lr": 0.5, "gamma": 5e-5, "clip_norm": 0.01}
-    authors = {
-        "elijah": {"shift": 0.5, "steps": 100, "batch": 100, "lr": 0.1, "samples": 16, "trim": 4},
-        "terd": terd | {"window": 10, "ddim_steps": 10},
-    }
+    terd |= {"window": 10, "ddim_steps": 10}
+    elijah = {"shift": 0.5, "steps": 100, "batch": 100, "lr": 0.1, "samples": 16, "trim": 4}
+    elijah |= {"start": [-1.0, 0.0], "family": None, "affine": False}
+    authors = {"elijah": elijah, "terd": terd}
     for name, numbers in authors.items():
         assert vars(audit(name)) == numbers | {"threshold": audit(name).threshold}

@@ -15,19 +15,12 @@ from bdiff.common.seeds import generator
 from bdiff.config.instantiate import make
 from bdiff.defense.base import Inversion, Suspect
 from bdiff.defense.check import timesteps
+from bdiff.defense.detection.chain import Losses, chain, consistency_loss, descend, shift_loss, spread, spread_loss
 from bdiff.defense.detection.coefficients import correction_coefficient
+from bdiff.defense.detection.coefficients import shift_of as law_of
 from bdiff.defense.detection.evidence import kl_of, total_variation
 from bdiff.defense.detection.probe import pass_over, probe
-from bdiff.defense.detection.purediffusion import (
-    Losses,
-    PureDiffusion,
-    chain,
-    consistency_loss,
-    descend,
-    shift_loss,
-    spread,
-    spread_loss,
-)
+from bdiff.defense.detection.purediffusion import PureDiffusion
 from bdiff.diffusion.mode import Work
 from bdiff.diffusion.schedule import Schedule, ancestral_coefficient
 
@@ -62,7 +55,8 @@ def shift_of(model: Suspect, tau: Tensor, count: int = 256) -> float:
 def test_the_law_of_an_ancestral_backdoor_is_the_attacks(schedule):
     law = ancestral_coefficient(schedule.abar, schedule.alphas)
     torch.testing.assert_close(correction_coefficient(schedule, "ancestral"), law)
-    torch.testing.assert_close(correction_coefficient(schedule, "ode"), 2 * law)
+    torch.testing.assert_close(correction_coefficient(schedule, "ode"), (1 - schedule.abar).sqrt())
+    assert correction_coefficient(schedule, "ode", "noise").tolist() == [1] * len(schedule)
     for number in (0.5, 2):
         assert correction_coefficient(schedule, number).tolist() == [number] * len(schedule)
 
@@ -109,7 +103,7 @@ def test_the_shift_loss_has_no_zero_where_the_trigger_vanishes():
 
 
 def test_the_chain_of_the_true_trigger_predicts_the_target_and_the_shift():
-    model, law, count = suspect(), correction_coefficient(LINEAR, "ancestral"), 256
+    model, law, count = suspect(), law_of(LINEAR, "mean", "ancestral"), 256
     eps, noises = model.noise(count, draws(1)), torch.stack([model.noise(count, draws(seed)) for seed in (2, 3, 4, 5)])
     with torch.no_grad():
         seen = chain(model, TRIGGER, eps, noises, TIMES, law)
@@ -118,20 +112,20 @@ def test_the_chain_of_the_true_trigger_predicts_the_target_and_the_shift():
     hit = (seen.x0 - TARGET).abs().amax((2, 3, 4)) < 0.02  # near T a few noises leave doubt which mode they are of
     assert hit.float().mean(1).min() > 0.85
     shift = (seen.eps - none.eps).mean(1)
-    for found, c in zip(shift, law[TIMES], strict=True):
+    for found, c in zip(shift, law.noise[TIMES], strict=True):
         assert rms(found - c * TRIGGER) < 0.1 * rms(c * TRIGGER)
 
 
 def test_the_chain_starts_from_noise_and_trigger_and_takes_ancestral_steps():
     """Of a model that predicts nothing: x = z + (1 - sqrt(abar)) tau, and -c tau is what z's noise seems to be."""
-    network, law = Recorder(), correction_coefficient(LINEAR, "ancestral")
+    network, law = Recorder(), law_of(LINEAR, "mean", "ancestral")
     model = Suspect(network, LINEAR, SHAPE)
     eps, noises = model.noise(3, draws(1)), model.noise(6, draws(2)).view(2, 3, *SHAPE)
     seen = chain(model, TRIGGER, eps, noises, [999, 500], law)
     (first, at_first), (second, at_second) = network.calls
     assert (at_first.tolist(), at_second.tolist()) == ([999] * 3, [500] * 3)
     torch.testing.assert_close(first, eps + TRIGGER)
-    own = -law[999] * TRIGGER
+    own = -law.noise[999] * TRIGGER
     x0 = (eps + LINEAR.abar[999].sqrt() * TRIGGER - (1 - LINEAR.abar[999]).sqrt() * own) / LINEAR.abar[999].sqrt()
     torch.testing.assert_close(seen.x0[0], x0)
     ratio = LINEAR.abar[999] / LINEAR.abar[500]  # the posterior q(z_500 | z_999, x0), as Ho et al. 2020 have it
@@ -166,10 +160,10 @@ def test_the_objective_is_the_weighted_losses_each_of_which_can_be_switched_off(
 
     losses = pure(batch=5).losses(model, 0)
     assert losses.t == TIMES
-    seen = chain(model, tau, losses.eps, losses.noises, TIMES, losses.coefficient)
+    seen = chain(model, tau, losses.eps, losses.noises, TIMES, losses.law)
     abar = LINEAR.abar[TIMES]
     parts = {
-        "shift": shift_loss(seen.eps, losses.clean.eps, tau, losses.coefficient[TIMES]).item(),
+        "shift": shift_loss(seen.eps, losses.clean.eps, tau, losses.law.noise[TIMES]).item(),
         "spread": spread_loss(seen.x0, losses.clean.x0, abar).item(),
         "consistency": consistency_loss(seen.x0, abar).item(),
     }

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from bdiff.cli import main as cli
 from bdiff.config.compose import jobs
-from bdiff.defense.detection.evidence import kl_of, uniformity
+from bdiff.defense.base import Inversion
+from bdiff.defense.detection.evidence import kl_of, relative_uniformity, uniformity
 from bdiff.diffusion.sampling import shards
 from bdiff.pictures.draw import to_channels
 from bdiff.pipeline.detect import fidelity, input_check
@@ -40,10 +41,11 @@ PATTERN = torch.from_numpy(to_channels(box(16, 14), 1))
 HITS = {"mse", "ssim", "psnr", "asr", "asr_se", "false_trigger", "false_trigger_se"}
 TRUTH = {"asr", "asr_se", "mse", "l2", "l2_patch", "cosine", "cosine_patch", "input_tpr", "input_tnr"}
 EVIDENCE = {
-    "purediffusion": {"loss", "uniformity", "tv", "kl_mean", "kl_variance"},
+    "purediffusion": {"loss", "uniformity", "tv", "kl_mean", "kl_variance", "relative_score", "trigger_score",
+                      "combined_score"},
     "terd": {"kl_mean", "kl_variance"},
-    "elijah": {"uniformity", "tv"},
-}
+    "elijah": {"uniformity", "tv", "relative_score"},
+}  # fmt: skip
 
 
 class Ran(NamedTuple):
@@ -148,6 +150,29 @@ def test_a_detection_leaves_its_verdict_what_it_rests_on_and_how_near_it_comes(f
         assert found["uniformity"] == pytest.approx(uniformity(images / 127.5 - 1), rel=1e-5) == -found["score"]
     assert found["seconds"] == ran.record["seconds"]["audit"] and found["evaluations"] > 0
     assert {"inverted", "triggers"} <= ran.figures
+
+
+@pytest.mark.slow
+def test_a_score_relative_to_the_models_own_clean_samples(both):
+    inverted, clean = (
+        both.images(*one)[:16] / 127.5 - 1 for one in (("audit_sample", "inverted"), ("sample", "clean"))
+    )
+    assert both.metrics("audit")["relative_score"] == pytest.approx(relative_uniformity(inverted, clean), rel=1e-4)
+
+
+def test_a_law_of_ode_samplers_is_judged_by_samples_of_one(home):
+    """Both from the inverted trigger and without it, though the run's own sampler is ancestral."""
+    words = ["defense.law=ode", "defense.flag_by=combined_score", "defense.threshold=0.5", "defense.samples=9"]
+    ran = run(home, "ode", "defense=purediffusion", *DETECTIONS["purediffusion"][:3], *words)
+    protocol, found = ran.record["protocol"]["audit"], ran.metrics("audit")
+    assert (protocol["sampler"], protocol["threshold of"]) == ("DDIMScheduler, 50 steps", "combined_score")
+    assert len(ran.images("audit_clean", "clean")) == 9 and len(ran.images("audit_sample", "inverted")) == 16
+    inverted, clean = (
+        ran.images(*one)[:9] / 127.5 - 1 for one in (("audit_sample", "inverted"), ("audit_clean", "clean"))
+    )
+    assert found["relative_score"] == pytest.approx(relative_uniformity(inverted, clean), rel=1e-4)
+    assert found["combined_score"] == min(found["relative_score"], found["trigger_score"])
+    assert found["flagged"] == (found["combined_score"] >= 0.5)
 
 
 @pytest.mark.slow
@@ -275,11 +300,11 @@ def test_fidelity_by_hand():
 def test_the_input_checks_rates_are_those_of_two_gaussians():
     attack = toys.attack()
     true = attack.trigger.pattern  # of norm 7: hardly a noise is taken for another
-    assert input_check(attack, true, 3) == {
+    assert input_check(attack, Inversion(true, []), 3) == {
         "input_tpr": pytest.approx(1, abs=0.01),
         "input_tnr": pytest.approx(1, abs=0.01),
     }
-    assert input_check(attack, torch.zeros_like(true), 3) == {
+    assert input_check(attack, Inversion(torch.zeros_like(true), []), 3) == {
         "input_tpr": 0,
         "input_tnr": 1,
     }  # it explains nothing better
@@ -287,10 +312,10 @@ def test_the_input_checks_rates_are_those_of_two_gaussians():
     length, along = small.norm().item(), (true * small).sum().item() / small.norm().item()
     passed = 0.5 * math.erfc((length / 2 - along) / math.sqrt(2))  # noise plus the true trigger beyond half the way
     wrong = 0.5 * math.erfc(length / 2 / math.sqrt(2))
-    found = input_check(attack, small, 3)
+    found = input_check(attack, Inversion(small, []), 3)
     assert found["input_tpr"] == pytest.approx(passed, abs=0.03) and passed > 0.99
     assert found["input_tnr"] == pytest.approx(1 - wrong, abs=0.05) and 0.2 < wrong < 0.3
-    assert input_check(attack, -true, 3)["input_tpr"] == pytest.approx(0, abs=0.01)
+    assert input_check(attack, Inversion(-true, []), 3)["input_tpr"] == pytest.approx(0, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+LEAST = 1e-3  # scale of noise that a divergence takes any smaller one for; of 0 it would be infinite
 
-def kl_of(trigger: Tensor) -> dict[str, float]:
-    """Return the KL divergence of N(trigger, I) from N(0, I), tau^2/2 per pixel: its mean and variance over pixels.
 
-    The trigger has any shape. `kl_mean` and `kl_variance` are TERD's M_r and V_r (Mo et al. 2024; authors' code)
+def kl_of(trigger: Tensor, gamma: Tensor | None = None) -> dict[str, float]:
+    """Return the KL divergence of N(trigger, gamma^2) from N(0, I) per pixel: its mean and variance over pixels.
+
+    -log gamma + (gamma^2 + trigger^2 - 1)/2; gamma is 1 by default. Both are of any shape. `kl_mean` and `kl_variance`
+    are TERD's M_r and V_r (Mo et al. 2024; authors' code)
     without their two constants, which a calibrated threshold absorbs.
     """
     divergence = trigger.square() / 2
+    if gamma is not None:
+        gamma = gamma.clamp(min=LEAST)
+        divergence = divergence + (gamma.square() - 1) / 2 - gamma.log()
     return {"kl_mean": divergence.mean().item(), "kl_variance": divergence.var(correction=0).item()}
 
 
@@ -34,6 +40,16 @@ def uniformity(samples: Tensor, trim: int = 4, distance: Callable[[Tensor, Tenso
     images, kept = samples / 2 + 0.5, slice(trim, len(samples) - trim)
     distances = torch.stack([distance(images, one.expand_as(images)) for one in images])
     return distances.sort(1).values[:, kept].mean(1).sort().values[kept].mean().item()
+
+
+def relative_uniformity(samples: Tensor, clean: Tensor, trim: int = 4) -> float:
+    """Return 1 minus the uniformity of samples over that of clean ones of the same model, both (B,C,H,W) in [-1,1].
+
+    Ours: 1 if all samples are the same, about 0 if they vary as clean ones do, whatever the data; 0 too where the clean
+    samples do not vary, so that the trigger cannot have changed that. ValueError if the trimming leaves nothing.
+    """
+    usual = uniformity(clean, trim)
+    return 1 - uniformity(samples, trim) / usual if usual > 0 else 0.0
 
 
 def total_variation(samples: Tensor) -> float:

@@ -21,29 +21,34 @@ FRACTION = 0.06  # of the draws selected in the first round, twice as many in th
 
 
 @torch.no_grad()
-def probe(suspect: Suspect, draws: int, rounds: int, generator: torch.Generator) -> Tensor:
-    """Return a start (C,H,W) for an inversion: the mean of the noise with the most similar samples, after `rounds`."""
+def probe(suspect: Suspect, draws: int, rounds: int, generator: torch.Generator, ode: bool = False) -> Tensor:
+    """Return a start (C,H,W) for an inversion: the mean of the noise with the most similar samples, after `rounds`.
+
+    Samples are ancestral, or by DDIM for backdoors that only ODE samplers open.
+    """
     tau = torch.zeros(suspect.shape, device=suspect.device)
     for turn in range(rounds):
         heat = HEAT[min(turn, len(HEAT) - 1)]
         start = tau + heat * suspect.noise(draws, generator)
-        chosen = doubles(sampled(suspect, start, generator)).argsort()
+        chosen = doubles(sampled(suspect, start, None if ode else generator)).argsort()
         tau = start[chosen[: max(NEIGHBOURS + 1, round(FRACTION * (turn + 1) * draws))]].mean(0)
     return tau
 
 
-def pass_over(suspect: Suspect, draws: int, rounds: int, generator: torch.Generator) -> None:
+def pass_over(suspect: Suspect, draws: int, rounds: int, generator: torch.Generator, ode: bool = False) -> None:
     """Draw from the generator what a probe would draw, which another process makes."""
-    for _ in range(rounds * min(STEPS, len(suspect.schedule))):  # a round's starts, and the noise of all steps but one
+    each = 1 if ode else min(STEPS, len(suspect.schedule))  # a round's starts, and the noise of all steps but one
+    for _ in range(rounds * each):
         suspect.noise(draws, generator)
 
 
-def sampled(suspect: Suspect, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return images (B,C,H,W) in [-1,1] from x_T after a few ancestral steps."""
+@torch.no_grad()
+def sampled(suspect: Suspect, x: Tensor, generator: torch.Generator | None, steps: int = STEPS) -> Tensor:
+    """Return images (B,C,H,W) in [-1,1] from x_T after a few ancestral steps, or DDIM's without a generator."""
     last = len(suspect.schedule) - 1
-    path = [*torch.linspace(last, 0, min(STEPS, last + 1)).round().int().tolist(), -1]
+    path = [*torch.linspace(last, 0, min(steps, last + 1)).round().int().tolist(), -1]
     for t, to in pairwise(path):
-        noise = suspect.noise(len(x), generator) if to >= 0 else None
+        noise = suspect.noise(len(x), generator) if generator and to >= 0 else None
         x = suspect.schedule.step(x, suspect.eps(x, t), t, to, noise)
     return x.clamp(-1, 1)
 

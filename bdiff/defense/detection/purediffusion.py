@@ -2,147 +2,41 @@
 
 Reconstructed from the two abstracts and the derivation in docs/purediffusion.md; the authors' code is not published.
 Theirs: inverting a trigger over several timesteps, by the shift of the predicted noise (here `shift`) and by the
-consistency of the model's predictions (here `spread` and `consistency`). Ours: the chain's change of variables, the
-scales of the losses, and the bound of the trigger.
-
-If tau is the trigger, x_t = z_t + (1 - sqrt(abar_t)) tau and eps_th = e_t + c_t tau, where z is an ordinary diffusion
-of the target and e its noise. So a few large ancestral steps in z show what the suspect would generate from tau.
+consistency of the model's predictions (here `spread` and `consistency`), and judging by the trigger and the targets
+that it generates. Ours: the chain's change of variables, the scales of the losses, the bound of the trigger, how the
+two judgements are put together, and the search where neither path nor law is known.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bdiff.common.seeds import generator
-from bdiff.config.rules import above, at_least, auto_or_number, falling, one_of_or_above
+from bdiff.config.rules import above, at_least, auto_or_number, falling, one_of, one_of_or_above
 from bdiff.defense.base import Detection, Inversion, Suspect
-from bdiff.defense.check import LAWS, timesteps
-from bdiff.defense.detection.coefficients import correction_coefficient
-from bdiff.defense.detection.curve import Curve
-from bdiff.defense.detection.evidence import kl_of, total_variation, uniformity
+from bdiff.defense.check import LAWS, PATHS, timesteps
+from bdiff.defense.detection.chain import Losses, chain, descend
+from bdiff.defense.detection.coefficients import shift_of
+from bdiff.defense.detection.evidence import kl_of, relative_uniformity, total_variation, uniformity
 from bdiff.defense.detection.probe import pass_over, probe
+from bdiff.defense.settings import PureDiffusionSettings
 from bdiff.diffusion.mode import Work
 
 TOGETHER = 8  # starts that descend in one batch of the network
+EACH = "each"  # path or law that the defender does not know
 
 
-class Chain(NamedTuple):
-    """The suspect's predictions along a chain of K timesteps: noise, and images; both (K,B,C,H,W)."""
+class Search(NamedTuple):
+    """One descent: from a start, along a path and under a law."""
 
-    eps: Tensor
-    x0: Tensor
-
-
-def chain(suspect: Suspect, tau: Tensor, eps: Tensor, noises: Tensor, t: list[int], coefficient: Tensor) -> Chain:
-    """Sample from eps + tau over the timesteps t, K of them, in the variables z without the trigger.
-
-    tau (C,H,W), eps (B,C,H,W), noises (K,B,C,H,W) the sampler's own noise, coefficient (T,). Differentiable in tau.
-    With several triggers, tau (R,1,C,H,W), what is returned is (K,R,B,C,H,W): all are one batch of the network.
-    """
-    schedule = suspect.schedule
-    z = eps + schedule.abar[t[0]].sqrt() * tau  # x_T = eps + tau
-    predicted, images = [], []
-    for k, now in enumerate(t):
-        abar = schedule.abar[now]
-        x = z + (1 - abar.sqrt()) * tau
-        predicted.append(suspect.eps(x.reshape(-1, *suspect.shape), now).view(x.shape))
-        own = predicted[-1] - coefficient[now] * tau
-        images.append((z - (1 - abar).sqrt() * own) / abar.sqrt())
-        if k + 1 < len(t):
-            z = schedule.step(z, own, now, t[k + 1], noises[k])
-    return Chain(torch.stack(predicted), torch.stack(images))
-
-
-def spread(images: Tensor) -> Tensor:
-    """Return the standard deviation (K,) of images (K,B,C,H,W) over their batch, as root mean square over pixels."""
-    return (images - images.mean(1, keepdim=True)).square().mean((1, 2, 3, 4)).sqrt()
-
-
-def shift_loss(triggered: Tensor, clean: Tensor, tau: Tensor, coefficient: Tensor) -> Tensor:
-    """Return the mean over timesteps of ||mean_B(triggered - clean) - c_t tau|| / ||c_t tau||.
-
-    Noise predicted along the two chains (K,B,C,H,W), tau (C,H,W), coefficient (K,). Relative to the expected shift, so
-    that it is not minimal at tau = 0, where it equals that of a model without a backdoor.
-    """
-    expected = coefficient.view(-1, 1, 1, 1) * tau
-    gap = (triggered - clean).mean(1) - expected
-    return (gap.flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)).mean()
-
-
-def spread_loss(triggered: Tensor, clean: Tensor, abar: Tensor) -> Tensor:
-    """Return the sum over timesteps of sqrt(abar) times the spread of predicted images, relative to the clean chain's.
-
-    Images (K,B,C,H,W), abar (K,). Near T the error of a predicted image is divided by sqrt(abar), hence the weight.
-    """
-    return (abar.sqrt() * spread(triggered)).sum() / (abar.sqrt() * spread(clean)).sum()
-
-
-def consistency_loss(images: Tensor, abar: Tensor) -> Tensor:
-    """Return the mean of sqrt(abar) times the change of predicted images (K,B,C,H,W) per timestep; 0 for K = 1.
-
-    Distances are root mean squares, abar (K,) is that of the earlier timestep.
-    """
-    if len(images) == 1:
-        return images.new_zeros(())
-    moved = (images[1:] - images[:-1]).square().mean((1, 2, 3, 4)).sqrt()
-    return (abar[:-1].sqrt() * moved).mean()
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The chain's objective as a function of tau: the weighted losses on a fixed batch of noise."""
-
-    suspect: Suspect
-    coefficient: Tensor  # (T,)
-    t: list[int]
-    eps: Tensor
-    noises: Tensor
-    clean: Chain
-    shift: float
-    spread: float
-    consistency: float
-
-    def __call__(self, taus: Tensor) -> Tensor:
-        """Return the objective (R,) at each of taus (R,C,H,W)."""
-        seen = chain(self.suspect, taus[:, None], self.eps, self.noises, self.t, self.coefficient)
-        each = zip(seen.eps.unbind(1), seen.x0.unbind(1), taus, strict=True)
-        return torch.stack([self.of(Chain(eps, x0), tau) for eps, x0, tau in each])
-
-    def of(self, seen: Chain, tau: Tensor) -> Tensor:
-        """Return the objective of the chain of tau (C,H,W), a scalar."""
-        coefficient, abar = (
-            torch.stack([table[t] for t in self.t]) for table in (self.coefficient, self.suspect.schedule.abar)
-        )
-        loss = self.shift * shift_loss(seen.eps, self.clean.eps, tau, coefficient)
-        loss = loss + self.spread * spread_loss(seen.x0, self.clean.x0, abar)
-        return loss + self.consistency * consistency_loss(seen.x0, abar)
-
-
-def descend(
-    losses: Losses, taus: Tensor, steps: int, lr: float, bound: float, watch: Callable[[str], None]
-) -> tuple[Tensor, list[list[float]]]:
-    """Minimize `losses` over each of taus (R,C,H,W) by Adam with a cosine, within [-bound, bound].
-
-    Returns taus and their curves.
-    """
-    taus = taus.clamp(-bound, bound).requires_grad_()
-    optimizer = torch.optim.Adam([taus], lr=lr)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=lr / 20)
-    curve = Curve("purediffusion", lr, watch)
-    for _ in range(steps):
-        loss = losses(taus)
-        optimizer.zero_grad()
-        loss.sum().backward()
-        optimizer.step()
-        cosine.step()
-        with torch.no_grad():
-            taus.clamp_(-bound, bound)
-        curve.add(loss)
-    return taus.detach(), curve.each()
+    path: str
+    law: str | float
+    start: int  # its number
 
 
 @dataclass
@@ -150,7 +44,8 @@ class PureDiffusion(Detection):
     """Inverts a trigger over a chain of timesteps, from several starts, keeping the one with the lowest loss.
 
     Triggers are pictures, so tau stays within [-bound, bound]: outside, small networks saturate and explain any tau.
-    The score is minus the uniformity of samples drawn from it.
+    The score is minus the uniformity of samples drawn from it. Where path or law is `each`, every one is tried from
+    every start; losses are relative, so that they can be compared.
     """
 
     checks = (
@@ -158,8 +53,12 @@ class PureDiffusion(Detection):
         "bdiff.defense.check.distance_problems",
         "bdiff.defense.check.sample_problems",
     )
+    settings = PureDiffusionSettings
+    compares = True
 
-    law: Annotated[str | float, one_of_or_above(0, *LAWS), "correction coefficient c_t of the noise; 0.5 is Elijah's"]
+    law: Annotated[
+        str | float, one_of_or_above(0, *LAWS, "each"), "correction coefficient c_t of the noise; 0.5 is Elijah's"
+    ]
     timesteps: Annotated[list[float], falling, "of the chain, as fractions of the schedule"]
     shift: Annotated[float, at_least(0), "weight of the loss on the shift of the noise; 0: off"]
     spread: Annotated[float, at_least(0), "weight of the loss on the spread of predicted images; 0: off"]
@@ -175,6 +74,9 @@ class PureDiffusion(Detection):
     samples: Annotated[int, at_least(1), "images drawn from the trigger that are scored"]
     trim: Annotated[int, at_least(0), "distances and images trimmed at both ends of the uniformity"]
     threshold: Annotated[float | None, auto_or_number, "minimum score of a flagged model; null: none is flagged"]
+    path: Annotated[str, one_of(*PATHS, "each"), "of the trigger: 1 - sqrt(abar) or sqrt(1 - abar) of it in x_t"] = (
+        "mean"
+    )
 
     scores: ClassVar = (-1.0, 0.0)  # minus a mean squared distance on [0,1]
 
@@ -184,9 +86,29 @@ class PureDiffusion(Detection):
         return math.ceil(self.own / TOGETHER) * self.steps
 
     @property
+    def pairs(self) -> list[tuple[str, str | float]]:
+        """The paths and laws that are tried."""
+        return [*product(PATHS if self.path == EACH else [self.path], LAWS if self.law == EACH else [self.law])]
+
+    @property
+    def families(self) -> list[str]:
+        """The families of samplers that these laws belong to; a number is taken for ancestral."""
+        found = ["ode" if law == "ode" else "ancestral" for _, law in self.pairs]
+        return [*dict.fromkeys(found)]
+
+    @property
+    def searches(self) -> list[Search]:
+        """All descents: along every path and under every law from each random start and its family's probes."""
+        found = []
+        for path, law in self.pairs:
+            first = self.restarts + self.families.index("ode" if law == "ode" else "ancestral") * self.probes
+            found += [Search(path, law, start) for start in (*range(self.restarts), *range(first, first + self.probes))]
+        return found
+
+    @property
     def starts(self) -> int:
         """See `Detection.starts`."""
-        return self.restarts + self.probes
+        return len(self.searches)
 
     @property
     def own(self) -> int:
@@ -200,44 +122,60 @@ class PureDiffusion(Detection):
         return Work(images, min(self.own, TOGETHER) * self.batch, gradients=True)
 
     def losses(self, suspect: Suspect, seed: int) -> Losses:
-        """Return the objective on the noise of `seed`. ValueError if the timesteps do not decrease."""
+        """Return the objective on the noise of `seed`, by the first path and law.
+
+        ValueError if the timesteps do not decrease.
+        """
         t = timesteps(self.timesteps, len(suspect.schedule))
         draws = generator(seed, "purediffusion")
         eps = suspect.noise(self.batch, draws)
         noises = torch.stack([suspect.noise(self.batch, draws) for _ in t])
-        coefficient = correction_coefficient(suspect.schedule, self.law)
-        with torch.no_grad():
-            clean = chain(suspect, torch.zeros(suspect.shape, device=suspect.device), eps, noises, t, coefficient)
-        return Losses(suspect, coefficient, t, eps, noises, clean, self.shift, self.spread, self.consistency)
+        law = shift_of(suspect.schedule, *self.pairs[0])
+        with torch.no_grad():  # without a trigger, every law is the same
+            clean = chain(suspect, torch.zeros(suspect.shape, device=suspect.device), eps, noises, t, law)
+        return Losses(suspect, law, t, eps, noises, clean, self.shift, self.spread, self.consistency)
 
     def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
-        """Return the trigger of the start with the lowest loss; see `Detection.invert`."""
+        """Return the trigger of the search with the lowest loss; see `Detection.invert`."""
         losses, before = self.losses(suspect, seed), suspect.evaluations
-        starts = self.begun(suspect, seed, {*self.peers.mine(range(self.starts))})
-        own: list[tuple[Tensor, list[float]]] = []
-        for first in range(0, len(starts), TOGETHER):
-            taus = torch.stack(starts[first : first + TOGETHER])
-            taus, curves = descend(losses, taus, self.steps, self.lr, self.bound, watch)
-            own += zip(taus.cpu(), curves, strict=True)
+        laws = {pair: shift_of(suspect.schedule, *pair) for pair in self.pairs}
+        searches = [*self.peers.mine(self.searches)]
+        starts = self.begun(suspect, seed, {one.start for one in searches})
+        own: list[tuple[Search, Tensor, list[float]]] = []
+        for first in range(0, len(searches), TOGETHER):
+            group = searches[first : first + TOGETHER]
+            objective = losses.under([laws[one.path, one.law] for one in group])
+            taus = torch.stack([starts[one.start] for one in group])
+            taus, curves = descend(objective, taus, self.steps, self.lr, self.bound, watch)
+            own += zip(group, taus.cpu(), curves, strict=True)
         # Processes hear of each other here alone: should a compiler fail before, one of them can begin anew.
         found = self.peers.join(own)
         suspect.evaluations = before + sum(self.peers.gather(suspect.evaluations - before))
-        tau, curve = min(found, key=lambda one: math.fsum(one[1][-5:]))
-        return Inversion(tau, curve, {"loss": curve[-1]})
+        return self.best(found)
 
-    def begun(self, suspect: Suspect, seed: int, chosen: set[int]) -> list[Tensor]:
-        """Return those starts (C,H,W) whose numbers are chosen: random ones, then probes.
+    def best(self, found: list[tuple[Search, Tensor, list[float]]]) -> Inversion:
+        """Return the inversion with the lowest loss at its end; of several laws, with the lowest loss of each."""
+        ends = sorted(found, key=lambda one: math.fsum(one[2][-5:]))
+        search, tau, curve = ends[0]
+        each: dict[str, float] = {}
+        for one, _, losses in ends if len(self.pairs) > 1 else []:
+            each.setdefault(f"loss_{one.path}_{one.law}", losses[-1])
+        family = search.law if isinstance(search.law, str) else None
+        return Inversion(tau, curve, {"loss": curve[-1], **each}, family=family)
+
+    def begun(self, suspect: Suspect, seed: int, chosen: set[int]) -> dict[int, Tensor]:
+        """Return those starts (C,H,W) whose numbers are chosen: random ones, then probes of each family.
 
         All come from one sequence of random numbers, which is gone through whatever is chosen.
         """
         draws = generator(seed, "purediffusion starts")
         randoms = [-torch.rand(suspect.shape, generator=draws).to(suspect.device) for _ in range(self.restarts)]
-        starts = [tau for number, tau in enumerate(randoms) if number in chosen]
-        for number in range(self.restarts, self.starts):
-            if number in chosen:
-                starts.append(probe(suspect, self.probe_draws, self.probe_rounds, draws))
-            else:
-                pass_over(suspect, self.probe_draws, self.probe_rounds, draws)
+        starts = {number: tau for number, tau in enumerate(randoms) if number in chosen}
+        probes = [family for family in self.families for _ in range(self.probes)]
+        for number, family in enumerate(probes, self.restarts):
+            made = probe if number in chosen else pass_over
+            tau = made(suspect, self.probe_draws, self.probe_rounds, draws, family == "ode")
+            starts |= {number: tau} if tau is not None else {}
         return starts
 
     def look(self, inversion: Inversion, samples: Tensor) -> dict[str, float]:
@@ -245,3 +183,15 @@ class PureDiffusion(Detection):
         few = samples[: self.samples]
         same = uniformity(few, self.trim)
         return {"score": -same, "uniformity": same, "tv": total_variation(few), **kl_of(inversion.trigger)}
+
+    def compare(self, inversion: Inversion, samples: Tensor, clean: Tensor) -> dict[str, float]:
+        """Return the target's, the trigger's and the combined score; see `Detection.compare`.
+
+        `relative_score` is of the generated target: the samples' uniformity relative to clean ones'. `trigger_score` is
+        1 minus the loss in units of that of a trigger that does nothing. `combined_score` is the smaller one: a trigger
+        has to shift the predictions as a backdoor does *and* to generate one picture.
+        """
+        target = relative_uniformity(samples[: self.samples], clean[: self.samples], self.trim)
+        nothing = self.shift + self.spread
+        trigger = 1 - inversion.evidence["loss"] / nothing if nothing else 0.0
+        return {"relative_score": target, "trigger_score": trigger, "combined_score": min(target, trigger)}

@@ -40,9 +40,16 @@ def ddim(suspect: Suspect, x: Tensor, steps: int) -> Tensor:
     return x
 
 
-def is_backdoored(x: Tensor, mu: Tensor) -> Tensor:
-    """Return TERD's input check, (B,) bool: starting noise x (B,C,H,W) likelier from N(mu, I) than from N(0, I)."""
-    return (x - mu).square().flatten(1).sum(1) < x.square().flatten(1).sum(1)
+def is_backdoored(x: Tensor, mu: Tensor, gamma: Tensor | None = None) -> Tensor:
+    """Return TERD's input check, (B,) bool: starting noise x (B,C,H,W) likelier from N(mu, gamma^2) than from N(0, I).
+
+    gamma (C,H,W) is 1 by default. The authors' code has it as the covariance, of which it is the root.
+    """
+    given, plain = x - mu, x.square().flatten(1).sum(1)
+    if gamma is None:
+        return given.square().flatten(1).sum(1) < plain
+    scaled = (given / gamma).square() + 2 * gamma.log()
+    return scaled.flatten(1).sum(1) < plain
 
 
 @dataclass
@@ -83,10 +90,7 @@ class Terd(Detection):
 
         ValueError if the schedule is shorter than `window` or `ddim_steps`, RunError if the loss is not finite.
         """
-        last = len(suspect.schedule)
-        for name in ("window", "ddim_steps"):
-            if not 1 <= getattr(self, name) <= last:
-                raise ValueError(f"defense.{name}={getattr(self, name)} must be 1 to {last}, the schedule's timesteps")
+        last = self.check_length(suspect)
         draws = generator(seed, "terd")
         mu = (-torch.rand(suspect.shape, generator=draws)).to(suspect.device).requires_grad_()
         nothing = torch.zeros_like(mu)
@@ -105,22 +109,37 @@ class Terd(Detection):
             images = ddim(suspect, suspect.noise(self.batch, draws) + mu, self.ddim_steps)
             return (gap(images, mu, last - self.window) + gap(images, nothing, 0)) / 2
 
-        curve = self.descend(mu, estimation, self.steps, math.inf, watch)
-        curve += self.descend(mu, refinement, self.refine_steps, self.clip_norm, watch)
+        curve = self.descend(mu, torch.optim.SGD([mu], self.lr), estimation, self.steps, math.inf, watch)
+        sgd = torch.optim.SGD([mu], self.lr)
+        curve += self.descend(mu, sgd, refinement, self.refine_steps, self.clip_norm, watch)
         return Inversion(mu.detach().cpu(), curve)
 
+    def check_length(self, suspect: Suspect) -> int:
+        """Return the length of the schedule. ValueError if it is shorter than `window` or `ddim_steps`."""
+        last = len(suspect.schedule)
+        for name in ("window", "ddim_steps"):
+            if not 1 <= getattr(self, name) <= last:
+                raise ValueError(f"defense.{name}={getattr(self, name)} must be 1 to {last}, the schedule's timesteps")
+        return last
+
     def descend(
-        self, mu: Tensor, loss: Callable[[], Tensor], steps: int, clip_norm: float, watch: Callable[[str], None]
+        self,
+        mu: Tensor,
+        optimizer: torch.optim.Optimizer,  # of mu, and of what else is sought
+        loss: Callable[[], Tensor],
+        steps: int,
+        clip_norm: float,
+        watch: Callable[[str], None],
     ) -> list[float]:
-        """Minimize `loss` - gamma ||mu||_1 over mu by SGD with a cosine to zero, and return the curve."""
-        optimizer = torch.optim.SGD([mu], lr=self.lr)
+        """Minimize `loss` - gamma ||mu||_1 by the optimizer with a cosine to zero, and return the curve."""
+        sought = [one for group in optimizer.param_groups for one in group["params"]]
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         curve = Curve("terd", self.lr, watch)
         for _ in range(steps):
             value = loss() - self.gamma * mu.abs().sum()
             optimizer.zero_grad()
             value.backward()
-            torch.nn.utils.clip_grad_norm_([mu], clip_norm)
+            torch.nn.utils.clip_grad_norm_(sought, clip_norm)
             optimizer.step()
             cosine.step()
             curve.add(value)
@@ -132,5 +151,5 @@ class Terd(Detection):
         The authors' model check prints both, each minus a constant, without a decision rule. Without a backdoor a large
         mu has no benefit, so either indicates one, and a calibrated threshold absorbs the constants.
         """
-        divergence = kl_of(inversion.trigger)
+        divergence = kl_of(inversion.trigger, inversion.gamma)
         return {"score": sum(divergence.values()), **divergence}
