@@ -18,6 +18,7 @@ ROWS = [
     (rules.one_of_or_above(0, "ode"), ["ode", 0.5], [0, -1], "must be above 0"),
     (rules.one_of_or_above(0, "ode"), ["ode"], ["od", True], "or set a number"),
     (rules.falling, [[1.0, 0.5], [1], [0]], [[0.2, 0.5], [], [1.2], ["a"], 0.5], "must be decreasing fractions"),
+    (rules.span, [[-1, 0], [0.8, 6], 3], [[0, -1], [1, 1], [0], ["a", 1]], "must be two increasing numbers"),
     (rules.rising, [[0], [0, 0.5], 3], [[], [0.5, 0.5], [-1]], "must be increasing numbers of at least 0"),
     (rules.rising, [[0]], [["a"], [0, float("nan")]], "must hold only numbers"),
     (rules.counts, [[1], [8, 12], 8], [[], [0], [1.5]], "must be whole numbers from 1 up, as in [8,12]"),

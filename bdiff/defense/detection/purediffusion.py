@@ -23,7 +23,7 @@ from bdiff.defense.check import LAWS, PATHS, timesteps
 from bdiff.defense.detection.chain import Losses, chain, descend
 from bdiff.defense.detection.coefficients import shift_of
 from bdiff.defense.detection.evidence import kl_of, relative_uniformity, total_variation, uniformity
-from bdiff.defense.detection.probe import pass_over, probe
+from bdiff.defense.detection.probe import pass_over, probe, sampled
 from bdiff.defense.settings import PureDiffusionSettings
 from bdiff.diffusion.mode import Work
 
@@ -39,13 +39,17 @@ class Search(NamedTuple):
     start: int  # its number
 
 
+Pair = tuple[str, str | float]  # a path and a law
+Result = tuple[Search, Tensor, list[float]]  # of a search: the trigger, and the losses
+
+
 @dataclass
 class PureDiffusion(Detection):
     """Inverts a trigger over a chain of timesteps, from several starts, keeping the one with the lowest loss.
 
     Triggers are pictures, so tau stays within [-bound, bound]: outside, small networks saturate and explain any tau.
     The score is minus the uniformity of samples drawn from it. Where path or law is `each`, every one is tried from
-    every start; losses are relative, so that they can be compared.
+    every start, and the one whose trigger makes samples agree most is kept.
     """
 
     checks = (
@@ -86,7 +90,7 @@ class PureDiffusion(Detection):
         return math.ceil(self.own / TOGETHER) * self.steps
 
     @property
-    def pairs(self) -> list[tuple[str, str | float]]:
+    def pairs(self) -> list[Pair]:
         """The paths and laws that are tried."""
         return [*product(PATHS if self.path == EACH else [self.path], LAWS if self.law == EACH else [self.law])]
 
@@ -141,7 +145,7 @@ class PureDiffusion(Detection):
         laws = {pair: shift_of(suspect.schedule, *pair) for pair in self.pairs}
         searches = [*self.peers.mine(self.searches)]
         starts = self.begun(suspect, seed, {one.start for one in searches})
-        own: list[tuple[Search, Tensor, list[float]]] = []
+        own: list[Result] = []
         for first in range(0, len(searches), TOGETHER):
             group = searches[first : first + TOGETHER]
             objective = losses.under([laws[one.path, one.law] for one in group])
@@ -151,17 +155,34 @@ class PureDiffusion(Detection):
         # Processes hear of each other here alone: should a compiler fail before, one of them can begin anew.
         found = self.peers.join(own)
         suspect.evaluations = before + sum(self.peers.gather(suspect.evaluations - before))
-        return self.best(found)
+        return self.best(found, suspect, seed)
 
-    def best(self, found: list[tuple[Search, Tensor, list[float]]]) -> Inversion:
-        """Return the inversion with the lowest loss at its end; of several laws, with the lowest loss of each."""
+    def best(self, found: list[Result], suspect: Suspect, seed: int) -> Inversion:
+        """Return the inversion with the lowest loss at its end; of several laws, by the one with the most support."""
         ends = sorted(found, key=lambda one: math.fsum(one[2][-5:]))
-        search, tau, curve = ends[0]
-        each: dict[str, float] = {}
-        for one, _, losses in ends if len(self.pairs) > 1 else []:
-            each.setdefault(f"loss_{one.path}_{one.law}", losses[-1])
+        leaders = {(one[0].path, one[0].law): one for one in reversed(ends)}
+        support = self.support(suspect, leaders, seed) if len(leaders) > 1 else {}
+        search, tau, curve = leaders[max(support, key=lambda pair: support[pair])] if support else ends[0]
+        each = {f"support_{path}_{law}": value for (path, law), value in support.items()}
         family = search.law if isinstance(search.law, str) else None
         return Inversion(tau, curve, {"loss": curve[-1], **each}, family=family)
+
+    def support(self, suspect: Suspect, leaders: dict[Pair, Result], seed: int) -> dict[Pair, float]:
+        """Return how much less samples vary from the trigger of a path and law than without, by a few of its steps.
+
+        Losses of different laws cannot be compared: under `ode` a clean model too passes a trigger that looks like
+        noise on to its prediction.
+        """
+        eps = suspect.noise(self.samples, generator(seed, "purediffusion support"))
+
+        def drawn(x: Tensor, law: str | float) -> Tensor:
+            return sampled(suspect, x, None if law == "ode" else generator(seed, "purediffusion support", "sampler"))
+
+        clean = {law: drawn(eps, law) for law in {law for _, law in leaders}}
+        return {
+            (path, law): relative_uniformity(drawn(eps + tau.to(eps), law), clean[law], self.trim)
+            for (path, law), (_, tau, _) in leaders.items()
+        }
 
     def begun(self, suspect: Suspect, seed: int, chosen: set[int]) -> dict[int, Tensor]:
         """Return those starts (C,H,W) whose numbers are chosen: random ones, then probes of each family.
@@ -188,10 +209,9 @@ class PureDiffusion(Detection):
         """Return the target's, the trigger's and the combined score; see `Detection.compare`.
 
         `relative_score` is of the generated target: the samples' uniformity relative to clean ones'. `trigger_score` is
-        1 minus the loss in units of that of a trigger that does nothing. `combined_score` is the smaller one: a trigger
-        has to shift the predictions as a backdoor does *and* to generate one picture.
+        1 minus the loss in units of that of a trigger that does nothing. `combined_score` is their mean.
         """
         target = relative_uniformity(samples[: self.samples], clean[: self.samples], self.trim)
         nothing = self.shift + self.spread
         trigger = 1 - inversion.evidence["loss"] / nothing if nothing else 0.0
-        return {"relative_score": target, "trigger_score": trigger, "combined_score": min(target, trigger)}
+        return {"relative_score": target, "trigger_score": trigger, "combined_score": (target + trigger) / 2}
