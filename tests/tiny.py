@@ -39,6 +39,8 @@ DEFENSES = {
     "temporal": [*CHECK, "defense.steps=3", "defense.references=6"],
     "terd_input": [*CHECK, "defense.inversion.steps=2", "defense.inversion.refine_steps=1",
                    "defense.inversion.batch=2", "defense.inversion.ddim_steps=2"],
+    "diff_cleanse": ["defense.steps=1", "defense.batch=2", "defense.sampler_steps=2", "defense.samples=9"],
+    "terd_trojdiff": ["defense.steps=3", "defense.refine_steps=2", "defense.batch=2", "defense.ddim_steps=2"],
     "anp": ["defense.train.steps=2", "defense.train.batch_size=4", "defense.count=4"],
     "finetune": ["defense.train.steps=2", "defense.train.batch_size=4"],
     "fine_pruning": ["defense.train.steps=2", "defense.train.batch_size=4", "defense.count=4"],
@@ -53,6 +55,8 @@ PRESETS = {
     *("diff2_cifar10", "trojdiff_blend", "trojdiff_in_d2d", "noise_path_ancestral", "noise_path_ode", "hidden_path"),
     *("purification_cifar10", "certification_cifar10", "terd_digits", "terd_input_digits"),
     *("finetune_digits", "fine_pruning_digits"),
+    *("terd_trojdiff_digits",),
+    *("elijah_ode", "elijah_trojdiff", "purediffusion_mixture"),
 }
 OTHERS = {
     "a learned trigger": ["attack=diff2", *ATTACKS["diff2"], "attack.learn=2", "trigger=universal", "pretrain=digits",
