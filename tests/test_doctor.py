@@ -69,10 +69,10 @@ def test_the_default_run_works_on_this_machine(home):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "WANDB", "TORCH_"))}
     done = subprocess.run([sys.executable, "-m", "bdiff", "doctor"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    sections = ["versions", "devices", "disk", "caches", "datasets", "weights", "tracker", "what bdiff run reads"]
+    sections = ["this machine", "versions", "disk", "caches", "datasets", "weights", "tracker", "what bdiff run reads"]
     lines = done.stdout.splitlines()
     assert [lines.count(title) for title in [*sections, "self-test"]] == [1] * 9
-    assert lines[-1] == "bdiff run would work here"
+    assert lines[1] == sections[0] and lines[-1] == "bdiff run would work here"
     assert any(line.startswith("missing  cifar10 ") for line in lines)
     assert any(line.startswith("ok       a run on cpu") and "measured in" in line for line in lines)
     assert not (home / "outputs").exists()
@@ -164,7 +164,8 @@ def test_every_requirement_is_listed_and_fits():
     found = {one.what: one.state for one in machine.versions()}
     expected = [Requirement(line) for line in metadata.requires("bdiff") if "extra" not in line]
     assert {one.name: OK for one in expected}.items() <= found.items()
-    assert set(found) == {"python", "bdiff", *(one.name for one in expected), *machine.LAUNCHERS}
+    extras = {"pyautoattack", "timm", "hydra-submitit-launcher", "hydra-ray-launcher"}
+    assert set(found) == {"python", "bdiff", *(one.name for one in expected), *extras}
 
 
 @pytest.mark.parametrize(
@@ -175,14 +176,15 @@ def test_a_package_that_is_missing_or_old(expected, said):
     assert one.state == MISSING and said in one.found and one.hint == f"pip install '{expected}'"
 
 
-def test_a_missing_package_ends_it_and_a_missing_launcher_does_not(healthy, monkeypatch, capsys):
+def test_a_missing_package_ends_it_and_a_missing_extra_does_not(healthy, monkeypatch, capsys):
     monkeypatch.setattr(metadata, "requires", lambda name: ["no-such-package>=1", 'nor-this; extra == "dev"'])
-    monkeypatch.setattr(machine, "LAUNCHERS", {"no-such-launcher": "clusters"})
     assert cli.command(["doctor"]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "bdiff run would not work here: see no-such-package"
-    monkeypatch.setattr(metadata, "requires", lambda name: ["torch"])
+    monkeypatch.setattr(metadata, "requires", lambda name: ["torch", 'no-such-launcher; extra == "cluster"'])
     assert cli.command(["doctor"]) == 0
-    assert "warn     no-such-launcher" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out.splitlines()[1] == "this machine"
+    assert "warn     no-such-launcher" in out and "pip install 'bdiff[cluster]'" in out
 
 
 def test_disk_that_cannot_be_written_or_is_nearly_full(home, monkeypatch):

@@ -13,6 +13,7 @@ from runs import carry_out
 
 from bdiff.cli import main as cli
 from bdiff.common.errors import RequestError
+from bdiff.config import environment
 from bdiff.config.compose import jobs
 from bdiff.config.words import normal, quoted
 from bdiff.data import load
@@ -54,6 +55,18 @@ def test_a_home_is_expanded_wherever_a_value_begins(typed, ours, monkeypatch):
 def test_a_quoted_path_is_read_as_it_is(path):
     (config,) = jobs([f"paths.outputs={quoted(path)}"], multirun=False)
     assert config.paths.outputs == path
+
+
+@pytest.mark.parametrize(
+    ("launcher", "package"),
+    [("joblib", "hydra-joblib-launcher"), ("ray", "'bdiff[cluster]'"), ("submitit", "'bdiff[cluster]'")],
+)
+def test_a_launcher_that_is_missing_is_named_with_what_brings_it(launcher, package, monkeypatch):
+    monkeypatch.setattr(environment, "find_spec", lambda name: None)
+    chosen = {"launcher": {"_target_": f"hydra_plugins.hydra_{launcher}_launcher.Any"}}
+    config = OmegaConf.create({"hydra": chosen | {"runtime": {"choices": {"hydra/launcher": "mine"}}}})
+    (problem,) = environment.launcher_problems(config)
+    assert problem == f"hydra/launcher=mine needs hydra-{launcher}-launcher: pip install {package}"
 
 
 @pytest.mark.parametrize("key", ["trigger.path", "target.path"])

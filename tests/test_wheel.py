@@ -38,10 +38,10 @@ def test_the_wheel_holds_every_config_and_module(wheel):
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "bdiff").rglob("*.py")}
     pages = {
         path.relative_to(ROOT).as_posix()
-        for suffix in ("html", "css")
+        for suffix in ("html", "css", "js", "txt")
         for path in (ROOT / "bdiff").rglob(f"*.{suffix}")
     }
-    assert pages <= set(names) and len(pages) > 1
+    assert pages <= set(names) and len(pages) > 10
     assert modules | {"bdiff/conf/__init__.py"} == {name for name in names if name.endswith(".py")}
 
 

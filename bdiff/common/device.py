@@ -124,7 +124,12 @@ def spare(device: torch.device) -> int:
     """Return how many bytes may be used as a cache on `device`: a quarter of its free memory."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 4
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    return free_memory() // 4
+
+
+def free_memory() -> int:
+    """Return the bytes of this machine's memory that are free."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:

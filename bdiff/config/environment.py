@@ -53,7 +53,8 @@ def launcher_problems(config: DictConfig) -> list[str]:
     if plugin is None or find_spec(f"hydra_plugins.{plugin[1]}"):
         return []
     name = plugin[1].replace("_", "-")
-    return [f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']} needs {name}: pip install {name}"]
+    package = name if name == "hydra-joblib-launcher" else "'bdiff[cluster]'"  # joblib's comes with bdiff
+    return [f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']} needs {name}: pip install {package}"]
 
 
 CHECKS = [

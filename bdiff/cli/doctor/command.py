@@ -44,9 +44,11 @@ def doctor(words: list[str]) -> int:
     asked = " ".join(["bdiff run", *(CUDA_RUN if cuda else []), *overrides])
 
     packages = machine.versions()
-    show("versions", packages)
-    if any(one.state == MISSING for one in packages):
+    if any(one.state == MISSING for one in packages):  # torch, which knows the devices, may be among them
+        show("versions", packages)
         return verdict(asked, packages)
+    show("this machine", machine.devices())
+    show("versions", packages)
     blocking = look(config)
     needed = parts.needs(config) + [Finding("device", MISSING, line) for line in device_problems(config)]
     show(f"what {asked} reads", needed)
@@ -56,8 +58,7 @@ def doctor(words: list[str]) -> int:
 
 
 def look(config: DictConfig) -> list[Finding]:
-    """Print the machine and the parts, and return the findings that every run needs."""
-    show("devices", machine.devices())
+    """Print the disk and the parts, and return the findings that every run needs."""
     disk = machine.disk(config)
     show("disk", disk)
     show("caches", machine.caches(config))

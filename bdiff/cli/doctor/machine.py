@@ -14,26 +14,37 @@ from rich.filesize import decimal
 from bdiff.cli.data import cache_of, size_of
 from bdiff.cli.doctor.finding import MISSING, OK, WARN, Finding
 
-#: packages that only some sweeps need
-LAUNCHERS = {
-    "hydra-joblib-launcher": "several jobs at once (hydra/launcher=joblib)",
-    "hydra-submitit-launcher": "SLURM clusters",
-    "hydra-ray-launcher": "Ray clusters",
+#: the extras of the package that options need, and for what
+EXTRAS = {
+    "attacks": "APGD, the strong adversary of shields",
+    "classifiers": "classifier=timm",
+    "cluster": "sweeps on SLURM or Ray",
 }
 SCARCE = 5 * 10**9  # bytes of free disk below which to warn: CIFAR-10, a model and its samples
 
 
 def versions() -> list[Finding]:
-    """Return Python, bdiff and every package that it requires, then those that only sweeps need."""
+    """Return Python, bdiff and every package that it requires, then those of the extras that options need."""
     found = [Finding("python", OK, platform.python_version()), Finding("bdiff", OK, metadata.version("bdiff"))]
     required = [Requirement(line) for line in metadata.requires("bdiff") or []]
     found += [package(one) for one in required if one.marker is None or one.marker.evaluate({"extra": ""})]
-    for name, use in LAUNCHERS.items():
-        try:
-            found.append(Finding(name, OK, f"{metadata.version(name)}, for {use}"))
-        except metadata.PackageNotFoundError:
-            found.append(Finding(name, WARN, f"not installed; only for {use}", f"pip install {name}"))
+    for extra, use in EXTRAS.items():
+        found += [optional(one.name, extra, use) for one in required if one.marker and in_extra(one, extra)]
     return found
+
+
+def in_extra(requirement: Requirement, extra: str) -> bool:
+    """Return whether a requirement is one of an extra's alone."""
+    assert requirement.marker is not None
+    return requirement.marker.evaluate({"extra": extra}) and not requirement.marker.evaluate({"extra": ""})
+
+
+def optional(name: str, extra: str, use: str) -> Finding:
+    """Return whether a package of an extra is installed."""
+    try:
+        return Finding(name, OK, f"{metadata.version(name)}, for {use}")
+    except metadata.PackageNotFoundError:
+        return Finding(name, WARN, f"not installed; only for {use}", f"pip install 'bdiff[{extra}]'")
 
 
 def package(requirement: Requirement) -> Finding:
@@ -52,14 +63,14 @@ def devices() -> list[Finding]:
     """Return the CPU and each CUDA device, with the precisions they support in hardware."""
     import torch
 
-    from bdiff.common.device import resolve_precision
+    from bdiff.common.device import free_memory, resolve_precision
 
     def precision(device: torch.device, tf32: bool) -> str:
         auto = resolve_precision("auto", device)
         kinds = ["fp32", *(["bf16"] if auto == "bf16" else []), *(["tf32 (left off: fp32 means fp32)"] if tf32 else [])]
         return f"fast in {', '.join(kinds)}; precision=auto is {auto}"
 
-    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} in use"
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} in use, {decimal(free_memory())} of memory free"
     found = [Finding("cpu", OK, f"{threads}; {precision(torch.device('cpu'), tf32=False)}")]
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
@@ -70,7 +81,17 @@ def devices() -> list[Finding]:
         build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         hint = "" if torch.version.cuda else "https://pytorch.org/get-started has builds with CUDA"
         found.append(Finding("cuda", WARN, f"none: torch {torch.__version__} is {build} and sees no device", hint))
-    return found
+    return [*found, suited(torch.cuda.is_available())]
+
+
+def suited(cuda: bool) -> Finding:
+    """Return which experiments this machine suits."""
+    hint = "bdiff run ... runtime.plan=true estimates the time and memory of a run, and starts nothing"
+    if cuda:
+        return Finding("suits", OK, "all options; the published settings want the GPU", hint)
+    return Finding(
+        "suits", OK, "the digits and small models (model=cifar10_small); published settings want a GPU", hint
+    )
 
 
 def disk(config: DictConfig) -> list[Finding]:
