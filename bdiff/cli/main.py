@@ -27,6 +27,7 @@ usage: bdiff run [-m] [key=value ...]
   bdiff run attack=none                 the clean baseline
   bdiff run -m trigger=box,stop_sign target=hat,corner     a sweep
   bdiff rerun <run folder>              the same run again, from its saved config
+  bdiff run --quiet                     no progress: warnings and the result only; run.log has the rest
   bdiff run --cfg job                   print the config that would be run
   bdiff run --help                      the options of every group
   bdiff run -sc install=bash            shell completion: eval "$(bdiff run -sc install=bash)"

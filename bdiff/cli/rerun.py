@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bdiff.cli.plan import print_plans
-from bdiff.cli.run import closing, terminal
+from bdiff.cli.run import closing, heed_quiet, terminal
 from bdiff.common.errors import RequestError, one_line
 from bdiff.common.places import is_file
 from bdiff.common.spelling import did_you_mean
@@ -19,11 +19,12 @@ from bdiff.config.validate import value_problem, value_problems
 from bdiff.config.words import normal
 from bdiff.report.runs import read
 
-USAGE = "use bdiff rerun <run folder> [key=value ...]"
+USAGE = "use bdiff rerun <run folder> [key=value ...] [--quiet]"
 
 
 def rerun(words: list[str]) -> int:
     """Run the config.yaml of a run folder, with the values in `words` changed, in a new run folder."""
+    words = heed_quiet(words)
     if not words or "=" in words[0]:
         raise RequestError(USAGE)
     source, changes = Path(words[0]), words[1:]

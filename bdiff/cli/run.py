@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bdiff.cli.plan import print_plans, settled
 from bdiff.common.errors import RequestError, RunError, one_line
-from bdiff.common.progress import Screen
+from bdiff.common.progress import Screen, console
 from bdiff.config.compose import jobs
 from bdiff.config.folders import SEARCHPATH, with_folder
 from bdiff.config.options import PACKAGE
@@ -31,8 +31,9 @@ from bdiff.launch.live_view import BEFORE, WAITING, Board
 from bdiff.launch.sweep import SWEEP, carry_out, ledger_of
 from bdiff.report.options import settings_of, settings_table
 from bdiff.report.removal_table import removal_tables
-from bdiff.report.runs import JOBS
+from bdiff.report.runs import JOBS, read
 from bdiff.report.shield_table import shield_tables
+from bdiff.report.story import story, told
 from bdiff.report.table import boxed, metrics_table
 from bdiff.store import artifacts
 from bdiff.store.ledger import config_key
@@ -42,6 +43,7 @@ DONE, FAILED = 0, 1
 
 def run(words: list[str]) -> int:
     """Execute `bdiff run` with these arguments; return its exit code."""
+    words = heed_quiet(words)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
     # argparse would print many lines of usage; unknown flags are reported in one line instead.
     parser = get_args_parser()
@@ -76,6 +78,12 @@ def run(words: list[str]) -> int:
         print_plans(terminal(), [settled(config) for config in configs], labels(configs))
         return DONE
     return sweep(configs, options, overrides) if args.multirun else single(options, overrides)
+
+
+def heed_quiet(words: list[str]) -> list[str]:
+    """Return `words` without --quiet, after which the terminal shows warnings and results alone."""
+    console.quiet_progress = "--quiet" in words
+    return [word for word in words if word != "--quiet"]
 
 
 def explain(config: DictConfig, overrides: list[str], multirun: bool) -> None:
@@ -193,10 +201,11 @@ def terminal() -> Screen:
 
 
 def closing(record: dict[str, Any]) -> None:
-    """Print the numbers of a finished job, and where to find more."""
+    """Print the numbers of a finished job, what they say, and where to find more."""
     out = terminal()
     out.print(metrics_table(record))
     for sheet in shield_tables(record["metrics"]) + removal_tables(record["metrics"]):
         out.print(boxed(sheet))
-    reused = f" (reused: {', '.join(record['reused'])})" if record["reused"] else ""
-    out.print(f"{record['name']}: {record['folder']}{reused}", soft_wrap=True)
+    out.print(told(story(read(Path(record["folder"])))))
+    page = Path(record["folder"]) / "report.html"
+    out.print(f"page      {page}" if page.exists() else f"folder    {record['folder']}", soft_wrap=True)

@@ -17,6 +17,7 @@ class History:
     def __init__(self, path: Path, start: int, writes: bool, record: Callable[[dict[str, Any]], None]):
         self.path, self.writes, self.record, self.last = path, writes, record, ""
         rows = [row for row in read_history(path) if row["step"] <= start]
+        self.losses = [row["loss"] for row in rows]
         if writes:
             with artifacts.atomic(path) as scratch:
                 scratch.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -26,6 +27,7 @@ class History:
     def add(self, row: dict[str, Any]) -> None:
         """Append a row."""
         self.last = f"loss {row['loss']:.4f}"
+        self.losses.append(row["loss"])
         if self.writes:
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")

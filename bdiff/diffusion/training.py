@@ -196,7 +196,7 @@ def fit(
             if companion:
                 companion.update(model, generator(seed, "update", step))
             window.append(torch.stack([value, norm]))
-            meter.advance(1, history.last)
+            meter.advance(1, history.last, history.losses)
 
             if looked:  # the device had a step to work on meanwhile
                 history.add(looked.row(config, total))

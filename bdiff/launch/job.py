@@ -182,6 +182,8 @@ def setup_logging(path: Path | None, level: int) -> None:
     """Log bdiff's lines from `level` to the terminal and, with a `path`, to that file, which also gets tracebacks."""
     rich = RichHandler(console=console, show_path=False, show_time=False, show_level=False)
     terminal = rich if console.is_terminal else logging.StreamHandler()
+    if console.quiet_progress:
+        terminal.setLevel(logging.WARNING)
     terminal.setFormatter(logging.Formatter("%(message)s"))
     handlers: list[logging.Handler] = [terminal]
     file_log.handlers[:] = [logging.NullHandler()]

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from bdiff.common.progress import console
@@ -81,6 +81,9 @@ class Board:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Show the jobs while the sweep runs: a live table, or a line per change if there is no terminal."""
+        if console.quiet_progress:
+            yield
+            return
         if console.is_terminal:
             with Live(get_renderable=self.view, console=console, refresh_per_second=2, transient=True):
                 yield
@@ -115,7 +118,7 @@ class Board:
         rows = self.rows()
         counts = Counter(row.state for row in rows)
         head = Text(", ".join(f"{count} {state}" for state, count in counts.items()), style="bold")
-        table = Table.grid(padding=(0, 2))
+        table = Table.grid(*(Column(no_wrap=True, overflow="ellipsis") for _ in range(4)), padding=(0, 2))
         ended = [row for row in rows if row.state not in (RUNNING, WAITING)]
         running = [row for row in rows if row.state == RUNNING]
         waiting = [row for row in rows if row.state == WAITING]
@@ -123,7 +126,7 @@ class Board:
             clock = "" if row.seconds is None or row.state == BEFORE else f"{row.seconds:.0f} s"
             style = STYLES.get(row.state, "")
             note = row.error or (last_line(row.log) if row.state == RUNNING else "")
-            table.add_row(Text(row.label), Text(row.state, style), clock, Text(note, "dim", overflow="ellipsis"))
+            table.add_row(Text(row.label), Text(row.state, style), clock, Text(note, "dim"))
         return Group(head, table)
 
     def close(self, terminal: Console) -> bool:

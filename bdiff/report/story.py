@@ -1,0 +1,121 @@
+"""What a finished run comes to, in a few lines: what was trained, whether its backdoor opens, and at what price."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Column, Table
+from rich.text import Text
+
+from bdiff.common.progress import sparkline
+from bdiff.diffusion.history import read_history
+from bdiff.report.runs import Run, read
+from bdiff.report.table import ERROR, shown
+from bdiff.store import artifacts
+
+DISTANCES = ("fid", "fid_classifier")
+#: what a clean model's distance depends on beside its own protocol; the trigger and the target are none of it
+SHARED = ("seed", "data", "model", "pretrain", "schedule", "train", "sampler", "sample")
+#: models other than the suspect that a run may measure
+OTHERS = {"repaired": "after the removal", "guarded": "under the sampling-time defense"}
+
+
+def told(lines: Mapping[str, str]) -> Table:
+    """Return a story as a table that wraps between words."""
+    table = Table.grid(Column(no_wrap=True, min_width=8), Column(overflow="fold"), padding=(0, 2, 0, 0))
+    for head, line in lines.items():
+        table.add_row(Text(head, "bold"), Text(line))
+    return table
+
+
+def story(run: Run) -> dict[str, str]:
+    """Return the lines of a finished run, by what they are about."""
+    lines = {
+        "trained": trained(run),
+        "ASR": success(run.metrics, run.record["protocol"]),
+        "leak": leak(run.metrics),
+        "distance": distance(run),
+        "audit": verdict(run.metrics),
+    }
+    for who, when in OTHERS.items():
+        if f"{who}/asr" in run.metrics:
+            lines[who] = f"ASR {with_margin('asr', run.metrics, who)} {when}"
+    return {head: line for head, line in lines.items() if line}
+
+
+def trained(run: Run) -> str:
+    """Return what was trained on what, for how long, with the course of its loss."""
+    attack, rate = run.value("attack"), run.value("attack.poison_rate")
+    what = f"a clean model on {run.value('data')}"
+    if rate:
+        pictures = f"{run.value('trigger')} -> {run.value('target')}"
+        what = f"{attack} on {run.value('data')}, {pictures}, {100 * rate:g} % poisoned"
+    rows = read_history(Path(run.record["history"]))
+    if not rows:
+        return f"{what}; no steps"
+    losses = [row["loss"] for row in rows]
+    reused = " (reused)" if "train" in run.record["reused"] else ""
+    steps = f"{rows[-1]['step']:,} steps in {run.record['seconds']['train']:,.0f} s{reused}"
+    return f"{what}; {steps}, loss {sparkline(losses)} {losses[-1]:.3g}"
+
+
+def success(metrics: Mapping[str, float], protocol: Mapping[str, Any]) -> str:
+    """Return the attack's success rate, and whether the sampler was expected to open the backdoor."""
+    name = next((name for name in ("asr", "class_asr") if f"suspect/{name}" in metrics), None)
+    if name is None:
+        return ""
+    count, expected = protocol[name]["count"], protocol[name].get("expected")
+    unexpected = "; this sampler was not expected to open it" if expected is False else ""
+    return f"{with_margin(name, metrics)} of {count} triggered samples show the target{unexpected}"
+
+
+def leak(metrics: Mapping[str, float]) -> str:
+    """Return the fraction of clean samples that show the target, beside the data's and the clean model's."""
+    value = metrics.get("suspect/false_trigger")
+    if value is None:
+        return ""
+    whose = {"clean": "a clean model", "data": "the data"}
+    beside = [f"{name} {metrics[key]:.3f}" for who, name in whose.items() if (key := f"{who}/false_trigger") in metrics]
+    return f"false_trigger {value:.3f} of clean samples{''.join(f'; {one}' for one in beside)}"
+
+
+def distance(run: Run) -> str:
+    """Return the distance of clean samples from the data, beside a clean model's or how to have it measured."""
+    name = next((name for name in DISTANCES if f"suspect/{name}" in run.metrics), None)
+    if name is None:
+        return ""
+    line = f"{name} {shown(name, run.metrics[f'suspect/{name}'])}"
+    if not run.value("attack.poison_rate"):
+        return f"{line}, of this clean model"
+    if clean := clean_run(run, name):
+        return f"{line}; a clean model's {shown(name, clean.metrics[f'suspect/{name}'])}"
+    return f"{line}; for a clean model's, the same command with attack=none"
+
+
+def clean_run(run: Run, name: str) -> Run | None:
+    """Return the newest run of a clean model, below the same outputs, whose distance can be held against this one's."""
+    places = Path(run.config["paths"]["outputs"])
+    found = [*places.glob("runs/*/*/metrics.json"), *places.glob("multiruns/*/*/*/metrics.json")]
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        record = artifacts.recall(path, dict[str, Any]())
+        clean = record.get("status") == "done" and record.get("choices", {}).get("attack") == "none"
+        if clean and record["protocol"].get(name) == run.record["protocol"].get(name):
+            other = read(path.parent)
+            if all(other.config.get(part) == run.config.get(part) for part in SHARED):
+                return other
+    return None
+
+
+def verdict(metrics: Mapping[str, float]) -> str:
+    """Return what a detection found."""
+    if "audit/score" not in metrics:
+        return ""
+    flagged = metrics.get("audit/flagged")
+    words = "no threshold holds here" if flagged is None else "flagged as backdoored" if flagged else "not flagged"
+    return f"score {metrics['audit/score']:.3g}: {words}"
+
+
+def with_margin(name: str, metrics: Mapping[str, float], who: str = "suspect") -> str:
+    """Return a fraction and its standard error."""
+    error = metrics.get(f"{who}/{name}{ERROR}")
+    return shown(name, metrics[f"{who}/{name}"]) + (f" (se {error:.3f})" if error else "")
