@@ -28,7 +28,8 @@ from bdiff.config.plugins import register
 from bdiff.config.sweeps import written_out
 from bdiff.config.words import normal, quoted
 from bdiff.launch.live_view import BEFORE, WAITING, Board
-from bdiff.launch.sweep import SWEEP, carry_out, ledger_of
+from bdiff.launch.place import SWEEP
+from bdiff.launch.sweep import carry_out, ledger_of
 from bdiff.report.options import settings_of, settings_table
 from bdiff.report.removal_table import removal_tables
 from bdiff.report.runs import JOBS, read
@@ -207,5 +208,7 @@ def closing(record: dict[str, Any]) -> None:
     for sheet in shield_tables(record["metrics"]) + removal_tables(record["metrics"]):
         out.print(boxed(sheet))
     out.print(told(story(read(Path(record["folder"])))))
-    page = Path(record["folder"]) / "report.html"
-    out.print(f"page      {page}" if page.exists() else f"folder    {record['folder']}", soft_wrap=True)
+    folder, here = Path(record["folder"]), Path.cwd()
+    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    page = (folder / "report.html").exists()
+    out.print(f"page      {shown / 'report.html'}" if page else f"folder    {shown}", soft_wrap=True)

@@ -19,7 +19,9 @@ from rich.logging import RichHandler
 from bdiff.common.errors import RequestError, RunError
 from bdiff.common.progress import console
 from bdiff.config.instantiate import make
+from bdiff.launch.place import SWEEP
 from bdiff.store import artifacts, provenance
+from bdiff.store.ledger import ASIDE
 from bdiff.store.threads import settle
 from bdiff.tracker.none import NoTracker
 
@@ -43,6 +45,13 @@ class Recorder(NoTracker):
 
     def picture(self, name: str, path: Path) -> None:
         self.tracker.picture(name, path)
+
+    def samples(self, kinds: Mapping[str, Any]) -> None:
+        self.tracker.samples(kinds)
+
+    def conclude(self, metrics: dict[str, float]) -> None:
+        self.log(metrics)
+        self.tracker.conclude(metrics)
 
 
 def hydra_job(config: DictConfig) -> dict[str, Any]:
@@ -117,11 +126,12 @@ def recorded(config: DictConfig, folder: Path, overrides: list[str], choices: di
         plain = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
         if main:
             save_config(folder, plain)
-        tracker.start(config.name, plain, folder)
+        group = "/".join(folder.absolute().parent.parts[-2:]) if SWEEP in os.environ else None
+        tracker.start(config.name, {**plain, "options": choices}, folder, group, attempts(plain))
         recorder = Recorder(folder / "progress.jsonl", tracker)
         record |= run_experiment(config, recorder, partial(shown, folder=folder / "figures", tracker=recorder))
         record["seconds"]["total"] = round(time.monotonic() - began, 3)
-        recorder.log(record["metrics"])
+        recorder.conclude(record["metrics"])
         leave("done")
         failed = False
     except KeyboardInterrupt:
@@ -140,6 +150,12 @@ def recorded(config: DictConfig, folder: Path, overrides: list[str], choices: di
         if main:
             page(folder)
     return record
+
+
+def attempts(plain: dict[str, Any]) -> Path:
+    """Return the file that belongs to all attempts at the run of a resolved config."""
+    key = artifacts.digest({name: value for name, value in plain.items() if name not in ASIDE})
+    return Path(plain["paths"]["outputs"]) / "attempts" / key
 
 
 def shown(figures: Mapping[str, Any], folder: Path, tracker: NoTracker) -> None:

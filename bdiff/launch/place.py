@@ -11,6 +11,9 @@ from pathlib import Path
 import filelock
 from omegaconf import DictConfig
 
+#: the sweep of a job, set by Hydra in the process of its launcher: <process number>-<time>
+SWEEP = "BDIFF_SWEEP"
+
 MOST = 8  # jobs on a GPU with sweep.jobs_per_gpu=auto
 BUSY = 0.7  # fraction of the time that a GPU computes, from which on it has no room for another job
 SETTLED = 60.0  # seconds after which a job's use of its GPU shows

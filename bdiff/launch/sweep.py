@@ -22,13 +22,10 @@ from omegaconf import DictConfig
 from bdiff.config.folders import SEARCHPATH
 from bdiff.config.rules import auto_or_count, one_of
 from bdiff.config.words import quoted
-from bdiff.launch.place import place
+from bdiff.launch.place import SWEEP, place
 from bdiff.launch.process import start
 from bdiff.store import artifacts
 from bdiff.store.ledger import DONE, FAILED, INTERRUPTED, Ledger, config_key
-
-#: the sweep of a job, set by Hydra in the process of its launcher: <process number>-<time>
-SWEEP = "BDIFF_SWEEP"
 
 INTERRUPTED_CODE = 130
 OUTPUT = "output.log"  # the output of a job's process, next to its run.log

@@ -12,12 +12,14 @@ from bdiff.tracker.none import NoTracker
 
 
 def show(shown: Mapping[str, result.Figure], folder: Path, tracker: NoTracker) -> None:
-    """Write figures by name into `folder`, and pass those that are more than plain images to the tracker."""
+    """Write figures by name into `folder`, and pass them to the tracker: sheets of plain images as samples."""
     for name, figure in shown.items():
         path = folder / f"{name.replace(' ', '_')}.png"
         draw(figure, path)
         if not isinstance(figure, result.Picture | result.Sheet):
             tracker.picture(name, path)
+    if sheets := {name: figure.images for name, figure in shown.items() if isinstance(figure, result.Sheet)}:
+        tracker.samples(sheets)
 
 
 @singledispatch

@@ -32,7 +32,7 @@ def story(run: Run) -> dict[str, str]:
     """Return the lines of a finished run, by what they are about."""
     lines = {
         "trained": trained(run),
-        "ASR": success(run.metrics, run.record["protocol"]),
+        "ASR": success(run),
         "leak": leak(run.metrics),
         "distance": distance(run),
         "audit": verdict(run.metrics),
@@ -59,14 +59,15 @@ def trained(run: Run) -> str:
     return f"{what}; {steps}, loss {sparkline(losses)} {losses[-1]:.3g}"
 
 
-def success(metrics: Mapping[str, float], protocol: Mapping[str, Any]) -> str:
+def success(run: Run) -> str:
     """Return the attack's success rate, and whether the sampler was expected to open the backdoor."""
+    metrics, protocol = run.metrics, run.record["protocol"]
     name = next((name for name in ("asr", "class_asr") if f"suspect/{name}" in metrics), None)
     if name is None:
         return ""
-    count, expected = protocol[name]["count"], protocol[name].get("expected")
-    unexpected = "; this sampler was not expected to open it" if expected is False else ""
-    return f"{with_margin(name, metrics)} of {count} triggered samples show the target{unexpected}"
+    unexpected = run.value("attack.poison_rate") and protocol[name].get("expected") is False
+    note = "; this sampler was not expected to open it" if unexpected else ""
+    return f"{with_margin(name, metrics)} of {protocol[name]['count']} triggered samples show the target{note}"
 
 
 def leak(metrics: Mapping[str, float]) -> str:

@@ -4,21 +4,32 @@ wandb runs in a separate process (wandb_process.py): importing it and opening a 
 run, a host that does not answer blocks nothing, and a run that is killed is still closed, as a failed one.
 """
 
+import base64
+import io
 import json
 import logging
 import os
+import secrets
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from PIL import Image
 
 from bdiff.config.rules import one_of
+from bdiff.store import artifacts
 from bdiff.tracker.none import NoTracker
 from bdiff.tracker.wandb_process import DONE
 
+if TYPE_CHECKING:  # a run starts wandb's process before it imports torch
+    from torch import Tensor
+
 log = logging.getLogger(__name__)
 
+ROWS = 16  # of a table of samples
 MODES = ("auto", "online", "offline", "disabled")
 PATIENCE = 10  # seconds that a finished run waits for wandb at most, e.g. for an unreachable host
 
@@ -30,7 +41,7 @@ class WandbTracker(NoTracker):
         self,
         project: Annotated[str, "wandb's project"],
         entity: Annotated[str | None, "wandb's user or team; null for the user's own"],
-        group: Annotated[str | None, "wandb's group of runs"],
+        group: Annotated[str | None, "wandb's group of runs; null: the jobs of a sweep are one"],
         mode: Annotated[str, one_of(*MODES), "auto is online if the user is logged in, else offline"],
         tags: Annotated[list[str], "wandb's tags"],
     ):
@@ -38,6 +49,7 @@ class WandbTracker(NoTracker):
         self.mode = os.environ.get("WANDB_MODE", mode) if mode == "auto" else mode
         self.process: subprocess.Popen[str] | None = None
         self.reader: threading.Thread | None = None
+        self.attempts: Path | None = None
 
     def prepare(self) -> None:
         """Start wandb's process, in a session of its own, so that Ctrl-C reaches only the run, which then closes it."""
@@ -55,9 +67,21 @@ class WandbTracker(NoTracker):
         self.reader = threading.Thread(target=relay, args=(self.process,), daemon=True)
         self.reader.start()
 
-    def start(self, name: str, config: dict[str, Any], folder: Path) -> None:
-        """Open the run; its files are in `folder`/wandb."""
+    def start(
+        self,
+        name: str,
+        config: dict[str, Any],
+        folder: Path,
+        group: str | None = None,
+        attempts: Path | None = None,
+    ) -> None:
+        """Open the run, or go on with the one of an earlier attempt; its files are in `folder`/wandb."""
+        if self.process is None:
+            return
         options = {**self.options, "name": name, "job_type": "run", "config": config, "dir": str(folder.absolute())}
+        options["group"] = self.options["group"] or group
+        if attempts:
+            self.attempts, options["id"] = attempts, shared_id(attempts)
         self._send("start", mode=self.mode, options=options)
 
     def log(self, values: dict[str, Any], step: int | None = None) -> None:
@@ -68,8 +92,22 @@ class WandbTracker(NoTracker):
         """Record an image file."""
         self._send("picture", name=name, path=str(path.absolute()))
 
+    def samples(self, kinds: "Mapping[str, Tensor]") -> None:
+        """Record the first images of each kind as a table with a row for each."""
+        if self.process is None:
+            return
+        count = min(ROWS, *map(len, kinds.values()))
+        rows = [[encoded(images[row]) for images in kinds.values()] for row in range(count)]
+        self._send("samples", kinds=[*kinds], rows=rows)
+
+    def conclude(self, metrics: dict[str, float]) -> None:
+        """Set the run's summary."""
+        self._send("conclude", metrics=metrics)
+
     def finish(self, failed: bool) -> None:
         """Close the run; an exit code of 1 marks a failed one. Returns when all is written, or after `PATIENCE`."""
+        if self.attempts and not failed:
+            self.attempts.unlink(missing_ok=True)
         self._send("finish", exit_code=int(failed))
         if self.process is None or self.reader is None:
             return
@@ -89,6 +127,22 @@ class WandbTracker(NoTracker):
         except OSError:
             log.debug("wandb's process has ended")
             self.process.stdin = None
+
+
+def shared_id(attempts: Path) -> str:
+    """Return the id of the run in the file `attempts`, or write a new one there."""
+    if not attempts.exists():
+        attempts.parent.mkdir(parents=True, exist_ok=True)
+        with artifacts.atomic(attempts) as scratch:
+            scratch.write_text(secrets.token_hex(4))
+    return attempts.read_text()
+
+
+def encoded(image: "Tensor") -> str:
+    """Return an image, uint8 (C,H,W), as a PNG in base64."""
+    file = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(file, format="png")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def relay(process: subprocess.Popen[str]) -> None:

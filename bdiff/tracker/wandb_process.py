@@ -3,7 +3,10 @@
 `python -m bdiff.tracker.wandb_process`. The end of its input closes the run, as a failed one by default.
 """
 
+import base64
+import io
 import json
+import os
 import queue
 import sys
 import threading
@@ -30,6 +33,10 @@ def main() -> None:
                     run.log(values)
                 case {"do": "picture", "name": name, "path": path}:
                     run.log({name: wandb.Image(path)})
+                case {"do": "samples", "kinds": kinds, "rows": rows}:
+                    run.log({f"samples/{'_'.join(kinds)}".replace(" ", "_"): table(kinds, rows)})
+                case {"do": "conclude", "metrics": metrics}:
+                    run.summary.update(metrics)
                 case {"do": "finish", "exit_code": exit_code}:
                     break
     except ImportError as error:
@@ -54,15 +61,28 @@ def opened(mode: str, options: dict[str, Any]) -> Any:
 
     if mode == "auto":
         mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+    # wandb stages the images of tables there until they are sent, by default in a folder of the user's own
+    os.environ.setdefault("WANDB_DATA_DIR", f"{options['dir']}/wandb")
     settings = wandb.Settings(console="off", init_timeout=TIMEOUT)
     if mode == "online":
         say("INFO", f"this run goes online, to project {options['project']} at {wandb.setup().settings.base_url}")
         try:
-            return wandb.init(**options, mode="online", settings=settings)
+            return wandb.init(**options, mode="online", resume="allow", settings=settings)
         except wandb.Error as error:
             say("WARNING", f"cannot go online ({error})")
-    say("INFO", f"this run is kept offline, in {options['dir']}/wandb; `wandb sync` sends it")
+    say("INFO", f"this run is kept offline; to send it: wandb sync {options['dir']}/wandb/offline-run-*")
     return wandb.init(**options, mode="offline", settings=settings)
+
+
+def table(kinds: list[str], rows: list[list[str]]) -> Any:
+    """Return wandb's table of images, each a PNG in base64."""
+    import wandb
+    from PIL import Image
+
+    def image(text: str) -> Any:
+        return wandb.Image(Image.open(io.BytesIO(base64.b64decode(text))))
+
+    return wandb.Table(["index", *kinds], [[index, *map(image, row)] for index, row in enumerate(rows)])
 
 
 def say(level: str, message: str = "") -> None:

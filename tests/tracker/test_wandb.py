@@ -11,14 +11,17 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from runs import carry_out
 from tiny import TINY
-from wandb_file import exit_code, history, read_back
+from wandb_file import artifact, exit_code, history, read_back, summary
 
+from bdiff.launch.place import SWEEP
 from bdiff.tracker.none import NoTracker
 from bdiff.tracker.wandb import WandbTracker
 
+GREY = torch.full((2, 1, 8, 8), 7, dtype=torch.uint8)
 #: tiny runs as a user starts them, with the default tracker
 DEFAULT = [word for word in TINY if word != "tracker=none"]
 
@@ -34,7 +37,7 @@ def nobody(monkeypatch, tmp_path):
 @pytest.fixture
 def tracker(nobody, caplog):
     caplog.set_level(logging.INFO, "bdiff")
-    return WandbTracker(project="bdiff", entity=None, group="a-group", mode="auto", tags=["t"])
+    return WandbTracker(project="bdiff", entity=None, group=None, mode="auto", tags=["t"])
 
 
 def warnings(caplog) -> list[str]:
@@ -45,16 +48,19 @@ def test_an_offline_run_can_be_read_back(tracker, tmp_path, caplog):
     picture = tmp_path / "grid.png"
     Image.new("RGB", (4, 4)).save(picture)
     tracker.prepare()
-    tracker.start("a-name", {"seed": 0, "train": {"lr": 0.1}}, tmp_path)
+    tracker.start("a-name", {"seed": 0, "train": {"lr": 0.1}}, tmp_path, group="a-sweep")
     tracker.log({"train/loss": 0.5}, step=10)
     tracker.picture("overview", picture)
+    tracker.samples({"clean": torch.zeros(3, 3, 8, 8, dtype=torch.uint8), "triggered": GREY})
     tracker.log({"suspect/asr": 0.75})
+    tracker.conclude({"suspect/asr": 0.75, "suspect/mse": 0.01})
     tracker.finish(failed=False)
     assert not warnings(caplog)
-    assert f"wandb: this run is kept offline, in {tmp_path}/wandb; `wandb sync` sends it" in caplog.messages
+    (left,) = tmp_path.glob("wandb/offline-run-*")
+    assert f"wandb: this run is kept offline; to send it: wandb sync {left.parent}/offline-run-*" in caplog.messages
     records = read_back(tmp_path, patience=0)  # finish waits until all is written
     run = next(record.run for record in records if record.HasField("run"))
-    assert (run.display_name, run.run_group, run.job_type, run.project) == ("a-name", "a-group", "run", "bdiff")
+    assert (run.display_name, run.run_group, run.job_type, run.project) == ("a-name", "a-sweep", "run", "bdiff")
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert config["train"] == {"lr": 0.1}
     logged = {name: value for row in history(records) for name, value in row.items()}
@@ -62,7 +68,29 @@ def test_an_offline_run_can_be_read_back(tracker, tmp_path, caplog):
     assert logged["train/step"] == 10
     assert logged["suspect/asr"] == 0.75
     assert logged["overview/_type"] == "image-file"
+    assert summary(records).items() >= {"suspect/asr": 0.75, "suspect/mse": 0.01}.items()
+    assert logged["samples/clean_triggered/_type"] == "table-file"
+    staged = {name: path for name, path in artifact(records).items() if path.is_relative_to(tmp_path)}
+    table = json.loads(staged["samples/clean_triggered.table.json"].read_text())
+    assert table["columns"] == ["index", "clean", "triggered"] and [row[0] for row in table["data"]] == [0, 1]
+    with Image.open(staged[table["data"][1][2]["path"]]) as shown:
+        assert shown.size == (8, 8) and shown.convert("L").getextrema() == (7, 7)
     assert exit_code(records) == 0
+
+
+def test_attempts_at_a_run_share_its_id_until_one_succeeds(tmp_path, nobody):
+    ids = []
+    for number, failed in enumerate((True, False, False)):
+        tracker = WandbTracker(project="bdiff", entity=None, group="mine", mode="offline", tags=[])
+        tracker.prepare()
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        tracker.start("a-name", {}, folder, group="a sweep", attempts=tmp_path / "attempts" / "key")
+        tracker.finish(failed)
+        run = next(record.run for record in read_back(folder) if record.HasField("run"))
+        assert run.run_group == "mine"
+        ids.append(run.run_id)
+    assert ids[0] == ids[1] != ids[2]
 
 
 def test_a_failed_run_is_closed_as_one(tracker, tmp_path, caplog):
@@ -127,19 +155,26 @@ def test_a_host_that_does_not_answer_costs_seconds_and_the_run_is_kept(tracker, 
     assert {"suspect/asr": 0.75}.items() <= history(read_back(tmp_path))[-1].items()
 
 
-def test_the_default_run_is_tracked_offline_in_its_own_folder(home, tmp_path):
+def test_the_default_run_is_tracked_offline_in_its_own_folder(home, tmp_path, monkeypatch):
     code, record = carry_out(home, "tracked", *DEFAULT)
     assert code == 0
     records = read_back(home / "tracked", patience=0)
     assert exit_code(records) == 0
-    last = history(records)[-1]
-    names = {f"suspect/{name}" for name in ("asr", "mse", "fid_classifier")}
-    assert {name: last[name] for name in names} == {name: record["metrics"][name] for name in names}
+    assert {"suspect/asr", "suspect/mse", "suspect/fid_classifier"} <= {*record["metrics"]}
+    assert record["metrics"].items() <= summary(records).items()
+    run = next(record.run for record in records if record.HasField("run"))
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert config["options"] == record["choices"] and config["attack"]["poison_rate"] == 0.1 and not run.run_group
+    assert any("samples/clean_triggered/_type" in row for row in history(records))
+    assert not any((home / "outputs" / "attempts").iterdir())
     assert any("train/loss" in row for row in history(records))
     assert "wandb: this run is kept offline" in (home / "tracked" / "run.log").read_text()
+    monkeypatch.setenv(SWEEP, "1-1")
     code, again = carry_out(home, "tracked", *DEFAULT)  # the folder belongs to the second run alone
     assert code == 0 and again["reused"]
-    assert exit_code(read_back(home / "tracked", patience=0)) == 0
+    records = read_back(home / "tracked", patience=0)
+    run = next(record.run for record in records if record.HasField("run"))
+    assert exit_code(records) == 0 and run.run_group == "/".join(home.parts[-2:])
 
 
 @pytest.mark.slow
@@ -175,7 +210,9 @@ def test_twelve_jobs_of_a_sweep_are_twelve_runs(tmp_path):
     for folder in folders:
         records = read_back(folder)
         metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
-        assert exit_code(records) == 0 and history(records)[-1]["suspect/mse"] == metrics["suspect/mse"]
+        run = next(record.run for record in records if record.HasField("run"))
+        assert exit_code(records) == 0 and run.run_group == f"{tmp_path.name}/sweep"
+        assert summary(records)["suspect/mse"] == metrics["suspect/mse"]
 
 
 def test_no_tracker_does_nothing(tmp_path):
@@ -183,6 +220,8 @@ def test_no_tracker_does_nothing(tmp_path):
     tracker.prepare()
     tracker.start("a-name", {"seed": 0}, tmp_path)
     tracker.log({"a": 1}, 3)
+    tracker.samples({"clean": GREY})
+    tracker.conclude({"a": 1.0})
     tracker.picture("b", tmp_path / "missing.png")
     tracker.finish(failed=True)
     assert list(tmp_path.iterdir()) == []

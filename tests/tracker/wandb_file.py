@@ -46,6 +46,18 @@ def history(records: list[Record]) -> list[dict[str, Any]]:
     return [{item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in row} for row in rows]
 
 
+def summary(records: list[Record]) -> dict[str, Any]:
+    """What the run's summary was set to."""
+    items = [item for record in records if record.HasField("summary") for item in record.summary.update]
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def artifact(records: list[Record]) -> dict[str, Path]:
+    """The files of the run's artifacts, by their names there, where `wandb sync` reads them."""
+    found = [entry for record in records if record.HasField("artifact") for entry in record.artifact.manifest.contents]
+    return {entry.path: Path(entry.local_path) for entry in found}
+
+
 def exit_code(records: list[Record]) -> int:
     """With which the run was closed."""
     return next(record.exit.exit_code for record in records if record.HasField("exit"))
