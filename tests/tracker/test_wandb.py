@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,19 +79,17 @@ def test_an_offline_run_can_be_read_back(tracker, tmp_path, caplog):
     assert exit_code(records) == 0
 
 
-def test_attempts_at_a_run_share_its_id_until_one_succeeds(tmp_path, nobody):
-    ids = []
-    for number, failed in enumerate((True, False, False)):
+def test_attempts_at_a_run_share_its_id_until_one_succeeds(tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr(WandbTracker, "_send", lambda self, what, **about: sent.append((what, about)))
+    for failed in (True, False, False):
         tracker = WandbTracker(project="bdiff", entity=None, group="mine", mode="offline", tags=[])
-        tracker.prepare()
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        tracker.start("a-name", {}, folder, group="a sweep", attempts=tmp_path / "attempts" / "key")
+        tracker.process = SimpleNamespace()  # which is sent nothing here
+        tracker.start("a-name", {}, tmp_path, group="a sweep", attempts=tmp_path / "attempts" / "key")
         tracker.finish(failed)
-        run = next(record.run for record in read_back(folder) if record.HasField("run"))
-        assert run.run_group == "mine"
-        ids.append(run.run_id)
-    assert ids[0] == ids[1] != ids[2]
+    options = [about["options"] for what, about in sent if what == "start"]
+    first, second, other = (one["id"] for one in options)
+    assert first == second != other and {one["group"] for one in options} == {"mine"}
 
 
 def test_a_failed_run_is_closed_as_one(tracker, tmp_path, caplog):
@@ -196,6 +195,9 @@ def test_an_interrupted_run_is_closed_as_a_failed_one(sign, tmp_path):
     records = read_back(tmp_path / "here")
     assert exit_code(records) == 1
     assert any("train/loss" in row for row in history(records))
+    run = next(record.run for record in records if record.HasField("run"))
+    (attempts,) = (tmp_path / "outputs" / "attempts").iterdir()
+    assert attempts.read_text() == run.run_id  # under which the same command goes on
 
 
 @pytest.mark.slow
