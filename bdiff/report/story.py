@@ -9,7 +9,7 @@ from rich.text import Text
 
 from bdiff.common.progress import sparkline
 from bdiff.diffusion.history import read_history
-from bdiff.report.runs import Run, read
+from bdiff.report.runs import Run, readable
 from bdiff.report.table import ERROR, shown
 from bdiff.store import artifacts
 
@@ -100,9 +100,9 @@ def clean_run(run: Run, name: str) -> Run | None:
     for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         record = artifacts.recall(path, dict[str, Any]())
         clean = record.get("status") == "done" and record.get("choices", {}).get("attack") == "none"
-        if clean and record["protocol"].get(name) == run.record["protocol"].get(name):
-            other = read(path.parent)
-            if all(other.config.get(part) == run.config.get(part) for part in SHARED):
+        if clean and record.get("protocol", {}).get(name) == run.record["protocol"].get(name):
+            other = readable(path.parent)
+            if other and all(other.config.get(part) == run.config.get(part) for part in SHARED):
                 return other
     return None
 
