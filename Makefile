@@ -11,6 +11,12 @@ OUT ?= outputs/gpu-out
 DATA ?=
 GPU ?=
 
+# make matrix: how many seeds, and of the poison rates 0.1, 0.05 and 0.01, are run. With 2 of each it is the long form.
+SEEDS ?= 1
+RATES ?= 1
+comma := ,
+first = $(subst $(eval) ,$(comma),$(wordlist 1,$(1),$(2)))
+
 # make photos takes DATA too; further options of its jobs.
 PHOTOS ?=
 
@@ -27,7 +33,7 @@ CUDA_TESTS = $(sort $(shell grep -rl 'mark.cuda' tests --include='test_*.py'))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo tables table-baddiffusion table-clipping table-published zoo table-amplify table-attacks \
-	table-cost table-diff2 table-diff2-variants table-diff2-transfer site photos test test-slow test-cuda bench gpu check \
+	table-cost table-diff2 table-diff2-variants table-diff2-transfer matrix site photos test test-slow test-cuda bench gpu check \
 	format constraints clean
 
 help:  ## list the targets
@@ -79,6 +85,10 @@ table-diff2-transfer: $(READY)  ## on the digits: two surrogates by two victims 
 
 site: $(READY)  ## leaderboards of all runs in outputs/ as a static site, outputs/site; RESULTS=<JSONs from elsewhere>
 	$(BIN)/bdiff report outputs --site outputs/site $(if $(RESULTS),--results $(RESULTS))
+
+matrix: $(READY)  ## every attack against every defense, as tables and a site; SEEDS=2 RATES=2 is the long form
+	$(BIN)/bdiff table matrix --profile $(PROFILE) $(RUN) seed=$(call first,$(SEEDS),0 1 2 3 4) \
+		attack.poison_rate=$(call first,$(RATES),0.1 0.05 0.01)
 
 photos: PROFILE = small
 photos: $(READY)  ## attacks, detections and DIFF2 on CIFAR-10 (DATA=<zip>), about 4 hours on 2 cores; or PROFILE=paper

@@ -26,7 +26,7 @@ JOBS = {
     ("zoo", "paper"): 90, ("amplify", "digits"): 5, ("amplify", "paper"): 5, ("diff2-shields", "digits"): 8,
     ("diff2-shields", "paper"): 14, ("diff2-variants", "digits"): 22, ("diff2-transfer", "digits"): 32,
     ("attacks", "digits"): 60, ("cost", "digits"): 516,
-    ("photos", "small"): 37, ("photos", "paper"): 37,
+    ("photos", "small"): 37, ("photos", "paper"): 37, ("matrix", "digits"): 245,
 }  # fmt: skip
 
 
@@ -49,9 +49,19 @@ def test_every_job_of_a_table_is_a_sound_request(name, profile):
 @pytest.mark.parametrize(("name", "profile"), PROFILES)
 def test_a_table_names_every_sweep_beside_it(name, profile):
     table = table_of(name, profile)
-    files = {path.stem for path in (CONF / FOLDER / name / profile).glob("*.yaml")} - {"base"}
+    files = {path.stem for path in (CONF / FOLDER / name / profile).glob("*.yaml") if not path.stem.startswith("base")}
     assert {option.rpartition("/")[2] for option in table.sweeps} == files
-    assert all(view[0] in ("table", "zoo", "shields", "attacks", "cost") for view in table.views)
+    assert all(view[0] in ("table", "zoo", "shields", "attacks", "cost", "report") for view in table.views)
+
+
+def test_an_option_of_run_passes_a_sweep_by_that_lacks_its_key():
+    found = requests(table_of("matrix"), ["seed=0,1", "attack.poison_rate=0.1,0.05", "train.steps=3"])
+    given = {
+        next(word for word in words if word.startswith("experiment=")).rpartition("/")[2]: words for words in found
+    }
+    assert {name for name, words in given.items() if "seed=0,1" not in words} == {"clean"}
+    assert {name for name, words in given.items() if "attack.poison_rate=0.1,0.05" not in words} == {"clean", "shields"}
+    assert all("train.steps=3" in words for words in found)
 
 
 def test_a_tables_first_profile_is_its_default_and_its_views_use_words_of_the_profile():

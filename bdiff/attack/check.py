@@ -24,6 +24,13 @@ def villandiffusion_problems(config: DictConfig, place: str) -> list[str]:
     return problems
 
 
+def adaptive_problems(config: DictConfig, place: str) -> list[str]:
+    """Return what is wrong with the defenses that an attack is said to be made against: names of none."""
+    options = [*group_options()["defense"]]
+    names = OmegaConf.select(config, place).adaptive_to
+    return [f"{place}.adaptive_to: {name} {nearest(name, options)}" for name in names if name not in options]
+
+
 def trojdiff_problems(config: DictConfig, key: str) -> list[str]:
     """Return what is wrong with TrojDiff's foreign data, and with a sampler that its gamma rules out."""
     return foreign_problems(config, key) + noise_problems(config, key)

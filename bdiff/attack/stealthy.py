@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bdiff.attack.affine import AffineAttack
+from bdiff.attack.settings import AttackSettings
 from bdiff.config.rules import fraction, open_fraction
 from bdiff.trigger.base import Trigger
 
@@ -25,6 +26,9 @@ class Stealthy(AffineAttack):
         poison_rate: rows of the target that are added, as a fraction of the clean ones.
         strength: b, in (0,1); the scale of the noise is sqrt(1 - b^2).
     """
+
+    settings = AttackSettings
+    checks = ("bdiff.attack.check.adaptive_problems",)
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from bdiff.attack.additive import LawAttack
 from bdiff.attack.base import MODES, Parts
+from bdiff.attack.settings import AttackSettings
 from bdiff.config.rules import at_least, fraction, one_of, positive_fraction
 from bdiff.diffusion import path as paths
 from bdiff.diffusion.denoiser import Denoiser
@@ -32,6 +33,8 @@ class UIBDiffusion(LawAttack):
         learn: steps of `update_trigger`.
     """
 
+    settings = AttackSettings
+    checks = ("bdiff.attack.check.adaptive_problems",)
     needs_surrogate = True
     learns_on_model = False
     learn_reads = ("strength",)

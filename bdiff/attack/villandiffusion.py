@@ -8,6 +8,7 @@ from torch import Tensor
 from bdiff.attack.additive import LawAttack
 from bdiff.attack.base import MODES
 from bdiff.attack.check import LAWS
+from bdiff.attack.settings import AttackSettings
 from bdiff.config.rules import at_least, fraction, one_of, one_or_some_of, pixel_value
 from bdiff.diffusion import path as paths
 from bdiff.diffusion.schedule import Schedule
@@ -34,7 +35,8 @@ class VillanDiffusion(LawAttack):
     Raises ValueError for invalid values.
     """
 
-    checks = ("bdiff.attack.check.villandiffusion_problems",)
+    settings = AttackSettings
+    checks = ("bdiff.attack.check.villandiffusion_problems", "bdiff.attack.check.adaptive_problems")
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from dataclasses import fields
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -48,6 +49,12 @@ def defaults(config: DictConfig) -> dict[str, Any]:
     found = [one for maker in makers for one in inspect.signature(maker).parameters.values()]
     values = {one.name: one.default for one in found if one.default is not one.empty}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def around(config: DictConfig) -> set[str]:
+    """Return the keys of a part's node that its `settings` declare, not its constructor."""
+    settings = getattr(get_class(config._target_), "settings", None)
+    return {field.name for field in fields(settings)} if settings else set()
 
 
 def foreign(key: str, target: Any) -> str | None:

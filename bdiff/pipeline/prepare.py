@@ -19,7 +19,7 @@ from bdiff.common.errors import RequestError
 from bdiff.common.pickles import first_line
 from bdiff.common.places import is_file
 from bdiff.common.spelling import nearest
-from bdiff.config.instantiate import defaults, make
+from bdiff.config.instantiate import around, defaults, make
 from bdiff.config.options import own_settings
 from bdiff.data.base import Images, TensorImages
 from bdiff.diffusion.check import TRAININGS
@@ -253,7 +253,8 @@ def attack(config: DictConfig, pictures: Pictures, data: Data, schedule: Schedul
     """Return the attack. Raises RequestError where it does not fit the data, the schedule or the rest."""
     images = data.images
     try:
-        made: Attack = make(config.attack, trigger=pictures.trigger, target=pictures.target)
+        own = OmegaConf.masked_copy(config.attack, [*without(config.attack, *around(config.attack))])
+        made: Attack = make(own, trigger=pictures.trigger, target=pictures.target)
         made.read_data(images, data.foreign.images if data.foreign else None)
         made.check(schedule)
         made.check_rows(images.labels)

@@ -1,12 +1,12 @@
 """What the stages make of conf/defense: the method, and what it may see of a model."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from bdiff.config import instantiate
 from bdiff.config.instantiate import defaults, make
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.schedule import Schedule
@@ -54,5 +54,4 @@ def settled(config: DictConfig) -> dict[str, Any]:
 
 def around(config: DictConfig) -> set[str]:
     """Return the keys of a node of conf/defense that the pipeline reads: those of its role, and what comes after it."""
-    settings = getattr(get_class(config._target_), "settings", None)
-    return {"removal"} | ({field.name for field in fields(settings)} if settings else set())
+    return {"removal"} | instantiate.around(config)

@@ -14,6 +14,7 @@ from bdiff.attack.base import Attack
 from bdiff.attack.none import NoAttack
 from bdiff.common.errors import RequestError
 from bdiff.common.seeds import seed_of
+from bdiff.config.instantiate import around
 from bdiff.data.base import Images
 from bdiff.data.joined import joined
 from bdiff.diffusion.denoiser import EPSILON, Denoiser
@@ -118,7 +119,7 @@ def learned(stages: Stages, stage: Stage, attack: Attack) -> dict[str, Tensor]:
 def attack_key(attack: Attack, settings: DictConfig) -> dict[str, Any]:
     """Return what a training's key says of an attack with the `settings` of conf/attack."""
     # What is learned is the trigger, which has its own part of the key, and of foreign data the images count.
-    parts = without(settings, "learn", "foreign", "foreign_path")
+    parts = without(settings, "learn", "foreign", "foreign_path", *around(settings))
     others = {"others": attack.others.fingerprint} if attack.others is not None else {}
     return parts | others | ({"version": attack.version} if attack.version > 1 else {})
 
