@@ -55,10 +55,9 @@ def test_a_table_names_every_sweep_beside_it(name, profile):
 
 
 def test_an_option_of_run_passes_a_sweep_by_that_lacks_its_key():
-    found = requests(table_of("matrix"), ["seed=0,1", "attack.poison_rate=0.1,0.05", "train.steps=3"])
-    given = {
-        next(word for word in words if word.startswith("experiment=")).rpartition("/")[2]: words for words in found
-    }
+    table = table_of("matrix")
+    found = requests(table, ["seed=0,1", "attack.poison_rate=0.1,0.05", "train.steps=3"])
+    given = {name.rpartition("/")[2]: words for name, words in zip(table.sweeps, found, strict=True)}
     assert {name for name, words in given.items() if "seed=0,1" not in words} == {"clean"}
     assert {name for name, words in given.items() if "attack.poison_rate=0.1,0.05" not in words} == {"clean", "shields"}
     assert all("train.steps=3" in words for words in found)
