@@ -34,7 +34,7 @@ CUDA_TESTS = $(sort $(shell grep -rl 'mark.cuda' tests --include='test_*.py'))
 .DEFAULT_GOAL := help
 .PHONY: help setup demo tables table-baddiffusion table-clipping table-published zoo table-amplify table-attacks \
 	table-cost table-diff2 table-diff2-variants table-diff2-transfer matrix site photos test test-slow test-cuda bench gpu check \
-	format constraints clean
+	docs format constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -110,10 +110,13 @@ bench: $(READY)  ## how fast the loops are, beside the bare network and what one
 gpu:  ## tests and benchmarks on a GPU machine, within MINUTES (DATA=CIFAR-10); installs nothing
 	$(PYTHON) scripts/gpu.py --minutes $(MINUTES) --out $(OUT) $(if $(DATA),--data $(DATA)) $(GPU)
 
-check: $(READY)  ## lint, format and types
+check: $(READY) docs  ## lint, format, types, and the docs
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: $(READY)  ## the site of docs/, as build/docs/index.html; a broken link or any other warning is an error
+	$(BIN)/sphinx-build --quiet --fresh-env --nitpicky --fail-on-warning --keep-going -d build/doctrees docs build/docs
 
 format: $(READY)  ## fix what the linter and the formatter can
 	$(BIN)/ruff check --fix

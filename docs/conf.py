@@ -1,0 +1,11 @@
+"""How `make docs` builds this folder as a site: strictly, and so that its pages load nothing from the network."""
+
+import bdiff
+
+project, release = "bdiff", bdiff.__version__
+extensions = ["myst_parser"]
+myst_heading_anchors = 3  # levels of headings that links can name, as on code hosts
+highlight_language = "text"
+html_theme = "furo"
+html_title = f"bdiff {release}"
+html_copy_source = html_show_copyright = html_use_index = False
