@@ -188,9 +188,13 @@ def test_runs_that_need_nothing_are_carried_out(page, clone, tmp_path):
         chosen = [first_value(word) for word in words if "=" in word and not word.startswith("hydra")]
         chosen = [word for word in chosen if "." not in word.partition("=")[0]]
         options = dict(word.split("=") for word in chosen)
-        small = [*TINY, *ATTACKS.get(options.get("attack"), []), *DEFENSES.get(options.get("defense"), [])]
+        small = [*DEFENSES.get(options.get("defense"), []), *ATTACKS.get(options.get("attack"), [])]
         small += OTHERS["an amplified trigger"] if "amplify" in options else []
-        settings = {word.partition("=")[0]: word for word in small if word.partition("=")[0] not in options}
+        small += ["pretrain.train.steps=2", "pretrain.train.batch_size=8"] if "pretrain" in options else []
+        if options.get("attack") == "none":  # a shield's smallest run is one against an attack
+            small = [word for word in small if not word.startswith("attack")]
+        small = [word for word in [*TINY, "sample.steps=4", *small] if word.partition("=")[0] not in options]
+        settings = {word.partition("=")[0]: word for word in small}
         code = cli.command(["run", *chosen, *settings.values(), f"paths.outputs={tmp_path}", f"paths.cache={tmp_path}"])
         assert code == 0, words
 
