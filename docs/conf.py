@@ -9,3 +9,5 @@ highlight_language = "text"
 html_theme = "furo"
 html_title = f"bdiff {release}"
 html_copy_source = html_show_copyright = html_use_index = False
+html_static_path = ["_static"]
+html_js_files = ["site.js"]
