@@ -90,10 +90,15 @@ WRONG = [
     ("run metric.fid.protocol=bddiffusion", "metric.fid.protocol=bddiffusion is not known", "baddiffusion?"),
     ("run metric/fid=none metric.fid.protocol=bdiff", "not known with metric/fid=none", "classifier or inception"),
     ("run metric.fid.reference=x.npz", "not known with metric/fid=classifier", "belongs to metric/fid=inception"),
-    ("run defense=nosuch", "defense=nosuch is not known", "anp, ", "clipping, elijah", "purediffusion"),
+    ("run defense=nosuch", "defense=nosuch is not known", "anp, ", "clipping, diff_cleanse", "purediffusion"),
     ("run amplify=nosuch", "amplify=nosuch is not known", "none, purediffusion"),
     ("run defense=elijah defense.steps=0", "defense.steps=0 must be at least 1"),
-    ("run defense=purediffusion defense.law=nosuch", "defense.law=nosuch is not known", "ancestral, ode", "a number"),
+    (
+        "run defense=purediffusion defense.law=nosuch",
+        "defense.law=nosuch is not known",
+        "ancestral, each, ode",
+        "a number",
+    ),
     (
         "run defense=purediffusion defense.timesteps=[0.2,0.5]",
         "[0.2, 0.5] must be decreasing fractions",
@@ -330,7 +335,7 @@ def test_an_answer_comes_at_once(line, code, no_torch, tmp_path):
 #: more of them, of which it is enough that they are found wrong
 WRONG_DEFENSES = [
     ("defense/removal=nosuch", "defense/removal=nosuch is not known", "digits, elijah"),
-    ("defense.steps=5", "not known with defense=none", "belongs to defense=elijah or"),
+    ("defense.steps=5", "not known with defense=none", "belongs to defense=diff_cleanse or elijah or"),
     ("defense=terd defense.law=ode", "not known with defense=terd", "belongs to defense=purediffusion"),
     ("defense=elijah defense.threshold=low", "defense.threshold=low must be a number, auto or null"),
     ("defense=purediffusion defense.law=0", "defense.law=0 must be above 0"),

@@ -69,6 +69,8 @@ def test_any_attack_defense_and_dataset_go_together(attack, defense):
     assert len(DATASETS) <= min(len(ATTACKS), len(DEFENSES))
     data = DATASETS[(ATTACKS.index(attack) + DEFENSES.index(defense)) % len(DATASETS)]
     words = [f"attack={attack}", f"defense={defense}", f"data={data}"]
+    if defense == "weight_averaging":  # with what the suspect was not trained from
+        words += ["defense.clean=google/ddpm-cifar10-32"]
     if (attack, data) == ("trojdiff_out_d2d", "letters"):  # whose other data are these
         words += ["attack.foreign=digits"]
     assert len(jobs(words, multirun=False)) == 1

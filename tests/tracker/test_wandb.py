@@ -59,7 +59,7 @@ def test_an_offline_run_can_be_read_back(tracker, tmp_path, caplog):
     assert not warnings(caplog)
     (left,) = tmp_path.glob("wandb/offline-run-*")
     assert f"wandb: this run is kept offline; to send it: wandb sync {left.parent}/offline-run-*" in caplog.messages
-    records = read_back(tmp_path, patience=0)  # finish waits until all is written
+    records = read_back(tmp_path)
     run = next(record.run for record in records if record.HasField("run"))
     assert (run.display_name, run.run_group, run.job_type, run.project) == ("a-name", "a-sweep", "run", "bdiff")
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
