@@ -13,13 +13,13 @@ from bdiff.attack.base import Attack
 from bdiff.common.device import synchronize
 from bdiff.common.progress import Meter
 from bdiff.common.seeds import generator, seed_of
-from bdiff.defense.base import Facts, InputCheck, Inversion
+from bdiff.defense.base import Facts, InputCheck
 from bdiff.defense.check import LEAST, needed
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.mode import Work
 from bdiff.diffusion.noise import Noise
 from bdiff.metric.roc import auroc, rate_above, threshold_at
-from bdiff.pipeline.detect import invert
+from bdiff.pipeline.detect import inversion, invert
 from bdiff.pipeline.prepare import Pictures
 from bdiff.pipeline.result import Figure, ScoreHistogram, StageResult
 from bdiff.pipeline.stages import Stages, keep
@@ -101,10 +101,10 @@ def score(
 
     Returns the stage, and what was `scored`, `prepared` and `inverted` in evaluations of the network and seconds.
     """
-    inverted, trigger, spent = None, None, NOTHING
+    inverted, before, spent = None, None, NOTHING
     if check.needs_trigger:
         inverted, made = invert(stages, model, method(config.inversion), config.inversion, diffusion, seed)
-        trigger = stages.read(inverted.folder / "trigger.safetensors", "trigger", diffusion.shape)
+        before = inversion(stages, inverted, made, diffusion.shape)
         spent = {name: made.get(name, 0) for name in NOTHING}  # a plan knows neither
     stage = stages.stage(
         "inputs",
@@ -126,8 +126,7 @@ def score(
         if work:
             stages.settle(stage, suspect, Work(work, config.batch_size))
         found, clock = {}, Clock(suspect)
-        found_before = None if trigger is None else Inversion(trigger, [])  # whose curve is the detection's business
-        facts = check.prepare(suspect, found_before, seed_of(seed, "inputs", "prepare"), config.batch_size)
+        facts = check.prepare(suspect, before, seed_of(seed, "inputs", "prepare"), config.batch_size)
         prepared = clock.lap()
         with stages.meter("inputs", len(kinds) * config.count, "inputs") as meter:
             for kind, x in kinds.items():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bdiff.defense.base import Facts, InputCheck, Inversion, Suspect
+from bdiff.defense.detection.evidence import LEAST
 from bdiff.defense.settings import TriggerCheckSettings
 from bdiff.diffusion.noise import Noise
 
@@ -25,10 +26,10 @@ class TerdInput(InputCheck):
     needs_trigger = True
 
     def prepare(self, suspect: Suspect, inversion: Inversion | None, seed: int, batch_size: int) -> Facts:
-        """Return the inverted mu and a gamma of 1, (C,H,W) each; see `InputCheck.prepare`."""
+        """Return the inverted mu and gamma, 1 of an additive trigger, (C,H,W) each; see `InputCheck.prepare`."""
         assert inversion is not None
-        mu = inversion.trigger.to(suspect.device)
-        return {"mu": mu, "gamma": torch.ones_like(mu)}  # inversions of additive triggers have no scale of the noise
+        mu, gamma = inversion.trigger.to(suspect.device), inversion.gamma
+        return {"mu": mu, "gamma": torch.ones_like(mu) if gamma is None else gamma.to(mu).clamp(min=LEAST)}
 
     def score(self, x: Tensor, suspect: Suspect, noise: Noise, facts: Facts) -> Tensor:
         """Return the log-likelihood ratio (B,); see `InputCheck.score`."""
