@@ -105,7 +105,7 @@ class WandbTracker(NoTracker):
         self._send("conclude", metrics=metrics)
 
     def finish(self, failed: bool) -> None:
-        """Close the run; an exit code of 1 marks a failed one. Returns when wandb has taken all, or after `PATIENCE`."""
+        """Close the run; an exit code of 1 marks a failed one. Returns when it is taken, or after `PATIENCE`."""
         if self.attempts and not failed:
             self.attempts.unlink(missing_ok=True)
         self._send("finish", exit_code=int(failed))
