@@ -186,6 +186,7 @@ def test_a_server_that_cannot_start_is_told_of(here, monkeypatch, tmp_path):
     assert "ModuleNotFoundError" in job.path.read_text()
 
 
+@pytest.mark.slow
 def test_jobs_that_libraries_are_loaded_otherwise_for_get_another_server(here, monkeypatch):
     before = facts(here)["server"]
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")

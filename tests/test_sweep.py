@@ -63,7 +63,7 @@ def here(tmp_path, monkeypatch, request) -> Path:
     return tmp_path
 
 
-WAYS = pytest.mark.parametrize("here", ["new", "forked"], indirect=True)
+WAYS = pytest.mark.parametrize("here", [pytest.param("new", marks=pytest.mark.slow), "forked"], indirect=True)
 
 
 def attempts(here: Path) -> list[tuple[str, str]]:

@@ -354,6 +354,7 @@ def test_a_run_towards_a_class_is_measured_by_a_classifier(name, words, classifi
     assert (home / name / "figures" / "target.png").exists() and (home / name / "figures" / "triggered.png").exists()
 
 
+@pytest.mark.slow
 def test_a_run_again_from_its_folder_is_reused_and_other_foreign_data_train_anew(home):
     _, first = carry_out(home, "outputs/once", *RUN, "attack=trojdiff_out_d2d")
     assert cli.command(["rerun", f"{home}/outputs/once"]) == 0
