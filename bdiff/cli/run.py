@@ -34,7 +34,7 @@ from bdiff.report.options import settings_of, settings_table
 from bdiff.report.removal_table import removal_tables
 from bdiff.report.runs import JOBS, read
 from bdiff.report.shield_table import shield_tables
-from bdiff.report.story import story, told
+from bdiff.report.summary import summary, summary_table
 from bdiff.report.table import boxed, metrics_table
 from bdiff.store import artifacts
 from bdiff.store.ledger import config_key
@@ -207,7 +207,7 @@ def closing(record: dict[str, Any]) -> None:
     out.print(metrics_table(record))
     for sheet in shield_tables(record["metrics"]) + removal_tables(record["metrics"]):
         out.print(boxed(sheet))
-    out.print(told(story(read(Path(record["folder"])))))
+    out.print(summary_table(summary(read(Path(record["folder"])))))
     folder, here = Path(record["folder"]), Path.cwd()
     shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
     page = (folder / "report.html").exists()

@@ -75,6 +75,11 @@ class Detection(Defense):
         """The number of steps of `invert` in one process, each of which it reports to `watch`."""
 
     @property
+    def version(self) -> int:
+        """Of what `invert` does with the same settings; part of keys from 2 on."""
+        return 1
+
+    @property
     def starts(self) -> int:
         """The number of searches of `invert`, independent of each other; several are shared by `peers`."""
         return 1

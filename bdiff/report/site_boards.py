@@ -115,6 +115,16 @@ def success(who: str, of: str, better: str) -> tuple[Measure, ...]:
     )  # fmt: skip
 
 
+def defended(who: str, when: str, otherwise: str) -> tuple[Measure, ...]:
+    """Return what the samples of a model `when` it is defended say, beside those `otherwise`."""
+    return (
+        *success(who, when, "lower"),
+        Measure("distance ratio", (), f"Fréchet distance of clean samples to the data {when}, over that {otherwise}; 1 "
+                "is no loss.", "lower", False, ratio(who, "suspect")),
+        Measure("ASR before", ("suspect/asr", "suspect/class_asr"), f"Attack success rate {otherwise}."),
+    )  # fmt: skip
+
+
 BOARDS = {
     "attacks": Board(
         "none", "Attacks", "How often each attack opens its backdoor, under each sampler, without a defense.",
@@ -161,10 +171,7 @@ BOARDS = {
         "removal", "Removals", "What is left of the backdoor after a removal, and what the model pays for it.",
         "defender", "removal", ("defense",),
         (
-            *success("repaired", "after the removal", "lower"),
-            Measure("distance ratio", (), "Fréchet distance of clean samples to the data after the removal, over that "
-                    "before it; 1 is no loss.", "lower", False, ratio("repaired", "suspect")),
-            Measure("ASR before", ("suspect/asr", "suspect/class_asr"), "Attack success rate before the removal."),
+            *defended("repaired", "after the removal", "before it"),
         ),
         "bdiff run -m attack=... defense=anp,finetune",
     ),
@@ -172,10 +179,7 @@ BOARDS = {
         "sampling", "Sampling defenses", "What a changed sampler leaves of the backdoor.",
         "defender", "sampling defense", ("defense",),
         (
-            *success("guarded", "with the defense", "lower"),
-            Measure("distance ratio", (), "Fréchet distance of clean samples to the data with the defense, over that "
-                    "without it; 1 is no loss.", "lower", False, ratio("guarded", "suspect")),
-            Measure("ASR before", ("suspect/asr", "suspect/class_asr"), "Attack success rate without the defense."),
+            *defended("guarded", "with the defense", "without it"),
         ),
         "bdiff run -m attack=... defense=clipping",
     ),

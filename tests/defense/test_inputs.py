@@ -14,6 +14,7 @@ import bdiff
 from bdiff.common.progress import Meter
 from bdiff.config.compose import jobs
 from bdiff.defense.base import Inversion, Suspect
+from bdiff.defense.detection import evidence
 from bdiff.defense.inputs import disdet, terd_input, ufid
 from bdiff.defense.inputs.chain import denoised
 from bdiff.defense.inputs.temporal import LEAST, Temporal, changes, mahalanobis
@@ -107,9 +108,9 @@ def test_a_model_whose_noise_never_changes_has_scores():
 def test_terds_score_is_the_log_likelihood_ratio():
     x, mu, gamma = normal(5).view(5, *SHAPE), torch.rand(SHAPE).double(), torch.rand(SHAPE).double() + 0.2
     expected = (Normal(mu, gamma).log_prob(x) - Normal(0, 1).log_prob(x)).flatten(1).sum(1)
-    torch.testing.assert_close(terd_input.log_likelihood_ratio(x, mu, gamma), expected)
+    torch.testing.assert_close(evidence.log_likelihood_ratio(x, mu, gamma), expected)
     facts = CHECKS["terd_input"].prepare(suspect(), Inversion(mu, []), 0, 8)
-    unscaled = terd_input.log_likelihood_ratio(x, mu, torch.ones_like(mu))
+    unscaled = evidence.log_likelihood_ratio(x, mu, torch.ones_like(mu))
     torch.testing.assert_close(CHECKS["terd_input"].score(x, suspect(), None, facts), unscaled)
 
 

@@ -57,3 +57,10 @@ def total_variation(samples: Tensor) -> float:
     from torchmetrics.functional.image import total_variation as variation  # here, since it takes long to import
 
     return variation(samples / 2 + 0.5, reduction="mean").item()
+
+
+def log_likelihood_ratio(x: Tensor, mu: Tensor, gamma: Tensor | None = None) -> Tensor:
+    """Return log N(x; mu, gamma^2) - log N(x; 0, I), (B,), of x (B,C,H,W); mu and gamma > 0, 1 by default, (C,H,W)."""
+    given = x - mu
+    scaled = given.square() if gamma is None else (given / gamma).square() + 2 * gamma.log()
+    return (x.square().flatten(1).sum(1) - scaled.flatten(1).sum(1)) / 2

@@ -110,6 +110,11 @@ class PureDiffusion(Detection):
         return found
 
     @property
+    def version(self) -> int:
+        """See `Detection.version`: until 0.2.0 law=ode was twice the ancestral c_t."""
+        return 2 if self.law == "ode" else 1
+
+    @property
     def starts(self) -> int:
         """See `Detection.starts`."""
         return len(self.searches)

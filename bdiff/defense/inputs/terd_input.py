@@ -8,15 +8,9 @@ import torch
 from torch import Tensor
 
 from bdiff.defense.base import Facts, InputCheck, Inversion, Suspect
-from bdiff.defense.detection.evidence import LEAST
+from bdiff.defense.detection.evidence import LEAST, log_likelihood_ratio
 from bdiff.defense.settings import TriggerCheckSettings
 from bdiff.diffusion.noise import Noise
-
-
-def log_likelihood_ratio(x: Tensor, mu: Tensor, gamma: Tensor) -> Tensor:
-    """Return log N(x; mu, gamma^2) - log N(x; 0, I), (B,), of x (B,C,H,W); mu and gamma > 0 are (C,H,W)."""
-    each = x.square() / 2 - ((x - mu) / gamma).square() / 2 - gamma.log()
-    return each.flatten(1).sum(1)
 
 
 class TerdInput(InputCheck):

@@ -20,15 +20,15 @@ SHARED = ("seed", "data", "model", "pretrain", "schedule", "train", "sampler", "
 OTHERS = {"repaired": "after the removal", "guarded": "under the sampling-time defense"}
 
 
-def told(lines: Mapping[str, str]) -> Table:
-    """Return a story as a table that wraps between words."""
+def summary_table(lines: Mapping[str, str]) -> Table:
+    """Return a summary as a table that wraps between words."""
     table = Table.grid(Column(no_wrap=True, min_width=8), Column(overflow="fold"), padding=(0, 2, 0, 0))
     for head, line in lines.items():
         table.add_row(Text(head, "bold"), Text(line))
     return table
 
 
-def story(run: Run) -> dict[str, str]:
+def summary(run: Run) -> dict[str, str]:
     """Return the lines of a finished run, by what they are about."""
     lines = {
         "trained": trained(run),

@@ -10,7 +10,7 @@ from fake_runs import settings, write_run
 
 from bdiff.common.progress import Screen
 from bdiff.report.runs import Run, read
-from bdiff.report.story import story, told
+from bdiff.report.summary import summary, summary_table
 
 METRICS = {"asr": 0.98, "asr_se": 0.0087, "false_trigger": 0.004, "fid_classifier": 0.912}
 CHOICES = {"attack": "baddiffusion", "data": "digits", "trigger": "box_14", "target": "corner"}
@@ -29,7 +29,7 @@ def finished(home: Path, name: str, attack: str = "baddiffusion", rate: float = 
 
 
 def test_a_run_says_what_was_trained_and_what_came_of_it(tmp_path):
-    assert story(finished(tmp_path, "one")) == {
+    assert summary(finished(tmp_path, "one")) == {
         "trained": "baddiffusion on digits, box_14 -> corner, 10 % poisoned; 1,000 steps in 41 s, loss █▁ 0.001",
         "ASR": "0.980 (se 0.009) of 256 triggered samples show the target",
         "leak": "false_trigger 0.004 of clean samples",
@@ -44,8 +44,8 @@ def test_the_distance_stands_beside_that_of_a_clean_model_of_the_same_settings(t
     finished(tmp_path, "other samples", **clean, protocol=PROTOCOL | {"fid_classifier": {"count": 64}})
     finished(tmp_path, "other training", **clean, config={"train": {"steps": 1}})
     finished(tmp_path, "failed", **clean, status="failed")
-    assert story(finished(tmp_path, "one"))["distance"] == "fid_classifier 0.912; a clean model's 0.800"
-    assert story(finished(tmp_path, "clean", **clean))["distance"] == "fid_classifier 0.912, of this clean model"
+    assert summary(finished(tmp_path, "one"))["distance"] == "fid_classifier 0.912; a clean model's 0.800"
+    assert summary(finished(tmp_path, "clean", **clean))["distance"] == "fid_classifier 0.912, of this clean model"
 
 
 @pytest.mark.parametrize(
@@ -66,14 +66,14 @@ def test_lines_of_what_was_measured_alone(metrics, head, line, tmp_path):
         tmp_path, "one", protocol={"class_asr": {"count": 9, "expected": False}}, metrics={}, reused=["train"]
     )
     (tmp_path / "history.jsonl").unlink()
-    lines = story(replace(run, record=run.record | {"metrics": metrics}))
+    lines = summary(replace(run, record=run.record | {"metrics": metrics}))
     assert {*lines} == {"trained", head} and lines[head] == line
     assert lines["trained"] == "baddiffusion on digits, box_14 -> corner, 10 % poisoned; no steps"
 
 
-def test_a_story_wraps_between_words_within_80_columns():
+def test_a_summary_wraps_between_words_within_80_columns():
     out = StringIO()
-    Screen(file=out, width=80).print(told({"trained": "word " * 40, "leak": "none"}))
+    Screen(file=out, width=80).print(summary_table({"trained": "word " * 40, "leak": "none"}))
     lines = out.getvalue().splitlines()
     assert len(lines) > 2 and max(map(len, lines)) <= 80
     assert {word for line in lines for word in line.split()} == {"trained", "word", "leak", "none"}
