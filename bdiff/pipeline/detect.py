@@ -129,7 +129,7 @@ def invert(
         defense=own(config, "threshold"),  # which changes nothing of the trigger
         precision=config.precision,
         seed=seed,
-        **({"version": detection.version} if detection.version > 1 else {}),
+        **({"detection_version": detection.version} if detection.version > 1 else {}),
     )
 
     shared = detection.starts > 1
