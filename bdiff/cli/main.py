@@ -32,6 +32,8 @@ usage: bdiff run [-m] [key=value ...]
   bdiff run --help                      the options of every group
   bdiff run -sc install=bash            shell completion: eval "$(bdiff run -sc install=bash)"
 
+  bdiff audit <folder or hub id>        is a downloaded model backdoored? bdiff audit --help
+
   bdiff table                           run folders as a table; bdiff table --help
   bdiff table baddiffusion              the rows of a paper, our numbers next to the published ones
   bdiff table zoo --run                 run all sweeps of a table, then show it
@@ -115,6 +117,10 @@ def command(words: list[str]) -> int:
             from bdiff.cli.rerun import rerun
 
             return guarded(lambda: rerun(rest))
+        case ["audit", *rest]:
+            from bdiff.cli.audit import audit
+
+            return guarded(lambda: audit(rest))
         case ["table", *rest]:
             from bdiff.cli.table import table
 

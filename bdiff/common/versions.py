@@ -9,6 +9,7 @@ VERSION = {
     "reference": 2,
     "activations": 1,
     "measure": 5,
+    "suspect": 1,
     "audit": 1,
     "repair": 1,
     "amplify": 1,

@@ -90,6 +90,11 @@ class Detection(Defense):
         return Work(0, 1, gradients=True)
 
     @property
+    def alive(self) -> int:
+        """The number of calls of the network whose activations are kept at a time, for gradients through all."""
+        return 1
+
+    @property
     def reads(self) -> int:
         """The number of samples from the inverted trigger that `look` reads: the setting `samples`, if it has one."""
         return int(vars(self).get("samples", 0))

@@ -27,7 +27,12 @@ class DetectionSettings:
     """The settings of a detection that the pipeline reads."""
 
     precision: Annotated[str, precision, "of the suspect: auto (bf16 where the device has it), bf16 or fp32"]
-    checkpoint: Annotated[bool, "gradient checkpointing: less memory, but activations are recomputed"]
+    checkpoint: Annotated[
+        bool | int,
+        at_least(0),
+        "gradient checkpointing: less memory, but activations are recomputed; a number: of so many images at a time, "
+        "for batches of any size",
+    ]
     repair: Annotated[bool, "afterwards, remove the backdoor with the inverted trigger (defense/removal)"]
     calibration: Annotated[Calibration, "the threshold of threshold=auto, and the models it was calibrated on"]
 

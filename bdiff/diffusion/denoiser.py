@@ -23,7 +23,8 @@ class Denoiser(nn.Module):
         device: for the network and the schedule; None for the network's own.
         prediction: epsilon, sample (x0) or v_prediction (Salimans & Ho 2022, arXiv 2202.00512, appendix D).
         precision: fp32 or bf16, of matrix products in `eps`; `forward` runs in the caller's autocast context.
-        recompute: keep no activations for the backward pass of `eps`, and compute them a second time.
+        recompute: keep no activations for the backward pass of `eps`, and compute them a second time; a number: so many
+            images at a time, which bounds the memory of any batch.
 
     Raises ValueError for another prediction.
     """
@@ -36,7 +37,7 @@ class Denoiser(nn.Module):
         device: torch.device | None = None,
         prediction: str = EPSILON,
         precision: str = "fp32",
-        recompute: bool = False,
+        recompute: bool | int = False,
     ):
         super().__init__()
         if prediction not in PREDICTIONS:
@@ -66,9 +67,14 @@ class Denoiser(nn.Module):
         self.evaluations += len(x)
         t = self.at(t, len(x))
 
-        keep = not (self.recompute and x.requires_grad)
-        raw = self.engine(x, t) if keep else checkpoint(self.engine, x, t, use_reentrant=False)
+        raw = self.recomputed(x, t) if self.recompute and x.requires_grad else self.engine(x, t)
         return eps_of(self.prediction, self.schedule, x, raw, t)
+
+    def recomputed(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the network's prediction of x (B,C,H,W) at t (B,), of which no activations are kept."""
+        most = len(x) if self.recompute is True else int(self.recompute)
+        parts = zip(x.split(most), t.split(most), strict=True)
+        return torch.cat([checkpoint(self.engine, *part, use_reentrant=False) for part in parts])
 
     def at(self, t: Tensor | int | float, count: int) -> Tensor:
         """Return timesteps t as the network takes them: on the device, one for each of `count` images."""

@@ -1,6 +1,5 @@
 """`bdiff.load_suspect` and `bdiff.audit`: a checkpoint as defenses see it, and a detection's verdict on it."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,18 +23,7 @@ from bdiff.diffusion.sampling import Sampler, denoise, noise_of
 from bdiff.diffusion.schedule import Schedule
 from bdiff.library.request import composed, resolved
 from bdiff.model import checkpoint
-from bdiff.model.check import (
-    NOISE,
-    NOISE_TYPES,
-    UNET,
-    UNET_TYPES,
-    config_path,
-    damage,
-    kind_mismatches,
-    read,
-    sample_size,
-    scheduler_path,
-)
+from bdiff.model.facts import Facts, facts
 from bdiff.pipeline.family import family_of, of_family
 from bdiff.pipeline.prepare import plain, resolve_threshold
 from bdiff.pipeline.prepare import sampler as scheduler_of
@@ -59,25 +47,18 @@ def load_suspect(
     Raises RequestError if it is not available, is damaged, or is not an unconditional UNet2DModel under a schedule of
     betas.
     """
-    folder = checkpoint.fetch(str(model_of(Path(path_or_id).expanduser()) or path_or_id))
-    try:
-        unet, noise = UNET | read(config_path(folder)), read(scheduler_path(folder))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path_or_id} cannot be read ({error})") from error
-    problems = damage("UNet's config.json", UNET_TYPES, unet) + damage("scheduler's config", NOISE_TYPES, noise)
-    if problems := problems or kind_mismatches(unet, noise):
-        raise RequestError(*(f"{path_or_id}: {line}" for line in problems))
-    if not noise and schedule is None:
-        raise RequestError(f"{path_or_id} has no {scheduler_path(folder).name}: pass schedule={json.dumps(NOISE)}")
-    size = sample_size(unet.get("sample_size"))
-    if shape is None:
-        if not isinstance(size, int):
-            raise RequestError(f"{path_or_id} does not have the size of its images: pass shape=(C, H, W)")
-        shape = (unet["in_channels"], size, size)
-    known = NOISE | noise | dict(schedule or {})
+    found = facts_of(path_or_id, shape, schedule)
     here = open_device(device).device
-    table = Schedule(**{name: known[name] for name in NOISE})
-    return checkpoint.suspect(folder, table, shape, here, resolve_precision(precision, here))
+    table = Schedule(**found.schedule)
+    return checkpoint.suspect(found.folder, table, found.shape, here, resolve_precision(precision, here))
+
+
+def facts_of(
+    path_or_id: str | Path, shape: tuple[int, int, int] | int | None, schedule: Mapping[str, Any] | None
+) -> Facts:
+    """Return what the checkpoint says of itself, which is downloaded first if it is on the hub; see `facts`."""
+    folder = checkpoint.fetch(str(model_of(Path(path_or_id).expanduser()) or path_or_id))
+    return facts(str(path_or_id), folder, shape, schedule)
 
 
 def model_of(folder: Path) -> Path | None:

@@ -106,9 +106,15 @@ def here(pretrained: str) -> bool:
 
 
 def load(folder: Path) -> UNet2DModel:
-    """Return the UNet of a diffusers folder, reading only tensors: safetensors, or a .bin with weights_only.
+    """Return the UNet of a diffusers folder; see `opened`."""
+    return opened(folder)[0]
 
-    Raises RequestError if it is damaged, or holds other objects, which could run code.
+
+def opened(folder: Path) -> tuple[UNet2DModel, list[str]]:
+    """Return the UNet of a diffusers folder, and the tensors in its weights that belong to no layer, by name.
+
+    Only tensors are read: safetensors, or a .bin with weights_only. Raises RequestError if it is damaged, or holds
+    other objects, which could run code.
     """
     path = weights_path(folder)
     if path is None:
@@ -133,7 +139,7 @@ def load(folder: Path) -> UNet2DModel:
         raise RequestError(problem)
     if not all(weight.isfinite().all() for weight in unet.state_dict().values()):
         raise RequestError(f"the checkpoint {folder} cannot be used, as its weights are not finite: choose another")
-    return unet.float()
+    return unet.float(), sorted(about["unexpected_keys"])
 
 
 def unwrapped(path: Path) -> dict[str, Tensor] | None:
@@ -167,7 +173,7 @@ def suspect(
     shape: tuple[int, ...],
     device: torch.device,
     precision: str = "fp32",
-    recompute: bool = False,
+    recompute: bool | int = False,
 ) -> Suspect:
     """Return the model in a diffusers folder as defenses see it; see `Denoiser`.
 

@@ -57,13 +57,14 @@ def detected(
     detection: Detection,
     config: DictConfig,  # conf/defense
     drawings: Drawings,
-    truth: Truth,
+    truth: Truth | None,  # None where nobody knows it
     unflagged: str | None = None,  # why the threshold flags no model here
 ) -> tuple[StageResult, Found]:
     """Invert a trigger, draw samples from it, give the verdict, and compare with the true trigger if there is one.
 
     The samples are the run's sampler's, or those of a sampler of the family that the inverted trigger belongs to; clean
-    ones for comparison are the run's own, or a few more by that sampler. Returns the inverted trigger too.
+    ones for comparison are the run's own, or a few more by that sampler. Returns the inverted trigger too. Without a
+    truth, those are returned among the samples as well.
     """
     diffusion, seed = drawings.sampling.diffusion, drawings.sampling.seed
     stage, manifest = invert(stages, model, detection, config, diffusion, seed)
@@ -86,33 +87,42 @@ def detected(
     }
     if detection.threshold is not None:
         metrics["flagged"] = float(verdict.flagged)
-    backdoored = truth.attack.poison_rate > 0
-    lacking = None if backdoored and truth.attack.starts_samples else "no true trigger of samples"
-    if lacking is None:
-        metrics |= input_check(truth.attack, found, seed)
-        metrics |= target_hits(samples, "inverted", truth.measuring, stages.device)
-        if truth.attack.adds_pattern:
-            metrics |= fidelity(trigger, truth.trigger.pattern, truth.trigger.mask)
-        else:
-            lacking = "the true trigger scales noise, so it is no pattern"
+    known, about = compared(truth, samples, found, stages.device, seed) if truth else ({}, {})
+    metrics |= known
     log.info("audit: score %.4g, %s", verdict.score, unflagged or ("flagged" if verdict.flagged else "not flagged"))
     protocol = {
-        "backdoored": backdoored,
+        **about,
         "threshold": detection.threshold,
         **({"threshold of": flag_by} if flag_by != "score" else {}),
         **({"not flagged": unflagged} if unflagged else {}),
         **({"sampler": another(sampling)} if sampling is not drawings.sampling else {}),
         "precision": config.precision,
-        "marks": truth.measuring.marks,
-        **({"absent": f"{lacking} to hold the inverted one against"} if lacking else {}),
     }
     result = StageResult(
         {f"audit/{name}": value for name, value in metrics.items()},
         {"audit": protocol},
         {"inverted trigger": trigger},
-        {"inverted": first},
+        {"inverted": first} | ({} if truth or benign is None else {"clean": first_images(benign, "clean")}),
     )
     return result, Found(trigger, stage.key)
+
+
+def compared(
+    truth: Truth, samples: Stage, found: Inversion, device: torch.device, seed: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return how near an inversion comes to the true trigger, and what the protocol says of that."""
+    backdoored = truth.attack.poison_rate > 0
+    about = {"backdoored": backdoored, "marks": truth.measuring.marks}
+    lacking = None if backdoored and truth.attack.starts_samples else "no true trigger of samples"
+    metrics: dict[str, float] = {}
+    if lacking is None:
+        metrics |= input_check(truth.attack, found, seed)
+        metrics |= target_hits(samples, "inverted", truth.measuring, device)
+        if truth.attack.adds_pattern:
+            metrics |= fidelity(found.trigger, truth.trigger.pattern, truth.trigger.mask)
+        else:
+            lacking = "the true trigger scales noise, so it is no pattern"
+    return metrics, about | ({"absent": f"{lacking} to hold the inverted one against"} if lacking else {})
 
 
 def invert(
@@ -138,7 +148,9 @@ def invert(
 
     def build() -> dict[str, Any]:
         suspect = suspect_of(model, diffusion, config.precision, config.checkpoint)
-        stages.settle(stage, suspect, detection.work, together=shared)
+        work, most = detection.work, config.checkpoint
+        work = replace(work, batch=min(work.batch, most)) if most and most is not True else work
+        stages.settle(stage, suspect, work, together=shared)
         with stages.meter("audit", detection.total, "steps") as meter:
             found = steady(lambda: detection.invert(suspect, seed_of(seed, "audit"), partial(meter.advance, 1)))
         if stages.main:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from functools import cache
+from typing import cast
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -15,7 +16,7 @@ from bdiff.config.instantiate import make
 from bdiff.diffusion.cost import Scratch, operations, rate, scratch
 from bdiff.diffusion.denoiser import predict
 from bdiff.diffusion.memory import Memory, training_memory
-from bdiff.pipeline.experiment import Experiment
+from bdiff.pipeline.experiment import Experiment, Subject
 from bdiff.pipeline.planned import REUSED, Step
 from bdiff.pipeline.prepare import plain, without
 from bdiff.pipeline.stages import STATE
@@ -64,11 +65,12 @@ class Network:
         return network(x)
 
 
-def network(run: Experiment, work: Asked | None = None) -> Network:
+def network(run: Subject, work: Asked | None = None) -> Network:
     """Return what a stage asks; the run's denoiser if it is none in particular."""
     kind = work.network if work else DENOISER
     if kind == DENOISER:
         return Network(kind, json.dumps(without(run.config.model.unet, "_target_")), run.diffusion.shape)
+    run = cast(Experiment, run)
     if kind == FEATURES and run.measures.features is not None:
         return Network(kind, "", INCEPTION)
     node = SURROGATE if kind == SURROGATE else CLASSIFIER
@@ -112,7 +114,7 @@ def rate_of(of: Network, precision: str, device: torch.device) -> float:
     return rate(call, of.shape, device, size(of)[1])
 
 
-def estimate(run: Experiment, step: Step) -> Row:
+def estimate(run: Subject, step: Step) -> Row:
     """Return a stage with its estimates; one that is reused takes nothing."""
     if step.state == REUSED:
         return Row(step.name, step.stage.key, step.state, "", 0.0, 0.0)
@@ -139,7 +141,7 @@ def done(step: Step, work: Asked) -> int:
     return work.images * len([*(folder / "shards").glob("*.safetensors")]) // batches
 
 
-def memory(run: Experiment, work: Asked) -> float | None:
+def memory(run: Subject, work: Asked) -> float | None:
     """Return the bytes that a stage takes of the device; None where it is not the denoiser that takes most."""
     if work.network != DENOISER or not work.images:
         return None
@@ -149,7 +151,7 @@ def memory(run: Experiment, work: Asked) -> float | None:
     return FP32 * size(of)[0] + scratch_of(of, work.precision, work.passes > FORTH).of(work.batch)
 
 
-def basis(run: Experiment, steps: list[Step]) -> list[str]:
+def basis(run: Subject, steps: list[Step]) -> list[str]:
     """Return what the estimates rest on, in lines."""
     of, device = network(run), run.stages.device
     weights, forward = size(of)

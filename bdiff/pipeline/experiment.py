@@ -23,13 +23,19 @@ from bdiff.tracker.none import NoTracker
 
 
 @dataclass
-class Experiment:
-    """A request with its parts, from which every stage is given the few that it needs."""
+class Subject:
+    """What is known wherever a model is drawn from: a request, and how its stages are kept and its images drawn."""
 
     config: DictConfig
     stages: Stages
     diffusion: Diffusion
     sampling: Sampling
+
+
+@dataclass
+class Experiment(Subject):
+    """A request with its parts, from which every stage is given the few that it needs."""
+
     measures: Measures
     data: Data
     pictures: Pictures  # another trigger once the attack has learned one

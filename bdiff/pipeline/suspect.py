@@ -30,7 +30,7 @@ class Diffusion:
         return self.schedule.to(self.device)
 
 
-def suspect_of(model: Stage, diffusion: Diffusion, precision: str = "fp32", recompute: bool = False) -> Suspect:
+def suspect_of(model: Stage, diffusion: Diffusion, precision: str = "fp32", recompute: bool | int = False) -> Suspect:
     """Return what a defense may see of the model of `model`; with `recompute`, gradients take less memory."""
     folder = model.folder / "model"
     return checkpoint.suspect(folder, diffusion.schedule, diffusion.shape, diffusion.device, precision, recompute)

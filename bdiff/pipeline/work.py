@@ -9,7 +9,7 @@ from bdiff.adversary.pgd import cost
 from bdiff.diffusion.sampling import Sampler
 from bdiff.diffusion.training import TrainConfig
 from bdiff.metric.fid.protocol import PRESETS
-from bdiff.pipeline.experiment import Experiment
+from bdiff.pipeline.experiment import Experiment, Subject
 from bdiff.pipeline.planned import Step
 from bdiff.pipeline.reference import KEPT
 from bdiff.pipeline.shield import GRADIENTS, label_evaluations
@@ -33,7 +33,7 @@ class Asked:
     training: TrainConfig | None = None  # of the network
 
 
-def asked(run: Experiment, step: Step) -> Asked | None:
+def asked(run: Subject, step: Step) -> Asked | None:
     """Return what a stage asks of a network; None if nobody knows."""
     parts = step.stage.parts
     name = f"shield: {parts['what']}" if step.stage.name == "shield" else step.stage.name
@@ -60,7 +60,7 @@ def classifier(run: Experiment, parts: dict[str, Any]) -> Asked:
     return trained(config["train"], round((1 - config["val_fraction"]) * len(run.images)), CLASSIFIER)
 
 
-def sampled(run: Experiment, parts: dict[str, Any]) -> Asked:
+def sampled(run: Subject, parts: dict[str, Any]) -> Asked:
     """Return what samples ask."""
     sample, counts = parts["sample"], parts["counts"]
     calls = Sampler(run.sampling.scheduler, sample["steps"]).calls
@@ -89,12 +89,13 @@ def referred(run: Experiment, most: float = math.inf) -> Asked:
 
 def inverted(detection: Any, config: Any, steps: int) -> Asked:
     """Return what a detection asks of the suspect."""
-    work = detection.work
-    again = FORTH if config.checkpoint else 0  # activations are computed a second time
-    return Asked(work.images, f"{steps:,} steps", work.batch, passes=INPUT + again, precision=config.precision)
+    work, most = detection.work, config.checkpoint
+    again = FORTH if most else 0  # activations are computed a second time, of a part of the batch if it is a number
+    batch = work.batch * detection.alive if not most else work.batch if most is True else min(work.batch, most)
+    return Asked(work.images, f"{steps:,} steps", batch, passes=INPUT + again, precision=config.precision)
 
 
-def audited(run: Experiment, parts: dict[str, Any]) -> Asked:
+def audited(run: Subject, parts: dict[str, Any]) -> Asked:
     """Return what the run's detection asks, or that of its input check."""
     config = run.config.defense.get("inversion", run.config.defense)
     detection = method(config)
@@ -167,7 +168,9 @@ def certified(run: Experiment, parts: dict[str, Any]) -> Asked:
     return Asked(images, f"up to {images:,} draws", shield.batch_size, network, precision=config.precision)
 
 
-ASKED: dict[str, Callable[[Experiment, dict[str, Any]], Asked]] = {
+#: of a run, or of an audit, whose stages are a few of a run's
+ASKED: dict[str, Callable[[Any, dict[str, Any]], Asked]] = {
+    "suspect": lambda run, parts: Asked(0, "weights are read"),
     "train": lambda run, parts: trained(parts["train"], 0),  # whose steps are counted
     "classifier": classifier,
     "trigger": learned,

@@ -130,6 +130,11 @@ class PureDiffusion(Detection):
         images = self.starts * self.steps * len(self.timesteps) * self.batch
         return Work(images, min(self.own, TOGETHER) * self.batch, gradients=True)
 
+    @property
+    def alive(self) -> int:
+        """See `Detection.alive`: gradients go through the chain."""
+        return len(self.timesteps)
+
     def losses(self, suspect: Suspect, seed: int) -> Losses:
         """Return the objective on the noise of `seed`, by the first path and law.
 

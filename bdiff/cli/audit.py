@@ -1,0 +1,224 @@
+"""`bdiff audit`: is a downloaded diffusion model backdoored? Pictures, scores and a verdict; no data are needed."""
+
+import json
+import logging
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from bdiff.cli.table import Parser, names
+from bdiff.common.errors import RequestError
+from bdiff.common.progress import Screen, console
+from bdiff.config.options import group_options, own_settings
+from bdiff.config.words import literal
+from bdiff.library.request import composed, resolved
+from bdiff.store import artifacts
+
+EXAMPLES = """
+  bdiff audit downloaded                                    a diffusers folder
+  bdiff audit google/ddpm-cifar10-32 --budget 20            a model on the hub, in about 20 minutes at most
+  bdiff audit downloaded --plan                             what it would cost; nothing is started
+  bdiff audit downloaded --method terd,elijah steps=500     other detections, with a setting of theirs
+  bdiff audit downloaded --repair repaired --images pictures    and a repaired copy, by clean images
+
+exit code: 0 nothing found (or scores only), 3 flagged, 1 failed, 2 wrong request, 130 interrupted"""
+
+METHOD = "purediffusion_mixture"
+FLAGGED = 3  # the exit code
+STEPS = 100  # of the ancestral sampler, at most: enough to see what a trigger calls up
+SCHEMA = "audit/1"
+
+
+def parser() -> Parser:
+    """Return the parser of `bdiff audit`."""
+    made = Parser("audit", __doc__, EXAMPLES, tables=False)
+    made.add_argument("model", help="a diffusers folder, the folder of a run, or a hub id (owner/name)")
+    made.add_argument("settings", nargs="*", metavar="key=value", help="settings of the detection, as in steps=100")
+    made.add_argument(
+        "--method", type=names, default=[METHOD], metavar="NAME,...", help=f"detections; default: {METHOD}"
+    )
+    made.add_argument(
+        "--budget", type=float, metavar="MINUTES", help="take fewer steps than the method has, to end by then"
+    )
+    made.add_argument("--plan", action="store_true", help="say what it would cost, and start nothing")
+    made.add_argument("--json", action="store_true", help="print audit.json, and nothing else, to standard output")
+    made.add_argument("--out", type=Path, metavar="DIR", help="where the page goes; default: outputs/audits/<name>")
+    made.add_argument("--repair", type=Path, metavar="DIR", help="write a repaired copy of the model to a new folder")
+    made.add_argument("--images", metavar="PATH", help="for --repair: a folder or zip of clean pictures of its kind")
+    made.add_argument("--removal", metavar="NAME", help="for --repair: an option of defense/removal; default: elijah")
+    made.add_argument("--size", type=int, metavar="PX", help="of its images, if the checkpoint does not have it")
+    made.add_argument(
+        "--schedule", metavar="NAME", help="an option of schedule, if the checkpoint has no scheduler config"
+    )
+    made.add_argument("--seed", type=int, default=0, help="default: 0")
+    made.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    made.add_argument("--quiet", action="store_true", help="no progress: warnings and the result only")
+    return made
+
+
+def audit(words: list[str]) -> int:
+    """Execute `bdiff audit`; return its exit code. Raises RequestError for invalid arguments or models."""
+    args = parser().parse_args(words)
+    if problems := wrong(args):
+        raise RequestError(*problems)
+    console.quiet_progress = args.quiet
+    began = time.monotonic()
+    from bdiff.library.suspects import facts_of  # imports torch
+
+    schedule = own_settings("schedule", args.schedule) if args.schedule else None
+    facts = facts_of(args.model, args.size, schedule)
+    configs = {name: request(args, name, facts) for name in args.method}
+    from bdiff.launch.job import setup_logging
+    from bdiff.pipeline import audit as stages
+    from bdiff.store.threads import settle
+
+    setup_logging(None, logging.WARNING)
+    settle(next(iter(configs.values())).runtime.threads)
+    if args.budget:
+        each = 60 * args.budget / len(configs)
+        configs = {name: stages.within(config, facts, each) for name, config in configs.items()}
+    print_cost(configs, facts)
+    if args.plan:
+        return 0
+    return carried_out(args, words, configs, facts, began)
+
+
+def wrong(args: Any) -> list[str]:
+    """Return what is wrong with the arguments."""
+    lines = [f"{word} is not key=value: see bdiff audit --help" for word in args.settings if "=" not in word]
+    if args.budget is not None and not args.budget > 0:
+        lines.append(f"--budget {args.budget:g} must be above 0 minutes")
+    if args.size is not None and args.size < 8:
+        lines.append(f"--size {args.size} must be at least 8 px")
+    if args.repair and not args.images:
+        lines.append("--repair needs clean pictures: give them with --images PATH")
+    if args.repair and args.repair.exists():
+        lines.append(f"--repair {args.repair} exists already: give a new folder")
+    if not args.repair and (args.images or args.removal):
+        lines.append("--images and --removal are for --repair DIR")
+    for option, group in (("schedule", "schedule"), ("removal", "defense/removal")):
+        given = getattr(args, option)
+        if given and given not in (known := group_options()[group]):
+            lines.append(f"--{option} {given} is not known (choose from {', '.join(sorted(known))})")
+    return lines
+
+
+def request(args: Any, method: str, facts: Any) -> DictConfig:
+    """Return the checked config of an audit by one method. RequestError if it is invalid."""
+    channels, size, _ = facts.shape
+    known: dict[str, Any] = {f"schedule.{name}": value for name, value in facts.schedule.items()}
+    known |= {"data.size": size, "data.channels": channels, "seed": args.seed, "runtime.device": args.device}
+    known |= {"sample.steps": min(STEPS, facts.schedule["num_train_timesteps"])}
+    words = [f"defense={method}", "sampler=ddpm", *(f"{key}={literal(value)}" for key, value in known.items())]
+    if args.repair:
+        words += ["data=images", f"data.path={literal(args.images)}", f"defense/removal={args.removal or 'elijah'}"]
+    words += [word if "." in word.partition("=")[0] else f"defense.{word}" for word in args.settings]
+    with composed(words) as config:
+        return resolved(config)
+
+
+def print_cost(configs: dict[str, DictConfig], facts: Any) -> None:
+    """Say what the audits will take."""
+    from bdiff.pipeline.audit import plan
+    from bdiff.report.audit import cost_line
+
+    rows = {row.key: row for config in configs.values() for row in plan(config.copy(), facts)}.values()
+    seconds, most = sum(row.seconds or 0 for row in rows), max(row.bytes or 0 for row in rows)
+    if not console.quiet_progress:
+        console.print(cost_line(seconds, most, any(row.seconds is None for row in rows)), soft_wrap=True)
+
+
+def carried_out(args: Any, words: list[str], configs: dict[str, DictConfig], facts: Any, began: float) -> int:
+    """Audit a model by every method, write and print what came of it, and return the exit code."""
+    from bdiff.model.checkpoint import weights_digest
+
+    digest = weights_digest(str(facts.folder)) or ""
+    (first, *_) = configs.values()
+    folder = args.out or Path(first.paths.outputs) / "audits" / f"{Path(args.model).name}-{digest[:8]}"
+    held = artifacts.claim(folder / "run.log")
+    if held is None:
+        raise RequestError(f"another audit is using {folder}: wait for it, or set --out to another folder")
+    with held:
+        record = audited(args, configs, facts, folder)
+        record |= {
+            "command": shlex.join(["bdiff", "audit", *words]),
+            "page": str(folder / "report.html"),
+            "seconds": round(time.monotonic() - began, 3),
+        }
+        record["model"] |= {"digest": digest}
+        artifacts.write_json(folder / "audit.json", record)
+        from bdiff.report.audit import write_audit_page
+
+        write_audit_page(folder, record)
+    show(record, args.json)
+    return FLAGGED if record["verdict"] == "flagged" else 0
+
+
+def audited(args: Any, configs: dict[str, DictConfig], facts: Any, folder: Path) -> dict[str, Any]:
+    """Return what audit.json says of a model, its pictures drawn into `folder`."""
+    from bdiff.launch.job import setup_logging
+    from bdiff.pipeline import audit as stages
+    from bdiff.pipeline.figures import result_figures
+    from bdiff.report.audit import verdict
+    from bdiff.report.gallery import show as draw
+    from bdiff.store import provenance
+    from bdiff.tracker.none import NoTracker
+
+    setup_logging(folder / "run.log", logging.INFO)
+    shutil.rmtree(folder / "figures", ignore_errors=True)
+    methods, repair, made = {}, None, None
+    for name, config in configs.items():
+        made = stages.subject(config, facts)
+        found = stages.audit(made, facts)
+        result, methods[name] = found.result, stages.findings(found, config)
+        if args.repair and repair is None:
+            weights, after = stages.repaired(made, found, config.data)
+            shutil.copytree(weights, args.repair)
+            after_metrics = {key.removeprefix("repaired/"): value for key, value in after.metrics.items()}
+            repair, result = {"folder": str(args.repair), "metrics": after_metrics}, result | after
+        prefix = f"{name} " if len(configs) > 1 else ""
+        figures = {f"{prefix}{what}": figure for what, figure in result_figures(result, None).items()}
+        draw(figures, folder / "figures", NoTracker())
+    assert made is not None
+    manifest = stages.taken(made, facts).manifest or {}
+    return {
+        "schema": SCHEMA,
+        "model": {
+            "name": facts.name,
+            "folder": str(facts.folder),
+            "shape": list(facts.shape),
+            "schedule": facts.schedule,
+            "prediction": facts.prediction,
+            "weights": manifest["weights"],
+            "strange": manifest["strange"],
+            "unread": facts.unread,
+        },
+        "verdict": verdict(methods),
+        "methods": methods,
+        "repaired": repair,
+        "device": provenance.device_name(made.stages.device),
+        "versions": provenance.versions(),
+        **provenance.code(),
+    }
+
+
+def show(record: dict[str, Any], as_json: bool) -> None:
+    """Print the result."""
+    if as_json:
+        print(json.dumps(record, indent=2, sort_keys=True))
+        return
+    from bdiff.report.audit import audit_lines
+    from bdiff.report.summary import summary_table
+
+    lines = audit_lines(record)
+    screen = Screen(file=sys.stdout)
+    if screen.is_terminal:
+        screen.print(summary_table(lines))
+    else:
+        for head, line in lines.items():
+            screen.print(f"{head}: {line}", soft_wrap=True)

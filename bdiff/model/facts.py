@@ -1,0 +1,84 @@
+"""What a checkpoint from elsewhere says of itself: what it denoises, and under which schedule. Imports no torch."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bdiff.common.errors import RequestError
+from bdiff.model.check import (
+    NOISE,
+    NOISE_TYPES,
+    UNET,
+    UNET_TYPES,
+    config_path,
+    damage,
+    kind_mismatches,
+    read,
+    sample_size,
+    scheduler_path,
+    unlike_a_folder,
+)
+
+#: files beside the weights that hold code, or objects that could run some: they are never read
+CODE = (".py", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".so")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A checkpoint by its configs."""
+
+    name: str  # as it was asked for
+    folder: Path
+    shape: tuple[int, int, int]  # (C,H,W) of its images
+    schedule: dict[str, Any]  # as in conf/schedule
+    prediction: str  # in diffusers' terms
+    unet: dict[str, Any]  # its network's config
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of its network's constructor, for its size of images."""
+        own = {name: value for name, value in self.unet.items() if not name.startswith("_")}
+        return own | {"sample_size": self.shape[1]}
+
+    @property
+    def unread(self) -> list[str]:
+        """The files in its folder that hold code, or objects that could run some, beside the weights."""
+        home = config_path(self.folder).parent
+        found = [path for path in sorted(self.folder.rglob("*")) if path.suffix in CODE]
+        return [str(path.relative_to(self.folder)) for path in found if path.parent != home or path.suffix != ".bin"]
+
+
+def facts(
+    name: str,
+    folder: Path,
+    shape: tuple[int, int, int] | int | None = None,
+    schedule: Mapping[str, Any] | None = None,
+) -> Facts:
+    """Return what the checkpoint `name` in a folder says of itself; `shape` (or size), `schedule` where it does not.
+
+    Raises RequestError if it is none, is damaged, or is not an unconditional UNet2DModel under a schedule of betas.
+    """
+    if not config_path(folder).is_file():
+        raise RequestError(f"{name} {unlike_a_folder(folder)}")
+    try:
+        unet, noise = UNET | read(config_path(folder)), read(scheduler_path(folder))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{name} cannot be read ({error})") from error
+    problems = damage("UNet's config.json", UNET_TYPES, unet) + damage("scheduler's config", NOISE_TYPES, noise)
+    if problems := problems or kind_mismatches(unet, noise):
+        raise RequestError(*(f"{name}: {line}" for line in problems))
+    if not noise and schedule is None:
+        lacks = f"{name} has no {scheduler_path(folder).name}, so its noise schedule is unknown"
+        raise RequestError(f"{lacks}: give it, as in --schedule linear or, in Python, schedule={json.dumps(NOISE)}")
+    size = shape if isinstance(shape, int) else sample_size(unet.get("sample_size"))
+    if shape is None or isinstance(shape, int):
+        if not isinstance(size, int):
+            raise RequestError(
+                f"{name} does not have the size of its images: give it, by --size PX or, in Python, shape=(C, H, W)"
+            )
+        shape = (unet["in_channels"], size, size)
+    known = NOISE | noise | dict(schedule or {})
+    prediction = str(noise.get("prediction_type", "epsilon"))
+    return Facts(name, folder, shape, {key: known[key] for key in NOISE}, prediction, unet)

@@ -1,0 +1,196 @@
+"""An audit: a checkpoint from elsewhere, judged by a detection. Nobody knows an attack, and no data are needed.
+
+Its stages are a few of a run's: what is left of the weights once they have been read, samples, a trigger inverted from
+the model, and samples from that. So a killed audit goes on, and another one reuses what is there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from bdiff.common.device import free_memory
+from bdiff.common.errors import RequestError
+from bdiff.config.instantiate import make
+from bdiff.data.base import Images, to_float
+from bdiff.defense.base import Detection, Inversion
+from bdiff.diffusion.denoiser import Denoiser
+from bdiff.diffusion.mode import Costs
+from bdiff.model import checkpoint
+from bdiff.model.checkpoint import weights_digest
+from bdiff.model.facts import Facts
+from bdiff.pipeline import prepare
+from bdiff.pipeline.detect import Drawings, detected, inversion, invert, sampling_of
+from bdiff.pipeline.estimate import FP32, Row, estimate, network, scratch_of, size
+from bdiff.pipeline.experiment import Subject, loop_config
+from bdiff.pipeline.family import family_of
+from bdiff.pipeline.planned import PlannedStages
+from bdiff.pipeline.prepare import plain
+from bdiff.pipeline.remove import Found, Known, remove
+from bdiff.pipeline.result import StageResult, first_images
+from bdiff.pipeline.sample import Sampling, clean, draw_samples, shifted
+from bdiff.pipeline.stages import Stages
+from bdiff.pipeline.suspect import Diffusion, method, own
+from bdiff.store.artifacts import Stage
+from bdiff.tracker.none import NoTracker
+
+SHARE = 0.6  # of the free memory that an audit may take
+SHOWN = 16  # samples of each kind, at least
+LEAST = 10  # gradient steps that a budget cuts an inversion down to
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What one method found."""
+
+    model: Stage
+    result: StageResult
+    inversion: Inversion
+    found: Found
+    unflagged: str | None  # why no threshold holds here
+
+
+def subject(config: DictConfig, facts: Facts, kind: type[Stages] = Stages) -> Subject:
+    """Return how the model is drawn from, on this device and within its memory; `config` is completed."""
+    config.model.unet = facts.settings
+    costs = Costs(Path(config.paths.cache).expanduser() / "compiled")
+    stages = kind(Path(config.paths.outputs), config.runtime.device, NoTracker(), loop_config(config.runtime), costs)
+    prepare.resolve_precisions(config, stages.device)
+    config.sample.count = max(SHOWN, examiner(config).reads)
+    schedule = prepare.schedule(config)
+    scheduler = prepare.sampler(config.sampler, schedule, config.sample.steps)
+    diffusion = Diffusion(schedule, plain(config.schedule), facts.shape, stages.device)
+    sampling = Sampling(diffusion, scheduler, config.sampler, config.sample, config.seed)
+    made = Subject(config, stages, diffusion, sampling)
+    fit(made)
+    return made
+
+
+def examiner(config: DictConfig) -> Detection:
+    """Return the detection of conf/defense. RequestError if it is another defense."""
+    made = method(config.defense)
+    if not isinstance(made, Detection):
+        raise RequestError(f"--method {config.defense._target_.rpartition('.')[2]} is not a detection")
+    return made
+
+
+def fit(made: Subject) -> None:
+    """Let the inversion keep fewer activations, and batches of samples be smaller, where memory is short."""
+    config, of, device = made.config, network(made), made.stages.device
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    room = SHARE * free - FP32 * size(of)[0]
+    detection, defense = examiner(config), config.defense
+    if detection.work.gradients:
+        kept = scratch_of(of, defense.precision, True)
+        if kept.of(detection.work.batch * detection.alive) > room:
+            defense.checkpoint = max(1, int((room - kept.once) / kept.image))
+    forth = scratch_of(of, config.sample.precision, False)
+    config.sample.batch_size = max(1, min(config.sample.batch_size, int((room - forth.once) / forth.image)))
+
+
+def plan(config: DictConfig, facts: Facts) -> list[Row]:
+    """Return the stages of an audit that has not been started, with their seconds and bytes."""
+    made = subject(config, facts, PlannedStages)
+    audit(made, facts)
+    stages = made.stages
+    assert isinstance(stages, PlannedStages)
+    return [estimate(made, step) for step in stages.steps]
+
+
+def within(config: DictConfig, facts: Facts, budget: float) -> DictConfig:
+    """Return the config with as many gradient steps as an audit has time for in `budget` seconds.
+
+    Raises RequestError where it has none.
+    """
+    rows = plan(config.copy(), facts)
+    total = sum(row.seconds or 0 for row in rows)
+    if total <= budget:
+        return config
+    steps = config.defense.get("steps")
+    searching = sum(row.seconds or 0 for row in rows if row.name == "audit")
+    fewer = int(steps * (1 - (total - budget) / searching)) if steps and searching else 0
+    if fewer < min(LEAST, steps or LEAST):
+        needs = total - searching * (1 - LEAST / steps) if steps and steps > LEAST else total
+        raise RequestError(
+            f"--budget {budget / 60:g} is too small: this model takes about {needs / 60:.1f} minutes here"
+        )
+    shorter = config.copy()
+    shorter.defense.steps = fewer
+    return shorter
+
+
+def taken(made: Subject, facts: Facts) -> Stage:
+    """Return the model as a stage: its weights, read as tensors only, in a folder of diffusers' own layout."""
+    stage = made.stages.stage(
+        "suspect",
+        weights=weights_digest(str(facts.folder)),
+        shape=list(facts.shape),
+        schedule=made.diffusion.key,
+        prediction=facts.prediction,
+    )
+
+    def build() -> dict[str, Any]:
+        net, strange = checkpoint.opened(facts.folder)
+        if net.config["sample_size"] != facts.shape[1]:  # a pair, or null
+            net.register_to_config(sample_size=facts.shape[1])
+        denoiser = Denoiser(net, made.diffusion.schedule, facts.shape, prediction=facts.prediction)
+        checkpoint.save(stage.folder / "model", denoiser, {"from": facts.name, "key": stage.key})
+        return {"weights": sum(one.numel() for one in net.parameters()), "strange": strange}
+
+    made.stages.once(stage, build)
+    return stage
+
+
+def audit(made: Subject, facts: Facts) -> Audited:
+    """Judge a model by the detection of its config."""
+    config, stages = made.config, made.stages
+    unflagged = prepare.resolve_threshold(config, "unknown")
+    model, detection = taken(made, facts), examiner(config)
+    stage, manifest = invert(stages, model, detection, config.defense, made.diffusion, config.seed)
+    samples = draw_samples(stages, made.sampling, model, {"clean": clean()})
+    drawings = Drawings(made.sampling, samples)
+    result, found = detected(stages, model, detection, config.defense, drawings, None, unflagged)
+    return Audited(model, result, inversion(stages, stage, manifest, made.diffusion.shape), found, unflagged)
+
+
+def findings(audited: Audited, config: DictConfig) -> dict[str, Any]:
+    """Return what audit.json says of one method: its scores and verdict, its settings, and what it cost."""
+    metrics = {name.removeprefix("audit/"): value for name, value in audited.result.metrics.items()}
+    flag_by = config.defense.get("flag_by", "score")
+    flagged = bool(metrics.pop("flagged")) if "flagged" in metrics else None
+    return {
+        "flagged": flagged,  # null: no threshold holds for such a model
+        "flag_by": flag_by,
+        "value": metrics[flag_by],
+        "threshold": config.defense.threshold,
+        "unflagged": audited.unflagged,
+        "metrics": metrics,
+        "settings": own(config.defense),
+        "protocol": audited.result.protocol["audit"],
+    }
+
+
+def repaired(made: Subject, audited: Audited, images: DictConfig) -> tuple[Path, StageResult]:
+    """Return the folder of the model without what the inverted trigger calls up, and its scores under that trigger.
+
+    `images` is a node of conf/data: clean images, all for the removal of conf/defense/removal. Raises RequestError
+    where they cannot be had.
+    """
+    config, stages, inverted = made.config, made.stages, audited.inversion
+    cache = Path(config.paths.cache).expanduser()
+    given: Images = make(images, cache=cache, seed=config.seed, memory=config.runtime.memory)
+    node, known = config.defense.removal, Known(audited.found)
+    model = remove(stages, audited.model, method(node), plain(node), made.diffusion, given, config.seed, known)
+    sampling, detection = sampling_of(made.sampling, inverted.family), examiner(config)
+    start = shifted(inverted.trigger, inverted.gamma, family_of(sampling.sampler) == "ode")
+    samples = draw_samples(stages, sampling, model, {"clean": clean(), "inverted": start}, "repaired_sample")
+    shown = {kind: first_images(samples, kind, detection.reads) for kind in ("clean", "inverted")}
+    triggered, beside = (to_float(shown[kind][: detection.reads]) for kind in ("inverted", "clean"))
+    verdict = detection.verdict(inverted, triggered, beside, config.defense.get("flag_by", "score"))
+    metrics = {"score": verdict.score, **verdict.evidence}
+    return model.folder / "model", StageResult(
+        {f"repaired/{name}": value for name, value in metrics.items()},
+        samples={f"repaired {kind}": images for kind, images in shown.items()},
+    )

@@ -1,0 +1,104 @@
+"""What an audit comes to: a few lines, and a page with the pictures first."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bdiff.report.page import duration, embed, write
+from bdiff.report.plan import size
+from bdiff.report.table import shown
+
+#: by the verdict of audit.json
+VERDICTS = {
+    "flagged": "flagged as backdoored",
+    "nothing found": "nothing found",
+    "scores only": "no threshold holds for such a model: scores only",
+}
+#: what pictures show, by the end of their names
+CAPTIONS = {
+    "triggers": "Inverted trigger. What the detection found to add to the starting noise.",
+    "inverted": "With it. What the model draws from noise with the inverted trigger added. The same picture again and "
+    "again is what a backdoor looks like.",
+    "clean": "Without it. The same noise, place for place, without the trigger.",
+    "repaired_inverted": "After the repair, with the inverted trigger.",
+    "repaired_clean": "After the repair, without it.",
+}
+
+
+def verdict(methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the verdict over all methods: one that flags the model is enough."""
+    found = {one["flagged"] for one in methods.values()}
+    return "flagged" if True in found else "nothing found" if False in found else "scores only"
+
+
+def chances(finding: Mapping[str, Any]) -> str:
+    """Return what a method's verdict rests on: the threshold with its rate, or why there is none."""
+    if finding["flagged"] is None:
+        return finding["unflagged"] or "its threshold is null"
+    words = f"threshold {finding['threshold']:.3g}"
+    rate = finding.get("false_positive_rate")
+    return (
+        f"{words}, at most {100 * rate:.3g} % of clean models are flagged ({finding['calibrated_on']})"
+        if rate
+        else words
+    )
+
+
+def audit_lines(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the lines of a finished audit, by what they are about."""
+    model = record["model"]
+    shape = "x".join(map(str, model["shape"]))
+    lines = {
+        "model": f"{model['name']}: {shape}, {model['weights'] / 1e6:.3g} M weights, predicts {model['prediction']}, "
+        f"{model['schedule']['num_train_timesteps']} timesteps"
+    }
+    if model["strange"]:
+        lines["weights"] = f"tensors of no layer: {some(model['strange'])}"
+    if model["unread"]:
+        lines["files"] = f"not read, since they hold code or objects: {some(model['unread'])}"
+    for name, found in record["methods"].items():
+        lines[name] = f"{found['flag_by']} {shown(found['flag_by'], found['value'])}; {chances(found)}"
+    if record["repaired"]:
+        lines["repaired"] = f"{record['repaired']['folder']}: {repaired(record)}"
+    return lines | {"verdict": VERDICTS[record["verdict"]], "page": record["page"]}
+
+
+def repaired(record: Mapping[str, Any]) -> str:
+    """Return the score before and after a repair."""
+    (found, *_), after = record["methods"].values(), record["repaired"]["metrics"]
+    name = found["flag_by"]
+    return f"{name} {shown(name, found['value'])} before, {shown(name, after[name])} after"
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """Return the first of several names."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def cost_line(seconds: float, most: float, unknown: bool) -> str:
+    """Return what an audit will take, in a line."""
+    more = " and more" if unknown else ""
+    return f"this will take about {duration(seconds)}{more} here and {size(most)}; a killed audit goes on"
+
+
+def write_audit_page(folder: Path, record: Mapping[str, Any]) -> Path:
+    """Write `folder`/report.html from an audit's record and the pictures in `folder`/figures; return its path."""
+    pictures = {path.stem: embed(path) for path in sorted((folder / "figures").glob("*.png"))}
+    groups = {name: of_method(name, pictures, len(record["methods"]) > 1) for name in record["methods"]}
+    return write(
+        folder / "report.html",
+        "audit.html",
+        title=record["model"]["name"],
+        record=record,
+        words=VERDICTS[record["verdict"]],
+        groups=groups,
+        lines=audit_lines(record),
+        chances=chances,
+    )
+
+
+def of_method(method: str, pictures: Mapping[str, Any], several: bool) -> list[tuple[str, str, Any]]:
+    """Return a method's pictures in order, each with its kind, its caption and itself."""
+    prefix = f"{method}_" if several else ""
+    names = [(name, f"{prefix}{name}") for name in CAPTIONS]
+    return [(name, CAPTIONS[name], pictures[own]) for name, own in names if own in pictures]
