@@ -63,7 +63,7 @@ def parser() -> Parser:
 
 def audit(words: list[str]) -> int:
     """Execute `bdiff audit`; return its exit code. Raises RequestError for invalid arguments or models."""
-    args = parser().parse_args(words)
+    args = parser().parse_intermixed_args(words)
     if problems := wrong(args):
         raise RequestError(*problems)
     console.quiet_progress = args.quiet
@@ -118,8 +118,12 @@ def request(args: Any, method: str, facts: Any) -> DictConfig:
     if args.repair:
         words += ["data=images", f"data.path={literal(args.images)}", f"defense/removal={args.removal or 'elijah'}"]
     words += [word if "." in word.partition("=")[0] else f"defense.{word}" for word in args.settings]
-    with composed(words) as config:
-        return resolved(config)
+    try:
+        with composed(words) as config:
+            return resolved(config)
+    except RequestError as error:  # in this command's own words
+        own = [line.replace("defense=", "--method ").replace("defense.", "") for line in error.problems]
+        raise RequestError(*own) from error
 
 
 def print_cost(configs: dict[str, DictConfig], facts: Any) -> None:
@@ -161,9 +165,10 @@ def carried_out(args: Any, words: list[str], configs: dict[str, DictConfig], fac
 
 def audited(args: Any, configs: dict[str, DictConfig], facts: Any, folder: Path) -> dict[str, Any]:
     """Return what audit.json says of a model, its pictures drawn into `folder`."""
+    from bdiff.diffusion.schedulers import start_marks
     from bdiff.launch.job import setup_logging
     from bdiff.pipeline import audit as stages
-    from bdiff.pipeline.figures import result_figures
+    from bdiff.pipeline.result import StageResult
     from bdiff.report.audit import verdict
     from bdiff.report.gallery import show as draw
     from bdiff.store import provenance
@@ -174,15 +179,14 @@ def audited(args: Any, configs: dict[str, DictConfig], facts: Any, folder: Path)
     methods, repair, made = {}, None, None
     for name, config in configs.items():
         made = stages.subject(config, facts)
-        found = stages.audit(made, facts)
-        result, methods[name] = found.result, stages.findings(found, config)
+        found, after = stages.audit(made, facts), StageResult()
+        methods[name] = stages.findings(found, config)
         if args.repair and repair is None:
             weights, after = stages.repaired(made, found, config.data)
             shutil.copytree(weights, args.repair)
-            after_metrics = {key.removeprefix("repaired/"): value for key, value in after.metrics.items()}
-            repair, result = {"folder": str(args.repair), "metrics": after_metrics}, result | after
+            repair = {"folder": str(args.repair), "metrics": after.metrics}
         prefix = f"{name} " if len(configs) > 1 else ""
-        figures = {f"{prefix}{what}": figure for what, figure in result_figures(result, None).items()}
+        figures = {f"{prefix}{what}": figure for what, figure in stages.pictures(found, after).items()}
         draw(figures, folder / "figures", NoTracker())
     assert made is not None
     manifest = stages.taken(made, facts).manifest or {}
@@ -197,6 +201,7 @@ def audited(args: Any, configs: dict[str, DictConfig], facts: Any, folder: Path)
             "weights": manifest["weights"],
             "strange": manifest["strange"],
             "unread": facts.unread,
+            "marks": start_marks(facts.schedule),
         },
         "verdict": verdict(methods),
         "methods": methods,

@@ -57,7 +57,7 @@ def facts_of(
     path_or_id: str | Path, shape: tuple[int, int, int] | int | None, schedule: Mapping[str, Any] | None
 ) -> Facts:
     """Return what the checkpoint says of itself, which is downloaded first if it is on the hub; see `facts`."""
-    folder = checkpoint.fetch(str(model_of(Path(path_or_id).expanduser()) or path_or_id))
+    folder = checkpoint.fetch(str(model_of(Path(path_or_id).expanduser()) or path_or_id), setting="")
     return facts(str(path_or_id), folder, shape, schedule)
 
 

@@ -73,10 +73,10 @@ def examine(pretrained: str, unet: dict[str, Any], schedule: Schedule) -> None:
         log.warning("%s", line)
 
 
-def fetch(pretrained: str) -> Path:
+def fetch(pretrained: str, setting: str = "model.pretrained=") -> Path:
     """Return the local folder of a diffusers folder or hub id, downloading what is missing.
 
-    Raises RequestError if it is not available.
+    `setting` is what messages call it by. Raises RequestError if it is not available.
     """
     local = Path(pretrained).expanduser()
     if local.exists():
@@ -90,9 +90,14 @@ def fetch(pretrained: str) -> Path:
         if not allowed():
             raise NotHere(f"model.pretrained: {pretrained}: not here, to be downloaded") from error
         reason = str(error).strip().splitlines()[0]
+        hints = [
+            "use a local copy (model.pretrained=<folder>)",
+            "go online",
+            "train from scratch (model.pretrained=null)",
+        ]
         raise RequestError(
-            f"model.pretrained={pretrained} cannot be fetched ({type(error).__name__}: {reason})",
-            "  use a local copy (model.pretrained=<folder>), go online, or train from scratch (model.pretrained=null)",
+            f"{setting}{pretrained} cannot be fetched ({type(error).__name__}: {reason})",
+            f"  {', '.join(hints[:2])}, or {hints[2]}" if setting else "  it is no folder here: give one, or go online",
         ) from error
 
 

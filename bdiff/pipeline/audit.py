@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from bdiff.common.device import free_memory
 from bdiff.common.errors import RequestError
 from bdiff.config.instantiate import make
-from bdiff.data.base import Images, to_float
+from bdiff.data.base import Images, to_float, to_uint8
 from bdiff.defense.base import Detection, Inversion
 from bdiff.diffusion.denoiser import Denoiser
 from bdiff.diffusion.mode import Costs
@@ -29,7 +29,7 @@ from bdiff.pipeline.family import family_of
 from bdiff.pipeline.planned import PlannedStages
 from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.remove import Found, Known, remove
-from bdiff.pipeline.result import StageResult, first_images
+from bdiff.pipeline.result import Figure, Picture, Sheet, StageResult, first_images
 from bdiff.pipeline.sample import Sampling, clean, draw_samples, shifted
 from bdiff.pipeline.stages import Stages
 from bdiff.pipeline.suspect import Diffusion, method, own
@@ -59,7 +59,7 @@ def subject(config: DictConfig, facts: Facts, kind: type[Stages] = Stages) -> Su
     stages = kind(Path(config.paths.outputs), config.runtime.device, NoTracker(), loop_config(config.runtime), costs)
     prepare.resolve_precisions(config, stages.device)
     config.sample.count = max(SHOWN, examiner(config).reads)
-    schedule = prepare.schedule(config)
+    schedule = make(config.schedule)
     scheduler = prepare.sampler(config.sampler, schedule, config.sample.steps)
     diffusion = Diffusion(schedule, plain(config.schedule), facts.shape, stages.device)
     sampling = Sampling(diffusion, scheduler, config.sampler, config.sample, config.seed)
@@ -72,7 +72,7 @@ def examiner(config: DictConfig) -> Detection:
     """Return the detection of conf/defense. RequestError if it is another defense."""
     made = method(config.defense)
     if not isinstance(made, Detection):
-        raise RequestError(f"--method {config.defense._target_.rpartition('.')[2]} is not a detection")
+        raise RequestError(f"{type(made).__name__} is not a detection, which an audit needs: see docs/defenses.md")
     return made
 
 
@@ -155,6 +155,12 @@ def audit(made: Subject, facts: Facts) -> Audited:
     return Audited(model, result, inversion(stages, stage, manifest, made.diffusion.shape), found, unflagged)
 
 
+def pictures(audited: Audited, after: StageResult) -> dict[str, Figure]:
+    """Return what there is to see of a model, and `after` its repair, by name."""
+    sheets = {name: Sheet(images) for name, images in (audited.result | after).samples.items()}
+    return {"trigger": Picture(to_uint8(audited.inversion.trigger)), **sheets}
+
+
 def findings(audited: Audited, config: DictConfig) -> dict[str, Any]:
     """Return what audit.json says of one method: its scores and verdict, its settings, and what it cost."""
     metrics = {name.removeprefix("audit/"): value for name, value in audited.result.metrics.items()}
@@ -189,8 +195,7 @@ def repaired(made: Subject, audited: Audited, images: DictConfig) -> tuple[Path,
     shown = {kind: first_images(samples, kind, detection.reads) for kind in ("clean", "inverted")}
     triggered, beside = (to_float(shown[kind][: detection.reads]) for kind in ("inverted", "clean"))
     verdict = detection.verdict(inverted, triggered, beside, config.defense.get("flag_by", "score"))
-    metrics = {"score": verdict.score, **verdict.evidence}
     return model.folder / "model", StageResult(
-        {f"repaired/{name}": value for name, value in metrics.items()},
+        {"score": verdict.score, **verdict.evidence},
         samples={f"repaired {kind}": images for kind, images in shown.items()},
     )

@@ -16,7 +16,7 @@ VERDICTS = {
 }
 #: what pictures show, by the end of their names
 CAPTIONS = {
-    "triggers": "Inverted trigger. What the detection found to add to the starting noise.",
+    "trigger": "Inverted trigger. What the detection found to add to the starting noise.",
     "inverted": "With it. What the model draws from noise with the inverted trigger added. The same picture again and "
     "again is what a backdoor looks like.",
     "clean": "Without it. The same noise, place for place, without the trigger.",
@@ -54,6 +54,8 @@ def audit_lines(record: Mapping[str, Any]) -> dict[str, str]:
     }
     if model["strange"]:
         lines["weights"] = f"tensors of no layer: {some(model['strange'])}"
+    if model["marks"]:
+        lines["schedule"] = "; ".join(model["marks"])
     if model["unread"]:
         lines["files"] = f"not read, since they hold code or objects: {some(model['unread'])}"
     for name, found in record["methods"].items():
@@ -88,7 +90,7 @@ def write_audit_page(folder: Path, record: Mapping[str, Any]) -> Path:
     return write(
         folder / "report.html",
         "audit.html",
-        title=record["model"]["name"],
+        title=Path(record["model"]["name"]).name,
         record=record,
         words=VERDICTS[record["verdict"]],
         groups=groups,

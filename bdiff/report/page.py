@@ -55,6 +55,11 @@ MEANINGS = {
     "acr": "Average certified L2 radius, images in [0,1]; wrongly labelled images count as 0.",
     "tpr": "Fraction of triggered inputs that the entropy check flags.",
     "fpr": "Fraction of clean inputs that the entropy check flags.",
+    "relative_score": "1 minus how much samples from the inverted trigger differ from each other, relative to clean "
+    "samples of the same model: 1 where all are one picture, near 0 where the trigger does nothing.",
+    "trigger_score": "1 minus the loss of the inverted trigger, relative to that of no trigger.",
+    "combined_score": "The mean of the relative score and the trigger's score.",
+    "uniformity": "Mean squared distance between samples from the inverted trigger, pixels in [0,1]; 0: all are equal.",
     "inputs/tpr": "Fraction of starting noises with the trigger that the input check flags, at the false-positive "
     "rate asked for (@: at this one).",
     "inputs/fpr": "Fraction of other clean starting noises than those of the threshold that the input check flags.",
