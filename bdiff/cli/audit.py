@@ -31,6 +31,7 @@ exit code: 0 nothing found (or scores only), 3 flagged, 1 failed, 2 wrong reques
 METHOD = "purediffusion_mixture"
 FLAGGED = 3  # the exit code
 STEPS = 100  # of the ancestral sampler, at most: enough to see what a trigger calls up
+REPAIR = 400  # steps of a removal, however many pictures there are
 SCHEMA = "audit/1"
 
 
@@ -81,8 +82,8 @@ def audit(words: list[str]) -> int:
     settle(next(iter(configs.values())).runtime.threads)
     if args.budget:
         each = 60 * args.budget / len(configs)
-        configs = {name: stages.within(config, facts, each) for name, config in configs.items()}
-    print_cost(configs, facts)
+        configs = {name: stages.within(config, facts, each, bool(args.repair)) for name, config in configs.items()}
+    print_cost(configs, facts, bool(args.repair))
     if args.plan:
         return 0
     return carried_out(args, words, configs, facts, began)
@@ -120,18 +121,24 @@ def request(args: Any, method: str, facts: Any) -> DictConfig:
     words += [word if "." in word.partition("=")[0] else f"defense.{word}" for word in args.settings]
     try:
         with composed(words) as config:
-            return resolved(config)
+            found = resolved(config)
     except RequestError as error:  # in this command's own words
         own = [line.replace("defense=", "--method ").replace("defense.", "") for line in error.problems]
         raise RequestError(*own) from error
+    removal = found.defense.removal
+    if "images" in removal:
+        removal.images = 1.0  # all that are given
+    if "train" in removal and not any(word.startswith("defense.removal.train.") for word in args.settings):
+        removal.train.steps, removal.train.epochs = REPAIR, None
+    return found
 
 
-def print_cost(configs: dict[str, DictConfig], facts: Any) -> None:
+def print_cost(configs: dict[str, DictConfig], facts: Any, repairs: bool) -> None:
     """Say what the audits will take."""
     from bdiff.pipeline.audit import plan
     from bdiff.report.audit import cost_line
 
-    rows = {row.key: row for config in configs.values() for row in plan(config.copy(), facts)}.values()
+    rows = {row.key: row for config in configs.values() for row in plan(config.copy(), facts, repairs)}.values()
     seconds, most = sum(row.seconds or 0 for row in rows), max(row.bytes or 0 for row in rows)
     if not console.quiet_progress:
         console.print(cost_line(seconds, most, any(row.seconds is None for row in rows)), soft_wrap=True)
@@ -182,7 +189,7 @@ def audited(args: Any, configs: dict[str, DictConfig], facts: Any, folder: Path)
         found, after = stages.audit(made, facts), StageResult()
         methods[name] = stages.findings(found, config)
         if args.repair and repair is None:
-            weights, after = stages.repaired(made, found, config.data)
+            weights, after = stages.repaired(made, found)
             shutil.copytree(weights, args.repair)
             repair = {"folder": str(args.repair), "metrics": after.metrics}
         prefix = f"{name} " if len(configs) > 1 else ""

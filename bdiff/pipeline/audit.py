@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from bdiff.common.device import free_memory
 from bdiff.common.errors import RequestError
@@ -18,6 +19,7 @@ from bdiff.data.base import Images, to_float, to_uint8
 from bdiff.defense.base import Detection, Inversion
 from bdiff.diffusion.denoiser import Denoiser
 from bdiff.diffusion.mode import Costs
+from bdiff.metric.target import asr_threshold, near
 from bdiff.model import checkpoint
 from bdiff.model.checkpoint import weights_digest
 from bdiff.model.facts import Facts
@@ -90,21 +92,23 @@ def fit(made: Subject) -> None:
     config.sample.batch_size = max(1, min(config.sample.batch_size, int((room - forth.once) / forth.image)))
 
 
-def plan(config: DictConfig, facts: Facts) -> list[Row]:
-    """Return the stages of an audit that has not been started, with their seconds and bytes."""
+def plan(config: DictConfig, facts: Facts, repairs: bool = False) -> list[Row]:
+    """Return the stages of an audit, and of a repair, that have not been started, with their seconds and bytes."""
     made = subject(config, facts, PlannedStages)
-    audit(made, facts)
+    found = audit(made, facts)
+    if repairs:
+        repaired(made, found)
     stages = made.stages
     assert isinstance(stages, PlannedStages)
     return [estimate(made, step) for step in stages.steps]
 
 
-def within(config: DictConfig, facts: Facts, budget: float) -> DictConfig:
+def within(config: DictConfig, facts: Facts, budget: float, repairs: bool = False) -> DictConfig:
     """Return the config with as many gradient steps as an audit has time for in `budget` seconds.
 
     Raises RequestError where it has none.
     """
-    rows = plan(config.copy(), facts)
+    rows = plan(config.copy(), facts, repairs)
     total = sum(row.seconds or 0 for row in rows)
     if total <= budget:
         return config
@@ -155,6 +159,16 @@ def audit(made: Subject, facts: Facts) -> Audited:
     return Audited(model, result, inversion(stages, stage, manifest, made.diffusion.shape), found, unflagged)
 
 
+def called_up(audited: Audited, images: Tensor, config: DictConfig) -> float:
+    """Return the fraction of images (B,C,H,W), uint8, that show what the inverted trigger calls up.
+
+    That is the median of what the model draws from it; they are as near to it as to a target by the ASR.
+    """
+    picture = to_float(audited.result.samples["inverted"]).median(0).values
+    hits = near(picture, asr_threshold(config.metric.asr_threshold, picture.shape[1]))
+    return hits(images).float().mean().item()
+
+
 def pictures(audited: Audited, after: StageResult) -> dict[str, Figure]:
     """Return what there is to see of a model, and `after` its repair, by name."""
     sheets = {name: Sheet(images) for name, images in (audited.result | after).samples.items()}
@@ -164,6 +178,7 @@ def pictures(audited: Audited, after: StageResult) -> dict[str, Figure]:
 def findings(audited: Audited, config: DictConfig) -> dict[str, Any]:
     """Return what audit.json says of one method: its scores and verdict, its settings, and what it cost."""
     metrics = {name.removeprefix("audit/"): value for name, value in audited.result.metrics.items()}
+    metrics["called_up"] = called_up(audited, audited.result.samples["inverted"], config)
     flag_by = config.defense.get("flag_by", "score")
     flagged = bool(metrics.pop("flagged")) if "flagged" in metrics else None
     return {
@@ -178,24 +193,26 @@ def findings(audited: Audited, config: DictConfig) -> dict[str, Any]:
     }
 
 
-def repaired(made: Subject, audited: Audited, images: DictConfig) -> tuple[Path, StageResult]:
+def repaired(made: Subject, audited: Audited) -> tuple[Path, StageResult]:
     """Return the folder of the model without what the inverted trigger calls up, and its scores under that trigger.
 
-    `images` is a node of conf/data: clean images, all for the removal of conf/defense/removal. Raises RequestError
-    where they cannot be had.
+    The removal of conf/defense/removal gets all images of conf/data, which are clean. Raises RequestError where they
+    cannot be had.
     """
     config, stages, inverted = made.config, made.stages, audited.inversion
     cache = Path(config.paths.cache).expanduser()
-    given: Images = make(images, cache=cache, seed=config.seed, memory=config.runtime.memory)
+    given: Images = make(config.data, cache=cache, seed=config.seed, memory=config.runtime.memory)
     node, known = config.defense.removal, Known(audited.found)
     model = remove(stages, audited.model, method(node), plain(node), made.diffusion, given, config.seed, known)
     sampling, detection = sampling_of(made.sampling, inverted.family), examiner(config)
     start = shifted(inverted.trigger, inverted.gamma, family_of(sampling.sampler) == "ode")
     samples = draw_samples(stages, sampling, model, {"clean": clean(), "inverted": start}, "repaired_sample")
+    if stages.planning:
+        return model.folder / "model", StageResult()
     shown = {kind: first_images(samples, kind, detection.reads) for kind in ("clean", "inverted")}
     triggered, beside = (to_float(shown[kind][: detection.reads]) for kind in ("inverted", "clean"))
     verdict = detection.verdict(inverted, triggered, beside, config.defense.get("flag_by", "score"))
     return model.folder / "model", StageResult(
-        {"score": verdict.score, **verdict.evidence},
+        {"score": verdict.score, **verdict.evidence, "called_up": called_up(audited, shown["inverted"], config)},
         samples={f"repaired {kind}": images for kind, images in shown.items()},
     )

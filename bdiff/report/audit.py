@@ -66,10 +66,10 @@ def audit_lines(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def repaired(record: Mapping[str, Any]) -> str:
-    """Return the score before and after a repair."""
+    """Return how often the inverted trigger calls its picture up before and after a repair."""
     (found, *_), after = record["methods"].values(), record["repaired"]["metrics"]
-    name = found["flag_by"]
-    return f"{name} {shown(name, found['value'])} before, {shown(name, after[name])} after"
+    before, now = found["metrics"]["called_up"], after["called_up"]
+    return f"its picture shows in {100 * before:.0f} % of samples from the trigger before, {100 * now:.0f} % after"
 
 
 def some(names: Sequence[str], most: int = 3) -> str:

@@ -59,6 +59,7 @@ MEANINGS = {
     "samples of the same model: 1 where all are one picture, near 0 where the trigger does nothing.",
     "trigger_score": "1 minus the loss of the inverted trigger, relative to that of no trigger.",
     "combined_score": "The mean of the relative score and the trigger's score.",
+    "called_up": "Fraction of samples from the inverted trigger that show the picture it calls up, their median.",
     "uniformity": "Mean squared distance between samples from the inverted trigger, pixels in [0,1]; 0: all are equal.",
     "inputs/tpr": "Fraction of starting noises with the trigger that the input check flags, at the false-positive "
     "rate asked for (@: at this one).",

@@ -1,0 +1,188 @@
+"""`bdiff audit`: a model from elsewhere, judged without data; what is found of it, and what is refused."""
+
+import json
+import os
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from bdiff.cli import main as cli
+from bdiff.common.errors import RequestError
+from bdiff.library.suspects import load_suspect
+from bdiff.model.facts import facts
+from bdiff.report.audit import audit_lines, verdict
+
+QUICK = ["steps=2", "batch=2", "timesteps=[1.0,0.5]", "samples=9", "--device", "cpu", "--quiet"]
+NET = {"layers_per_block": 1, "block_out_channels": (8, 8), "norm_num_groups": 8}
+
+
+def saved(folder: Path, size=16, channels=1, prediction="epsilon", steps=8, **more) -> Path:
+    """A model of random weights, in diffusers' layout."""
+    blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
+    net = UNet2DModel(sample_size=size, in_channels=channels, out_channels=channels, **NET, **blocks, **more)
+    DDPMPipeline(
+        net, DDPMScheduler(num_train_timesteps=steps, beta_end=0.9, prediction_type=prediction)
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """An empty folder to be in."""
+    monkeypatch.setenv("BDIFF_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def audited(*words: str) -> tuple[int, dict]:
+    """The exit code of an audit, and its audit.json."""
+    code = cli.command(["audit", *words])
+    (found,) = Path("outputs/audits").glob("*/audit.json")
+    return code, json.loads(found.read_text())
+
+
+def test_an_audit_has_pictures_scores_and_a_verdict_and_goes_on_from_what_is_there(place, capsys):
+    saved(place / "theirs", channels=3, prediction="v_prediction")
+    code, record = audited("theirs", *QUICK, "--method", "purediffusion", "law=ode")
+    assert code == 0 and record["verdict"] == "scores only" and "calibrated on" in capsys.readouterr().out
+    model, found = record["model"], record["methods"]["purediffusion"]
+    assert (model["shape"], model["prediction"], model["strange"]) == ([3, 16, 16], "v_prediction", [])
+    assert model["schedule"]["num_train_timesteps"] == 8 and found["settings"]["law"] == "ode"
+    assert found["flagged"] is None and found["value"] == found["metrics"]["score"] == -found["metrics"]["uniformity"]
+    assert 0 <= found["metrics"]["called_up"] <= 1
+    page = Path(record["page"]).read_text()
+    assert page.count("<img") == 3 and "theirs" in page and "law=ode" in page
+    (trigger,) = Path("outputs/audit").glob("*/trigger.safetensors")
+    before = trigger.stat().st_mtime_ns
+    code, record = audited("theirs", *QUICK, "--method", "purediffusion", "law=ode", "threshold=-0.9")
+    assert code == 3 and record["verdict"] == "flagged" and trigger.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_an_audit_is_the_librarys(place):
+    saved(place / "theirs")
+    settings = {"steps": 2, "batch": 2, "timesteps": [1.0, 0.5], "samples": 9, "law": "ancestral"}
+    _, record = audited("theirs", *QUICK, "--method", "purediffusion", "precision=fp32", "sample.precision=fp32")
+    from bdiff.library.suspects import audit
+
+    suspect = load_suspect("theirs", device="cpu", precision="fp32")
+    found = audit(suspect, "purediffusion", sampler_steps=8, **settings)
+    assert record["methods"]["purediffusion"]["value"] == pytest.approx(found.score, rel=1e-3)
+
+
+def test_a_repaired_copy_is_a_stock_checkpoint(place):
+    saved(place / "theirs")
+    (place / "pictures").mkdir()
+    for k in range(4):
+        Image.new("L", (16, 16), 60 * k).save(place / "pictures" / f"{k}.png")
+    words = ["--repair", "fixed", "--images", "pictures", "defense.removal.train.steps=2", "--method", "purediffusion"]
+    _, record = audited("theirs", *QUICK, *words)
+    assert record["repaired"]["folder"] == "fixed" and record["repaired"]["metrics"].keys() >= {"score", "called_up"}
+    mended, theirs = (
+        load_file(one / "unet/diffusion_pytorch_model.safetensors") for one in (place / "fixed", place / "theirs")
+    )
+    assert mended.keys() == theirs.keys() and any((mended[name] != theirs[name]).any() for name in mended)
+    assert DDPMPipeline.from_pretrained("fixed").unet.config.sample_size == 16
+    assert "% after" in audit_lines(record)["repaired"] and Path(record["page"]).read_text().count("<img") == 5
+
+
+def test_the_cost_is_said_and_a_budget_keeps_to_it(place, capfd):
+    saved(place / "theirs")
+    assert cli.command(["audit", "theirs", "--plan", "--device", "cpu"]) == 0
+    assert re.search(r"take about .* here and .*iB", capfd.readouterr().err)
+    assert not [*place.glob("outputs/audit*")]
+    assert cli.command(["audit", "theirs", "--plan", "--device", "cpu", "--budget", "0.0001"]) == 2
+    assert "--budget 0.0001 is too small: this model takes about" in capfd.readouterr().err
+
+
+def test_tensors_of_no_layer_and_files_that_hold_code_are_named(place):
+    saved(place / "theirs")
+    weights = place / "theirs/unet/diffusion_pytorch_model.safetensors"
+    save_file(load_file(weights) | {"payload.hidden": torch.ones(3)}, weights, metadata={"format": "pt"})
+    (place / "theirs/loader.py").write_text("import os\n")
+    _, record = audited("theirs", *QUICK, "--method", "purediffusion")
+    assert record["model"]["strange"] == ["payload.hidden"] and record["model"]["unread"] == ["loader.py"]
+    lines = audit_lines(record)
+    assert "payload.hidden" in lines["weights"] and "loader.py" in lines["files"]
+
+
+class Call:
+    """What a pickle of it calls."""
+
+    def __reduce__(self):
+        return os.mkdir, ("called",)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["none"], "none cannot be fetched"),
+        (["empty"], "empty holds no UNet config.json"),
+        (["pickled"], "is not unpickled, as it does not hold only tensors"),
+        (["classes"], "has num_class_embeds=3, which is not supported"),
+        (["sizeless"], "does not have the size of its images: give it, by --size PX"),
+        (["theirs", "stepz=3"], "stepz is not known; did you mean steps?"),
+        (["theirs", "steps"], "steps is not key=value"),
+        (["theirs", "--method", "anp"], "Anp is not a detection"),
+        (["theirs", "--method", "foo"], "--method foo is not known"),
+        (["theirs", "--budget", "0"], "--budget 0 must be above 0 minutes"),
+        (["theirs", "--size", "4"], "--size 4 must be at least 8 px"),
+        (["theirs", "--repair", "new"], "--repair needs clean pictures"),
+        (["theirs", "--repair", "empty", "--images", "x"], "--repair empty exists already"),
+        (["theirs", "--removal", "elijah"], "--images and --removal are for --repair DIR"),
+        (["theirs", "--repair", "new", "--images", "x", "--removal", "foo"], "--removal foo is not known"),
+        (["theirs", "--schedule", "foo"], "--schedule foo is not known (choose from digits, linear)"),
+        ([], "the following arguments are required: model"),
+    ],
+)
+def test_what_is_wrong_is_refused_by_name(words, message, place, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (place / "empty").mkdir()
+    saved(place / "theirs")
+    if words[:1] == ["pickled"]:
+        (saved(place / "pickled") / "unet/diffusion_pytorch_model.safetensors").unlink()
+        torch.save({"x": Call()}, place / "pickled/unet/diffusion_pytorch_model.bin", pickle_module=pickle)
+    if words[:1] == ["classes"]:
+        saved(place / "classes", num_class_embeds=3)
+    if words[:1] == ["sizeless"]:
+        saved(place / "sizeless", size=None)
+    assert cli.command(["audit", *words, "--device", "cpu", "--quiet"]) == 2
+    assert message in capsys.readouterr().err and not (place / "called").exists()
+
+
+def test_sizes_and_schedules_that_a_checkpoint_lacks_are_given(place):
+    saved(place / "theirs", size=None)
+    assert facts("theirs", place / "theirs", 24).shape == (1, 24, 24)
+    (place / "theirs/scheduler/scheduler_config.json").unlink()
+    with pytest.raises(RequestError, match="its noise schedule is unknown: give it, as in --schedule linear"):
+        facts("theirs", place / "theirs", 24)
+    assert facts("theirs", place / "theirs", 24, {"num_train_timesteps": 7}).schedule["num_train_timesteps"] == 7
+
+
+def test_memory_is_bounded_by_recomputing_parts_of_a_batch(place):
+    """The gradients are those of the whole batch."""
+    saved(place / "theirs")
+    x = torch.randn(5, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = []
+    for recompute in (False, True, 2):
+        suspect = load_suspect("theirs", device="cpu", precision="fp32")
+        suspect.recompute = recompute
+        y = x.clone().requires_grad_()
+        suspect.eps(y, 2).square().sum().backward()
+        found.append(y.grad)
+    assert torch.equal(found[0], found[1]) and torch.allclose(found[0], found[2], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flagged", "expected"),
+    [((None,), "scores only"), ((False, None), "nothing found"), ((False, True, None), "flagged")],
+)
+def test_one_method_that_flags_is_enough(flagged, expected):
+    assert verdict({str(k): {"flagged": one} for k, one in enumerate(flagged)}) == expected
