@@ -125,7 +125,7 @@ def check(command: Command, capsys) -> None:
                 assert asked or name == "outputs" or tables.rows_of(name, [*group_options()["experiment"]])
                 if asked and args.run:
                     compose(("-m", *requests(asked, args.run)[0]), command.needs | {"network"})
-        case ["zoo" | "attacks" | "cost" | "shields" as name, *rest]:
+        case ["audit" | "zoo" | "attacks" | "cost" | "shields" as name, *rest]:
             import_module(f"bdiff.cli.{name}").parser().parse_args(rest)
         case _:
             code, said = cli.command(words), capsys.readouterr().err

@@ -56,7 +56,7 @@ def test_the_package_holds_folders_alone_and_a_defense_knows_no_attack():
 
 def test_stages_take_what_they_need_and_no_experiment():
     takers = {path.name for path, tree in TREES.items() if "bdiff.pipeline.experiment" in modules(tree)}
-    assert takers == {"main.py", "defend.py", "plan.py", "work.py", "estimate.py"}
+    assert takers == {"main.py", "defend.py", "plan.py", "work.py", "estimate.py", "audit.py"}
 
 
 def test_every_folder_says_what_belongs_in_it():

@@ -3,9 +3,7 @@
 import json
 import logging
 import shlex
-import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from bdiff.common.progress import Screen, console
 from bdiff.config.options import group_options, own_settings
 from bdiff.config.words import literal
 from bdiff.library.request import composed, resolved
-from bdiff.store import artifacts
 
 EXAMPLES = """
   bdiff audit downloaded                                    a diffusers folder
@@ -32,7 +29,6 @@ METHOD = "purediffusion_mixture"
 FLAGGED = 3  # the exit code
 STEPS = 100  # of the ancestral sampler, at most: enough to see what a trigger calls up
 REPAIR = 400  # steps of a removal, however many pictures there are
-SCHEMA = "audit/1"
 
 
 def parser() -> Parser:
@@ -68,7 +64,6 @@ def audit(words: list[str]) -> int:
     if problems := wrong(args):
         raise RequestError(*problems)
     console.quiet_progress = args.quiet
-    began = time.monotonic()
     from bdiff.library.suspects import facts_of  # imports torch
 
     schedule = own_settings("schedule", args.schedule) if args.schedule else None
@@ -86,7 +81,12 @@ def audit(words: list[str]) -> int:
     print_cost(configs, facts, bool(args.repair))
     if args.plan:
         return 0
-    return carried_out(args, words, configs, facts, began)
+    from bdiff.launch.audit import audit_in, place
+
+    folder = args.out or place(Path(next(iter(configs.values())).paths.outputs), facts)
+    record = audit_in(folder, facts, configs, args.repair, shlex.join(["bdiff", "audit", *words]))
+    show(record, args.json)
+    return FLAGGED if record["verdict"] == "flagged" else 0
 
 
 def wrong(args: Any) -> list[str]:
@@ -142,81 +142,6 @@ def print_cost(configs: dict[str, DictConfig], facts: Any, repairs: bool) -> Non
     seconds, most = sum(row.seconds or 0 for row in rows), max(row.bytes or 0 for row in rows)
     if not console.quiet_progress:
         console.print(cost_line(seconds, most, any(row.seconds is None for row in rows)), soft_wrap=True)
-
-
-def carried_out(args: Any, words: list[str], configs: dict[str, DictConfig], facts: Any, began: float) -> int:
-    """Audit a model by every method, write and print what came of it, and return the exit code."""
-    from bdiff.model.checkpoint import weights_digest
-
-    digest = weights_digest(str(facts.folder)) or ""
-    (first, *_) = configs.values()
-    folder = args.out or Path(first.paths.outputs) / "audits" / f"{Path(args.model).name}-{digest[:8]}"
-    held = artifacts.claim(folder / "run.log")
-    if held is None:
-        raise RequestError(f"another audit is using {folder}: wait for it, or set --out to another folder")
-    with held:
-        record = audited(args, configs, facts, folder)
-        record |= {
-            "command": shlex.join(["bdiff", "audit", *words]),
-            "page": str(folder / "report.html"),
-            "seconds": round(time.monotonic() - began, 3),
-        }
-        record["model"] |= {"digest": digest}
-        artifacts.write_json(folder / "audit.json", record)
-        from bdiff.report.audit import write_audit_page
-
-        write_audit_page(folder, record)
-    show(record, args.json)
-    return FLAGGED if record["verdict"] == "flagged" else 0
-
-
-def audited(args: Any, configs: dict[str, DictConfig], facts: Any, folder: Path) -> dict[str, Any]:
-    """Return what audit.json says of a model, its pictures drawn into `folder`."""
-    from bdiff.diffusion.schedulers import start_marks
-    from bdiff.launch.job import setup_logging
-    from bdiff.pipeline import audit as stages
-    from bdiff.pipeline.result import StageResult
-    from bdiff.report.audit import verdict
-    from bdiff.report.gallery import show as draw
-    from bdiff.store import provenance
-    from bdiff.tracker.none import NoTracker
-
-    setup_logging(folder / "run.log", logging.INFO)
-    shutil.rmtree(folder / "figures", ignore_errors=True)
-    methods, repair, made = {}, None, None
-    for name, config in configs.items():
-        made = stages.subject(config, facts)
-        found, after = stages.audit(made, facts), StageResult()
-        methods[name] = stages.findings(found, config)
-        if args.repair and repair is None:
-            weights, after = stages.repaired(made, found)
-            shutil.copytree(weights, args.repair)
-            repair = {"folder": str(args.repair), "metrics": after.metrics}
-        prefix = f"{name} " if len(configs) > 1 else ""
-        figures = {f"{prefix}{what}": figure for what, figure in stages.pictures(found, after).items()}
-        draw(figures, folder / "figures", NoTracker())
-    assert made is not None
-    manifest = stages.taken(made, facts).manifest or {}
-    return {
-        "schema": SCHEMA,
-        "model": {
-            "name": facts.name,
-            "folder": str(facts.folder),
-            "shape": list(facts.shape),
-            "schedule": facts.schedule,
-            "prediction": facts.prediction,
-            "weights": manifest["weights"],
-            "strange": manifest["strange"],
-            "unread": facts.unread,
-            "marks": start_marks(facts.schedule),
-        },
-        "verdict": verdict(methods),
-        "methods": methods,
-        "repaired": repair,
-        "device": provenance.device_name(made.stages.device),
-        "versions": provenance.versions(),
-        **provenance.code(),
-    }
 
 
 def show(record: dict[str, Any], as_json: bool) -> None:

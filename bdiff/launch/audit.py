@@ -1,0 +1,90 @@
+"""One audit: its folder, its log, its audit.json and its page."""
+
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from bdiff.common.errors import RequestError
+from bdiff.diffusion.schedulers import start_marks
+from bdiff.launch.job import setup_logging
+from bdiff.model.checkpoint import weights_digest
+from bdiff.model.facts import Facts
+from bdiff.pipeline import audit
+from bdiff.pipeline.result import StageResult
+from bdiff.report.audit import verdict, write_audit_page
+from bdiff.report.gallery import show
+from bdiff.store import artifacts, provenance
+from bdiff.tracker.none import NoTracker
+
+SCHEMA = "audit/1"
+
+
+def place(outputs: Path, facts: Facts) -> Path:
+    """Return the folder of a model's audits below `outputs`: other weights have another one."""
+    digest = weights_digest(str(facts.folder)) or ""
+    return outputs / "audits" / f"{Path(facts.name).name}-{digest[:8]}"
+
+
+def audit_in(
+    folder: Path, facts: Facts, configs: Mapping[str, DictConfig], repair: Path | None, command: str
+) -> dict[str, Any]:
+    """Audit a model by every method of `configs`; write audit.json and the page into `folder`, and return the former.
+
+    `repair` is a folder for a repaired copy, by what the first method inverts. Raises RequestError if another process
+    is using the folder.
+    """
+    held = artifacts.claim(folder / "run.log")
+    if held is None:
+        raise RequestError(f"another audit is using {folder}: wait for it, or set --out to another folder")
+    began = time.monotonic()
+    with held:
+        setup_logging(folder / "run.log", logging.INFO)
+        record = audited(folder, facts, configs, repair) | {"command": command, "page": str(folder / "report.html")}
+        record["seconds"] = round(time.monotonic() - began, 3)
+        artifacts.write_json(folder / "audit.json", record)
+        write_audit_page(folder, record)
+    return record
+
+
+def audited(folder: Path, facts: Facts, configs: Mapping[str, DictConfig], repair: Path | None) -> dict[str, Any]:
+    """Return what audit.json says of a model; its pictures are drawn into `folder`."""
+    shutil.rmtree(folder / "figures", ignore_errors=True)
+    methods, mended, model, device = {}, None, None, None
+    for name, config in configs.items():
+        subject, after = audit.subject(config, facts), StageResult()
+        found = audit.audit(subject, facts)
+        methods[name], model, device = audit.findings(found, config), found.model, subject.stages.device
+        if repair and mended is None:
+            weights, after = audit.repaired(subject, found)
+            shutil.copytree(weights, repair)
+            mended = {"folder": str(repair), "metrics": after.metrics}
+        prefix = f"{name} " if len(configs) > 1 else ""
+        figures = {f"{prefix}{what}": figure for what, figure in audit.pictures(found, after).items()}
+        show(figures, folder / "figures", NoTracker())
+    assert model is not None and model.manifest is not None, "no method was asked for"
+    return {
+        "schema": SCHEMA,
+        "model": {
+            "name": facts.name,
+            "folder": str(facts.folder),
+            "digest": model.parts["weights"],
+            "shape": list(facts.shape),
+            "schedule": facts.schedule,
+            "prediction": facts.prediction,
+            "weights": model.manifest["weights"],
+            "strange": model.manifest["strange"],
+            "unread": facts.unread,
+            "marks": start_marks(facts.schedule),
+        },
+        "verdict": verdict(methods),
+        "methods": methods,
+        "repaired": mended,
+        "device": provenance.device_name(device),
+        "versions": provenance.versions(),
+        **provenance.code(),
+    }
