@@ -64,6 +64,8 @@ class Detection(Defense):
     threshold: float | None
     #: the processes that share the starts, if there are several: all of them call `invert`, and get the same
     peers: Peers = ALONE
+    #: where a detection that can go on after a kill keeps the state of `invert`
+    state: Path | None = None
     #: the range of scores: above the first value and up to the second
     scores: ClassVar[tuple[float, float]] = (-inf, inf)
     #: whether `compare` scores the samples relative to clean ones of the same model

@@ -26,7 +26,7 @@ from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.remove import Found
 from bdiff.pipeline.result import StageResult, first_images
 from bdiff.pipeline.sample import Sampling, clean, draw_samples, shifted
-from bdiff.pipeline.stages import Stages, keep
+from bdiff.pipeline.stages import STATE, Stages, keep
 from bdiff.pipeline.suspect import Diffusion, own, suspect_of
 from bdiff.store.artifacts import Stage
 from bdiff.trigger.base import Trigger
@@ -143,6 +143,7 @@ def invert(
     )
 
     shared = detection.starts > 1
+    detection.state = stage.folder / STATE
     if shared:
         detection.peers = stages.peers
 

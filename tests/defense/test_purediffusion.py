@@ -15,6 +15,7 @@ from bdiff.common.seeds import generator
 from bdiff.config.instantiate import make
 from bdiff.defense.base import Inversion, Suspect
 from bdiff.defense.check import timesteps
+from bdiff.defense.detection import kept
 from bdiff.defense.detection.chain import Losses, chain, consistency_loss, descend, shift_loss, spread, spread_loss
 from bdiff.defense.detection.coefficients import correction_coefficient
 from bdiff.defense.detection.coefficients import shift_of as law_of
@@ -200,6 +201,30 @@ def test_a_seed_gives_one_trigger():
     assert torch.equal(first.trigger, second.trigger) and first.curve == second.curve
     assert not torch.equal(first.trigger, other.trigger)
     assert first.trigger.shape == SHAPE and first.trigger.isfinite().all()
+
+
+def test_a_killed_inversion_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "EVERY", 0.0)
+    whole, method, model = pure(steps=6, batch=4, restarts=2), pure(steps=6, batch=4, restarts=2), suspect()
+    method.state, lines = tmp_path / "state", []
+
+    def killed(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        method.invert(model, 1, killed)
+    (left,) = method.state.iterdir()
+    again, expected = suspect(), suspect()
+    lines.clear()
+    found = method.invert(again, 1, lines.append)
+    assert len(lines) == 6 and lines[:3] == ["", "", ""] and lines[3]
+    straight = whole.invert(expected, 1)
+    assert torch.equal(found.trigger, straight.trigger) and found.curve == straight.curve
+    assert again.evaluations == expected.evaluations
+    left.write_bytes(left.read_bytes()[:100])
+    assert torch.equal(method.invert(suspect(), 1).trigger, straight.trigger)
 
 
 def test_the_trigger_stays_within_its_bound():

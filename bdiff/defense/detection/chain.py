@@ -15,6 +15,7 @@ from torch import Tensor
 from bdiff.defense.base import Suspect
 from bdiff.defense.detection.coefficients import Shift, stacked
 from bdiff.defense.detection.curve import Curve
+from bdiff.defense.detection.kept import Kept
 
 
 class Chain(NamedTuple):
@@ -115,17 +116,30 @@ class Losses:
 
 
 def descend(
-    losses: Losses, taus: Tensor, steps: int, lr: float, bound: float, watch: Callable[[str], None]
+    losses: Losses,
+    taus: Tensor,
+    steps: int,
+    lr: float,
+    bound: float,
+    watch: Callable[[str], None],
+    kept: Kept = Kept(),  # noqa: B008 (it has no path)
 ) -> tuple[Tensor, list[list[float]]]:
     """Minimize `losses` over each of taus (R,C,H,W) by Adam with a cosine, within [-bound, bound].
 
-    Returns taus and their curves.
+    Goes on from what is `kept`, bit for bit. Returns taus and their curves.
     """
     taus = taus.clamp(-bound, bound).requires_grad_()
     optimizer = torch.optim.Adam([taus], lr=lr)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=lr / 20)
     curve = Curve("purediffusion", lr, watch)
-    for _ in range(steps):
+    if before := kept.load():
+        with torch.no_grad():
+            taus.copy_(before["taus"])
+        optimizer.load_state_dict(before["optimizer"])
+        cosine.load_state_dict(before["cosine"])
+        curve.go_on(before["losses"])
+        losses.suspect.evaluations = before["evaluations"]
+    for _ in range(len(curve.known), steps):
         loss = losses(taus)
         optimizer.zero_grad()
         loss.sum().backward()
@@ -134,4 +148,13 @@ def descend(
         with torch.no_grad():
             taus.clamp_(-bound, bound)
         curve.add(loss)
+        kept.save(
+            lambda: {
+                "taus": taus.detach(),
+                "optimizer": optimizer.state_dict(),
+                "cosine": cosine.state_dict(),
+                "losses": curve.all(),
+                "evaluations": losses.suspect.evaluations,
+            }
+        )
     return taus.detach(), curve.each()

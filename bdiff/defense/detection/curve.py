@@ -50,10 +50,20 @@ class Curve:
         """Return all losses of the only descent. Raises RunError if one is not finite."""
         return [loss for losses in self.each() for loss in losses]
 
-    def each(self) -> list[list[float]]:
-        """Return all losses of each descent. Raises RunError if one is not finite."""
+    def all(self) -> list[list[float]]:
+        """Return the losses of each step so far, of every descent. Raises RunError if one is not finite."""
         if self.waiting:
             self.send()
         while self.coming:
             self.read()
-        return [list(losses) for losses in zip(*self.known, strict=True)]
+        return self.known
+
+    def go_on(self, losses: list[list[float]]) -> None:
+        """Take up a killed descent after these steps."""
+        self.known = losses
+        for _ in losses:
+            self.watch("")
+
+    def each(self) -> list[list[float]]:
+        """Return all losses of each descent. Raises RunError if one is not finite."""
+        return [list(losses) for losses in zip(*self.all(), strict=True)]

@@ -23,6 +23,7 @@ from bdiff.defense.check import LAWS, PATHS, timesteps
 from bdiff.defense.detection.chain import Losses, chain, descend
 from bdiff.defense.detection.coefficients import shift_of
 from bdiff.defense.detection.evidence import kl_of, relative_uniformity, total_variation, uniformity
+from bdiff.defense.detection.kept import Kept
 from bdiff.defense.detection.probe import pass_over, probe, sampled
 from bdiff.defense.settings import PureDiffusionSettings
 from bdiff.diffusion.mode import Work
@@ -160,7 +161,8 @@ class PureDiffusion(Detection):
             group = searches[first : first + TOGETHER]
             objective = losses.under([laws[one.path, one.law] for one in group])
             taus = torch.stack([starts[one.start] for one in group])
-            taus, curves = descend(objective, taus, self.steps, self.lr, self.bound, watch)
+            kept = Kept(self.state and self.state / f"{'-'.join(map(str, group[0]))}.pt")
+            taus, curves = descend(objective, taus, self.steps, self.lr, self.bound, watch, kept)
             own += zip(group, taus.cpu(), curves, strict=True)
         # Processes hear of each other here alone: should a compiler fail before, one of them can begin anew.
         found = self.peers.join(own)
