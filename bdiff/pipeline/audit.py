@@ -89,7 +89,9 @@ def fit(made: Subject) -> None:
         if kept.of(detection.work.batch * detection.alive) > room:
             defense.checkpoint = max(1, int((room - kept.once) / kept.image))
     forth = scratch_of(of, config.sample.precision, False)
-    config.sample.batch_size = max(1, min(config.sample.batch_size, int((room - forth.once) / forth.image)))
+    most = max(1, int((room - forth.once) / forth.image))
+    if most < config.sample.batch_size:  # a power of 2, so that the samples' key does not vary with every byte
+        config.sample.batch_size = 2 ** (most.bit_length() - 1)
 
 
 def plan(config: DictConfig, facts: Facts, repairs: bool = False) -> list[Row]:
