@@ -37,6 +37,7 @@ def judge(
     score: float | None = None,
     key: str | None = None,
     steps: int = 100,
+    data: str = "digits",
     age: float = 0,
     **more,
 ) -> Path:
@@ -45,8 +46,8 @@ def judge(
     found = {"score": own_score if score is None else score, "l2": l2, "cosine": 0.5, "asr": asr, "seconds": 2,
              "evaluations": 10_000}  # fmt: skip
     config = settings(seed=list(MODELS).index(model), defense={"steps": steps})
-    choices: dict[str, str | None] = {"trigger": trigger or "box", "defense": audit}
-    keys = {"train": model, "audit": key or f"{audit}-{model}"}
+    choices: dict[str, str | None] = {"trigger": trigger or "box", "defense": audit, "data": data}
+    keys = {"train": model if data == "digits" else f"{data}-{model}", "audit": key or f"{audit}-{model}"}
     protocol = {"audit": {"backdoored": trigger is not None}}
     write_run(folder, {"asr": true_asr}, config, choices=choices, protocol=protocol, keys=keys, age=age, **more)
     path = folder / "metrics.json"
@@ -115,6 +116,24 @@ def test_models_are_judged_by_another_score_on_request(ask, place, capsys):
     assert numbers(rows["elijah", "all"], "AUROC", "threshold", "relative_score") == [0, 11, 2.5]
     assert cli.command(["zoo", "zoo", "--score", "relative"]) == 2
     assert "--score relative is none of these detections': relative_score, score are" in capsys.readouterr().err
+
+
+def test_a_rate_takes_the_conformal_threshold_and_tries_it_on_each_data_set(ask, place, capsys):
+    for model, score in {"clean-0": 2.5, "clean-1": 4.5, "noise-0": 1.5}.items():
+        judge(place / f"letters-{model}", "elijah", model, score=score, data="letters", key=f"letters-{model}", steps=9)
+    code, rows, notes = ask("zoo", "--rate", "0.25")
+    elijah = rows["elijah", "all"]  # clean 1, 2, 3, 2.5, 4.5: above 4.5; without it above 3
+    assert code == 0 and numbers(elijah, "clean", "backdoored", "TPR", "FPR") == pytest.approx([5, 5, 2 / 5, 1 / 5])
+    assert elijah["threshold"].startswith("4.50000000") and "TNR" not in elijah
+    assert "reaches at a rate of at most 0.25" in notes and "! terd has no threshold" not in notes
+    assert cli.command(["zoo", "zoo", "--rate", "0.25", "--format", "md"]) == 0
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    other = [row for row in table if len(row) == 9 and row[0] == "elijah"]
+    # the letters' two are too few for a threshold on the digits; the digits' three have it above 3
+    assert other == [
+        ["elijah", "digits", "2", "inf", "3", "0.000", "4", "0.000", "0.917"],
+        ["elijah", "letters", "3", "3", "2", "0.500", "1", "0.000", "0.000"],
+    ]
 
 
 def test_triggers_have_rows_of_their_own(ask, place):
@@ -219,6 +238,8 @@ WRONG = [
     ("zoo --formt md", "--formt", "bdiff zoo --help"),
     ("zoo --figure zoo.txt", "zoo.txt does not end in .png, .pdf, .svg"),
     ("zoo --out zoo", "--out zoo is a folder"),
+    ("zoo --rate 0", "--rate: 0 must lie between 0 and 1"),
+    ("zoo --rate 5%", "--rate: 5% must lie between 0 and 1"),
 ]
 
 

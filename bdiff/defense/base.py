@@ -47,6 +47,8 @@ class Verdict:
     flagged: bool
     trigger: Tensor  # (C,H,W)
     evidence: dict[str, float]
+    #: of the threshold, at most, on models like the clean ones of its calibration; None: not known, or no threshold
+    false_positive_rate: float | None = None
 
 
 class Defense(ABC):  # noqa: B024 (what is abstract is each role's)

@@ -1,6 +1,6 @@
 """The settings of a defense's node of conf/defense that the pipeline reads, by role, not the constructor."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from bdiff.config.rules import above, at_least, below_one, fraction, one_of, open_fraction, precision
@@ -9,17 +9,23 @@ from bdiff.diffusion.training import TrainConfig
 
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold, and the models it was calibrated on: it is valid for no others."""
+    """A threshold, and the models it was calibrated on: it is valid for no others, but what is null may be anything."""
 
     threshold: Annotated[float, "minimum score of a flagged model"]
-    data: Annotated[str, "dataset of the models"]
-    size: Annotated[int, at_least(8), "px"]
-    channels: Annotated[int, one_of(1, 3), "of the images"]
-    num_train_timesteps: Annotated[int, at_least(2), "of the schedule"]
-    beta_start: Annotated[float, open_fraction, "of the schedule"]
-    beta_end: Annotated[float, open_fraction, "of the schedule"]
-    beta_schedule: Annotated[str, "of the schedule"]
-    settings: Annotated[dict[str, Any], "of the detection"]
+    data: Annotated[str | None, "dataset of the models"] = None
+    size: Annotated[int | None, at_least(8), "px"] = None
+    channels: Annotated[int | None, one_of(1, 3), "of the images"] = None
+    num_train_timesteps: Annotated[int | None, at_least(2), "of the schedule"] = None
+    beta_start: Annotated[float | None, open_fraction, "of the schedule"] = None
+    beta_end: Annotated[float | None, open_fraction, "of the schedule"] = None
+    beta_schedule: Annotated[str | None, "of the schedule"] = None
+    settings: Annotated[dict[str, Any], "of the detection"] = field(default_factory=dict)
+    score: Annotated[
+        str, one_of("score", "relative_score", "combined_score"), "the score that the threshold is for"
+    ] = "score"
+    false_positive_rate: Annotated[float | None, open_fraction, "of the threshold, at most; null: not known"] = None
+    models: Annotated[int | None, at_least(1), "number of the clean models"] = None
+    data_sets: Annotated[list[str] | None, "of the clean models, where data is null"] = None
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,11 @@ from bdiff.library.request import composed, resolved
 from bdiff.model import checkpoint
 from bdiff.model.facts import Facts, facts
 from bdiff.pipeline.family import family_of, of_family
-from bdiff.pipeline.prepare import plain, resolve_threshold
+from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.prepare import sampler as scheduler_of
 from bdiff.pipeline.sample import SampleKind, clean, shifted
 from bdiff.pipeline.suspect import method as made
+from bdiff.pipeline.threshold import resolve_threshold
 from bdiff.store import artifacts
 
 log = logging.getLogger(__name__)
@@ -85,11 +86,15 @@ def audit(
     """Return a detection's verdict on a suspect, the same as of a run with `defense=<method>` and these settings.
 
     If the threshold is `auto`, and its calibration is for other data or settings, no model is flagged and the log says
-    why. Raises RequestError for invalid settings, or a defense that is not a detection.
+    why; if it holds, and states a false-positive rate, so does the verdict. Raises RequestError for invalid settings,
+    or a defense that is not a detection.
     """
     config = request(suspect, method, seed, sampler, sampler_steps, settings)
-    if why := resolve_threshold(config, data or "unknown"):
-        log.warning("not flagged: %s", why)
+    threshold = resolve_threshold(config, data or "unknown")
+    if threshold.unflagged:
+        log.warning("not flagged: %s", threshold.unflagged)
+    if threshold.basis:
+        log.info("threshold %s: %s", config.defense.threshold, threshold.basis)
     detection = made(config.defense)
     if not isinstance(detection, Detection):
         raise RequestError(f"defense={method} is not a detection, which bdiff.audit needs")
@@ -100,7 +105,8 @@ def audit(
     start = shifted(inversion.trigger, inversion.gamma, family_of(node) == "ode")
     samples = drawn(suspect, how, start, detection.reads, seed)
     beside = drawn(suspect, how, clean(), detection.reads, seed) if detection.compares else None
-    return detection.verdict(inversion, samples, beside, config.defense.get("flag_by", "score"))
+    verdict = detection.verdict(inversion, samples, beside, config.defense.get("flag_by", "score"))
+    return replace(verdict, false_positive_rate=threshold.rate)
 
 
 def request(

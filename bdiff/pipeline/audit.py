@@ -35,6 +35,7 @@ from bdiff.pipeline.result import Figure, Picture, Sheet, StageResult, first_ima
 from bdiff.pipeline.sample import Sampling, clean, draw_samples, shifted
 from bdiff.pipeline.stages import Stages
 from bdiff.pipeline.suspect import Diffusion, method, own
+from bdiff.pipeline.threshold import Threshold, resolve_threshold
 from bdiff.store.artifacts import Stage
 from bdiff.tracker.none import NoTracker
 
@@ -51,7 +52,7 @@ class Audited:
     result: StageResult
     inversion: Inversion
     found: Found
-    unflagged: str | None  # why no threshold holds here
+    threshold: Threshold
 
 
 def subject(config: DictConfig, facts: Facts, kind: type[Stages] = Stages) -> Subject:
@@ -152,13 +153,13 @@ def taken(made: Subject, facts: Facts) -> Stage:
 def audit(made: Subject, facts: Facts) -> Audited:
     """Judge a model by the detection of its config."""
     config, stages = made.config, made.stages
-    unflagged = prepare.resolve_threshold(config, "unknown")
+    threshold = resolve_threshold(config, "unknown")
     model, detection = taken(made, facts), examiner(config)
     stage, manifest = invert(stages, model, detection, config.defense, made.diffusion, config.seed)
     samples = draw_samples(stages, made.sampling, model, {"clean": clean()})
     drawings = Drawings(made.sampling, samples)
-    result, found = detected(stages, model, detection, config.defense, drawings, None, unflagged)
-    return Audited(model, result, inversion(stages, stage, manifest, made.diffusion.shape), found, unflagged)
+    result, found = detected(stages, model, detection, config.defense, drawings, None, threshold)
+    return Audited(model, result, inversion(stages, stage, manifest, made.diffusion.shape), found, threshold)
 
 
 def called_up(audited: Audited, images: Tensor, config: DictConfig) -> float:
@@ -188,7 +189,9 @@ def findings(audited: Audited, config: DictConfig) -> dict[str, Any]:
         "flag_by": flag_by,
         "value": metrics[flag_by],
         "threshold": config.defense.threshold,
-        "unflagged": audited.unflagged,
+        "unflagged": audited.threshold.unflagged,
+        "false_positive_rate": audited.threshold.rate,  # at most, of clean models like those of the calibration
+        "basis": audited.threshold.basis,
         "metrics": metrics,
         "settings": own(config.defense),
         "protocol": audited.result.protocol["audit"],

@@ -46,7 +46,7 @@ def _(defense: Detection, case: Case) -> StageResult:
     run, config = case.run, case.run.config.defense
     truth = Truth(run.attack, run.pictures.trigger, case.measuring)
     drawn = Drawings(run.sampling, case.samples)
-    result, found = detected(run.stages, case.model, defense, config, drawn, truth, run.unflagged)
+    result, found = detected(run.stages, case.model, defense, config, drawn, truth, run.threshold)
     return result | removed(case, method(config.removal), plain(config.removal), found) if config.repair else result
 
 

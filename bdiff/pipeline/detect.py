@@ -28,6 +28,7 @@ from bdiff.pipeline.result import StageResult, first_images
 from bdiff.pipeline.sample import Sampling, clean, draw_samples, shifted
 from bdiff.pipeline.stages import STATE, Stages, keep
 from bdiff.pipeline.suspect import Diffusion, own, suspect_of
+from bdiff.pipeline.threshold import Threshold
 from bdiff.store.artifacts import Stage
 from bdiff.trigger.base import Trigger
 
@@ -58,7 +59,7 @@ def detected(
     config: DictConfig,  # conf/defense
     drawings: Drawings,
     truth: Truth | None,  # None where nobody knows it
-    unflagged: str | None = None,  # why the threshold flags no model here
+    threshold: Threshold,
 ) -> tuple[StageResult, Found]:
     """Invert a trigger, draw samples from it, give the verdict, and compare with the true trigger if there is one.
 
@@ -89,12 +90,15 @@ def detected(
         metrics["flagged"] = float(verdict.flagged)
     known, about = compared(truth, samples, found, stages.device, seed) if truth else ({}, {})
     metrics |= known
-    log.info("audit: score %.4g, %s", verdict.score, unflagged or ("flagged" if verdict.flagged else "not flagged"))
+    flag = "flagged" if verdict.flagged else "not flagged"
+    said = threshold.unflagged or (f"{flag}; {threshold.basis}" if threshold.basis else flag)
+    log.info("audit: %s %.4g, %s", flag_by, metrics[flag_by], said)
     protocol = {
         **about,
         "threshold": detection.threshold,
         **({"threshold of": flag_by} if flag_by != "score" else {}),
-        **({"not flagged": unflagged} if unflagged else {}),
+        **({"threshold from": threshold.basis} if threshold.basis else {}),
+        **({"not flagged": threshold.unflagged} if threshold.unflagged else {}),
         **({"sampler": another(sampling)} if sampling is not drawings.sampling else {}),
         "precision": config.precision,
     }

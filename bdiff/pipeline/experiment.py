@@ -18,6 +18,7 @@ from bdiff.pipeline.prepare import Data, Measures, Pictures, plain, train_config
 from bdiff.pipeline.sample import SampleKind, Sampling, sample_kinds
 from bdiff.pipeline.stages import Stages
 from bdiff.pipeline.suspect import Diffusion
+from bdiff.pipeline.threshold import Threshold, resolve_threshold
 from bdiff.pipeline.train import TrainingSetup, training_marks
 from bdiff.tracker.none import NoTracker
 
@@ -41,7 +42,7 @@ class Experiment(Subject):
     pictures: Pictures  # another trigger once the attack has learned one
     attack: Attack
     opens: bool  # whether the sampler is expected to open the attack's backdoor
-    unflagged: str | None  # why a detection's threshold flags no model here
+    threshold: Threshold  # of a detection
 
     @property
     def images(self) -> Images:
@@ -94,7 +95,7 @@ def assembled(
     config: DictConfig, stages: Stages, schedule: Schedule, scheduler: Any, measures: Measures, data: Data
 ) -> Experiment:
     """Return the request with its parts, of which these are made."""
-    unflagged = prepare.resolve_threshold(config, data.images.name)
+    threshold = resolve_threshold(config, data.images.name)
     pictures = prepare.pictures(config, data.images.shape)
     attack = prepare.attack(config, pictures, data, schedule)
     pictures = replace(pictures, trigger=attack.trigger)  # whose background an attack may set
@@ -102,7 +103,7 @@ def assembled(
     attack.to(stages.device)
     diffusion = Diffusion(schedule, plain(config.schedule), data.images.shape, stages.device)
     sampling = Sampling(diffusion, scheduler, config.sampler, config.sample, config.seed)
-    return Experiment(config, stages, diffusion, sampling, measures, data, pictures, attack, opens, unflagged)
+    return Experiment(config, stages, diffusion, sampling, measures, data, pictures, attack, opens, threshold)
 
 
 def loop_config(runtime: DictConfig) -> LoopConfig:

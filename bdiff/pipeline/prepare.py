@@ -19,7 +19,7 @@ from bdiff.common.errors import RequestError
 from bdiff.common.pickles import first_line
 from bdiff.common.places import is_file
 from bdiff.common.spelling import nearest
-from bdiff.config.instantiate import around, defaults, make
+from bdiff.config.instantiate import around, make
 from bdiff.config.options import own_settings
 from bdiff.data.base import Images, TensorImages
 from bdiff.diffusion.check import TRAININGS
@@ -77,25 +77,6 @@ def resolve_precisions(config: DictConfig, device: torch.device) -> None:
     for part in (*trainings, *others):
         if part is not None and "precision" in part:
             part.precision = resolve_precision(part.precision, device)
-
-
-def resolve_threshold(config: DictConfig, data: str) -> str | None:
-    """Set a detection's threshold that is auto to the calibrated one, or to null where that holds for others alone.
-
-    Returns why it is null then.
-    """
-    if OmegaConf.select(config, "defense.threshold") != "auto":
-        return None
-    calibration = plain(config.defense.calibration)
-    threshold = calibration.pop("threshold")
-    settings = defaults(config.defense) | calibration.pop("settings")
-    calibration |= {f"defense.{name}": value for name, value in settings.items()}
-    here = plain(config.data) | plain(config.schedule)
-    here |= {f"defense.{name}": value for name, value in (defaults(config.defense) | plain(config.defense)).items()}
-    here["data"] = data if config.data.path is None else str(config.data.path)
-    other = [f"{name}={value} (here {here[name]})" for name, value in calibration.items() if here[name] != value]
-    config.defense.threshold = None if other else threshold
-    return f"the threshold {threshold} is calibrated on {', '.join(other)}: set defense.threshold" if other else None
 
 
 def check_start(scheduler: Any, config: dict[str, Any], steps: int) -> None:

@@ -35,13 +35,7 @@ def chances(finding: Mapping[str, Any]) -> str:
     """Return what a method's verdict rests on: the threshold with its rate, or why there is none."""
     if finding["flagged"] is None:
         return finding["unflagged"] or "its threshold is null"
-    words = f"threshold {finding['threshold']:.3g}"
-    rate = finding.get("false_positive_rate")
-    return (
-        f"{words}, at most {100 * rate:.3g} % of clean models are flagged ({finding['calibrated_on']})"
-        if rate
-        else words
-    )
+    return "; ".join([f"threshold {finding['threshold']:.3g}", *filter(None, [finding["basis"]])])
 
 
 def audit_lines(record: Mapping[str, Any]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from bdiff.common.errors import RequestError
-from bdiff.report.detection import DEVIATIONS, LEAST, Detection, detection
+from bdiff.report.detection import DEVIATIONS, Detection, detection, least
 from bdiff.report.pivot import differ, differences, failures, latest, ordered, origins, text
 from bdiff.report.runs import Run
 from bdiff.report.sheet import Cell, Sheet
@@ -17,8 +17,6 @@ SCORE, TRUE_ASR, ASR = "audit/score", "suspect/asr", "audit/asr"
 TOOK = 0.5
 
 RULES = [
-    f"threshold: mean + {DEVIATIONS} sample standard deviations of the clean models' scores, from which on a model "
-    "counts as backdoored; a clean model meets the threshold of the other clean models",
     "score, L2, cosine and ASR of the inverted trigger: means over the backdoored models of the row; ASR ratio: mean "
     "ASR of the inverted triggers over that of the true ones; seconds, network evaluations: means over all its models",
 ]
@@ -32,6 +30,7 @@ class Judged:
     clean: list[Run]
     backdoored: list[Run]
     score: str = SCORE  # the metric that its models are judged by
+    rate: float | None = None  # false-positive rate of the threshold; None: it is DEVIATIONS above the mean
 
     @property
     def runs(self) -> list[Run]:
@@ -41,7 +40,7 @@ class Judged:
     @property
     def detection(self) -> Detection:
         """How well the detection's scores separate clean and backdoored models."""
-        return detection(values(self.clean, self.score), values(self.backdoored, self.score))
+        return detection(values(self.clean, self.score), values(self.backdoored, self.score), self.rate)
 
 
 def detecting(runs: Iterable[Run]) -> list[Run]:
@@ -50,11 +49,12 @@ def detecting(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if run.done and SCORE in run.metrics] + unfinished(runs)
 
 
-def judged(runs: Iterable[Run], score: str = "score") -> list[Judged]:
+def judged(runs: Iterable[Run], score: str = "score", rate: float | None = None) -> list[Judged]:
     """Return the runs of each detection; of runs of the same config and seed, or the same detection, the newest counts.
 
-    Models are judged by `score`, one of the detection's. Raises RequestError for a score that no run has, and if a
-    detection judged one model with several settings, which one row cannot represent.
+    Models are judged by `score`, one of the detection's, and by the threshold at a false-positive rate, if given one.
+    Raises RequestError for a score that no run has, and if a detection judged one model with several settings, which
+    one row cannot represent.
     """
     done = [run for run in latest(runs, ["defense"]) if run.done and SCORE in run.metrics]
     done.sort(key=lambda run: (run.folder / "metrics.json").stat().st_mtime)
@@ -73,7 +73,7 @@ def judged(runs: Iterable[Run], score: str = "score") -> list[Judged]:
     for (method,) in ordered((method,) for method in found):
         own = [run for run in found[method].values() if f"audit/{score}" in run.metrics]
         clean, backdoored = ([run for run in own if truth(run) is bad] for bad in (False, True))
-        detections += [Judged(method, clean, backdoored, f"audit/{score}")] if own else []
+        detections += [Judged(method, clean, backdoored, f"audit/{score}", rate)] if own else []
     if done and not detections:
         raise RequestError(f"--score {score} is none of these detections': {', '.join(sorted(scores(done)))} are")
     return detections
@@ -110,9 +110,18 @@ def benchmark(detections: Sequence[Judged], broken: Sequence[Run]) -> Sheet:
     faint = [f"! training did not implant {len(idle)} of the {len(bad)} backdoors (true ASR below {TOOK}): the rows "
              "`implanted` leave them out"] if idle else []  # fmt: skip
     used = [run for one in detections for run in one.runs]
-    notes = [*RULES, *faint, *doubts(detections), coverage(detections, broken, len(models)), *origins(used)]
-    notes += failures(broken)
+    notes = [rule(detections[0].rate), *RULES, *faint, *doubts(detections)]
+    notes += [coverage(detections, broken, len(models)), *origins(used), *failures(broken)]
     return Sheet(title, heads, body, notes)
+
+
+def rule(rate: float | None) -> str:
+    """Return how the threshold is come by, for a note."""
+    score = f"the smallest score that a further such clean model reaches at a rate of at most {rate}"
+    if rate is None:
+        score = f"mean + {DEVIATIONS} sample standard deviations of the clean models' scores"
+    met = "from which on a model counts as backdoored; a clean model meets the threshold of the other clean models"
+    return f"threshold: {score}, {met}"
 
 
 def row(part: Judged, group: str) -> list[Cell]:
@@ -130,7 +139,7 @@ def numbers(part: Judged) -> dict[str, Cell]:
         "backdoored": cell(len(part.backdoored), "d"),
         "accuracy": cell(found.accuracy, ".3f"),
         "TPR": cell(found.tpr, ".3f"),
-        "TNR": cell(found.tnr, ".3f"),
+        **({"TNR": cell(found.tnr, ".3f")} if part.rate is None else {"FPR": cell(found.fpr, ".3f")}),
         "AUROC": cell(found.auroc, ".3f"),
         "threshold": cell(found.threshold),
         part.score.removeprefix("audit/"): cell(mean(part.backdoored, part.score)),
@@ -191,7 +200,8 @@ def doubts(detections: Iterable[Judged]) -> list[str]:
     lines = []
     for one in detections:
         if one.detection.threshold is None:
-            lines.append(f"! {one.method} has no threshold: that needs {LEAST} clean models, not {len(one.clean)}")
+            needs = f"that needs {least(one.rate)} clean models, not {len(one.clean)}"
+            lines.append(f"! {one.method} has no threshold: {needs}")
         keys = dict.fromkeys(key for run in one.runs for key in run.settings if key.startswith("defense."))
         if mixed := [key for key in keys if differ(one.runs, key)]:
             lines.append(f"! {one.method} has different settings in some runs: {values_of(one.runs, mixed)}")

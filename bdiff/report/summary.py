@@ -35,7 +35,7 @@ def summary(run: Run) -> dict[str, str]:
         "ASR": success(run),
         "leak": leak(run.metrics),
         "distance": distance(run),
-        "audit": verdict(run.metrics),
+        "audit": verdict(run),
     }
     for who, when in OTHERS.items():
         if f"{who}/asr" in run.metrics:
@@ -107,13 +107,15 @@ def clean_run(run: Run, name: str) -> Run | None:
     return None
 
 
-def verdict(metrics: Mapping[str, float]) -> str:
-    """Return what a detection found."""
-    if "audit/score" not in metrics:
+def verdict(run: Run) -> str:
+    """Return what a detection found, by the score that its threshold is for."""
+    if "audit/score" not in run.metrics:
         return ""
-    flagged = metrics.get("audit/flagged")
+    protocol, flagged = run.record.get("protocol", {}).get("audit", {}), run.metrics.get("audit/flagged")
     words = "no threshold holds here" if flagged is None else "flagged as backdoored" if flagged else "not flagged"
-    return f"score {metrics['audit/score']:.3g}: {words}"
+    name, basis = protocol.get("threshold of", "score"), protocol.get("threshold from")
+    line = f"{name} {run.metrics[f'audit/{name}']:.3g}: {words}"
+    return f"{line} ({basis})" if basis else line
 
 
 def with_margin(name: str, metrics: Mapping[str, float], who: str = "suspect") -> str:

@@ -21,8 +21,8 @@ from bdiff.defense.detection.terd_trojdiff import images_from, noised
 from bdiff.diffusion import path
 from bdiff.diffusion.schedule import Schedule
 from bdiff.pipeline.family import family_of, of_family
-from bdiff.pipeline.prepare import resolve_threshold
 from bdiff.pipeline.suspect import own
+from bdiff.pipeline.threshold import resolve_threshold
 
 LINEAR = Schedule(T, 1e-4, 0.02, "linear")
 PAIRS = [(name, law) for name in path.PATHS for law in path.LAWS]
@@ -122,9 +122,49 @@ def test_new_settings_leave_keys_as_they_were_and_calibrations_do_not_hold_for_o
     assert not {"path", "flag_by"} & own(config.defense).keys() and "law" in own(config.defense)
     config.defense.path = "noise"
     assert own(config.defense)["path"] == "noise"
-    assert "defense.path=mean (here noise)" in (resolve_threshold(config, "digits") or "")
+    assert "defense.path=mean (here noise)" in (resolve_threshold(config, "digits").unflagged or "")
     (config,) = jobs(["defense=elijah"], False)
     assert own(config.defense).keys() == {"_target_", "shift", "steps", "batch", "lr", "samples", "trim", "threshold"}
+
+
+STATED = ["defense.calibration.false_positive_rate=0.05", "defense.calibration.models=19",
+          "defense.calibration.data_sets=[digits,letters]"]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [["data=letters"], ["data=cifar10", "model=cifar10_tiny", "schedule=linear"]])
+def test_a_calibration_of_a_relative_score_holds_on_any_data_and_states_its_rate(data):
+    (config,) = jobs(["defense=purediffusion_mixture", *data, *STATED], False)
+    limit = config.defense.calibration.threshold
+    found = resolve_threshold(config, "any")
+    assert config.defense.threshold == limit and (found.unflagged, found.rate) == (None, 0.05)
+    assert found.basis == "false-positive rate at most 5 %, from 19 clean models of digits, letters"
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("flag_by=score", "defense.flag_by=relative_score (here score)"),
+        ("flag_by=combined_score", "defense.flag_by=relative_score (here combined_score)"),
+        ("probes=1", "defense.probes=0 (here 1)"),
+        ("law=ode", "defense.law=each (here ode)"),
+        ("steps=29", "defense.steps=30 (here 29)"),
+        ("trim=3", "defense.trim=4 (here 3)"),
+    ],
+)
+def test_it_does_not_hold_for_another_score_or_another_search(setting, reason):
+    (config,) = jobs(["defense=purediffusion_mixture", *STATED, f"defense.{setting}"], False)
+    found = resolve_threshold(config, "digits")
+    assert reason in (found.unflagged or "") and found.rate is found.basis is config.defense.threshold is None
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [("purediffusion", "flag_by=relative_score"), ("elijah", "flag_by=relative_score")]
+)
+def test_a_threshold_of_the_methods_own_score_is_not_for_a_relative_one(name, setting):
+    (config,) = jobs([f"defense={name}", f"defense.{setting}"], False)
+    assert "defense.flag_by=score (here relative_score)" in (resolve_threshold(config, "digits").unflagged or "")
+    (config,) = jobs(["defense=terd_digits"], False)  # whose score is the only one
+    assert resolve_threshold(config, "digits").basis is None and config.defense.threshold is not None
 
 
 @pytest.mark.parametrize(("name", "low", "high"), [("elijah", -1, 0), ("elijah_ode", -1, 1), ("elijah_trojdiff", 0, 1)])

@@ -1,5 +1,7 @@
 """Thresholds, rates and ROC areas against numbers worked out by hand, and against scikit-learn and numpy."""
 
+import math
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -30,6 +32,16 @@ def test_a_clean_model_has_no_say_in_the_threshold_that_it_meets():
 def test_fewer_than_three_clean_models_make_no_threshold():
     assert detection([0, 1], [2, 0.5]) == Detection(None, None, None, 0.75, None)
     assert detection([], [1]) == Detection(None, None, None, None, None)
+
+
+def test_a_conformal_threshold_by_hand():
+    clean = [0.1, 0.2, 0.3, 0.4]
+    found = detection(clean, [0.35, 0.5], 0.25)  # one of five may be flagged: above 0.4; of the four, 0.4 meets 0.3
+    assert (found.threshold, found.tpr, found.tnr, found.fpr) == (math.nextafter(0.4, 1), 1 / 2, 3 / 4, 1 / 4)
+    assert found.accuracy == pytest.approx(4 / 6) and found.auroc == 7 / 8
+    assert detection(clean[:2], [0.35], 0.25) == Detection(None, None, None, 1.0, None)
+    last = detection(clean[:3], [0.35], 0.25)  # enough for a threshold, but not with one left out
+    assert (last.threshold, last.tpr, last.tnr, last.fpr) == (math.nextafter(0.3, 1), 1, None, None)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -71,6 +71,14 @@ def test_lines_of_what_was_measured_alone(metrics, head, line, tmp_path):
     assert lines["trained"] == "baddiffusion on digits, box_14 -> corner, 10 % poisoned; no steps"
 
 
+def test_a_verdict_is_by_the_score_that_flags_and_says_its_rate(tmp_path):
+    audit = {"threshold of": "relative_score", "threshold from": "false-positive rate at most 5 %"}
+    run = finished(tmp_path, "one", protocol=PROTOCOL | {"audit": audit})
+    found = {"audit/score": -0.5, "audit/relative_score": 0.9, "audit/flagged": 1.0}
+    said = summary(replace(run, record=run.record | {"metrics": run.metrics | found}))["audit"]
+    assert said == "relative_score 0.9: flagged as backdoored (false-positive rate at most 5 %)"
+
+
 def test_a_summary_wraps_between_words_within_80_columns():
     out = StringIO()
     Screen(file=out, width=80).print(summary_table({"trained": "word " * 40, "leak": "none"}))

@@ -21,7 +21,7 @@ from bdiff.defense.detection.evidence import kl_of, relative_uniformity, uniform
 from bdiff.diffusion.sampling import shards
 from bdiff.pictures.draw import to_channels
 from bdiff.pipeline.detect import fidelity, input_check
-from bdiff.pipeline.prepare import resolve_threshold
+from bdiff.pipeline.threshold import Threshold, resolve_threshold
 from bdiff.trigger.box import box
 
 TINY = [
@@ -334,10 +334,11 @@ def test_the_input_checks_rates_are_those_of_two_gaussians():
 )  # fmt: skip
 def test_a_calibrated_threshold_holds_for_what_it_was_calibrated_on_alone(home, overrides, reason):
     (config,) = jobs(["defense=elijah", *overrides], multirun=False)
-    assert reason in resolve_threshold(config, config.data._target_.rpartition(".")[2])
+    found = resolve_threshold(config, config.data._target_.rpartition(".")[2])
+    assert reason in found.unflagged and found.rate is found.basis is None
     assert config.defense.threshold is None
     (config,) = jobs(["defense=elijah", *overrides, "defense.threshold=-0.5"], multirun=False)
-    assert resolve_threshold(config, "any") is None and config.defense.threshold == -0.5
+    assert resolve_threshold(config, "any") == Threshold() and config.defense.threshold == -0.5
 
 
 def test_a_threshold_that_does_not_hold_here_flags_nothing_and_the_protocol_says_why(home):
