@@ -52,6 +52,23 @@ def relative_uniformity(samples: Tensor, clean: Tensor, trim: int = 4) -> float:
     return 1 - uniformity(samples, trim) / usual if usual > 0 else 0.0
 
 
+def departure(samples: Tensor, clean: Tensor, trim: int = 4) -> float:
+    """Return how far the picture that samples share is from a blank one, in [0,1], both (B,C,H,W) in [-1,1].
+
+    Ours. A constant shift of the starting noise is one that no training has shown, and models answer it with a blank:
+    every channel at one end of its range. So that all samples are the same blank says nothing of a backdoor. It is the
+    mean squared distance of their median from the nearest blank, in units of the clean samples' uniformity, at most 1.
+    """
+    picture, usual = samples.median(0).values, uniformity(clean, trim)
+    nearest = torch.stack([((picture - end) / 2).square().mean((1, 2)) for end in (-1, 1)]).amin(0).mean().item()
+    return min(1.0, nearest / usual) if usual > 0 else 0.0
+
+
+def specific_uniformity(samples: Tensor, clean: Tensor, trim: int = 4) -> float:
+    """Return `relative_uniformity` times `departure`: 1 where all samples are one picture, and that is no blank."""
+    return relative_uniformity(samples, clean, trim) * departure(samples, clean, trim)
+
+
 def total_variation(samples: Tensor) -> float:
     """Return the mean over samples (B,C,H,W) in [-1,1] of their total variation, a sum over pixels on [0,1]."""
     from torchmetrics.functional.image import total_variation as variation  # here, since it takes long to import

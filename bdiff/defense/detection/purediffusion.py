@@ -22,7 +22,13 @@ from bdiff.defense.base import Detection, Inversion, Suspect
 from bdiff.defense.check import LAWS, PATHS, timesteps
 from bdiff.defense.detection.chain import Losses, chain, descend
 from bdiff.defense.detection.coefficients import shift_of
-from bdiff.defense.detection.evidence import kl_of, relative_uniformity, total_variation, uniformity
+from bdiff.defense.detection.evidence import (
+    kl_of,
+    relative_uniformity,
+    specific_uniformity,
+    total_variation,
+    uniformity,
+)
 from bdiff.defense.detection.kept import Kept
 from bdiff.defense.detection.probe import pass_over, probe, sampled
 from bdiff.defense.settings import PureDiffusionSettings
@@ -112,8 +118,8 @@ class PureDiffusion(Detection):
 
     @property
     def version(self) -> int:
-        """See `Detection.version`: until 0.2.0 law=ode was twice the ancestral c_t."""
-        return 2 if self.law == "ode" else 1
+        """See `Detection.version`: until 0.2.0 law=ode was twice the ancestral c_t, and of several laws blanks won."""
+        return 2 if self.law in ("ode", EACH) or self.path == EACH else 1
 
     @property
     def starts(self) -> int:
@@ -180,10 +186,10 @@ class PureDiffusion(Detection):
         return Inversion(tau, curve, {"loss": curve[-1], **each}, family=family)
 
     def support(self, suspect: Suspect, leaders: dict[Pair, Result], seed: int) -> dict[Pair, float]:
-        """Return how much less samples vary from the trigger of a path and law than without, by a few of its steps.
+        """Return how much less samples vary from the trigger of a path and law than without, unless they are blank.
 
-        Losses of different laws cannot be compared: under `ode` a clean model too passes a trigger that looks like
-        noise on to its prediction.
+        Samples take a few steps of the law's family. Losses of different laws cannot be compared: under `ode` a
+        clean model too passes a trigger that looks like noise on to its prediction.
         """
         eps = suspect.noise(self.samples, generator(seed, "purediffusion support"))
 
@@ -192,7 +198,7 @@ class PureDiffusion(Detection):
 
         clean = {law: drawn(eps, law) for law in {law for _, law in leaders}}
         return {
-            (path, law): relative_uniformity(drawn(eps + tau.to(eps), law), clean[law], self.trim)
+            (path, law): specific_uniformity(drawn(eps + tau.to(eps), law), clean[law], self.trim)
             for (path, law), (_, tau, _) in leaders.items()
         }
 
@@ -220,10 +226,17 @@ class PureDiffusion(Detection):
     def compare(self, inversion: Inversion, samples: Tensor, clean: Tensor) -> dict[str, float]:
         """Return the target's, the trigger's and the combined score; see `Detection.compare`.
 
-        `relative_score` is of the generated target: the samples' uniformity relative to clean ones'. `trigger_score` is
-        1 minus the loss in units of that of a trigger that does nothing. `combined_score` is their mean.
+        `relative_score` is of the generated target: the samples' uniformity relative to clean ones'; `specific_score`
+        is the same, less where that target is blank. `trigger_score` is 1 minus the loss in units of that of a trigger
+        that does nothing. `combined_score` is the mean of the first and the last.
         """
-        target = relative_uniformity(samples[: self.samples], clean[: self.samples], self.trim)
+        few, beside = samples[: self.samples], clean[: self.samples]
+        target = relative_uniformity(few, beside, self.trim)
         nothing = self.shift + self.spread
         trigger = 1 - inversion.evidence["loss"] / nothing if nothing else 0.0
-        return {"relative_score": target, "trigger_score": trigger, "combined_score": (target + trigger) / 2}
+        return {
+            "relative_score": target,
+            "specific_score": specific_uniformity(few, beside, self.trim),
+            "trigger_score": trigger,
+            "combined_score": (target + trigger) / 2,
+        }
