@@ -98,12 +98,13 @@ def test_what_is_wrong_is_raised():
     assert len(caught.value.problems) == 2
 
 
-def test_a_failed_run_is_raised_and_recorded(home, monkeypatch):
+def test_a_failed_run_is_raised_and_recorded(home, monkeypatch, capfd):
     monkeypatch.setattr("bdiff.pipeline.main.measure", lambda *_, **__: 1 / 0)
     with pytest.raises(bdiff.RunError, match="ZeroDivisionError"):
-        bdiff.run([*TINY, *at(home), "name=broken"])
+        bdiff.run([*TINY, *at(home), "name=broken"], quiet=True)
     (failed,) = bdiff.runs(home / "outputs").where(lambda one: one.name == "broken")
     assert failed.status == "failed" and "ZeroDivisionError" in str(failed.error)
+    assert "reused" in (failed.folder / "run.log").read_text() and "reused" not in capfd.readouterr().err, "quiet"
 
 
 def test_runs_are_read_back(home, made):

@@ -12,15 +12,17 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 
 from bdiff.common.errors import RequestError
+from bdiff.common.progress import console
 from bdiff.config.compose import jobs
 from bdiff.library.records import Record, record_in
 
 
-def run(overrides: Sequence[str] = ()) -> Record:
+def run(overrides: Sequence[str] = (), *, quiet: bool = False) -> Record:
     """Do what `bdiff run` does with these overrides, as in ["attack=none", "train.steps=100"].
 
     Raises RequestError, with a line for each problem, if the request is invalid, and RunError if the run fails. It logs
-    to stderr and to its run.log. It can be called any number of times, but not within another Hydra app.
+    to its run.log and to stderr; with `quiet`, only warnings to the latter. It can be called any number of times, but
+    not within another Hydra app.
     """
     with composed(overrides) as config:
         folder, words, chosen = Path(config.hydra.run.dir), [*config.hydra.overrides.task], config.hydra.runtime.choices
@@ -28,7 +30,7 @@ def run(overrides: Sequence[str] = ()) -> Record:
         settled = resolved(config)
     from bdiff.launch.job import job
 
-    with logging_apart():
+    with logging_apart(quiet):
         job(settled, folder, words, choices)
     return record_in(folder)
 
@@ -59,14 +61,16 @@ def composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
 
 
 @contextmanager
-def logging_apart() -> Iterator[None]:
-    """Let a run set up its own logging, and restore the previous one."""
+def logging_apart(quiet: bool) -> Iterator[None]:
+    """Let a run set up its own logging, without progress if it is `quiet`, and restore the previous one."""
     loggers = [logging.root, logging.getLogger("bdiff"), logging.getLogger("bdiff.file")]
     kept = [(one, one.handlers[:], one.level, one.propagate) for one in loggers]
     logging.root.handlers = []  # otherwise the run's setup would close them
+    quiet_before, console.quiet_progress = console.quiet_progress, quiet
     try:
         yield
     finally:
+        console.quiet_progress = quiet_before
         for handler in {handler for one in loggers for handler in one.handlers}:
             handler.close()
         for one, handlers, level, propagate in kept:

@@ -1,0 +1,70 @@
+"""axe-core in a browser: pages of runs, of sweeps and of the site have nothing that is serious for their readers."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_page import FIGURES, made, sweep
+from test_site import made as site  # noqa: F401  the fixture
+
+from bdiff.report.page import write_run_page
+
+ROOT = Path(__file__).parents[2]
+#: what `npm install --no-save axe-core` leaves in the repository, or in npm's own folder with --global
+PLACES = "node_modules/axe-core/axe.min.js"
+CHECK = """axe.run(document, {resultTypes: ["violations"]}).then(found => {
+    window.found = found.violations.map(rule => ({rule: rule.id, impact: rule.impact,
+        places: rule.nodes.map(node => node.target.join(" ") + ": " + node.failureSummary)}))})"""
+DEFENDED = {
+    "metrics": {"suspect/asr": 0.9, "repaired/asr": 0.1, "audit/score": -0.01, "audit/flagged": 1.0},
+    "provenance": {"train": {"finished": "2026-01-31T12:00:00+0000", "seconds": 3.0}},
+    "published": {"source": "a paper", "metrics": {"suspect/asr": 1.0}},
+}
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """The source of axe-core."""
+    roots = [ROOT]
+    try:
+        asked = subprocess.run(["npm", "root", "--global"], capture_output=True, text=True, timeout=60)
+        roots.append(Path(asked.stdout.strip()).parent)
+    except FileNotFoundError:
+        pass  # no npm
+    found = [root / PLACES for root in roots if (root / PLACES).is_file()]
+    if not found:
+        pytest.skip("no axe-core: npm install --no-save axe-core")
+    return found[0].read_text()
+
+
+def violations(browser, axe: str) -> list[dict]:
+    """What axe-core finds wrong with the page that is open."""
+    browser.run(f"{axe};{CHECK}")
+    return browser.ask("POST", "/execute/async", {"args": [], "script": """const done = arguments[0];
+        const wait = () => window.found ? done(window.found) : setTimeout(wait, 50); wait()"""})  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_serious_stands_in_the_way_of_readers(tmp_path, site, browser, axe, width, scheme):  # noqa: F811
+    figures = (*FIGURES, "inverted_trigger", "repaired_clean")
+    pages = [write_run_page(made(tmp_path / "run", figures=figures, **DEFENDED)), sweep(tmp_path / "sweep")]
+    pages += [*site[1].glob("*.html"), *site[1].glob("cells/*.html"), *site[1].glob("results/*.html")]
+    assert len(pages) > 15
+    wrong = {}
+    for page in pages:
+        browser.open(page, width, 900, scheme)
+        if found := [one for one in violations(browser, axe) if one["impact"] in ("serious", "critical")]:
+            wrong[page.name] = found
+    assert not wrong, json.dumps(wrong, indent=1)
+
+
+@pytest.mark.slow
+def test_axe_sees_what_is_wrong_with_a_page(tmp_path, browser, axe):
+    """So that the check above means something."""
+    page = tmp_path / "wrong.html"
+    page.write_text('<!doctype html><title>.</title><img src="data:,"><p style="color:#ccc">pale')
+    browser.open(page, 390, 844)
+    assert {"image-alt", "color-contrast", "html-has-lang"} <= {one["rule"] for one in violations(browser, axe)}
