@@ -140,4 +140,7 @@ def test_checking_names_the_file_and_each_fault_and_fails(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(": ")[2][:12] for line in lines] == ["device is a ", "cell.role is", "fits result/"]
     assert command(["results", "check", str(tmp_path / "good.json")]) == 0
+    (tmp_path / "empty").mkdir()
+    assert command(["results", "check", str(tmp_path / "empty")]) == 2
+    assert "empty has no JSON in it: bdiff results export writes them" in capsys.readouterr().err
     assert load(tmp_path)[1] == ["it is not a file"]

@@ -175,7 +175,7 @@ def test_a_notebooks_backend_is_no_matter():
     backend = "module://a_package_that_is_missing.backend_inline"
     code = "import sys; sys.argv = ['bdiff', '-V']\nfrom bdiff.cli.main import main\n"
     code += "try: main()\nexcept SystemExit: pass\n"
-    code += "from bdiff.report import figures\nprint(figures.plt.get_backend())"
+    code += "from matplotlib import pyplot\nprint(pyplot.get_backend())"
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"MPLBACKEND": backend},
                           capture_output=True, text=True, timeout=60)  # fmt: skip
     assert done.stdout.lower().endswith("agg\n"), done.stderr

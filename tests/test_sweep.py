@@ -176,6 +176,8 @@ def test_a_worker_without_its_sweep_is_reported_from_others(monkeypatch, launche
 def test_jobs_that_are_one_are_reported(here, capsys):
     assert cli.command(["run", "-m", "name=a,b"]) == 2
     assert "'name=a' and 'name=b' are the same job" in capsys.readouterr().err
+    assert cli.command(["run", "-m", "seed=0,1,0"]) == 2
+    assert "seed=0,1,0 has 0 twice: name each value once" in capsys.readouterr().err
 
 
 def test_rows_with_the_same_settings_are_two_jobs():

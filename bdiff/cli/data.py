@@ -173,13 +173,14 @@ def prepare(config: DictConfig) -> int:
 def preview(images: "Images", path: Path, columns: int = 8) -> None:
     """Write up to `SHOWN` pictures with their classes, spread evenly over the images in the order of classes."""
     import torch
+    from matplotlib.figure import Figure
 
     from bdiff.report import figures
 
     order = images.labels.argsort(stable=True)
     rows = order[torch.linspace(0, len(order) - 1, min(SHOWN, len(order))).long()]
     lines, line = -(-len(rows) // columns), 1.2  # height of a line in pictures: the picture, and its class below
-    figure = figures.plt.figure(figsize=(1.2 * columns, 1.2 * line * lines + 0.8), facecolor="white")
+    figure = Figure(figsize=(1.2 * columns, 1.2 * line * lines + 0.8), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1 - 0.7 / (1.2 * line * lines + 0.8)))  # one for all: one for each takes seconds
     axes.axis("off")
     for at, (row, pixels) in enumerate(zip(rows, images.take(rows), strict=True)):

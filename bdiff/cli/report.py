@@ -46,14 +46,15 @@ def report(words: list[str]) -> None:
     """Execute `bdiff report`. Raises RequestError for invalid arguments or JSONs, and if there are no results."""
     args = parser().parse_args(words)
     folders = args.folders or ([] if args.results else [Path("outputs")])
-    if wrong := [f"{folder} is not a folder" for folder in folders if not folder.is_dir()]:
+    if wrong := [
+        f"{folder} is not a folder: name one with runs, such as outputs" for folder in folders if not folder.is_dir()
+    ]:
         raise RequestError(*wrong)
     theirs, without = read_cells(args.results)
     cells = [*cells_of(find(folders)), *theirs]
     if not cells:
-        raise RequestError(
-            f"no runs and no results of a cell found in {', '.join(map(str, [*folders, *args.results]))}"
-        )
+        places = ", ".join(map(str, [*folders, *args.results]))
+        raise RequestError(f"no runs and no results of a cell found in {places}: name a folder that bdiff run wrote")
     print(*without, sep="\n", end="\n" if without else "")
     if args.tables:
         for file in written(args.tables, "--tables", lambda: write_tables(args.tables, cells)):

@@ -41,7 +41,7 @@ def results(words: list[str]) -> int:
 def export(folder: Path, out: Path) -> int:
     """Write the JSON of each run below a folder that is done, of one config and seed the newest; return 0."""
     if not folder.is_dir():
-        raise RequestError(f"{folder} is not a folder")
+        raise RequestError(f"{folder} is not a folder: name one with runs, such as outputs")
     cells = cells_of(find([folder]))
     done = [cell for cell in cells if cell.json is not None]
     if not done:

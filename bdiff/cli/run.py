@@ -25,7 +25,7 @@ from bdiff.config.compose import jobs
 from bdiff.config.folders import SEARCHPATH, with_folder
 from bdiff.config.options import PACKAGE
 from bdiff.config.plugins import register
-from bdiff.config.sweeps import written_out
+from bdiff.config.sweeps import repeated_values, written_out
 from bdiff.config.words import normal, quoted
 from bdiff.launch.live_view import BEFORE, WAITING, Board
 from bdiff.launch.place import SWEEP
@@ -128,6 +128,8 @@ def sweep(configs: list[DictConfig], options: list[str], overrides: list[str]) -
     """Run a sweep's jobs with Hydra's launcher, show them, and print one table of all."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise RequestError("a sweep starts its own processes: use hydra/launcher= with -m instead of torchrun")
+    if twice := repeated_values(overrides):
+        raise RequestError(*twice)
     folder = Path(configs[0].hydra.sweep.dir)
     named: dict[str, str] = {}
     for key, label in zip(map(config_key, configs), labels(configs), strict=True):

@@ -89,7 +89,9 @@ def found_below(
 
     Raises RequestError for what is no folder, and if none of the runs is done.
     """
-    if wrong := [f"{folder} is not a folder" for folder in folders if not folder.is_dir()]:
+    if wrong := [
+        f"{folder} is not a folder: name one with runs, such as outputs" for folder in folders if not folder.is_dir()
+    ]:
         raise RequestError(*wrong)
     runs = wanted(find(folders))
     if not any(run.done for run in runs):

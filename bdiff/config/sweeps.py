@@ -51,6 +51,17 @@ def readable(word: str) -> Override | None:
         return None
 
 
+def repeated_values(overrides: list[str]) -> list[str]:
+    """Return a line for each override of a sweep that has a value twice."""
+    lines = []
+    for word in overrides:
+        override = readable(word)
+        values = [*override.sweep_string_iterator()] if override and override.is_discrete_sweep() else []
+        twice = [value for value in dict.fromkeys(values) if values.count(value) > 1]
+        lines += [f"{word} has {twice[0]} twice: name each value once"] if twice else []
+    return lines
+
+
 def chooses(override: Override, groups: Options) -> bool:
     """Return whether an override names an existing option, or is one of Hydra's own."""
     key = override.key_or_group

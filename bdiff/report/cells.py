@@ -195,12 +195,14 @@ def read_cells(paths: Iterable[Path]) -> tuple[list[Cell], list[str]]:
 
 
 def files(paths: Iterable[Path]) -> list[Path]:
-    """Return the JSONs at or below `paths`. Raises RequestError for what does not exist."""
+    """Return the JSONs at or below `paths`. Raises RequestError for what does not exist or has none."""
     paths = [*paths]
     if lacking := [f"{path} does not exist" for path in paths if not path.exists()]:
         raise RequestError(*lacking)
-    found = [one for path in paths for one in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
-    return list(dict.fromkeys(found))
+    found = {path: sorted(path.rglob("*.json")) if path.is_dir() else [path] for path in paths}
+    if lacking := [f"{path} has no JSON in it: bdiff results export writes them" for path in paths if not found[path]]:
+        raise RequestError(*lacking)
+    return list(dict.fromkeys(one for some in found.values() for one in some))
 
 
 def from_json(path: Path, found: dict[str, Any]) -> Cell:

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from bdiff.report.charts import COLOURS, DASHES, INK
-from bdiff.report.figures import plt, save
+from bdiff.report.figures import save
 
 
 def certified(
@@ -21,7 +23,8 @@ def certified(
     """
     mark = "o" if points else None
     models, kinds = (list(dict.fromkeys(names)) for names in zip(*curves, strict=True))
-    figure, axes = plt.subplots(figsize=(6.2, 4.4), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(6.2, 4.4), facecolor="white", layout="constrained")
+    axes = figure.subplots()
     for (model, kind), fractions in curves.items():
         colour, dash = COLOURS[models.index(model)], DASHES[kinds.index(kind)]
         axes.plot(radii, fractions, label=f"{model}, {kind}", color=colour, linestyle=dash, linewidth=1.8, marker=mark)

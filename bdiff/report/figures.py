@@ -4,18 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from bdiff.report.charts import COLOURS, literal
 from bdiff.store import artifacts
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 INK = "#222222"
 
@@ -40,7 +37,7 @@ def overview(
     path: Path, title: str, singles: Mapping[str, Tensor], sheets: Mapping[str, Tensor], columns: int = 8
 ) -> None:
     """Write one labelled picture: single images (C,H,W) in a column on the left, sheets (B,C,H,W) on the right."""
-    figure = plt.figure(figsize=(3.2 + 4.6 * len(sheets), 5.4), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(3.2 + 4.6 * len(sheets), 5.4), facecolor="white", layout="constrained")
     grid = figure.add_gridspec(len(singles), 1 + 2 * len(sheets))
     for row, (label, image) in enumerate(singles.items()):
         draw(figure.add_subplot(grid[row, 0]), label, shown(image))
@@ -54,8 +51,8 @@ def overview(
 def beside(path: Path, images: Mapping[str, Tensor]) -> None:
     """Write labelled uint8 images (C,H,W) in a row."""
     size = (2.4 * len(images), 2.7)
-    figure, grid = plt.subplots(1, len(images), figsize=size, facecolor="white", layout="constrained", squeeze=False)
-    for axes, (label, image) in zip(grid[0], images.items(), strict=True):
+    figure = Figure(figsize=size, facecolor="white", layout="constrained")
+    for axes, (label, image) in zip(figure.subplots(1, len(images), squeeze=False)[0], images.items(), strict=True):
         draw(axes, label, shown(image))
     save(figure, path, dpi=160)
 
@@ -91,9 +88,8 @@ def trajectory(path: Path, t: Sequence[float], rows: Mapping[str, Tensor]) -> No
     """Write labelled rows of states uint8 (K+1,C,H,W), each below its timestep of `t` (K,); the last is the result."""
     labels = [f"t = {one:g}" for one in t] + ["result"]
     size = (1.25 * len(labels) + 0.4, 1.3 * len(rows) + 0.4)
-    figure, grid = plt.subplots(
-        len(rows), len(labels), figsize=size, facecolor="white", layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=size, facecolor="white", layout="constrained")
+    grid = figure.subplots(len(rows), len(labels), squeeze=False)
     for axes, (name, states) in zip(grid, rows.items(), strict=True):
         for box, label, state in zip(axes, labels, states, strict=True):
             box.imshow(shown(state), interpolation="nearest")
@@ -112,7 +108,8 @@ def draw(axes: Any, label: str, picture: np.ndarray) -> None:
 
 def loss_curve(path: Path, title: str, history: Sequence[Mapping[str, Any]]) -> None:
     """Write the training loss (log scale) and the learning rate over the steps."""
-    figure, axes = plt.subplots(figsize=(5.2, 3.4), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(5.2, 3.4), facecolor="white", layout="constrained")
+    axes = figure.subplots()
     steps = [row["step"] for row in history]
     axes.semilogy(steps, [row["loss"] for row in history], color="#1f5fa8", linewidth=1.4)
     axes.set(xlabel="step", ylabel="loss", title=title)
@@ -125,7 +122,8 @@ def loss_curve(path: Path, title: str, history: Sequence[Mapping[str, Any]]) -> 
 
 def score_histogram(path: Path, title: str, scores: Mapping[str, Sequence[float]], threshold: float) -> None:
     """Write the histograms of scores by kind, over bins that they share, with the threshold."""
-    figure, axes = plt.subplots(figsize=(5.2, 3.4), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(5.2, 3.4), facecolor="white", layout="constrained")
+    axes = figure.subplots()
     edges = np.histogram_bin_edges([score for values in scores.values() for score in values], 50).tolist()
     for (kind, values), colour in zip(scores.items(), COLOURS, strict=False):
         axes.hist(values, edges, label=kind, color=colour, alpha=0.6)
@@ -136,8 +134,7 @@ def score_histogram(path: Path, title: str, scores: Mapping[str, Sequence[float]
     save(figure, path, dpi=180)
 
 
-def save(figure: Any, path: Path, dpi: int = 120) -> None:
-    """Write and close a figure."""
+def save(figure: Figure, path: Path, dpi: int = 120) -> None:
+    """Write a figure; none is pyplot's, whose backend is the user's in a notebook."""
     with artifacts.atomic(path) as scratch:
         literal(figure).savefig(scratch, dpi=dpi)
-    plt.close(figure)

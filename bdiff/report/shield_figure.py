@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from bdiff.pipeline.result import Column
 from bdiff.report.charts import COLOURS
-from bdiff.report.figures import INK, plt, save, shown
+from bdiff.report.figures import INK, save, shown
 
 RIGHT, WRONG = INK, COLOURS[1]
 
@@ -13,9 +15,8 @@ RIGHT, WRONG = INK, COLOURS[1]
 def shield(path: Path, title: str, truth: Sequence[str], columns: Sequence[Column]) -> None:
     """Write a row per image: its true label, then each column's picture above the label given; errors are marked."""
     size = (1.3 * len(columns) + 0.6, 1.35 * len(truth) + 0.7)
-    figure, grid = plt.subplots(
-        len(truth), len(columns), figsize=size, facecolor="white", layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=size, facecolor="white", layout="constrained")
+    grid = figure.subplots(len(truth), len(columns), squeeze=False)
     for axes, column in zip(grid.T, columns, strict=True):
         axes[0].set_title(column.name, fontsize=9, color=INK)
         for place, (box, image) in enumerate(zip(axes, column.images, strict=True)):

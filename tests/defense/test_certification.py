@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import toys
-from matplotlib import pyplot as plt
 from scipy.stats import beta, binom
 
 from bdiff.defense.shields import cohen
@@ -375,4 +374,3 @@ def test_the_picture_draws_every_curve_under_its_name(tmp_path, monkeypatch):
     assert axes.lines[0].get_xydata().tolist() == [[0, 0.6], [0.25, 0.4], [0.5, 0.2], [0.75, 0]]
     words = [text.get_text() for text in axes.get_legend().get_texts()]
     assert words == ["ours, clean", "ours, triggered", "theirs, triggered"]
-    plt.close(drawn[0])

@@ -1,9 +1,11 @@
 """Pictures of a run: pixels as they are, sheets see-through between images, states under their timesteps."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from matplotlib import pyplot as plt
 from PIL import Image
 
 from bdiff.report import figures
@@ -55,7 +57,6 @@ def test_a_trajectory_names_the_timestep_of_each_state(tmp_path, monkeypatch):
         assert row[0].get_ylabel() == name
         for box, image in zip(row, images, strict=True):
             assert (box.images[0].get_array()[..., :1] == image.numpy().transpose(1, 2, 0)).all()
-    plt.close(drawn[0])
 
 
 def test_a_histogram_of_scores_has_all_of_them_in_the_same_bins_and_the_threshold(tmp_path, monkeypatch):
@@ -70,4 +71,11 @@ def test_a_histogram_of_scores_has_all_of_them_in_the_same_bins_and_the_threshol
         assert sum(held) == len(values) and ends == pytest.approx((0, 5), abs=1e-6)
     assert axes.lines[0].get_xdata() == [1.5, 1.5]
     assert {text.get_text() for text in axes.get_legend().get_texts()} == {"threshold", "clean", "triggered"}
-    plt.close(drawn[0])
+
+
+def test_the_backend_of_pyplot_is_left_to_a_notebook():
+    sources = [*Path(figures.__file__).parents[1].rglob("*.py")]
+    assert len(sources) > 100
+    assert [
+        path.name for path in sources if re.search(r"import.* pyplot|\.pyplot|matplotlib\.use", path.read_text())
+    ] == []
