@@ -6,6 +6,9 @@ from typing import Annotated, Any
 from bdiff.config.rules import above, at_least, below_one, fraction, one_of, open_fraction, precision
 from bdiff.diffusion.training import TrainConfig
 
+#: what PureDiffusion's threshold may be for; other detections have some of these
+SCORES = ("score", "relative_score", "specific_score", "combined_score")
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -20,9 +23,7 @@ class Calibration:
     beta_end: Annotated[float | None, open_fraction, "of the schedule"] = None
     beta_schedule: Annotated[str | None, "of the schedule"] = None
     settings: Annotated[dict[str, Any], "of the detection"] = field(default_factory=dict)
-    score: Annotated[
-        str, one_of("score", "relative_score", "combined_score"), "the score that the threshold is for"
-    ] = "score"
+    score: Annotated[str, one_of(*SCORES), "the score that the threshold is for"] = "score"
     false_positive_rate: Annotated[float | None, open_fraction, "of the threshold, at most; null: not known"] = None
     models: Annotated[int | None, at_least(1), "number of the clean models"] = None
     data_sets: Annotated[list[str] | None, "of the clean models, where data is null"] = None
@@ -56,9 +57,7 @@ class ComparedSettings(DetectionSettings):
 class PureDiffusionSettings(ComparedSettings):
     """The settings of PureDiffusion that the pipeline reads."""
 
-    flag_by: Annotated[
-        str, one_of("score", "relative_score", "combined_score"), "the score that the threshold is for"
-    ] = "score"
+    flag_by: Annotated[str, one_of(*SCORES), "the score that the threshold is for"] = "score"
 
 
 @dataclass(frozen=True)

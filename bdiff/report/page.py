@@ -57,6 +57,8 @@ MEANINGS = {
     "fpr": "Fraction of clean inputs that the entropy check flags.",
     "relative_score": "1 minus how much samples from the inverted trigger differ from each other, relative to clean "
     "samples of the same model: 1 where all are one picture, near 0 where the trigger does nothing.",
+    "specific_score": "The relative score, less where that picture is blank: a constant shift of the starting noise "
+    "makes any model draw a blank.",
     "trigger_score": "1 minus the loss of the inverted trigger, relative to that of no trigger.",
     "combined_score": "The mean of the relative score and the trigger's score.",
     "called_up": "Fraction of samples from the inverted trigger that show the picture it calls up, their median.",

@@ -15,7 +15,7 @@ from bdiff.defense.base import Inversion, Suspect
 from bdiff.defense.detection.chain import chain
 from bdiff.defense.detection.coefficients import Shift, shift_of, stacked
 from bdiff.defense.detection.diff_cleanse import DiffCleanse, agreeing, cosines, disagreement, entropy
-from bdiff.defense.detection.evidence import kl_of, relative_uniformity, uniformity
+from bdiff.defense.detection.evidence import departure, kl_of, relative_uniformity, specific_uniformity, uniformity
 from bdiff.defense.detection.terd import is_backdoored
 from bdiff.defense.detection.terd_trojdiff import images_from, noised
 from bdiff.diffusion import path
@@ -104,12 +104,26 @@ def test_relative_uniformity_by_hand():
     )
 
 
+def test_a_blank_is_no_evidence():
+    clean = 2 * torch.rand((12, *SHAPE), generator=draws()) - 1
+    usual, shape = uniformity(clean), (12, *SHAPE)
+    picture = torch.linspace(-1, 1, math.prod(SHAPE)).view(SHAPE).expand(shape)
+    for end in (-1.0, 1.0):
+        assert departure(torch.full(shape, end), clean) == 0 == specific_uniformity(torch.full(shape, end), clean)
+        near = torch.full(shape, 0.9 * end)
+        assert departure(near, clean) == pytest.approx(0.05**2 / usual, rel=1e-4)
+        assert specific_uniformity(near, clean) == pytest.approx(0.05**2 / usual, rel=1e-4)
+    assert departure(picture, clean) == 1 == specific_uniformity(picture, clean) and departure(picture, 0 * clean) == 0
+    assert specific_uniformity(clean, clean) == pytest.approx(0, abs=1e-6)
+
+
 def test_the_threshold_is_for_the_score_that_flags():
     clean = 2 * torch.rand((16, *SHAPE), generator=draws()) - 1
     inversion = Inversion(torch.zeros(SHAPE), [], {"loss": 1.5})
     method = audit("purediffusion", threshold=0.5)
     found = method.verdict(inversion, clean / 2, clean, "relative_score")
     assert found.flagged and found.evidence["relative_score"] == pytest.approx(0.75, rel=1e-3)
+    assert found.evidence["specific_score"] == pytest.approx(0.75 * departure(clean / 2, clean), rel=1e-3)
     assert found.evidence["trigger_score"] == 0.25  # 2 would be of no trigger
     assert found.evidence["combined_score"] == pytest.approx(0.5, rel=1e-3)
     strict = audit("purediffusion", threshold=0.6)
