@@ -141,16 +141,20 @@ def test_new_settings_leave_keys_as_they_were_and_calibrations_do_not_hold_for_o
     assert own(config.defense).keys() == {"_target_", "shift", "steps", "batch", "lr", "samples", "trim", "threshold"}
 
 
-STATED = ["defense.calibration.false_positive_rate=0.05", "defense.calibration.models=19",
-          "defense.calibration.data_sets=[digits,letters]"]  # fmt: skip
+ANY = [
+    f"defense.calibration.{fact}=null" for fact in ("size", "channels", "num_train_timesteps", "beta_start", "beta_end")
+]
+PHOTOS = ["data=cifar10", "model=cifar10_tiny", "schedule=linear"]
 
 
-@pytest.mark.parametrize("data", [["data=letters"], ["data=cifar10", "model=cifar10_tiny", "schedule=linear"]])
-def test_a_calibration_of_a_relative_score_holds_on_any_data_and_states_its_rate(data):
-    (config,) = jobs(["defense=purediffusion_mixture", *data, *STATED], False)
-    limit = config.defense.calibration.threshold
+@pytest.mark.parametrize("words", [["data=letters"], [*PHOTOS, *ANY]])
+def test_a_calibration_holds_wherever_its_facts_do_and_states_its_rate(words):
+    stated = ["false_positive_rate=0.05", "models=19", "data_sets=[digits,letters]", "threshold=0.9"]
+    (config,) = jobs(
+        ["defense=purediffusion_mixture", *words, *(f"defense.calibration.{one}" for one in stated)], False
+    )
     found = resolve_threshold(config, "any")
-    assert config.defense.threshold == limit and (found.unflagged, found.rate) == (None, 0.05)
+    assert (config.defense.threshold, found.unflagged, found.rate) == (0.9, None, 0.05)
     assert found.basis == "false-positive rate at most 5 %, from 19 clean models of digits, letters"
 
 
@@ -163,12 +167,15 @@ def test_a_calibration_of_a_relative_score_holds_on_any_data_and_states_its_rate
         ("law=ode", "defense.law=each (here ode)"),
         ("steps=29", "defense.steps=30 (here 29)"),
         ("trim=3", "defense.trim=4 (here 3)"),
+        ("samples=15", "defense.samples=16 (here 15)"),
     ],
 )
 def test_it_does_not_hold_for_another_score_or_another_search(setting, reason):
-    (config,) = jobs(["defense=purediffusion_mixture", *STATED, f"defense.{setting}"], False)
+    (config,) = jobs(["defense=purediffusion_mixture", f"defense.{setting}"], False)
     found = resolve_threshold(config, "digits")
     assert reason in (found.unflagged or "") and found.rate is found.basis is config.defense.threshold is None
+    (config,) = jobs(["defense=purediffusion_mixture", *PHOTOS], False)
+    assert "size=16 (here 32), channels=1 (here 3)" in (resolve_threshold(config, "digits").unflagged or "")
 
 
 @pytest.mark.parametrize(
