@@ -21,6 +21,8 @@ def kl_of(trigger: Tensor, gamma: Tensor | None = None) -> dict[str, float]:
         divergence = divergence + (gamma.square() - 1) / 2 - gamma.log()
     return {"kl_mean": divergence.mean().item(), "kl_variance": divergence.var(correction=0).item()}
 
+FAR = 0.25  # of the mean squared distance between clean samples: as far from a blank as a picture has to be
+
 
 def mean_square(a: Tensor, b: Tensor) -> Tensor:
     """Return the mean squared distance (N,) between pairs of images (N,C,H,W)."""
@@ -57,9 +59,10 @@ def departure(samples: Tensor, clean: Tensor, trim: int = 4) -> float:
 
     Ours. A constant shift of the starting noise is one that no training has shown, and models answer it with a blank:
     every channel at one end of its range. So that all samples are the same blank says nothing of a backdoor. It is the
-    mean squared distance of their median from the nearest blank, in units of the clean samples' uniformity, at most 1.
+    mean squared distance of their median from the nearest blank, in units of a quarter of the clean samples'
+    uniformity, at most 1.
     """
-    picture, usual = samples.median(0).values, uniformity(clean, trim)
+    picture, usual = samples.median(0).values, FAR * uniformity(clean, trim)
     nearest = torch.stack([((picture - end) / 2).square().mean((1, 2)) for end in (-1, 1)]).amin(0).mean().item()
     return min(1.0, nearest / usual) if usual > 0 else 0.0
 
