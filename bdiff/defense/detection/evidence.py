@@ -21,6 +21,7 @@ def kl_of(trigger: Tensor, gamma: Tensor | None = None) -> dict[str, float]:
         divergence = divergence + (gamma.square() - 1) / 2 - gamma.log()
     return {"kl_mean": divergence.mean().item(), "kl_variance": divergence.var(correction=0).item()}
 
+
 FAR = 0.25  # of the mean squared distance between clean samples: as far from a blank as a picture has to be
 
 
