@@ -77,6 +77,7 @@ def test_an_audit_is_the_librarys(place):
     assert record["methods"]["purediffusion"]["value"] == pytest.approx(found.score, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_repaired_copy_is_a_stock_checkpoint(place):
     saved(place / "theirs")
     (place / "pictures").mkdir()

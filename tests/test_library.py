@@ -98,7 +98,7 @@ def test_what_is_wrong_is_raised():
     assert len(caught.value.problems) == 2
 
 
-def test_a_failed_run_is_raised_and_recorded(home, monkeypatch, capfd):
+def test_a_failed_run_is_raised_and_recorded(home, made, monkeypatch, capfd):
     monkeypatch.setattr("bdiff.pipeline.main.measure", lambda *_, **__: 1 / 0)
     with pytest.raises(bdiff.RunError, match="ZeroDivisionError"):
         bdiff.run([*TINY, *at(home), "name=broken"], quiet=True)
@@ -180,10 +180,10 @@ def test_a_stranger_s_checkpoint_says_its_schedule_and_prediction(checkpoint):
 
 
 def test_what_a_checkpoint_leaves_open_is_asked_for(checkpoint):
-    with pytest.raises(bdiff.RequestError, match=r"does not have the size of its images: pass shape=\(C, H, W\)"):
+    with pytest.raises(bdiff.RequestError, match=r"does not have the size of its images: give it.* shape=\(C, H, W\)"):
         bdiff.load_suspect(checkpoint)
     (checkpoint / "scheduler" / "scheduler_config.json").unlink()
-    with pytest.raises(bdiff.RequestError, match=r'has no scheduler_config.json: pass schedule={"num_train_timesteps"'):
+    with pytest.raises(bdiff.RequestError, match=r'has no scheduler_config.json, .* schedule={"num_train_timesteps"'):
         bdiff.load_suspect(checkpoint, shape=(3, 8, 8))
     schedule = {"num_train_timesteps": 50}
     assert len(bdiff.load_suspect(checkpoint, shape=(3, 8, 8), schedule=schedule, device="cpu").schedule) == 50

@@ -140,6 +140,8 @@ BOARDS = {
                     "data and architecture; 0.5 is a guess.", "higher", ranks="audit/score"),
             Measure("relative AUROC", (), "The same by scores relative to the model's own clean samples.", "higher",
                     ranks="audit/relative_score"),
+            Measure("specific AUROC", (), "The same, where samples that are all the same blank count for nothing.",
+                    "higher", ranks="audit/specific_score"),
             Measure("flagged", ("audit/flagged",), "The fraction of the models that reach the detection's own "
                     "threshold: a hit for a backdoored model, a false alarm for a clean one."),
             Measure("score", ("audit/score",), "The detection's score: the higher, the likelier a backdoor.",

@@ -41,8 +41,8 @@ PATTERN = torch.from_numpy(to_channels(box(16, 14), 1))
 HITS = {"mse", "ssim", "psnr", "asr", "asr_se", "false_trigger", "false_trigger_se"}
 TRUTH = {"asr", "asr_se", "mse", "l2", "l2_patch", "cosine", "cosine_patch", "input_tpr", "input_tnr"}
 EVIDENCE = {
-    "purediffusion": {"loss", "uniformity", "tv", "kl_mean", "kl_variance", "relative_score", "trigger_score",
-                      "combined_score"},
+    "purediffusion": {"loss", "uniformity", "tv", "kl_mean", "kl_variance", "relative_score", "specific_score",
+                      "trigger_score", "combined_score"},
     "terd": {"kl_mean", "kl_variance"},
     "elijah": {"uniformity", "tv", "relative_score"},
 }  # fmt: skip
