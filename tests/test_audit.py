@@ -20,6 +20,7 @@ from bdiff.report.audit import audit_lines, verdict
 
 QUICK = ["steps=2", "batch=2", "timesteps=[1.0,0.5]", "samples=9", "--device", "cpu", "--quiet"]
 NET = {"layers_per_block": 1, "block_out_channels": (8, 8), "norm_num_groups": 8}
+AVERAGED = ["--repair", "new", "--images", "pictures", "--removal", "weight_averaging"]
 
 
 def saved(folder: Path, size=16, channels=1, prediction="epsilon", steps=8, **more) -> Path:
@@ -133,6 +134,8 @@ class Call:
         (["theirs", "steps"], "steps is not key=value"),
         (["theirs", "--method", "anp"], "Anp is not a detection"),
         (["theirs", "--method", "foo"], "--method foo is not known"),
+        (["theirs", "--method", ","], "--method names no detection"),
+        (["theirs", *AVERAGED], "WeightAveraging needs a clean model, which an audit has not"),
         (["theirs", "--budget", "0"], "--budget 0 must be above 0 minutes"),
         (["theirs", "--size", "4"], "--size 4 must be at least 8 px"),
         (["theirs", "--repair", "new"], "--repair needs clean pictures"),
@@ -146,6 +149,8 @@ class Call:
 def test_what_is_wrong_is_refused_by_name(words, message, place, monkeypatch, capsys):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (place / "empty").mkdir()
+    (place / "pictures").mkdir()
+    Image.new("L", (16, 16)).save(place / "pictures" / "black.png")
     saved(place / "theirs")
     if words[:1] == ["pickled"]:
         (saved(place / "pickled") / "unet/diffusion_pytorch_model.safetensors").unlink()

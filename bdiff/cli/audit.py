@@ -28,6 +28,7 @@ exit code: 0 nothing found (or scores only), 3 flagged, 1 failed, 2 wrong reques
 METHOD = "purediffusion_mixture"
 FLAGGED = 3  # the exit code
 STEPS = 100  # of the ancestral sampler, at most: enough to see what a trigger calls up
+BATCH = 64  # samples at a time, with a repair or without, so that both share them
 REPAIR = 400  # steps of a removal, however many pictures there are
 
 
@@ -92,6 +93,8 @@ def audit(words: list[str]) -> int:
 def wrong(args: Any) -> list[str]:
     """Return what is wrong with the arguments."""
     lines = [f"{word} is not key=value: see bdiff audit --help" for word in args.settings if "=" not in word]
+    if not args.method:
+        lines.append(f"--method names no detection: leave it out for {METHOD}, or see docs/defenses.md")
     if args.budget is not None and not args.budget > 0:
         lines.append(f"--budget {args.budget:g} must be above 0 minutes")
     if args.size is not None and args.size < 8:
@@ -114,7 +117,7 @@ def request(args: Any, method: str, facts: Any) -> DictConfig:
     channels, size, _ = facts.shape
     known: dict[str, Any] = {f"schedule.{name}": value for name, value in facts.schedule.items()}
     known |= {"data.size": size, "data.channels": channels, "seed": args.seed, "runtime.device": args.device}
-    known |= {"sample.steps": min(STEPS, facts.schedule["num_train_timesteps"])}
+    known |= {"sample.steps": min(STEPS, facts.schedule["num_train_timesteps"]), "sample.batch_size": BATCH}
     words = [f"defense={method}", "sampler=ddpm", *(f"{key}={literal(value)}" for key, value in known.items())]
     if args.repair:
         words += ["data=images", f"data.path={literal(args.images)}", f"defense/removal={args.removal or 'elijah'}"]

@@ -9,7 +9,7 @@ from bdiff.report.carried_over import carried_over
 EXAMPLES = """
   bdiff zoo outputs                                         all runs with a detection below outputs
   bdiff zoo outputs/zoo --score relative_score              by scores relative to each model's own clean samples
-  bdiff zoo outputs/zoo --score relative_score --rate 0.05  with a threshold at that false-positive rate
+  bdiff zoo outputs/zoo --score specific_score --rate 0.05  with a threshold at that false-positive rate
   bdiff zoo outputs/zoo --format latex --out zoo.tex --figure zoo.png"""
 
 

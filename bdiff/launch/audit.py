@@ -54,15 +54,15 @@ def audit_in(
 def audited(folder: Path, facts: Facts, configs: Mapping[str, DictConfig], repair: Path | None) -> dict[str, Any]:
     """Return what audit.json says of a model; its pictures are drawn into `folder`."""
     shutil.rmtree(folder / "figures", ignore_errors=True)
-    methods, mended, model, device = {}, None, None, None
+    methods, repaired, model, device = {}, None, None, None
     for name, config in configs.items():
         subject, after = audit.subject(config, facts), StageResult()
         found = audit.audit(subject, facts)
         methods[name], model, device = audit.findings(found, config), found.model, subject.stages.device
-        if repair and mended is None:
+        if repair and repaired is None:
             weights, after = audit.repaired(subject, found)
             shutil.copytree(weights, repair)
-            mended = {"folder": str(repair), "metrics": after.metrics}
+            repaired = {"folder": str(repair), "metrics": after.metrics}
         prefix = f"{name} " if len(configs) > 1 else ""
         figures = {f"{prefix}{what}": figure for what, figure in audit.pictures(found, after).items()}
         show(figures, folder / "figures", NoTracker())
@@ -83,7 +83,7 @@ def audited(folder: Path, facts: Facts, configs: Mapping[str, DictConfig], repai
         },
         "verdict": verdict(methods),
         "methods": methods,
-        "repaired": mended,
+        "repaired": repaired,
         "device": provenance.device_name(device),
         "versions": provenance.versions(),
         **provenance.code(),

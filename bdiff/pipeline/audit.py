@@ -208,7 +208,12 @@ def repaired(made: Subject, audited: Audited) -> tuple[Path, StageResult]:
     cache = Path(config.paths.cache).expanduser()
     given: Images = make(config.data, cache=cache, seed=config.seed, memory=config.runtime.memory)
     node, known = config.defense.removal, Known(audited.found)
-    model = remove(stages, audited.model, method(node), plain(node), made.diffusion, given, config.seed, known)
+    removal = method(node)
+    if removal.needs_clean:
+        raise RequestError(
+            f"{type(removal).__name__} needs a clean model, which an audit has not: choose another removal"
+        )
+    model = remove(stages, audited.model, removal, plain(node), made.diffusion, given, config.seed, known)
     sampling, detection = sampling_of(made.sampling, inverted.family), examiner(config)
     start = shifted(inverted.trigger, inverted.gamma, family_of(sampling.sampler) == "ode")
     samples = draw_samples(stages, sampling, model, {"clean": clean(), "inverted": start}, "repaired_sample")
