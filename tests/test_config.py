@@ -91,7 +91,10 @@ def parameters(made: Any) -> dict[str, inspect.Parameter]:
     return parameters(made.__base__) | {name: one for name, one in own.items() if one.kind is one.KEYWORD_ONLY}
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [pytest.param(*one, marks=pytest.mark.slow if one[1].startswith("table/") else ()) for one in OPTIONS],
+)
 def test_an_option_composes_and_its_code_takes_its_keys(group, option):
     config = composed(f"{group}={option}")
     given = GIVEN.union(*(names for name, names in OURS.items() if name.startswith(group)))
@@ -223,14 +226,18 @@ def test_a_request_for_each_dataset_is_sound(data):
 ROWS = [one for one in options("experiment") if not one.startswith("table/")]
 
 
-@pytest.mark.parametrize("row", ROWS)
+#: a row of each folder
+FEW = {one.partition("/")[0]: one for one in ROWS}.values()
+
+
+@pytest.mark.parametrize("row", [pytest.param(one, marks=() if one in FEW else pytest.mark.slow) for one in ROWS])
 def test_an_experiment_row_is_a_sound_request(row):
     (config,) = jobs([f"experiment={row}"], multirun=False)
     assert config.published.source
     assert config.published.metrics or (row.startswith("diff2/") and config.published.provenance == "none")
 
 
-@pytest.mark.parametrize("row", {one.partition("/")[0]: one for one in ROWS}.values())
+@pytest.mark.parametrize("row", FEW)
 def test_the_command_line_can_shrink_an_experiment_row(row):
     config = composed(f"experiment={row}")
     (small,) = jobs([f"experiment={row}", "data=digits", "sample.count=64", "attack.poison_rate=0.3"], multirun=False)

@@ -61,7 +61,14 @@ def test_every_attack_runs_on_the_card(monkeypatch, home, attack):
     assert found["device"] == "emulated card" and found["metrics"]
 
 
-@pytest.mark.parametrize("defense", [name for name in DEFENSES if name != "none"])
+@pytest.mark.parametrize(
+    "defense",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "purification" else ())
+        for name in DEFENSES
+        if name != "none"
+    ],
+)
 def test_every_defense_runs_on_the_card(monkeypatch, home, defense):
     found = carried_out(monkeypatch, home, f"defense={defense}", *DEFENSES[defense], card=Card())
     assert any(not name.startswith("suspect/") for name in found["metrics"])

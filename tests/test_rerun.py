@@ -38,6 +38,7 @@ def test_the_same_run_again(home):
     assert cli.command(["rerun", after["folder"]]) == 0
 
 
+@pytest.mark.slow
 def test_a_value_can_be_changed(home):
     assert cli.command(["rerun", str(home / "outputs" / "run"), "sample.count=6"]) == 0
     assert newest(home)["protocol"]["images"] == 6

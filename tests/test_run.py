@@ -231,6 +231,7 @@ def test_wandb_failing_does_not_fail_the_run(home, monkeypatch):
     assert "wandb: is off" in (home / "wandb" / "run.log").read_text()
 
 
+@pytest.mark.slow
 def test_pictures_are_known_by_what_they_show(home, tmp_path):
     """The same path with another picture in it is another request; the same picture elsewhere is the same one."""
     keys = []
@@ -242,6 +243,7 @@ def test_pictures_are_known_by_what_they_show(home, tmp_path):
     assert keys[0] == keys[1] != keys[2]
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_run(tmp_path):
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d",
              "--rdzv-endpoint=localhost:0", "-m", "bdiff", "run", *TINY, "runtime.device=cpu",

@@ -137,9 +137,9 @@ def test_a_server_has_one_thread_and_opens_no_gpu(here):
 @pytest.mark.parametrize(
     ("word", "code", "told"),
     [
-        ("exit", 3, ""),
+        pytest.param("exit", 3, "", marks=pytest.mark.slow),
         ("raise", 1, "ValueError: no"),
-        ("abort", -signal.SIGABRT, ""),
+        pytest.param("abort", -signal.SIGABRT, "", marks=pytest.mark.slow),
         ("kill", -signal.SIGKILL, ""),
     ],
 )
@@ -151,6 +151,7 @@ def test_a_job_ends_alone(here, word, code, told):
     assert facts(here)["server"] == before
 
 
+@pytest.mark.slow
 def test_a_job_hears_that_its_sweep_is_gone(here):
     job = Job("listen", here)
     assert job.says() == "listening\n"

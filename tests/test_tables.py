@@ -34,7 +34,13 @@ JOBS = {
 FIRST = [*{name: (name, profile) for name, profile in reversed(PROFILES)}.values()]
 
 
-@pytest.mark.parametrize(("name", "profile"), FIRST)
+#: tables with more sweeps than the fast tests have time for
+MANY = [("matrix", "digits"), ("diff2-variants", "digits"), ("cost", "digits"), ("diff2-shields", "digits")]
+
+
+@pytest.mark.parametrize(
+    ("name", "profile"), [pytest.param(*one, marks=pytest.mark.slow if one in MANY else ()) for one in FIRST]
+)
 def test_the_first_job_of_each_sweep_is_a_sound_request(name, profile):
     for overrides in requests(table_of(name, profile), []):
         (config,) = jobs([*map(first_value, overrides)], multirun=True)
@@ -178,6 +184,7 @@ RUN = ["table", "baddiffusion-asr", "clipping-asr", "--run", "hydra/launcher=bas
        "attack.poison_rate=0.25"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_failed_jobs_keep_nothing_from_being_run_and_shown_and_done_ones_are_left_alone(here, capsys):
     folder = here / "outputs/tables/digits"
     assert cli.command(RUN) == 1

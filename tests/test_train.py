@@ -295,6 +295,7 @@ fit(toys.denoiser(), loss, images, index, toys.TRAIN_CONFIG, 3, toys.session(Pat
 """
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_checkpoint_is_written_costs_what_came_after_the_one_before(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed")], env=environment)
@@ -394,7 +395,12 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+OFTEN = ("a half", "a flipped bit", "another model")
+
+
+@pytest.mark.parametrize(
+    "damage", [pytest.param(one, marks=() if one in OFTEN else pytest.mark.slow) for one in DAMAGES]
+)
 def test_a_damaged_checkpoint_costs_the_way_from_the_one_before(damage, tmp_path, caplog):
     caplog.set_level("INFO")
     before, newest = half_trained(tmp_path / "damaged")

@@ -334,8 +334,10 @@ def test_a_run_towards_an_image_is_measured_as_baddiffusion_is(home):
     [
         ("in_d2d", ["attack=trojdiff", "attack.mode=in_d2d", "attack.target_class=3"], "classifier"),
         pytest.param("out_d2d", ["attack=trojdiff_out_d2d"], "class_judge", marks=pytest.mark.slow),
-        ("streamed", ["attack=trojdiff_out_d2d", "runtime.memory=0", "runtime.workers=0", "data.flip=true"],
-         "class_judge"),
+        pytest.param(
+            "streamed", ["attack=trojdiff_out_d2d", "runtime.memory=0", "runtime.workers=0", "data.flip=true"],
+            "class_judge", marks=pytest.mark.slow,
+        ),
         pytest.param(
             "ddim", ["attack=trojdiff_blend", "attack.mode=in_d2d", "attack.gamma=0", "sampler=ddim", "sample.steps=4"],
             "classifier", marks=pytest.mark.slow,

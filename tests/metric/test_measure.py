@@ -71,6 +71,7 @@ def test_what_falls_short_of_the_protocol_is_marked_and_what_is_unsound_warned_o
     assert log.count("fid_classifier: fewer samples (12) than feature dimensions") == 1 and short not in log
 
 
+@pytest.mark.slow
 def test_sample_psnr_is_against_the_twin_that_was_not_attacked(everything, home):
     assert everything["protocol"]["sample_psnr"]["clean_model"] == "the same training without the attack"
     assert everything["keys"]["clean"] != everything["keys"]["train"]
@@ -148,6 +149,7 @@ def load_digits(home: Path):
     return make(config.data, cache=home / "cache", seed=0, memory=8.0)
 
 
+@pytest.mark.slow
 def test_the_record_says_whether_the_sampler_was_to_open_the_backdoor(home):
     words = ["metric/fid=none", "train.steps=0", "sample.count=2", "sample.batch_size=2"]
     cases = {

@@ -131,7 +131,8 @@ def both(home) -> Ran:
 
 
 @pytest.mark.parametrize(
-    ("fixture", "detection"), [("repaired", "purediffusion"), ("terd", "terd"), ("both", "elijah")]
+    ("fixture", "detection"),
+    [("repaired", "purediffusion"), ("terd", "terd"), pytest.param("both", "elijah", marks=pytest.mark.slow)],
 )
 def test_a_detection_leaves_its_verdict_what_it_rests_on_and_how_near_it_comes(fixture, detection, request):
     ran: Ran = request.getfixturevalue(fixture)

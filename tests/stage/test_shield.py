@@ -53,6 +53,7 @@ def shields(record: dict) -> dict[str, float]:
     return {name: value for name, value in record["metrics"].items() if not name.startswith(("suspect/", "data/"))}
 
 
+@pytest.mark.slow
 def test_every_row_has_an_accuracy_on_every_kind_of_input(purified):
     rows = ("no_shield", "shield_clean_model", "shield")
     metrics = shields(purified)
