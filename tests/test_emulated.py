@@ -63,11 +63,7 @@ def test_every_attack_runs_on_the_card(monkeypatch, home, attack):
 
 @pytest.mark.parametrize(
     "defense",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name == "purification" else ())
-        for name in DEFENSES
-        if name != "none"
-    ],
+    [pytest.param(one, marks=pytest.mark.slow if one == "purification" else ()) for one in DEFENSES if one != "none"],
 )
 def test_every_defense_runs_on_the_card(monkeypatch, home, defense):
     found = carried_out(monkeypatch, home, f"defense={defense}", *DEFENSES[defense], card=Card())
