@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bdiff.attack.affine import AffineAttack
 from bdiff.attack.base import Plan
+from bdiff.attack.settings import AttackSettings
 from bdiff.config.rules import below_one, fraction, one_of
 from bdiff.data.base import Images
 from bdiff.data.joined import of_class
@@ -39,7 +40,8 @@ class TrojDiff(AffineAttack):
     Raises ValueError for invalid values.
     """
 
-    checks = ("bdiff.attack.check.trojdiff_problems",)
+    settings = AttackSettings
+    checks = ("bdiff.attack.check.trojdiff_problems", "bdiff.attack.check.adaptive_problems")
 
     def __init__(
         self,
