@@ -14,7 +14,7 @@ from bdiff.common.errors import RequestError
 from bdiff.common.progress import Screen, console
 from bdiff.config.options import group_options, own_settings
 from bdiff.config.words import literal
-from bdiff.library.request import composed, resolved
+from bdiff.library.request import composed, overrides_of, resolved
 
 EXAMPLES = """
   bdiff audit downloaded                                    a diffusers folder
@@ -114,11 +114,9 @@ def wrong(args: Any) -> list[str]:
 
 def request(args: Any, method: str, facts: Any) -> DictConfig:
     """Return the checked config of an audit by one method. RequestError if it is invalid."""
-    channels, size, _ = facts.shape
-    known: dict[str, Any] = {f"schedule.{name}": value for name, value in facts.schedule.items()}
-    known |= {"data.size": size, "data.channels": channels, "seed": args.seed, "runtime.device": args.device}
-    known |= {"sample.steps": min(STEPS, facts.schedule["num_train_timesteps"]), "sample.batch_size": BATCH}
-    words = [f"defense={method}", "sampler=ddpm", *(f"{key}={literal(value)}" for key, value in known.items())]
+    steps = min(STEPS, facts.schedule["num_train_timesteps"])
+    here = {"seed": args.seed, "runtime.device": args.device, "sample.steps": steps, "sample.batch_size": BATCH}
+    words = [f"defense={method}", "sampler=ddpm", *overrides_of(facts.shape, facts.schedule, here)]
     if args.repair:
         words += ["data=images", f"data.path={literal(args.images)}", f"defense/removal={args.removal or 'elijah'}"]
     words += [word if "." in word.partition("=")[0] else f"defense.{word}" for word in args.settings]

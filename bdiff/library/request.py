@@ -2,9 +2,10 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from bdiff.common.errors import RequestError
 from bdiff.common.progress import console
 from bdiff.config.compose import jobs
+from bdiff.config.words import literal
 from bdiff.library.records import Record, record_in
 
 
@@ -33,6 +35,13 @@ def run(overrides: Sequence[str] = (), *, quiet: bool = False) -> Record:
     with logging_apart(quiet):
         job(settled, folder, words, choices)
     return record_in(folder)
+
+
+def overrides_of(shape: tuple[int, ...], schedule: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Return the overrides for a checkpoint of images of `shape` (C,H,W) and its noise schedule, and for `settings`."""
+    known = {"data.channels": shape[0], "data.size": shape[1]}
+    known |= {f"schedule.{name}": value for name, value in schedule.items()}
+    return [f"{key}={literal(value)}" for key, value in {**known, **settings}.items()]
 
 
 def resolved(config: DictConfig) -> DictConfig:

@@ -15,13 +15,12 @@ from bdiff.common.device import open_device, resolve_precision
 from bdiff.common.errors import RequestError
 from bdiff.common.progress import progress
 from bdiff.common.seeds import seed_of
-from bdiff.config.words import literal
 from bdiff.data.base import to_float, to_uint8
 from bdiff.defense.base import Detection, Verdict
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.sampling import Sampler, denoise, noise_of
 from bdiff.diffusion.schedule import Schedule
-from bdiff.library.request import composed, resolved
+from bdiff.library.request import composed, overrides_of, resolved
 from bdiff.model import checkpoint
 from bdiff.model.facts import Facts, facts
 from bdiff.pipeline.family import family_of, of_family
@@ -115,12 +114,9 @@ def request(
     """Return the checked config of a run with this detection on such a model. RequestError if it is invalid."""
     if unread := sorted({"precision", "checkpoint", "repair"} & settings.keys()):
         raise RequestError(f"{unread[0]} is not a setting of bdiff.audit: bdiff.load_suspect sets the precision")
-    channels, size, _ = suspect.shape
-    facts: dict[str, Any] = {"data.size": size, "data.channels": channels, "seed": seed}
-    facts |= {f"schedule.{name}": value for name, value in suspect.schedule.config.items()}
-    facts |= {"sample.steps": steps} if steps else {}
-    facts |= {f"defense.{name}": value for name, value in settings.items()}
-    words = [f"{key}={literal(value)}" for key, value in facts.items()]
+    more = {"seed": seed, **{f"defense.{name}": value for name, value in settings.items()}}
+    more |= {"sample.steps": steps} if steps else {}
+    words = overrides_of(suspect.shape, suspect.schedule.config, more)
     with composed([f"defense={method}", f"sampler={sampler}", "sample.steps=${sampler.steps}", *words]) as config:
         return resolved(config)
 

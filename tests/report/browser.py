@@ -18,6 +18,14 @@ class Browser:
     def __init__(self) -> None:
         assert DRIVER and CHROMIUM
         self.driver = subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, text=True)
+        try:
+            self.root = self.session()
+        except BaseException:
+            self.driver.kill()
+            raise
+
+    def session(self) -> str:
+        """Return the address of a new window."""
         assert self.driver.stdout is not None
         line = next(line for line in self.driver.stdout if "started successfully on port" in line)
         port = re.findall(r"port (\d+)", line)[-1]
@@ -25,7 +33,7 @@ class Browser:
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
         options = {"goog:chromeOptions": {"binary": CHROMIUM, "args": flags}, "goog:loggingPrefs": {"browser": "ALL"}}
         answer = self.ask("POST", "", {"capabilities": {"alwaysMatch": options}})
-        self.root += f"/{answer['sessionId']}"
+        return f"{self.root}/{answer['sessionId']}"
 
     def __enter__(self) -> "Browser":
         return self
