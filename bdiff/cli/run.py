@@ -25,7 +25,7 @@ from bdiff.config.compose import jobs
 from bdiff.config.folders import SEARCHPATH, with_folder
 from bdiff.config.options import PACKAGE
 from bdiff.config.plugins import register
-from bdiff.config.sweeps import repeated_values, written_out
+from bdiff.config.sweeps import repeated_values, shared_alike, written_out
 from bdiff.config.words import normal, quoted
 from bdiff.launch.live_view import BEFORE, WAITING, Board
 from bdiff.launch.place import SWEEP
@@ -67,13 +67,13 @@ def run(words: list[str]) -> int:
     package = args.package and args.package.partition("@")[0]
     if args.cfg and package and configs and OmegaConf.select(configs[0], package) is None:
         raise RequestError(f"--package {args.package} is not part of the config: see bdiff run --cfg {args.cfg}")
-    if args.help:
-        with suppress(SystemExit):  # raised by Hydra at the end
-            compose_and(lambda config: None, options, overrides)
-        explain(configs[0], overrides, args.multirun)
-        return DONE
     if asks:
-        compose_and(lambda config: None, options, overrides)
+        with suppress(*([SystemExit] if args.help else [])):  # raised by Hydra at the end
+            compose_and(
+                lambda config: None, options, shared_alike(overrides) if args.multirun and configs else overrides
+            )
+        if args.help:
+            explain(configs[0], overrides, args.multirun)
         return DONE
     if any(config.runtime.plan for config in configs):
         print_plans(terminal(), [settled(config) for config in configs], labels(configs))
@@ -140,6 +140,7 @@ def sweep(configs: list[DictConfig], options: list[str], overrides: list[str]) -
         named[key] = label
     board = Board(named, ledger_of(configs[0]))
     board.rows()  # reports a damaged ledger before a job is started
+    overrides = shared_alike(overrides)
     sweep_id = f"+hydra.job.env_set.{SWEEP}={os.getpid()}-{time.time_ns()}"
     try:
         with board.shown():

@@ -5,16 +5,17 @@ from typing import Any
 
 from hydra import initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bdiff.common.errors import RequestError
-from bdiff.config.folders import named, parameter_problems
+from bdiff.config.folders import OF_HYDRA, named, parameter_problems
+from bdiff.config.keys import leaves
 from bdiff.config.options import Options, defaults, group_options
 from bdiff.config.plugins import PACKAGE, register
-from bdiff.config.words import normal
+from bdiff.config.words import normal, quoted
 
 
 def written_out(overrides: list[str]) -> list[str]:
@@ -41,6 +42,36 @@ def written_out(overrides: list[str]) -> list[str]:
     if swept(brought) and of_jobs(brought) == of_jobs(bare):
         words = [word for word in words if word.partition("=")[0] != "experiment"]
     return [*(normal(f"{key}={value}") for key, value in swept(brought).items()), *words]
+
+
+def shared_alike(overrides: list[str]) -> list[str]:
+    """Return a sweep's overrides in a form that Hydra can compose what its jobs share from.
+
+    It leaves out what is swept, such as an attack, and so has no place for a setting that only the swept options have:
+    that becomes a sweep of one value.
+    """
+    groups = group_options(named(overrides))
+    with initialize_config_module(PACKAGE, version_base="1.3"):
+        known = [override for word in overrides if (override := readable(word))]
+        whole = (one for one in known if not one.is_sweep_override() and chooses(one, groups))
+        there = {*leaves(defaults(tuple(one.input_line or "" for one in whole)))}
+    return [swept_alone(word) if lacking(readable(word), there, groups) else word for word in overrides]
+
+
+def lacking(override: Override | None, there: set[str], groups: Options) -> bool:
+    """Return whether an override gives one value to a setting that is not among the keys `there`."""
+    if override is None or override.type is not OverrideType.CHANGE or override.is_sweep_override():
+        return False
+    key = override.key_or_group
+    if key in groups or OF_HYDRA.match(key):
+        return False
+    return key not in there and not any(one.startswith(f"{key}.") for one in there)
+
+
+def swept_alone(word: str) -> str:
+    """Return an override as a sweep of its one value."""
+    key, _, value = word.partition("=")
+    return f"{key}=choice({value or quoted('')})"
 
 
 def readable(word: str) -> Override | None:
