@@ -8,11 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from bdiff import __version__
 from bdiff.cli import main as cli
 from bdiff.config.compose import jobs
+from bdiff.config.plugins import PACKAGE
+from bdiff.config.sweeps import shared_alike
 from bdiff.config.words import normal
 
 SCRIPTS = Path(sys.executable).parent
@@ -81,6 +86,27 @@ def test_the_installed_script_prints_the_config_from_any_folder(tmp_path):
     config = OmegaConf.create(script(["run", "--cfg", "job", "train.steps=7"], tmp_path))
     assert config.train.steps == 7 and config.data._target_ == "bdiff.data.digits.digits"
     assert script(["--version"], tmp_path) == f"bdiff {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "shared"),
+    [
+        (["attack=learned_trigger,uibdiffusion", "attack.law=ode"], "attack.law=choice(ode)"),
+        (["defense=elijah,terd", "defense.repair=true"], "defense.repair=choice(true)"),
+        (["attack=diff2,diff2_joint", "attack.t=[4,6]"], "attack.t=choice([4,6])"),
+        (["attack=diff2", "attack.eta=0.1", "seed=0,1"], "attack.eta=0.1"),
+        (["defense=elijah,terd", "train.steps=3"], "train.steps=3"),
+    ],
+)
+def test_a_sweep_takes_a_value_for_a_setting_that_only_swept_options_have(words, shared):
+    assert shared in shared_alike(words)
+    composed, plain = (
+        [one.hydra.overrides.task for one in jobs(given, True)] for given in (shared_alike(words), words)
+    )
+    assert composed == plain
+    given = shared_alike(words)
+    with initialize_config_module(PACKAGE, version_base="1.3"):  # what Hydra composes before a sweep
+        assert GlobalHydra.instance().config_loader().load_configuration("config", given, RunMode.MULTIRUN)
 
 
 @pytest.mark.parametrize(
