@@ -1,13 +1,15 @@
-"""axe-core in a browser: pages of runs, of sweeps and of the site have nothing that is serious for their readers."""
+"""axe-core in a browser: pages of runs, sweeps, audits and the site have nothing that is serious for their readers."""
 
 import json
 import subprocess
 from pathlib import Path
 
 import pytest
+from test_audit import QUICK, saved
 from test_page import FIGURES, made, sweep
 from test_site import made as site  # noqa: F401  the fixture
 
+from bdiff.cli import main as cli
 from bdiff.report.page import write_run_page
 
 ROOT = Path(__file__).parents[2]
@@ -48,13 +50,24 @@ def violations(browser, axe: str, page: Path, width: int, scheme: str = "light")
         const wait = () => window.found ? done(window.found) : setTimeout(wait, 50); wait()"""})  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory) -> Path:
+    """The page of an audit."""
+    here = tmp_path_factory.mktemp("audit")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BDIFF_CACHE", str(here / "cache"))
+        patch.chdir(here)
+        assert cli.command(["audit", str(saved(here / "theirs")), *QUICK, "--out", "audit"]) in (0, 3)
+    return here / "audit/report.html"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_serious_stands_in_the_way_of_readers(tmp_path, site, browser, axe, width, scheme):  # noqa: F811
+def test_nothing_serious_stands_in_the_way_of_readers(tmp_path, site, audited, browser, axe, width, scheme):  # noqa: F811
     figures = (*FIGURES, "inverted_trigger", "repaired_clean")
     pages = [write_run_page(made(tmp_path / "run", figures=figures, **DEFENDED)), sweep(tmp_path / "sweep")]
-    pages += [*site[1].glob("*.html"), *site[1].glob("cells/*.html"), *site[1].glob("results/*.html")]
+    pages += [audited, *site[1].glob("*.html"), *site[1].glob("cells/*.html"), *site[1].glob("results/*.html")]
     assert len(pages) > 15
     wrong = {}
     for page in pages:
