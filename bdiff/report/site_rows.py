@@ -87,7 +87,7 @@ def matrix(board: Board, cells: Iterable[Cell]) -> Matrix:
 
 
 def undefended(board: Board, cells: list[Cell]) -> list[Cell]:
-    """Return, for the board of attacks, results without a defense; those with one of models that have no others."""
+    """Return, for the board of attacks, results without a defense; of models that have no such, one with a defense."""
     if board.role != "none":
         return cells
 
@@ -95,7 +95,8 @@ def undefended(board: Board, cells: list[Cell]) -> list[Cell]:
         return tuple(fact(cell, name) for name in ("attack", "trigger", *FACTS))
 
     plain = {model(cell) for cell in cells if cell.place["defense"] == "none"}
-    return [cell for cell in cells if cell.place["defense"] == "none" or model(cell) not in plain]
+    kept = [cell for cell in cells if cell.place["defense"] == "none" or model(cell) not in plain]
+    return [*{str((cell.seed, [settings(board, cell, own) for own in (True, False)])): cell for cell in kept}.values()]
 
 
 def split(board: Board, attack: str, trigger: str, cells: list[Cell], varied: list[str]) -> list[Row]:
@@ -139,13 +140,14 @@ def mixed(board: Board, columns: list[str], rows: list[Row]) -> list[str]:
 def settings(board: Board, cell: Cell, column: bool) -> Leaves:
     """Return the settings of a result that belong to its column, or those that belong to its row.
 
-    A precision that was not typed is the device's choice.
+    A precision that was not typed is the device's choice. On the board of attacks a defense has none.
     """
     typed = {*cell.run.typed}
     found = {
         key: text(value)
         for key, value in flat(cell.run.config).items()
         if decides(key)
+        and not (board.role == "none" and key.startswith("defense."))
         and any(key == own or key.startswith(f"{own}.") for own in board.own) == column
         and (key in typed or not key.endswith(".precision"))
     }

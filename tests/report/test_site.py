@@ -143,6 +143,14 @@ def test_rows_hold_one_setting_and_columns_are_told_apart(tmp_path):
     assert page.filters == {"poison_rate": ["0.1", "0.2"]}
 
 
+def test_a_model_that_only_runs_with_defenses_have_is_one_result_of_its_attack(tmp_path):
+    for defense, seed in [("elijah", 0), ("disdet", 0), ("elijah", 1)]:
+        run(tmp_path / f"{defense}{seed}", "baddiffusion", defense, {"suspect/asr": 0.5 + 0.2 * seed}, seed=seed)
+    attacks, page = board(tmp_path, "attacks")
+    assert page.matrix.columns == ["ddpm"] and len(page.matrix.cells) == 2
+    assert attacks["baddiffusion", "ddpm"]["ASR"].text == "0.600 ± 0.141"
+
+
 @pytest.mark.parametrize("config", ["a: 2026-01-31", "a: !!set {b}", "a: &b [*b]", "? [1]\n: 2", "- 1", ""])
 def test_a_config_that_no_run_writes_is_left_out(config, tmp_path, caplog):
     folder = run(tmp_path / "run", "baddiffusion", metrics={"suspect/asr": 0.5})
