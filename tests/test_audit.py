@@ -26,7 +26,7 @@ AVERAGED = ["--repair", "new", "--images", "pictures", "--removal", "weight_aver
 def saved(folder: Path, size=16, channels=1, prediction="epsilon", steps=8, **more) -> Path:
     """A model of random weights, in diffusers' layout."""
     blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
-    net = UNet2DModel(sample_size=size, in_channels=channels, out_channels=channels, **NET, **blocks, **more)
+    net = UNet2DModel(sample_size=size, in_channels=channels, out_channels=channels, **NET | blocks | more)
     DDPMPipeline(
         net, DDPMScheduler(num_train_timesteps=steps, beta_end=0.9, prediction_type=prediction)
     ).save_pretrained(folder)
@@ -95,6 +95,20 @@ def test_a_repaired_copy_is_a_stock_checkpoint(place):
     assert "% after" in audit_lines(record)["repaired"] and Path(record["page"]).read_text().count("<img") == 5
 
 
+def test_a_class_conditional_model_is_looked_at_for_one_class(place):
+    saved(place / "theirs", num_class_embeds=3, norm_num_groups=2)
+    net = UNet2DModel.from_pretrained("theirs/unet")
+    x, t = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 2])
+    for label in (None, 2):
+        expected = net(x, t, torch.full((2,), label or 0)).sample
+        found = load_suspect("theirs", label=label, device="cpu", precision="fp32").eps(x, t)
+        assert torch.allclose(found, expected, atol=1e-6)
+    assert not torch.allclose(net(x, t, torch.zeros(2).long()).sample, expected, atol=1e-3)
+    _, record = audited("theirs", *QUICK, "--class", "2", "--method", "purediffusion")
+    assert record["model"]["class"] == 2 and record["page"].endswith("-class2/report.html")
+    assert audit_lines(record)["class"] == "2 of 0 to 2: the others were not looked at (--class)"
+
+
 def test_the_cost_is_said_and_a_budget_keeps_to_it(place, capfd):
     saved(place / "theirs")
     assert cli.command(["audit", "theirs", "--plan", "--device", "cpu"]) == 0
@@ -128,7 +142,9 @@ class Call:
         (["none"], "none cannot be fetched"),
         (["empty"], "empty holds no UNet config.json"),
         (["pickled"], "is not unpickled, as it does not hold only tensors"),
-        (["classes"], "has num_class_embeds=3, which is not supported"),
+        (["classes", "--class", "3"], "has the classes 0 to 2, and no 3"),
+        (["theirs", "--class", "1"], "is unconditional: it has no class 1"),
+        (["embedded"], "has class_embed_type=timestep, which is not supported"),
         (["sizeless"], "does not have the size of its images: give it, by --size PX"),
         (["theirs", "stepz=3"], "stepz is not known; did you mean steps?"),
         (["theirs", "steps"], "steps is not key=value"),
@@ -157,6 +173,8 @@ def test_what_is_wrong_is_refused_by_name(words, message, place, monkeypatch, ca
         torch.save({"x": Call()}, place / "pickled/unet/diffusion_pytorch_model.bin", pickle_module=pickle)
     if words[:1] == ["classes"]:
         saved(place / "classes", num_class_embeds=3)
+    if words[:1] == ["embedded"]:
+        saved(place / "embedded", class_embed_type="timestep")
     if words[:1] == ["sizeless"]:
         saved(place / "sizeless", size=None)
     assert cli.command(["audit", *words, "--device", "cpu", "--quiet"]) == 2

@@ -53,6 +53,7 @@ def parser() -> Parser:
     made.add_argument(
         "--schedule", metavar="NAME", help="an option of schedule, if the checkpoint has no scheduler config"
     )
+    made.add_argument("--class", type=int, dest="label", metavar="K", help="of a class-conditional model; default: 0")
     made.add_argument("--seed", type=int, default=0, help="default: 0")
     made.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     made.add_argument("--quiet", action="store_true", help="no progress: warnings and the result only")
@@ -68,7 +69,7 @@ def audit(words: list[str]) -> int:
     from bdiff.library.suspects import facts_of  # imports torch
 
     schedule = own_settings("schedule", args.schedule) if args.schedule else None
-    facts = facts_of(args.model, args.size, schedule)
+    facts = facts_of(args.model, args.size, schedule, args.label)
     configs = {name: request(args, name, facts) for name in args.method}
     from bdiff.launch.job import setup_logging
     from bdiff.pipeline import audit as stages

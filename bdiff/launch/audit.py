@@ -25,9 +25,10 @@ SCHEMA = "audit/1"
 
 
 def place(outputs: Path, facts: Facts) -> Path:
-    """Return the folder of a model's audits below `outputs`: other weights have another one."""
+    """Return the folder of a model's audits below `outputs`: other weights and classes have others."""
     digest = weights_digest(str(facts.folder)) or ""
-    return outputs / "audits" / f"{Path(facts.name).name}-{digest[:8]}"
+    label = "" if facts.label is None else f"-class{facts.label}"
+    return outputs / "audits" / f"{Path(facts.name).name}-{digest[:8]}{label}"
 
 
 def audit_in(
@@ -76,6 +77,8 @@ def audited(folder: Path, facts: Facts, configs: Mapping[str, DictConfig], repai
             "shape": list(facts.shape),
             "schedule": facts.schedule,
             "prediction": facts.prediction,
+            "class": facts.label,
+            "classes": facts.classes,
             "weights": model.manifest["weights"],
             "strange": model.manifest["strange"],
             "unread": facts.unread,

@@ -39,26 +39,31 @@ def load_suspect(
     *,
     shape: tuple[int, int, int] | None = None,  # (C,H,W) of the images, if the checkpoint does not have it
     schedule: Mapping[str, Any] | None = None,  # as in conf/schedule, if the checkpoint has no scheduler config
+    label: int | None = None,  # the class that a class-conditional network is taken for, 0 if None
     device: str = "auto",  # auto, cpu, cuda or cuda:N
     precision: str = "auto",  # of its matrix products: auto (bf16 where the device has it), bf16 or fp32
 ) -> Suspect:
     """Return a checkpoint's network with its noise schedule, frozen, as the input of a detection.
 
-    Raises RequestError if it is not available, is damaged, or is not an unconditional UNet2DModel under a schedule of
-    betas.
+    Raises RequestError if it is not available, is damaged, has no such class, or is not a UNet2DModel under a schedule
+    of betas.
     """
-    found = facts_of(path_or_id, shape, schedule)
+    found = facts_of(path_or_id, shape, schedule, label)
     here = open_device(device).device
     table = Schedule(**found.schedule)
-    return checkpoint.suspect(found.folder, table, found.shape, here, resolve_precision(precision, here))
+    precision = resolve_precision(precision, here)
+    return checkpoint.suspect(found.folder, table, found.shape, here, precision, label=found.label)
 
 
 def facts_of(
-    path_or_id: str | Path, shape: tuple[int, int, int] | int | None, schedule: Mapping[str, Any] | None
+    path_or_id: str | Path,
+    shape: tuple[int, int, int] | int | None,
+    schedule: Mapping[str, Any] | None,
+    label: int | None = None,
 ) -> Facts:
     """Return what the checkpoint says of itself, which is downloaded first if it is on the hub; see `facts`."""
     folder = checkpoint.fetch(str(model_of(Path(path_or_id).expanduser()) or path_or_id), setting="")
-    return facts(str(path_or_id), folder, shape, schedule)
+    return facts(str(path_or_id), folder, shape, schedule, label)
 
 
 def model_of(folder: Path) -> Path | None:

@@ -179,9 +179,10 @@ def damage(what: str, types: dict[str, Callable[[Any], bool]], config: dict[str,
     return [f"the {what} is damaged ({', '.join(wrong)}): download it again"] if wrong else []
 
 
-def kind_mismatches(found: dict[str, Any], noise: dict[str, Any]) -> list[str]:
-    """Return why a checkpoint is not an unconditional denoiser under a schedule of betas."""
-    found = schedulers.unlike(found, PLAIN_UNET) | schedulers.unlike(noise, schedulers.CONVERTED)
+def kind_mismatches(found: dict[str, Any], noise: dict[str, Any], classes: bool = False) -> list[str]:
+    """Return why a checkpoint is not an unconditional (or with `classes` class-conditional) denoiser under betas."""
+    plain = PLAIN_UNET | ({"num_class_embeds": (number_of_classes(found),)} if classes else {})
+    found = schedulers.unlike(found, plain) | schedulers.unlike(noise, schedulers.CONVERTED)
     unlike = [f"{key}={value}" for key, value in found.items()]
     scheduler = noise.get("_class_name")
     if scheduler is not None and scheduler not in schedulers.KNOWN:
@@ -190,6 +191,12 @@ def kind_mismatches(found: dict[str, Any], noise: dict[str, Any]) -> list[str]:
         return []
     supported = "an unconditional UNet2DModel under a schedule of betas"
     return [f"has {', '.join(unlike)}, which is not supported: choose {supported}"]
+
+
+def number_of_classes(found: dict[str, Any]) -> int | None:
+    """Return how many classes a UNet is conditioned on by an embedding of each; None if it is not."""
+    count = found.get("num_class_embeds")
+    return count if is_count(count) and found.get("class_embed_type") is None else None
 
 
 def noise_mismatches(noise: dict[str, Any], schedule: dict[str, Any]) -> list[str]:

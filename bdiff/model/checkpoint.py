@@ -32,6 +32,7 @@ from bdiff.model.check import (
     weights_path,
     weights_problems,
 )
+from bdiff.model.classes import of_class
 from bdiff.model.wrapped import peeled, words
 from bdiff.store import artifacts
 from bdiff.store.integrity import entries
@@ -179,12 +180,14 @@ def suspect(
     device: torch.device,
     precision: str = "fp32",
     recompute: bool | int = False,
+    label: int | None = None,
 ) -> Suspect:
-    """Return the model in a diffusers folder as defenses see it; see `Denoiser`.
+    """Return the model in a diffusers folder, for the class `label` if it has any, as defenses see it; see `Denoiser`.
 
     Raises RequestError if it cannot be read.
     """
-    return Suspect(load(folder), schedule, shape, device, prediction_of(folder), precision, recompute)
+    net = load(folder) if label is None else of_class(load(folder), label)
+    return Suspect(net, schedule, shape, device, prediction_of(folder), precision, recompute)
 
 
 def learned(folder: Path, device: torch.device) -> dict[str, Tensor]:

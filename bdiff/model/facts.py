@@ -15,6 +15,7 @@ from bdiff.model.check import (
     config_path,
     damage,
     kind_mismatches,
+    number_of_classes,
     read,
     sample_size,
     scheduler_path,
@@ -35,12 +36,18 @@ class Facts:
     schedule: dict[str, Any]  # as in conf/schedule
     prediction: str  # in diffusers' terms
     unet: dict[str, Any]  # its network's config
+    label: int | None = None  # the class that a class-conditional one is looked at for
 
     @property
     def settings(self) -> dict[str, Any]:
         """The arguments of its network's constructor, for its size of images."""
         own = {name: value for name, value in self.unet.items() if not name.startswith("_")}
-        return own | {"sample_size": self.shape[1]}
+        return own | {"sample_size": self.shape[1], "num_class_embeds": None}
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes it is conditioned on; None if it is unconditional."""
+        return number_of_classes(self.unet)
 
     @property
     def unread(self) -> list[str]:
@@ -55,10 +62,12 @@ def facts(
     folder: Path,
     shape: tuple[int, int, int] | int | None = None,
     schedule: Mapping[str, Any] | None = None,
+    label: int | None = None,
 ) -> Facts:
     """Return what the checkpoint `name` in a folder says of itself; `shape` (or size), `schedule` where it does not.
 
-    Raises RequestError if it is none, is damaged, or is not an unconditional UNet2DModel under a schedule of betas.
+    `label` is the class that a class-conditional one is looked at for, 0 if None. Raises RequestError if it is none, is
+    damaged, has no such class, or is not a UNet2DModel under a schedule of betas.
     """
     if not config_path(folder).is_file():
         raise RequestError(f"{name} {unlike_a_folder(folder)}")
@@ -67,7 +76,7 @@ def facts(
     except (OSError, ValueError) as error:
         raise RequestError(f"{name} cannot be read ({error})") from error
     problems = damage("UNet's config.json", UNET_TYPES, unet) + damage("scheduler's config", NOISE_TYPES, noise)
-    if problems := problems or kind_mismatches(unet, noise):
+    if problems := problems or kind_mismatches(unet, noise, True) or class_problems(unet, label):
         raise RequestError(*(f"{name}: {line}" for line in problems))
     if not noise and schedule is None:
         lacks = f"{name} has no {scheduler_path(folder).name}, so its noise schedule is unknown"
@@ -81,4 +90,14 @@ def facts(
         shape = (unet["in_channels"], size, size)
     known = NOISE | noise | dict(schedule or {})
     prediction = str(noise.get("prediction_type", "epsilon"))
-    return Facts(name, folder, shape, {key: known[key] for key in NOISE}, prediction, unet)
+    label = (label or 0) if number_of_classes(unet) else None
+    return Facts(name, folder, shape, {key: known[key] for key in NOISE}, prediction, unet, label)
+
+
+def class_problems(unet: dict[str, Any], label: int | None) -> list[str]:
+    """Return the problem that a UNet does not have the class `label`."""
+    count = number_of_classes(unet)
+    if label is None or 0 <= label < (count or 0):
+        return []
+    has = f"has the classes 0 to {count - 1}, and no" if count else "is unconditional: it has no class"
+    return [f"{has} {label}"]

@@ -22,6 +22,7 @@ from bdiff.diffusion.mode import Costs
 from bdiff.metric.target import asr_threshold, near
 from bdiff.model import checkpoint
 from bdiff.model.checkpoint import weights_digest
+from bdiff.model.classes import of_class
 from bdiff.model.facts import Facts
 from bdiff.pipeline import prepare
 from bdiff.pipeline.detect import Drawings, detected, inversion, invert, sampling_of
@@ -136,10 +137,13 @@ def taken(made: Subject, facts: Facts) -> Stage:
         shape=list(facts.shape),
         schedule=made.diffusion.key,
         prediction=facts.prediction,
+        **({} if facts.label is None else {"class": facts.label}),
     )
 
     def build() -> dict[str, Any]:
         net, strange = checkpoint.opened(facts.folder)
+        if facts.label is not None:
+            net = of_class(net, facts.label)
         if net.config["sample_size"] != facts.shape[1]:  # a pair, or null
             net.register_to_config(sample_size=facts.shape[1])
         denoiser = Denoiser(net, made.diffusion.schedule, facts.shape, prediction=facts.prediction)

@@ -46,6 +46,8 @@ def audit_lines(record: Mapping[str, Any]) -> dict[str, str]:
         "model": f"{model['name']}: {shape}, {model['weights'] / 1e6:.3g} M weights, predicts {model['prediction']}, "
         f"{model['schedule']['num_train_timesteps']} timesteps"
     }
+    if model["class"] is not None:
+        lines["class"] = f"{model['class']} of 0 to {model['classes'] - 1}: the others were not looked at (--class)"
     if model["strange"]:
         lines["weights"] = f"tensors of no layer: {some(model['strange'])}"
     if model["marks"]:
