@@ -59,19 +59,35 @@ def test_every_job_of_a_table_is_a_sound_request(name, profile):
 
 @pytest.mark.parametrize(("name", "profile"), PROFILES)
 def test_a_table_names_every_sweep_beside_it(name, profile):
-    table = table_of(name, profile)
-    files = {path.stem for path in (CONF / FOLDER / name / profile).glob("*.yaml") if not path.stem.startswith("base")}
-    assert {option.rpartition("/")[2] for option in table.sweeps} == files
+    table, place = table_of(name, profile), CONF / "experiment"
+    own = (place / "table" / name / profile).glob("*.yaml")
+    files = {path.relative_to(place).with_suffix("").as_posix() for path in own}
+    named = {option for choice in table.sweeps for option in choice.strip("[]").split(",")}
+    assert {option for option in files - named if not option.rpartition("/")[2].startswith("base")} == set()
+    assert all((place / f"{option}.yaml").is_file() for option in named)
     assert all(view[0] in ("table", "zoo", "shields", "attacks", "cost", "report") for view in table.views)
 
 
 def test_an_option_of_run_passes_a_sweep_by_that_lacks_its_key():
     table = table_of("matrix")
     found = requests(table, ["seed=0,1", "attack.poison_rate=0.1,0.05", "train.steps=3"])
-    given = {name.rpartition("/")[2]: words for name, words in zip(table.sweeps, found, strict=True)}
+    given = {folder.name: words for folder, words in zip(table.sweeps.values(), found, strict=True)}
     assert {name for name, words in given.items() if "seed=0,1" not in words} == {"clean"}
     assert {name for name, words in given.items() if "attack.poison_rate=0.1,0.05" not in words} == {"clean", "shields"}
     assert all("train.steps=3" in words for words in found)
+
+
+def test_a_sweep_is_composed_of_options_that_profiles_share_or_have_their_own_of():
+    sweeps = {}
+    for profile in ("digits", "paper"):
+        table = table_of("matrix", profile)
+        words = dict(zip(table.sweeps.values(), requests(table, []), strict=True))[table.folder / "ode-detections"]
+        sweeps[profile] = dict(word.split("=", 1) for word in words)
+    digits, paper = sweeps.values()
+    assert digits["attack"] == paper["attack"] == "villandiffusion,noise_path_ode,noise_path_both"
+    assert (digits["data"], paper["data"]) == ("digits", "cifar10") and "terd_digits" in digits["defense"].split(",")
+    assert "terd" in paper["defense"].split(",") and digits["trigger"] != paper["trigger"]
+    assert list(digits).index("defense") < list(digits).index("attack")
 
 
 def test_a_tables_first_profile_is_its_default_and_its_views_use_words_of_the_profile():

@@ -94,9 +94,12 @@ def repeated_values(overrides: list[str]) -> list[str]:
 
 
 def chooses(override: Override, groups: Options) -> bool:
-    """Return whether an override names an existing option, or is one of Hydra's own."""
-    key = override.key_or_group
-    return override.get_value_element_as_str() in groups[key] if key in groups else bool(re.match(r"hydra\b", key))
+    """Return whether an override names an existing option, or a list of them, or is one of Hydra's own."""
+    key, value = override.key_or_group, override.value()
+    if key not in groups:
+        return bool(re.match(r"hydra\b", key))
+    options = value if isinstance(value, list) else [override.get_value_element_as_str()]
+    return all(str(option) in groups[key] for option in options)
 
 
 def swept(config: DictConfig) -> dict[str, str]:
