@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 EXAMPLES = """
   bdiff report outputs                                      all runs below outputs, as tables
-  bdiff report outputs --tables DIR                         the same in files: text, Markdown, LaTeX and CSV
+  bdiff report outputs --tables DIR                         the same in files, and a figure of all
   bdiff report outputs --site outputs/site                  the same as a site
   bdiff report outputs --site outputs/site --results theirs a.json    and results from elsewhere
   bdiff report outputs --site public --copy                 with the runs' pages in it, to be published"""
@@ -28,7 +28,9 @@ def parser() -> Parser:
         "folders", nargs="*", type=Path, metavar="folder", help="where to look for runs (default: outputs)"
     )
     parser.add_argument("--site", type=Path, metavar="DIR", help="write a site to a folder, instead of printing tables")
-    parser.add_argument("--tables", type=Path, metavar="DIR", help="write the tables to a folder, in four formats")
+    parser.add_argument(
+        "--tables", type=Path, metavar="DIR", help="write the tables to a folder, in four formats, and a figure"
+    )
     parser.add_argument(
         "--results",
         nargs="+",

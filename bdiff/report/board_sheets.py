@@ -61,11 +61,15 @@ def long_form(board: Matrix) -> Sheet:
 def write_tables(out: Path, cells: Sequence[Cell]) -> list[Path]:
     """Write the tables of each board that `cells` fill into the folder `out`, and return the files.
 
-    Text, Markdown and LaTeX hold a table for each number; CSV holds all numbers, a line each.
+    Text, Markdown and LaTeX hold a table for each number; CSV holds all numbers, a line each. overview.png shows the
+    main numbers of all attacks on samples.
     """
+    from bdiff.report.overview_figure import overview  # matplotlib is slow to import
+
     out.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name, board in boards(cells).items():
+    filled = boards(cells)
+    files = [picture] if overview(picture := out / "overview.png", filled) else []
+    for name, board in filled.items():
         for ending, form in FORMATS.items():
             text = "\n".join(form(one) for one in sheets(board))
             files.append(out / f"{name}.{ending}")

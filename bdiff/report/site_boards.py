@@ -22,6 +22,7 @@ class Measure:
     fraction: bool = True  # in [0,1]
     of: Callable[[Metrics], float | None] | None = None  # computes it from others
     ranks: str = ""  # the score whose AUROC against clean models it is
+    guess: float = 0.0  # what a guess has, of a number in [0,1]
 
     def value(self, metrics: Metrics) -> float | None:
         """Return the number of one result, None if it has none."""
@@ -137,11 +138,11 @@ BOARDS = {
         "defender", "detection", ("defense",),
         (
             Measure("AUROC", ("audit/auroc",), "The probability that the model scores above a clean model of the same "
-                    "data and architecture; 0.5 is a guess.", "higher", ranks="audit/score"),
+                    "data and architecture; 0.5 is a guess.", "higher", ranks="audit/score", guess=0.5),
             Measure("relative AUROC", (), "The same by scores relative to the model's own clean samples.", "higher",
-                    ranks="audit/relative_score"),
+                    ranks="audit/relative_score", guess=0.5),
             Measure("specific AUROC", (), "The same, where samples that are all the same blank count for nothing.",
-                    "higher", ranks="audit/specific_score"),
+                    "higher", ranks="audit/specific_score", guess=0.5),
             Measure("flagged", ("audit/flagged",), "The fraction of the models that reach the detection's own "
                     "threshold: a hit for a backdoored model, a false alarm for a clean one."),
             Measure("score", ("audit/score",), "The detection's score: the higher, the likelier a backdoor.",
@@ -162,7 +163,7 @@ BOARDS = {
             Measure("TPR at 5 %", ("inputs/tpr@0.05",), "The same at a threshold that 5 % of clean ones reach.",
                     "higher"),
             Measure("AUROC", ("inputs/auroc",), "The probability that a triggered noise scores above a clean one; 0.5 "
-                    "is a guess.", "higher"),
+                    "is a guess.", "higher", guess=0.5),
             Measure("FPR", ("inputs/fpr",), "The fraction of other clean noises that it flags, at the false-alarm rate "
                     "that was asked for.", "lower"),
             *costs("inputs", "input"),

@@ -72,7 +72,8 @@ def tone(measure: Measure, number: float) -> int | None:
     """Return how deep a number's colour is, in percent; None if neither direction is better."""
     if not (measure.fraction and measure.better):
         return None
-    return round(100 * (number if measure.better == "higher" else 1 - number))
+    good = number if measure.better == "higher" else 1 - number
+    return round(100 * max(0.0, good - measure.guess) / (1 - measure.guess))
 
 
 def reason(measure: Measure, cells: Sequence[Cell]) -> str:

@@ -12,7 +12,9 @@ from PIL import Image
 
 from bdiff.cli.main import command
 from bdiff.common.errors import RequestError
+from bdiff.report.board_sheets import boards
 from bdiff.report.cells import cells_of, read_cells
+from bdiff.report.overview_figure import Entry, entry
 from bdiff.report.runs import find
 from bdiff.report.site_boards import BOARDS
 from bdiff.report.site_pages import board_page
@@ -258,12 +260,29 @@ def test_a_browser_shows_every_page_on_every_screen(made, browser):
     assert (moved, left) == (40, 0), "the table moves within its box, and its first column stays"
 
 
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        ({"repaired/asr": 0.25}, Entry(".25", "", 0.75)),
+        ({"repaired/asr": 0.0, "repaired/fid": 3.0}, Entry(".00", "×1.20", 1.0)),
+        ({"repaired/asr": 0.0, "repaired/fid": 150.0}, Entry(".00", "×60", 0.0)),
+        ({"repaired/asr": 1.0, "repaired/fid": 1.0}, Entry("1.00", "×0.40", 0.0)),
+        ({}, Entry("–")),
+    ],
+)
+def test_the_overview_has_no_colour_where_a_removal_costs_too_much(metrics, expected, tmp_path):
+    run(tmp_path / "one", "baddiffusion", "anp", {"repaired/mse": 0.0, "suspect/fid": 2.5} | metrics)
+    found = boards(cells_of(find([tmp_path])))["removal"]
+    asr, loss = (next(one for one in found.board.measures if one.name == name) for name in ("ASR", "distance ratio"))
+    assert entry(asr, loss, found, found.rows, "anp") == expected
+
+
 def test_the_boards_are_tables_too(tmp_path, capsys):
     outputs(tmp_path / "outputs")
     assert command(["report", str(tmp_path / "outputs"), "--tables", str(tmp_path / "tables")]) == 0
     names = {path.name for path in (tmp_path / "tables").iterdir()}
     assert names == {f"{board}.{ending}" for board in ("attacks", "detection", "inputs", "removal")
-                     for ending in ("txt", "md", "latex", "csv")}  # fmt: skip
+                     for ending in ("txt", "md", "latex", "csv")} | {"overview.png"}  # fmt: skip
     lines = (tmp_path / "tables" / "attacks.csv").read_text().splitlines()
     assert lines[0] == 'number,"attack, trigger",sampler,value mean,value std,value n'
     (asr,) = [line.split(",") for line in lines if line.startswith("ASR,baddiffusion") and ",ddim" in line]
