@@ -107,6 +107,7 @@ def test_a_class_conditional_model_is_looked_at_for_one_class(place):
     _, record = audited("theirs", *QUICK, "--class", "2", "--method", "purediffusion")
     assert record["model"]["class"] == 2 and record["page"].endswith("-class2/report.html")
     assert audit_lines(record)["class"] == "2 of 0 to 2: the others were not looked at (--class)"
+    assert "Class 2 of 0 to 2: the others were not looked at" in Path(record["page"]).read_text()
 
 
 def test_the_cost_is_said_and_a_budget_keeps_to_it(place, capfd):
@@ -148,8 +149,9 @@ class Call:
         (["sizeless"], "does not have the size of its images: give it, by --size PX"),
         (["theirs", "stepz=3"], "stepz is not known; did you mean steps?"),
         (["theirs", "steps"], "steps is not key=value"),
-        (["theirs", "--method", "anp"], "Anp is not a detection"),
+        (["theirs", "--method", "anp"], "--method anp is not known, or no detection: choose from diff_cleanse, elijah"),
         (["theirs", "--method", "foo"], "--method foo is not known"),
+        (["pickled", "--plan"], "is not unpickled, as it does not hold only tensors"),
         (["theirs", "--method", ","], "--method names no detection"),
         (["theirs", *AVERAGED], "WeightAveraging needs a clean model, which an audit has not"),
         (["theirs", "--budget", "0"], "--budget 0 must be above 0 minutes"),

@@ -107,6 +107,13 @@ def test_the_published_table_has_every_published_row():
     assert {row.strip() for row in typed.partition("=")[2].split(",")} == rows
 
 
+def test_the_plan_of_a_table_starts_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["train.steps=2", "sample.count=9", "runtime.plan=true"]
+    assert cli.command(["table", "amplify", "--run", *words]) == 0
+    assert "train" in capsys.readouterr().out and not [*tmp_path.rglob("metrics.json")]
+
+
 SWEEP = "experiment=table/amplify/digits/budgets"
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from bdiff.cli.table import Parser, names
 from bdiff.common.errors import RequestError
 from bdiff.common.progress import Screen, console
 from bdiff.config.options import group_options, own_settings
+from bdiff.config.parts import describe
 from bdiff.config.words import literal
 from bdiff.library.request import composed, overrides_of, resolved
 
@@ -29,6 +31,8 @@ METHOD = "purediffusion_mixture"
 FLAGGED = 3  # the exit code
 STEPS = 100  # of the ancestral sampler, at most: enough to see what a trigger calls up
 BATCH = 64  # samples at a time, with a repair or without, so that both share them
+DETECTION = "bdiff.defense.base.Detection"
+REUSED = "nothing is left to do: an earlier audit's results are shown"
 REPAIR = 400  # steps of a removal, however many pictures there are
 
 
@@ -67,10 +71,12 @@ def audit(words: list[str]) -> int:
         raise RequestError(*problems)
     console.quiet_progress = args.quiet
     from bdiff.library.suspects import facts_of  # imports torch
+    from bdiff.model import checkpoint
 
     schedule = own_settings("schedule", args.schedule) if args.schedule else None
     facts = facts_of(args.model, args.size, schedule, args.label)
     configs = {name: request(args, name, facts) for name in args.method}
+    checkpoint.load(facts.folder)  # refused before anything is planned, if it holds more than tensors
     from bdiff.launch.job import setup_logging
     from bdiff.pipeline import audit as stages
     from bdiff.store.threads import settle
@@ -96,6 +102,8 @@ def wrong(args: Any) -> list[str]:
     lines = [f"{word} is not key=value: see bdiff audit --help" for word in args.settings if "=" not in word]
     if not args.method:
         lines.append(f"--method names no detection: leave it out for {METHOD}, or see docs/defenses.md")
+    lines += [f"--method {name} is not known, or no detection: choose from {', '.join(sorted(detections()))}"
+              for name in args.method if name not in detections()]  # fmt: skip
     if args.budget is not None and not args.budget > 0:
         lines.append(f"--budget {args.budget:g} must be above 0 minutes")
     if args.size is not None and args.size < 8:
@@ -111,6 +119,13 @@ def wrong(args: Any) -> list[str]:
         if given and given not in (known := group_options()[group]):
             lines.append(f"--{option} {given} is not known (choose from {', '.join(sorted(known))})")
     return lines
+
+
+@cache
+def detections() -> list[str]:
+    """Return the options of conf/defense that are detections, those of plugins among them."""
+    targets = {name: own_settings("defense", name).get("_target_") for name in group_options()["defense"]}
+    return [name for name, target in targets.items() if target and DETECTION in describe(target).bases]
 
 
 def request(args: Any, method: str, facts: Any) -> DictConfig:
@@ -143,7 +158,8 @@ def print_cost(configs: dict[str, DictConfig], facts: Any, repairs: bool) -> Non
     rows = {row.key: row for config in configs.values() for row in plan(config.copy(), facts, repairs)}.values()
     seconds, most = sum(row.seconds or 0 for row in rows), max(row.bytes or 0 for row in rows)
     if not console.quiet_progress:
-        console.print(cost_line(seconds, most, any(row.seconds is None for row in rows)), soft_wrap=True)
+        line = cost_line(seconds, most, any(row.seconds is None for row in rows)) if rows else REUSED
+        console.print(line, soft_wrap=True)
 
 
 def show(record: dict[str, Any], as_json: bool) -> None:

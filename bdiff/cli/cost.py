@@ -32,7 +32,8 @@ def parser() -> Parser:
 def cost(words: list[str]) -> None:
     """Execute `bdiff cost`. Raises RequestError for invalid arguments, and if no run with an ASR is done."""
     args = parser().parse_args(words)
-    runs = found_below(args.folders, lambda runs: attacked(measured(runs, *USES)), "an attack that has a poison rate")
+    needed = "an attack that has a poison rate, and a budget in train.steps"
+    runs = found_below(args.folders, lambda runs: attacked(measured(runs, *USES)), needed)
     known_keys(runs, args.rows or [])
     keys, tried = methods(runs, args.rows)
     sheet = cost_sheet(keys, tried, args.goal, base_of(tried, args.base))

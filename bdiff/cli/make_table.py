@@ -16,12 +16,17 @@ from bdiff.config.words import quoted
 def make(tables: list[Table], words: list[str]) -> int:
     """Run the sweeps of `tables` with the options `words`, show each table, and return the exit code.
 
-    A failure is reported, and the others are still run and shown. Raises RequestError, before anything is run, with the
-    problems of all jobs.
+    A failure is reported, and the others are still run and shown; with runtime.plan, nothing is. Raises RequestError,
+    before anything is run, with the problems of all jobs.
     """
     asked = [requests(table, words) for table in tables]
     checked([[*map(first_value, overrides)] for sweeps in asked for overrides in sweeps])  # most problems show quickly
     composed = [checked(sweeps) for sweeps in asked]
+    if planned := [config for sweeps in composed for configs in sweeps for config in configs if config.runtime.plan]:
+        from bdiff.cli.run import plans
+
+        plans(planned)
+        return DONE
     codes: list[int] = []
     for table, sweeps, configs in zip(tables, asked, composed, strict=True):
         codes += map(start, configs, sweeps)

@@ -76,9 +76,14 @@ def run(words: list[str]) -> int:
             explain(configs[0], overrides, args.multirun)
         return DONE
     if any(config.runtime.plan for config in configs):
-        print_plans(terminal(), [settled(config) for config in configs], labels(configs))
+        plans(configs)
         return DONE
     return sweep(configs, options, overrides) if args.multirun else single(options, overrides)
+
+
+def plans(configs: list[DictConfig]) -> None:
+    """Print what the jobs would reuse and do."""
+    print_plans(terminal(), [settled(config) for config in configs], labels(configs))
 
 
 def heed_quiet(words: list[str]) -> list[str]:

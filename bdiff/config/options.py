@@ -52,7 +52,11 @@ def own_settings(group: str, name: str) -> DictConfig:
     brought = OmegaConf.load(group_options()[group][name])
     assert isinstance(brought, DictConfig)
     listed = brought.pop("defaults", [])
-    bases = [own_settings(group, entry) for entry in listed if isinstance(entry, str) and entry != "_self_"]
+    bases = [
+        own_settings(group, entry)
+        for entry in listed
+        if isinstance(entry, str) and entry != "_self_" and "@" not in entry
+    ]
     merged = OmegaConf.merge(*bases, brought)
     assert isinstance(merged, DictConfig)
     return merged

@@ -10,12 +10,17 @@ from bdiff.config.renamed import today
 #: the pieces of an override's value, between commas, brackets and quotes
 PIECE = re.compile(r"""\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|(?:\\.|[^,\[\](){}"'\\])+""")
 
+#: a value without structure: no quotes, brackets, lists or interpolations
+PLAIN = re.compile(r"""[^"'\[\]{}(),\\$]+""")
+
 
 def normal(word: str) -> str:
     """Return an override with ~ expanded, and the authors' spelling of an option (BOX_14) replaced by ours (box_14)."""
     key, equals, value = today(word).partition("=")
     if equals and key in ("trigger", "target", "attack", "data"):
         return f"{key}={value.lower()}"
+    if not value.isascii() and PLAIN.fullmatch(value):  # Hydra's grammar knows no other letters, but in quotes
+        value = quoted(value)
     return f"{key}={PIECE.sub(at_home, value)}" if equals else key
 
 

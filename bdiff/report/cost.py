@@ -58,22 +58,20 @@ class Method:
 
 
 def attacked(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs with a poison rate: clean models have none, and cost nothing."""
-    return [run for run in runs if run.value(RATE) is not None]
+    """Return the runs with a poison rate and a budget in steps: clean models have no rate, and cost nothing."""
+    return [run for run in runs if run.value(RATE) is not None and run.value(STEPS) is not None]
 
 
 def methods(runs: Sequence[Run], rows: list[str] | None = None) -> tuple[list[str], list[Method]]:
     """Return the settings that tell attacks apart, and each attack at each poison rate.
 
     With `rows` None, the settings are those in which the runs differ. Raises RequestError if runs of one attack, rate
-    and budget differ in more than their seed, or a budget is in epochs.
+    and budget differ in more than their seed.
     """
     keys = varying(runs, [STEPS, RATE]) if rows is None else rows
     cells: dict[Name, list[Run]] = {}
     found: dict[tuple[Name, float], dict[int, dict[int, float]]] = {}
     for run in latest(runs, [*keys, STEPS, RATE]):
-        if run.value(STEPS) is None:
-            raise RequestError(f"{run.folder} has its budget in epochs: set train.steps instead")
         cells.setdefault(label(run, [*keys, STEPS, RATE]), []).append(run)
         for metric in (metric for metric in USES if run.done and metric in run.metrics):
             name = (*label(run, keys), USES[metric])

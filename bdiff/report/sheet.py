@@ -49,14 +49,18 @@ class Sheet:
 def to_rich(sheet: Sheet, width: int = 1000) -> str:
     """Return the table drawn with lines, at most `width` characters wide if its text can be wrapped."""
     longest = [max(len(cell.text) for cell in column) for column in zip(*sheet.rows, strict=True)]
-    least = sum(3 + (size if right else min(size, 20)) for size, right in zip(longest, sheet.right, strict=True))
-    console = Console(file=io.StringIO(), width=max(width, least), markup=False, emoji=False, highlight=False)
+    words = [max(map(len, head.split()), default=0) for head in sheet.heads]
+    least = [max(word, size if right else min(size, 20))
+             for word, size, right in zip(words, longest, sheet.right, strict=True)]  # fmt: skip
+    console = Console(
+        file=io.StringIO(), width=max(width, sum(least) + 3 * len(least)), markup=False, emoji=False, highlight=False
+    )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for head, right in zip(sheet.heads, sheet.right, strict=True):
+    for head, size, right in zip(sheet.heads, least, sheet.right, strict=True):
         if right:
-            table.add_column(head.replace(" ", "\n"), justify="right", no_wrap=True)
+            table.add_column(head.replace(" ", "\n"), justify="right", no_wrap=True, min_width=size)
         else:
-            table.add_column(head, overflow="fold")
+            table.add_column(head, overflow="fold", min_width=size)
     for row in sheet.rows:
         table.add_row(*(cell.text for cell in row))
     with console.capture() as shown:

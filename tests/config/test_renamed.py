@@ -44,6 +44,18 @@ def test_a_saved_config_has_its_options_renamed():
     }
 
 
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("trigger.path=/tmp/ü x.png", 'trigger.path="/tmp/ü x.png"'),
+        ('trigger.path="/tmp/ü.png"', 'trigger.path="/tmp/ü.png"'),
+        ("name=ä,b", "name=ä,b"),
+    ],
+)
+def test_letters_beyond_ascii_are_quoted_as_hydra_needs_them(typed, read):
+    assert normal(typed) == read
+
+
 def test_other_words_stay_as_they_are(capsys):
     for word in ("seed=3", "defense.copies=2", "~model.unet.dropout", "name=defense.votes"):
         assert normal(word) == word
