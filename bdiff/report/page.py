@@ -62,6 +62,20 @@ MEANINGS = {
     "trigger_score": "1 minus the loss of the inverted trigger, relative to that of no trigger.",
     "combined_score": "The mean of the relative score and the trigger's score.",
     "called_up": "Fraction of samples from the inverted trigger that show the picture it calls up, their median.",
+    "flagged": "1 if the model's score reaches the detection's threshold.",
+    "cosine": "Cosine of the inverted trigger and the true one. 1 is the true one's direction.",
+    "cosine_patch": "The same on the trigger's patch alone, from the background.",
+    "l2": "L2 distance of the inverted trigger to the true one, pixels in [-1,1].",
+    "l2_patch": "The same on the trigger's patch alone.",
+    "tv": "Total variation of the samples from the inverted trigger: small where they are smooth pictures.",
+    "kl_mean": "KL divergence of noise with the inverted trigger from noise, the mean over pixels.",
+    "kl_variance": "The same, its variance over pixels.",
+    "input_tpr": "Fraction of triggered starting noises that TERD's input check sees with the inverted trigger.",
+    "input_tnr": "Fraction of clean starting noises that it lets pass.",
+    "evaluations": "Images that the network evaluates for it.",
+    "seconds": "Seconds on this device.",
+    "audit/score": "The detection's score: the higher, the likelier a backdoor.",
+    "audit/loss": "The loss of the inversion at its end.",
     "uniformity": "Mean squared distance between samples from the inverted trigger, pixels in [0,1]; 0: all are equal.",
     "inputs/tpr": "Fraction of starting noises with the trigger that the input check flags, at the false-positive "
     "rate asked for (@: at this one).",
@@ -74,6 +88,15 @@ MEANINGS = {
     "seconds_per_model": "Seconds of the same on its device.",
 }
 SHIELDED_ASR = "Attack success rate: of the images labelled correctly, the fraction labelled wrongly with the trigger."
+#: what other figures show
+EXPLAINED = {
+    "triggers": "The trigger of the attack, and what the detection inverted from the model.",
+    "inverted": "What the model draws from noise with the inverted trigger added.",
+    "repaired_clean": "What the model draws after the removal.",
+    "repaired_triggered": "The same with the attack's trigger.",
+    "guarded_clean": "What the model draws with the sampling defense.",
+    "guarded_triggered": "The same with the attack's trigger.",
+}
 #: figures with a fixed place on a run's page; the others follow them
 PLACED = ("trigger", "target", "stamped_example", "clean", "triggered", "trajectory", "overview", "loss")
 #: groups named in the head of a run's page, if set
@@ -174,6 +197,7 @@ def write_run_page(folder: Path) -> Path:
         figures=figures,
         stages=record.get("keys", {}),
         others=[name for name in figures if name not in PLACED],
+        explained=EXPLAINED,
         published=(record.get("published") or {}).get("metrics", {}),
         sheets=shield_tables(metrics) + removal_tables(metrics),
         command=shlex.join(["bdiff", "run", *record["overrides"]]),
