@@ -23,6 +23,7 @@ class Measure:
     of: Callable[[Metrics], float | None] | None = None  # computes it from others
     ranks: str = ""  # the score whose AUROC against clean models it is
     guess: float = 0.0  # what a guess has, of a number in [0,1]
+    triggered: bool = False  # of a trigger that was trained: it says nothing of a clean model
 
     def value(self, metrics: Metrics) -> float | None:
         """Return the number of one result, None if it has none."""
@@ -78,9 +79,9 @@ def ratio(over: str, under: str) -> Callable[[Metrics], float | None]:
     return of
 
 
-def behind(kind: str) -> Callable[[Metrics], float | None]:
-    """Return what reads the certified accuracy of a kind of input at the smallest radius."""
-    form = re.compile(rf"certified/{kind}/acc@([0-9]{{1,9}}(?:\.[0-9]{{1,9}})?)")
+def behind(kind: str, who: str = "certified") -> Callable[[Metrics], float | None]:
+    """Return what reads the certified accuracy of a kind of input at the smallest radius, with the denoiser `who`."""
+    form = re.compile(rf"{who}/{kind}/acc@([0-9]{{1,9}}(?:\.[0-9]{{1,9}})?)")
 
     def of(metrics: Metrics) -> float | None:
         radii = [(float(found[1]), name) for name in metrics if (found := form.fullmatch(name))]
@@ -192,15 +193,18 @@ BOARDS = {
         (
             Measure("triggered accuracy", ("shield/triggered/accuracy",), "The fraction of inputs with the trigger "
                     "that are labelled correctly behind the shield; of a certification, at its smallest radius.",
-                    "higher", of=behind("triggered")),
+                    "higher", of=behind("triggered"), triggered=True),
+            Measure("with a clean denoiser", ("shield_clean_model/triggered/accuracy",), "The same with a denoiser "
+                    "without a backdoor, and the same trigger.", "higher",
+                    of=behind("triggered", "certified_clean_model"), triggered=True),
             Measure("clean accuracy", ("shield/clean/accuracy",), "The same of clean inputs.", "higher",
                     of=behind("clean")),
             Measure("adversarial accuracy", ("shield/adversarial/accuracy",), "The same of adversarial inputs.",
                     "higher"),
             Measure("ASR", ("shield/asr",), "Of the inputs labelled correctly, the fraction labelled wrongly with the "
-                    "trigger.", "lower"),
+                    "trigger.", "lower", triggered=True),
             Measure("ACR", ("certified/triggered/acr",), "Average certified L2 radius of inputs with the trigger, "
-                    "images in [0,1].", "higher", False),
+                    "images in [0,1].", "higher", False, triggered=True),
         ),
         "bdiff run -m attack=none,diff2 defense=purification",
     ),

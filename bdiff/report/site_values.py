@@ -10,7 +10,7 @@ from bdiff.report.cells import Cell
 from bdiff.report.site_boards import Measure
 from bdiff.report.site_rows import Matrix, Row
 
-NO_RUN = "no run"
+NO_RUN, CLEAN = "no run", "a clean model"
 DAGGER = "†"  # marks a number of a defense that no attack was adapted to
 
 
@@ -37,6 +37,8 @@ def counted(cells: Sequence[Cell]) -> list[Cell]:
 
 def value(measure: Measure, cells: Sequence[Cell], others: Sequence[Cell]) -> Value:
     """Return a cell's number. `others` are all results of its column, among them those of clean models."""
+    if measure.triggered and cells and all(cell.clean for cell in cells):
+        return Value(reason=CLEAN)
     used = counted(cells)
     numbers = [number for cell in used if (number := measure.value(cell.run.metrics)) is not None]
     if measure.ranks and not numbers:
@@ -85,7 +87,7 @@ def reason(measure: Measure, cells: Sequence[Cell]) -> str:
             error = cell.run.record.get("error")
             return " ".join(f"{cell.run.record['status']}{f': {error}' if error else ''}".split())
     if all(cell.clean for cell in cells):
-        return "a clean model"
+        return CLEAN
     absent = [why for cell in cells for name in measure.metrics if (why := lacking(cell, name))]
     return absent[0] if absent else "not measured"
 
