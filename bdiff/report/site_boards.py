@@ -53,6 +53,7 @@ class Board:
     own: tuple[str, ...]  # prefixes of settings that belong to the column, not to the row
     measures: tuple[Measure, ...]
     hint: str  # what fills it
+    idle: tuple[str, ...] = ()  # prefixes of settings that its numbers do not depend on
 
     def holds(self, cell: Cell) -> bool:
         """Return whether a result, or a run that did not finish, belongs here."""
@@ -133,6 +134,7 @@ BOARDS = {
         "attacker", "sampler", ("sampler", "steps", "sample.steps", "defense"),
         success("suspect", "of the model", "higher"),
         "bdiff run -m attack=... sampler=...",
+        idle=("defense",),
     ),
     "detection": Board(
         "detection", "Detections", "Whether a detection tells a backdoored model from clean ones.",
@@ -154,6 +156,7 @@ BOARDS = {
             *costs("audit"),
         ),
         "bdiff run -m attack=none,... defense=purediffusion",
+        idle=("defense.repair", "defense.removal"),
     ),
     "inputs": Board(
         "inputs", "Input checks", "Whether a check sees the trigger in a sample's starting noise.",

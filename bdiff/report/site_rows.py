@@ -140,18 +140,23 @@ def mixed(board: Board, columns: list[str], rows: list[Row]) -> list[str]:
 def settings(board: Board, cell: Cell, column: bool) -> Leaves:
     """Return the settings of a result that belong to its column, or those that belong to its row.
 
-    A precision that was not typed is the device's choice. On the board of attacks a defense has none.
+    A precision that was not typed is the device's choice.
     """
     typed = {*cell.run.typed}
     found = {
         key: text(value)
         for key, value in flat(cell.run.config).items()
         if decides(key)
-        and not (board.role == "none" and key.startswith("defense."))
-        and any(key == own or key.startswith(f"{own}.") for own in board.own) == column
+        and below(key, board.own) == column
+        and not below(key, board.idle)
         and (key in typed or not key.endswith(".precision"))
     }
     return found if column else found | {name: fact(cell, name) for name in FACTS if name not in board.own}
+
+
+def below(key: str, prefixes: Iterable[str]) -> bool:
+    """Return whether a dotted key is one of `prefixes`, or below one."""
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
 
 
 def labels(cells: Sequence[Cell], leaves: Sequence[Leaves]) -> list[dict[str, str]]:

@@ -145,6 +145,13 @@ def test_rows_hold_one_setting_and_columns_are_told_apart(tmp_path):
     assert page.filters == {"poison_rate": ["0.1", "0.2"]}
 
 
+def test_a_repair_makes_no_other_detection(tmp_path):
+    for seed, repair in enumerate((False, True)):
+        run(tmp_path / str(seed), "baddiffusion", "elijah", {"audit/score": 0.5}, seed=seed, parts={"repair": repair})
+    found = matrix(BOARDS["detection"], cells_of(find([tmp_path])))
+    assert found.columns == ["elijah"] and len(found.rows) == 1
+
+
 def test_a_model_that_only_runs_with_defenses_have_is_one_result_of_its_attack(tmp_path):
     for defense, seed in [("elijah", 0), ("disdet", 0), ("elijah", 1)]:
         run(tmp_path / f"{defense}{seed}", "baddiffusion", defense, {"suspect/asr": 0.5 + 0.2 * seed}, seed=seed)
