@@ -28,7 +28,7 @@ NOISE = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[1] / "conf"
 
 #: a command line, and words that the answer must hold; {files} is the folder of the fixture `files`
 WRONG = [
-    ("rum", "rum is not a command", "bdiff run"),
+    ("rum", "rum is not a command", "did you mean run?"),
     ("run attack._target_=my.package.Attack", "attack: my.package.Attack is refused", "diffusers"),
     # names
     ("run atack=none", "atack is not known", "did you mean attack?", "classifier, data"),

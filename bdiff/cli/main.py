@@ -8,13 +8,19 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from bdiff import __version__
 from bdiff.common.errors import RequestError, RunError
 from bdiff.common.places import has_cwd
+from bdiff.common.spelling import did_you_mean
 
+#: each command's module, which has a function of its name
+PLAIN = ("run", "rerun", "audit", "table", "zoo", "attacks", "cost", "shields", "report", "results", "data")
+COMMANDS = {name: f"bdiff.cli.{name}" for name in PLAIN}
+COMMANDS |= {name: f"bdiff.cli.{name}.command" for name in ("new", "doctor")}
 DONE, FAILED, WRONG, INTERRUPTED, CLOSED = 0, 1, 2, 130, 141
 PATIENCE = 60  # seconds that a job has to shut down once its sweep has ended
 
@@ -105,63 +111,20 @@ def command(words: list[str]) -> int:
             return DONE
         case _ if not has_cwd():
             return complain(["the current folder does not exist any more: cd to another"])
-        case ["-sc" | "--shell-completion", *_]:  # called by the installed completion
-            from bdiff.cli.run import run
+        case ["-sc" | "--shell-completion", *_] if not within_run():  # called by the installed completion
+            return DONE
+        case ["-sc" | "--shell-completion", *_]:
+            return guarded(lambda: called("run")(words))
+        case [name, *rest] if name in COMMANDS:
+            return guarded(lambda: called(name)(rest))
+    meant = did_you_mean(words[0], COMMANDS)
+    return complain([f"{words[0]} is not a command{meant or ': use bdiff run, bdiff --help or bdiff --version'}"])
 
-            return guarded(lambda: run(words)) if within_run() else DONE
-        case ["run", *rest]:
-            from bdiff.cli.run import run
 
-            return guarded(lambda: run(rest))
-        case ["rerun", *rest]:
-            from bdiff.cli.rerun import rerun
-
-            return guarded(lambda: rerun(rest))
-        case ["audit", *rest]:
-            from bdiff.cli.audit import audit
-
-            return guarded(lambda: audit(rest))
-        case ["table", *rest]:
-            from bdiff.cli.table import table
-
-            return guarded(lambda: table(rest))
-        case ["zoo", *rest]:
-            from bdiff.cli.zoo import zoo
-
-            return guarded(lambda: zoo(rest))
-        case ["attacks", *rest]:
-            from bdiff.cli.attacks import attacks
-
-            return guarded(lambda: attacks(rest))
-        case ["cost", *rest]:
-            from bdiff.cli.cost import cost
-
-            return guarded(lambda: cost(rest))
-        case ["shields", *rest]:
-            from bdiff.cli.shields import shields
-
-            return guarded(lambda: shields(rest))
-        case ["report", *rest]:
-            from bdiff.cli.report import report
-
-            return guarded(lambda: report(rest))
-        case ["results", *rest]:
-            from bdiff.cli.results import results
-
-            return guarded(lambda: results(rest))
-        case ["data", *rest]:
-            from bdiff.cli.data import data
-
-            return guarded(lambda: data(rest))
-        case ["new", *rest]:
-            from bdiff.cli.new.command import new
-
-            return guarded(lambda: new(rest))
-        case ["doctor", *rest]:
-            from bdiff.cli.doctor.command import doctor
-
-            return guarded(lambda: doctor(rest))
-    return complain([f"{words[0]} is not a command: use bdiff run, bdiff --help or bdiff --version"])
+def called(name: str) -> Callable[[list[str]], int | None]:
+    """Return the function of a command, whose module is imported by that alone."""
+    found: Callable[[list[str]], int | None] = getattr(import_module(COMMANDS[name]), name)
+    return found
 
 
 def guarded(work: Callable[[], int | None]) -> int:
