@@ -77,9 +77,7 @@ def panel(axes: Axes, board: Matrix, rows: Sequence[str]) -> None:
             axes.text(x, y, one.text, ha="center", va="bottom" if one.cost else "center", fontsize=8, color=colour)
             axes.text(x, y, one.cost, ha="center", va="top", fontsize=6, color=colour)
     axes.set_title("\n".join([*board.board.title.split(), measure.name]), fontsize=9, color=INK)
-    axes.set_xticks(
-        range(len(board.columns)), board.columns, rotation=50, ha="right", rotation_mode="anchor", fontsize=8
-    )
+    axes.set_xticks(range(len(board.columns)), board.columns, **SLANTED)
     axes.set_yticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
