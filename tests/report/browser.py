@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,15 @@ class Browser:
     def run(self, script: str) -> Any:
         """Return what the JavaScript function body `script` returns."""
         return self.ask("POST", "/execute/sync", {"script": script, "args": []})
+
+    def fits(self, width: int, patience: float = 2) -> bool:
+        """Return whether the page is at most `width` CSS pixels wide; a busy machine lays it out a little later."""
+        end = time.monotonic() + patience
+        while self.run("return document.documentElement.scrollWidth") > width:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)
+        return True
 
     def press(self, key: str) -> None:
         """Press Enter, or the key of a letter, where the focus is."""

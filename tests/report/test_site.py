@@ -256,7 +256,7 @@ def test_a_browser_shows_every_page_on_every_screen(made, browser):
     for page in [*boards, next(made[1].glob("cells/detection*")), next(made[1].glob("results/*.html"))]:
         for width, height in ((390, 844), (1280, 900)):
             browser.open(page, width, height, "dark" if width == 390 else "light")
-            assert browser.run("return document.documentElement.scrollWidth") <= width, page
+            assert browser.fits(width), page
             assert all(browser.run("return [...document.images].map(image => image.naturalWidth)"))
             assert browser.run("return document.title") != "owned"
     assert browser.complaints() == []
