@@ -86,7 +86,7 @@ table-diff2-transfer: $(READY)  ## on the digits: two surrogates by two victims 
 site: $(READY)  ## leaderboards of all runs in outputs/ as a static site, outputs/site; RESULTS=<JSONs from elsewhere>
 	$(BIN)/bdiff report outputs --site outputs/site $(if $(RESULTS),--results $(RESULTS))
 
-matrix: $(READY)  ## every attack against every defense, as tables and a site; PROFILE=digits, cifar10 or paper; SEEDS=2 RATES=2
+matrix: $(READY)  ## every attack against every defense: tables, a figure, a site; PROFILE=digits, cifar10 or paper; SEEDS=2 RATES=2
 	$(BIN)/bdiff table matrix --profile $(PROFILE) $(RUN) seed=$(call first,$(SEEDS),0 1 2 3 4) \
 		attack.poison_rate=$(call first,$(RATES),0.1 0.05 0.01)
 

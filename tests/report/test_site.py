@@ -83,20 +83,13 @@ def outputs(root: Path) -> Path:
 def made(tmp_path_factory) -> tuple[Path, Path]:
     """Run folders and a result from elsewhere, and the site of them."""
     home = tmp_path_factory.mktemp("home")
-    outputs(home / "outputs with & in it")
-    found = stranger(home / "outputs with & in it")
+    runs, site = home / "outputs with & in it", home / "site"
+    outputs(runs)
+    found = stranger(runs)
     (home / "theirs").mkdir()
     (home / "theirs" / "a b.json").write_text(json.dumps(found))
-    words = [
-        "report",
-        str(home / "outputs with & in it"),
-        "--site",
-        str(home / "site"),
-        "--results",
-        str(home / "theirs"),
-    ]
-    assert command(words) == 0
-    return home / "outputs with & in it", home / "site"
+    assert command(["report", str(runs), "--site", str(site), "--results", str(home / "theirs")]) == 0
+    return runs, site
 
 
 def stranger(root: Path) -> dict:
