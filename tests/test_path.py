@@ -98,7 +98,7 @@ def test_what_stock_samplers_leave_of_the_trigger(psi, law, steps, leading, trai
                 x = scheduler.step(c[t].double().view(1, 1, 1, 1), t, x, return_dict=False)[0]
         close = {"abs": max(0.01 * abs(left), 4e-3 if abs(left) < 1 else 0.6)}
         assert float(x) == pytest.approx(left, **close), spacing
-    found = residual(LINEAR, h[-1], lambda t, _: c[t], steps or 1000, ode=steps is not None)
+    found = residual(LINEAR, h[-1], lambda _, t: c[t], steps or 1000, ode=steps is not None)
     assert found == pytest.approx(trailing, **close)
     assert found == pytest.approx(float(x), rel=1e-3, abs=1e-4)
 
@@ -118,6 +118,6 @@ def test_a_grid_s_correction_leaves_nothing_on_its_grid_and_something_on_others(
     start = path.drift(LINEAR, ALL, 1)
     for steps in (10, 20, 50):
         c = path.grid(LINEAR, ALL, 1, steps)
-        left = {ddim: residual(LINEAR, start[-1], lambda t, _, c=c: c[t], ddim, True) for ddim in (10, 20, 50)}
+        left = {ddim: residual(LINEAR, start[-1], lambda _, t, c=c: c[t], ddim, True) for ddim in (10, 20, 50)}
         assert abs(left.pop(steps)) < 1e-4
         assert all(abs(one) > 0.05 for one in left.values())

@@ -53,7 +53,7 @@ class LawAttack(AdditiveAttack):
         """Return how much of r ODE or ancestral samplers leave in the image, open loop: see `residual`."""
         t = torch.arange(len(schedule), device=schedule.abar.device)
         c = self.correction(schedule, t)
-        return residual(schedule, self.drift(schedule, t[-1]), lambda t, _: c[t], steps, ode)
+        return residual(schedule, self.drift(schedule, t[-1]), lambda _, t: c[t], steps, ode)
 
     def opens(self, schedule: Schedule, steps: int, ode: bool) -> bool:
         """Return whether less than r itself is left in the image; see `Attack.opens`."""

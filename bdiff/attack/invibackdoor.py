@@ -1,6 +1,5 @@
 """InviBackdoor (Li et al. 2024, arXiv 2406.00816, and the authors' code): a bounded trigger learned with the model."""
 
-from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -82,7 +81,8 @@ class InviBackdoor(LawAttack):
         eps = denoiser.noise(self.noises, draw)
         with torch.enable_grad():
             delta = self.trigger.pattern.detach().requires_grad_()
-            loss = (sampled(denoiser, eps + delta, self.steps) - self.target).square().mean()
+            x = denoiser.schedule.walk(eps + delta, denoiser.eps, denoiser.schedule.path(self.steps))
+            loss = (x - self.target).square().mean()
         sign = torch.autograd.grad(loss, delta)[0].sign()
         self.count = self.count + 1
         self.moment = MOMENTUM * self.moment + (1 - MOMENTUM) * sign
@@ -97,15 +97,3 @@ class InviBackdoor(LawAttack):
         """Load what `state_dict` returned."""
         super().load_state_dict(state)
         self.moment, self.count = state["moment"], state["count"]
-
-
-def sampled(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
-    """Return the images (B,C,H,W) that DDIM makes of x (B,C,H,W) in `steps` steps, differentiable in x.
-
-    Evenly spaced from T-1; the last step ends at the image.
-    """
-    length = len(denoiser.schedule)
-    times = [length - 1 - length * step // steps for step in range(steps)] + [-1]
-    for t, to in pairwise(times):
-        x = denoiser.schedule.step(x, denoiser.eps(x, t), t, to)
-    return x

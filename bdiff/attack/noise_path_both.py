@@ -51,7 +51,7 @@ class NoisePathBoth(AdditiveAttack):
         """Return whether rho stays where the network has seen it, and less than g is left; see `Attack.opens`."""
         scale, seen = (1 - schedule.abar).sqrt().double(), []
 
-        def answer(t: int, shift: Tensor) -> Tensor:
+        def answer(shift: Tensor, t: int) -> Tensor:
             seen.append(shift / scale[t])
             return correction(seen[-1])
 

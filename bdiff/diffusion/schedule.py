@@ -1,6 +1,6 @@
 """The noise schedule: beta, alpha, abar, and the changes of variables that all stages use."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from itertools import pairwise
 from typing import Annotated
@@ -87,6 +87,26 @@ class Schedule:
         x = there.sqrt() * x0 + (1 - there - variance).clamp(min=0).sqrt() * eps
         return x if noise is None else x + variance.sqrt() * noise
 
+    def walk(
+        self,
+        x: Tensor,
+        eps: Callable[[Tensor, int], Tensor],
+        path: Sequence[int],
+        draw: Callable[[], Tensor] | None = None,
+    ) -> Tensor:
+        """Return what `step`s along a path make of x (B,C,H,W): images, not clamped, if it ends with -1.
+
+        Args:
+            x: (B,C,H,W) at the first timestep of the path.
+            eps: the noise (B,C,H,W) in x at a timestep, `Denoiser.eps` or what stands for it.
+            path: decreasing timesteps, see `path`.
+            draw: standard normal noise (B,C,H,W) for ancestral steps; None for DDIM's. The last one takes none.
+        """
+        for t, to in pairwise(path):
+            predicted = eps(x, t)
+            x = self.step(x, predicted, t, to, draw() if draw and to >= 0 else None)
+        return x
+
     def path(self, steps: int) -> list[int]:
         """Return the timesteps of a sampler with evenly spaced `steps`: from T-1 down, and -1, the image itself."""
         last = len(self) - 1
@@ -119,20 +139,19 @@ def ancestral_coefficient(abar: Tensor, alpha: Tensor) -> Tensor:
 
 
 def residual(
-    schedule: Schedule, start: Tensor, answer: Callable[[int, Tensor], Tensor], steps: int, ode: bool
+    schedule: Schedule, start: Tensor, answer: Callable[[Tensor, int], Tensor], steps: int, ode: bool
 ) -> float:
     """Return how much of r a stock sampler leaves in x_0, by its steps (`Schedule.step`) along r alone.
 
     Args:
         start: (), how much of r the sampler starts with.
-        answer: maps t and how much of r is in x_t to how much of it the network predicts in the noise.
+        answer: maps how much of r is in x_t, and t, to how much of it the network predicts in the noise.
         steps: of the sampler, evenly spaced from T-1 to the image.
         ode: DDIM's steps, else ancestral ones.
     """
-    left, nothing = start.double(), torch.zeros((), dtype=torch.float64)
-    for t, to in pairwise(schedule.path(steps)):
-        left = schedule.step(left, answer(t, left).double(), t, to, None if ode else nothing)
-    return float(left)
+    nothing = torch.zeros((), dtype=torch.float64)
+    draw = None if ode else lambda: nothing
+    return float(schedule.walk(start.double(), lambda left, t: answer(left, t).double(), schedule.path(steps), draw))
 
 
 def per_image(table: Tensor, t: Tensor | int) -> Tensor:

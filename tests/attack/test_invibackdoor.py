@@ -5,7 +5,7 @@ import torch
 import toys
 from diffusers import DDIMScheduler
 
-from bdiff.attack.invibackdoor import InviBackdoor, sampled
+from bdiff.attack.invibackdoor import InviBackdoor
 from bdiff.diffusion.denoiser import Denoiser
 from bdiff.trigger.base import Trigger
 
@@ -46,7 +46,7 @@ def test_the_inner_sampler_is_ddim():
     with torch.no_grad():
         for t in scheduler.timesteps:
             x = scheduler.step(model.eps(x, int(t)), t, x, return_dict=False)[0]
-        torch.testing.assert_close(sampled(model, eps, 5), x)
+        torch.testing.assert_close(model.schedule.walk(eps, model.eps, model.schedule.path(5)), x)
 
 
 def test_steps_of_the_trigger_are_those_of_torchs_adam_on_signs():
@@ -56,7 +56,7 @@ def test_steps_of_the_trigger_are_those_of_torchs_adam_on_signs():
     for step in range(4):
         one.update(model, torch.Generator().manual_seed(step))
         eps = torch.randn((6, 1, 8, 8), generator=torch.Generator().manual_seed(step))
-        loss = (sampled(model, eps + delta, 4) - TARGET).square().mean()
+        loss = (model.schedule.walk(eps + delta, model.eps, model.schedule.path(4)) - TARGET).square().mean()
         delta.grad = torch.autograd.grad(loss, delta)[0].sign()
         adam.step()
         with torch.no_grad():

@@ -16,7 +16,6 @@ from bdiff.config.compose import jobs
 from bdiff.defense.base import Inversion, Suspect
 from bdiff.defense.detection import evidence
 from bdiff.defense.inputs import disdet, terd_input, ufid
-from bdiff.defense.inputs.chain import denoised
 from bdiff.defense.inputs.temporal import LEAST, Temporal, changes, mahalanobis
 from bdiff.diffusion.schedule import Schedule
 from bdiff.metric.roc import auroc
@@ -82,11 +81,14 @@ def test_a_chain_is_the_schedules_steps_from_noise_to_the_image():
     network = Recorder()
     model = Suspect(network, Schedule(12, 1e-3, 0.1, "linear"), SHAPE)
     x = model.noise(2, draws())
-    out = denoised(model, x, 3)  # of a network that predicts 0: x_T / sqrt(abar_T)
+    out = model.schedule.walk(x, model.eps, model.schedule.path(3))  # of a network that predicts 0: x_T / sqrt(abar_T)
     assert [int(t[0]) for _, t in network.calls] == [11, 7, 3] and model.schedule.path(3)[-1] == -1
     torch.testing.assert_close(out, x / model.schedule.abar[-1].sqrt())
     drawn = iter([torch.ones_like(x)] * 2)
-    assert not torch.equal(denoised(model, x, 3, drawn.__next__), out) and next(drawn, None) is None
+    assert (
+        not torch.equal(model.schedule.walk(x, model.eps, model.schedule.path(3), drawn.__next__), out)
+        and next(drawn, None) is None
+    )
 
 
 def test_the_distance_from_clean_series_is_mahalanobis():

@@ -7,7 +7,7 @@ So the draws whose samples have near duplicates point towards the trigger on ave
 them, as in the cross-entropy method (Rubinstein 1999), move that average towards it.
 """
 
-from itertools import pairwise
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -47,10 +47,8 @@ def sampled(suspect: Suspect, x: Tensor, generator: torch.Generator | None, step
     """Return images (B,C,H,W) in [-1,1] from x_T after a few ancestral steps, or DDIM's without a generator."""
     last = len(suspect.schedule) - 1
     path = [*torch.linspace(last, 0, min(steps, last + 1)).round().int().tolist(), -1]
-    for t, to in pairwise(path):
-        noise = suspect.noise(len(x), generator) if generator and to >= 0 else None
-        x = suspect.schedule.step(x, suspect.eps(x, t), t, to, noise)
-    return x.clamp(-1, 1)
+    draw = partial(suspect.noise, len(x), generator) if generator else None
+    return suspect.schedule.walk(x, suspect.eps, path, draw).clamp(-1, 1)
 
 
 def doubles(images: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -32,11 +31,10 @@ def images_from(suspect: Suspect, eps: Tensor, gamma: Tensor, mu: Tensor, steps:
 
     As the authors have it, timesteps are squares of evenly spaced numbers, and end at `REACH` of the schedule.
     """
-    schedule, x = suspect.schedule, gamma * eps + mu
+    schedule = suspect.schedule
     squares = torch.linspace(0, math.sqrt(REACH * len(schedule)), steps).square().int().tolist()
-    for t, to in pairwise([*sorted({*squares}, reverse=True), -1]):
-        x = schedule.step(x, gamma * suspect.eps(x, t) + mu, t, to)
-    return x
+    path = [*sorted({*squares}, reverse=True), -1]
+    return schedule.walk(gamma * eps + mu, lambda x, t: gamma * suspect.eps(x, t) + mu, path)
 
 
 @dataclass

@@ -14,7 +14,6 @@ from torch import Tensor
 from bdiff.common.seeds import generator
 from bdiff.config.rules import at_least
 from bdiff.defense.base import Facts, InputCheck, Inversion, Suspect
-from bdiff.defense.inputs.chain import denoised
 from bdiff.diffusion.noise import Noise
 
 LEAST = 1e-12  # mean square of a change whose logarithm is taken
@@ -24,7 +23,12 @@ RIDGE = 1e-6  # on the variance of such a logarithm, for a model whose noise nev
 def changes(suspect: Suspect, x: Tensor, steps: int) -> Tensor:
     """Return log mean (e_k - e_k+1)^2 (B,steps-1) of the noise predicted along the DDIM chain from x (B,C,H,W)."""
     predicted: list[Tensor] = []
-    denoised(suspect, x, steps, watch=predicted.append)
+
+    def watched(x: Tensor, t: int) -> Tensor:
+        predicted.append(suspect.eps(x, t))
+        return predicted[-1]
+
+    suspect.schedule.walk(x, watched, suspect.schedule.path(steps))
     moved = [(one - other).square().mean((1, 2, 3)) for one, other in pairwise(predicted)]
     return torch.stack(moved, 1).clamp(min=LEAST).log()
 

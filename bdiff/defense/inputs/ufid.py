@@ -14,7 +14,6 @@ from torch import Tensor
 from bdiff.config.rules import above, at_least, one_of
 from bdiff.defense.base import Facts, InputCheck, Suspect
 from bdiff.defense.detection.evidence import mean_square
-from bdiff.defense.inputs.chain import denoised
 from bdiff.diffusion.noise import Noise
 
 SOLVERS = {"ode": ("ode",), "ancestral": ("ancestral",), "both": ("ode", "ancestral")}
@@ -57,11 +56,8 @@ class Ufid(InputCheck):
     def score(self, x: Tensor, suspect: Suspect, noise: Noise, facts: Facts) -> Tensor:
         """Return the similarity of samples (B,), the larger of the solvers'; see `InputCheck.score`."""
         starts = [mixed(x, next(noise), self.weight) for _ in range(self.copies)]
-        found = [
-            similarity(
-                [denoised(suspect, start, self.steps, noise.__next__ if solver == "ancestral" else None)
-                 for start in starts]
-            )
-            for solver in SOLVERS[self.solver]
-        ]  # fmt: skip
+        path, found = suspect.schedule.path(self.steps), []
+        for solver in SOLVERS[self.solver]:
+            draw = noise.__next__ if solver == "ancestral" else None
+            found.append(similarity([suspect.schedule.walk(start, suspect.eps, path, draw) for start in starts]))
         return torch.stack(found).amax(0)

@@ -12,7 +12,6 @@ zero, so that the network stays a stock UNet. Their code adds both importances, 
 difference in mind: `clean_importance` is the weight of the clean one, 1 in their code.
 """
 
-from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -126,13 +125,10 @@ def generate(suspect: Suspect, images: Images, count: int, steps: int) -> Tensor
     length = len(suspect.schedule)
     if not 1 <= steps <= length:
         raise ValueError(f"generated_steps={steps} must be 1 to {length}, the schedule's timesteps")
-    path = [length - 1 - length * step // steps for step in range(steps)] + [-1]
     draws, made = generator("diff-cleanse", "generated"), []
     for start in range(0, count, BATCH):
         x = suspect.noise(min(BATCH, count - start), draws)
-        for t, to in pairwise(path):
-            x = suspect.schedule.step(x, suspect.eps(x, t), t, to)
-        made.append(to_uint8(x))
+        made.append(to_uint8(suspect.schedule.walk(x, suspect.eps, suspect.schedule.path(steps))))
     return TensorImages(
         name=f"generated like {images.name}",
         split="all",
