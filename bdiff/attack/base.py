@@ -63,6 +63,11 @@ class Attack(ABC):
         poison_mode: "replace" or "append", see `poison_plan`.
     """
 
+    #: checks of the settings of every attack; a subclass's own are added
+    checks: ClassVar[tuple[str, ...]] = (
+        "bdiff.attack.check.learn_problems",
+        "bdiff.attack.check.amplify_problems",
+    )
     #: part of the key; incremented when the same settings would train another model
     version: ClassVar[int] = 1
     #: the groups of the request that the trained weights depend on, besides the attack's own settings

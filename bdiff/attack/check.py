@@ -7,10 +7,33 @@ from omegaconf import DictConfig, OmegaConf
 from bdiff.common.errors import RequestError
 from bdiff.common.spelling import nearest
 from bdiff.config.options import group_options, own_settings
+from bdiff.config.parts import describe
 from bdiff.config.rules import is_list
 from bdiff.data.find import existing
 
 LAWS = ("ancestral", "ode", "grid", "villan")
+
+
+def learn_problems(config: DictConfig, key: str) -> list[str]:
+    """Return the problem that a trigger is to be learned on a denoiser, and training starts from fresh weights."""
+    attack = config[key]
+    fresh = config.model.pretrained is None and config.pretrain.train is None
+    if not (attack.get("learn") and fresh and "learns_on_model" in describe(attack._target_).flags):
+        return []
+    return [
+        f"{key}.learn={attack.learn} needs a denoiser that training starts from: use pretrain=digits, or another of "
+        "conf/pretrain, or set model.pretrained"
+    ]
+
+
+def amplify_problems(config: DictConfig, key: str) -> list[str]:
+    """Return the problem that an amplification has no trigger that is added to a sample's starting noise."""
+    if config.amplify._target_ is None or {"starts_samples", "adds_pattern"} <= describe(config[key]._target_).flags:
+        return []
+    return [
+        "amplify is for triggers that are added to a sample's starting noise, and this attack has none there: use "
+        "amplify=none"
+    ]
 
 
 def villandiffusion_problems(config: DictConfig, place: str) -> list[str]:

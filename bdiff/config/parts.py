@@ -64,6 +64,7 @@ class Part:
     given: frozenset[str] = frozenset()  # parameters that are not settings
     bases: tuple[str, ...] = ()  # dotted paths of all its base classes, the nearest first
     checks: tuple[str, ...] = ()  # dotted paths of functions: (config, key of the part) -> problems
+    flags: frozenset[str] = frozenset()  # class attributes that are True
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,18 @@ def describe(target: str) -> Part:
         settings |= describe(around).settings or {}
     checks = [ast.literal_eval(value) for _, one in family if (value := assigned(one, "checks"))]
     bases = tuple(owner.path(base) for owner, one in family for base in one.bases)
-    return Part(target, module.doc or first_line(part), settings, given, bases, tuple(dict.fromkeys(sum(checks, ()))))
+    flags: dict[str, bool] = {}
+    for _, one in reversed(family):
+        flags |= switches(one)
+    return Part(
+        target,
+        module.doc or first_line(part),
+        settings,
+        given,
+        bases,
+        tuple(dict.fromkeys(sum(checks, ()))),
+        frozenset(name for name, on in flags.items() if on),
+    )
 
 
 def lineage(module: Module, node: ast.ClassDef) -> Iterator[tuple[Module, ast.ClassDef]]:
@@ -265,6 +277,19 @@ def assigned(node: ast.ClassDef, name: str) -> ast.expr | None:
             case ast.Assign(targets=[ast.Name(id=known)]) | ast.AnnAssign(target=ast.Name(id=known)) if known == name:
                 return one.value
     return None
+
+
+def switches(node: ast.ClassDef) -> dict[str, bool]:
+    """Return the attributes that a class sets to True or False in its body."""
+    found = {}
+    for one in node.body:
+        match one:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=bool(on)))
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.Constant(value=bool(on)))
+            ):
+                found[name] = on
+    return found
 
 
 def first_line(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str:

@@ -245,16 +245,6 @@ def attack(config: DictConfig, pictures: Pictures, data: Data, schedule: Schedul
         raise RequestError(f"data {images.name} has one class, so there is no classifier to attack")
     if made.label is not None and made.others is None and images.of_one_class:
         raise RequestError(f"data {images.name} has one class, so every sample is of the class that is the target")
-    if made.learn and made.learns_on_model and config.model.pretrained is None and config.pretrain.train is None:
-        raise RequestError(
-            f"attack.learn={made.learn} needs a denoiser that training starts from: use pretrain=digits, or another of "
-            "conf/pretrain, or set model.pretrained"
-        )
-    if config.amplify._target_ and not (made.starts_samples and made.adds_pattern):
-        raise RequestError(
-            "amplify is for triggers that are added to a sample's starting noise, and this attack has none there: use "
-            "amplify=none"
-        )
     return made
 
 

@@ -371,7 +371,6 @@ def test_a_run_again_from_its_folder_is_reused_and_other_foreign_data_train_anew
     ("words", "message"),
     [
         (["attack.mode=in_d2d", "attack.target_class=ten"], "attack.target_class=ten is no class of digits"),
-        (["amplify=purediffusion"], "amplify is for triggers that are added to a sample's starting noise"),
     ],
 )
 def test_what_only_the_data_can_tell_is_refused_before_training(words, message, home, capsys):

@@ -134,7 +134,9 @@ def test_a_part_of_any_package_is_read_without_being_imported(name, settings, gi
 def test_an_attack_is_reported_by_its_bases_and_its_doc(mine):
     part = describe("parts_of_mine.attack.Heir")
     assert part.bases == ("parts_of_mine.base.Base", "bdiff.attack.base.Attack", "torch.nowhere.Module", "abc.ABC")
-    assert part.doc == "An attack." and part.checks == ("parts_of_mine.checks.never", "parts_of_mine.checks.twice")
+    assert part.doc == "An attack." and part.checks[:2] == ("parts_of_mine.checks.never", "parts_of_mine.checks.twice")
+    assert part.checks[2:] == describe("bdiff.attack.base.Attack").checks != ()
+    assert "learns_on_model" in part.flags and "needs_surrogate" not in part.flags
     assert part.settings["mode"].words == "loud, soft, mute"  # through an import and a star
 
 

@@ -59,12 +59,6 @@ def test_the_picture_is_the_pattern_to_within_its_rounding(tmp_path, channels):
     torch.testing.assert_close(found.pattern, pattern, atol=1 / 255 + 1e-6, rtol=0)
 
 
-def test_without_a_denoiser_to_learn_behind_nothing_is_started(home, capfd):
-    code, record = run(home, "fresh", "attack.learn=4")
-    assert code == 2 and not record.get("keys")
-    assert "attack.learn=4 needs a denoiser" in capfd.readouterr().err
-
-
 def darken(attack: BadDiffusion, denoiser, draw: torch.Generator) -> None:
     """A step of learning that can be counted."""
     attack.replace_pattern(attack.trigger.pattern - 0.1)
