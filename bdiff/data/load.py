@@ -24,6 +24,7 @@ from bdiff.store import artifacts
 log = logging.getLogger(__name__)
 
 CHUNK = 256  # pictures per task of a thread
+BROKEN = 10  # pictures that cannot be read, after which no more are looked for
 
 
 def load(
@@ -99,8 +100,11 @@ def choose(count: int, limit: int | None, seed: int) -> np.ndarray:
 
 
 def decode(source: Source, rows: np.ndarray, stage: artifacts.Stage, request: PixelRequest) -> None:
-    """Write the pictures at `rows` to `made` as pixels.npy (N,C,H,W) uint8, with labels.npy (N,) int64."""
-    began = time.monotonic()
+    """Write the pictures at `rows` as pixels.npy (N,C,H,W) uint8, with labels.npy (N,) int64, into the stage's folder.
+
+    Raises RequestError, which names up to `BROKEN` or a few more pictures that cannot be read.
+    """
+    began, broken = time.monotonic(), dict[int, str]()
     labels, classes = source.labelled
     with artifacts.atomic(stage.folder / "pixels.npy") as scratch:
         shape = (len(rows), *request.shape)
@@ -108,7 +112,12 @@ def decode(source: Source, rows: np.ndarray, stage: artifacts.Stage, request: Pi
 
         def fill(start: int) -> int:
             for at, row in enumerate(rows[start : start + CHUNK], start):
-                pixels[at] = source.pixels(int(row), request.size, request.channels)
+                if len(broken) >= BROKEN:
+                    break
+                try:
+                    pixels[at] = source.pixels(int(row), request.size, request.channels)
+                except RequestError as problem:
+                    broken[at] = str(problem)
             return min(CHUNK, len(rows) - start)
 
         # Threads suffice: Pillow releases the interpreter's lock to decode and resize.
@@ -118,6 +127,9 @@ def decode(source: Source, rows: np.ndarray, stage: artifacts.Stage, request: Pi
         ):
             for done in pool.map(fill, range(0, len(rows), CHUNK)):
                 meter.advance(done)
+        if broken:
+            more = ["there may be more of them"] if len(broken) >= BROKEN else []
+            raise RequestError(*(broken[at] for at in sorted(broken)), *more)
         pixels.flush()
         digits = content(pixels, labels[rows])
     with artifacts.atomic(stage.folder / "labels.npy") as scratch:

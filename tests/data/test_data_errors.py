@@ -105,6 +105,18 @@ def test_a_broken_picture_is_named_and_nothing_is_kept(broken, zipped, get, anim
     assert len(get("images", path=animals)) == 12
 
 
+@pytest.mark.parametrize("count", [3, 20])
+def test_broken_pictures_are_named_together_up_to_ten_of_them(count, get, animals):
+    for number in range(count):
+        write(animals / "dog" / f"bad{number:02}.jpg", b"no picture")
+    with pytest.raises(RequestError) as caught:
+        get("images", path=animals)
+    *named, last = caught.value.problems
+    assert len({*named, last}) == min(count, 10 + 1)
+    assert all(f"bad{number:02}.jpg cannot be read" in line for number, line in enumerate(named))
+    assert ("there may be more" in last) == (count == 20)
+
+
 def test_a_zip_member_with_a_wrong_checksum_is_named(get, tmp_path):
     path = whole_zip(tmp_path)
     data = bytearray(path.read_bytes())
