@@ -91,7 +91,7 @@ def test_the_installed_script_prints_the_config_from_any_folder(tmp_path):
 @pytest.mark.parametrize(
     ("words", "shared"),
     [
-        (["attack=learned_trigger,uibdiffusion", "attack.law=ode"], "attack.law=choice(ode)"),
+        (["attack=learned_trigger,uibdiffusion", "attack.law=ode", "pretrain=digits"], "attack.law=choice(ode)"),
         (["defense=elijah,terd", "defense.repair=true"], "defense.repair=choice(true)"),
         (["attack=diff2,diff2_joint", "attack.t=[4,6]"], "attack.t=choice([4,6])"),
         (["attack=diff2", "attack.eta=0.1", "seed=0,1"], "attack.eta=0.1"),

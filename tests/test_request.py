@@ -76,6 +76,8 @@ WRONG = [
     ("run train.precision=fp8", "train.precision=fp8 is not known", "auto, bf16, fp32"),
     ("run train.optimizer=sgdd", "train.optimizer=sgdd is not known", "adam, adamw"),
     ("run tracker=wandb tracker.mode=of", "tracker.mode=of is not known", "offline"),
+    ("run -m nosuch.key=3", "nosuch.key"),
+    ("run data=digits -m train.stepz=3", "train.stepz", "train.steps"),
     ("run runtime.compile=maybe", "runtime.compile=maybe must be auto, true or false"),
     ("run classifier.train.lr=abc", "classifier.train.lr=abc must be a number"),
     ("run model.unet.layers_per_block=two", "model.unet.layers_per_block=two must be a whole number"),

@@ -50,7 +50,7 @@ def run(words: list[str]) -> int:
     parser = get_args_parser()
     parser.exit_on_error = False
     try:
-        args, unknown = parser.parse_known_args(words)
+        args, unknown = parser.parse_known_intermixed_args(words)
     except argparse.ArgumentError as error:
         raise RequestError(f"{error}: see bdiff run --help") from error
     flags = [word for word in unknown if word.startswith("-")]
