@@ -77,7 +77,7 @@ class Cell:
     def command(self) -> str | None:
         """The command that repeats it."""
         if self.file is None:
-            return command(self.run.record.get("overrides", []))
+            return shlex.join(["bdiff", "run", *public(self.run)[1]])
         return self.json.get("command") if self.json else None
 
     @cached_property
@@ -138,15 +138,17 @@ def whole(value: Any) -> int | None:
     return value if type(value) is int else None
 
 
-def command(overrides: Iterable[Any]) -> str:
-    """Return the command of a run, without the words that name the user's folders and accounts."""
-    words = [str(word) for word in overrides]
-    return shlex.join(["bdiff", "run", *(word for word in words if not private(word))])
+def public(run: Run) -> tuple[dict[str, Any], list[str]]:
+    """Return a run's config and overrides without the parts that name the user's folders and accounts."""
 
+    def part(word: str) -> str:
+        return word.lstrip("+~").replace("/", ".").partition("=")[0].partition(".")[0]
 
-def private(word: str) -> bool:
-    """Return whether an override is of a part that is not passed on."""
-    return word.lstrip("+~").replace("/", ".").partition("=")[0].partition(".")[0] in PRIVATE
+    overrides = map(str, run.record.get("overrides", []))
+    return (
+        {name: settings for name, settings in run.config.items() if name not in PRIVATE},
+        [word for word in overrides if part(word) not in PRIVATE],
+    )
 
 
 def exported(run: Run) -> dict[str, Any] | None:
@@ -154,18 +156,18 @@ def exported(run: Run) -> dict[str, Any] | None:
     record = run.record
     if not run.done or not {*RECORDED} <= record.keys():
         return None
-    place = place_of(run)
+    place, (config, overrides) = place_of(run), public(run)
     finished = [made["finished"] for made in record["provenance"].values() if "finished" in made]
     found = {
         "schema": results.SCHEMA,
-        "config": {name: part for name, part in run.config.items() if name not in PRIVATE},
+        "config": config,
         **{name: record[name] for name in RECORDED},
         "metrics": run.metrics,
         "date": max(finished, default=time.strftime("%Y-%m-%dT%H:%M:%S%z")),
         "cell": place,
         "name": record["name"],
-        "command": command(record.get("overrides", [])),
-        "overrides": [word for word in map(str, record.get("overrides", [])) if not private(word)],
+        "command": shlex.join(["bdiff", "run", *overrides]),
+        "overrides": overrides,
         "keys": record.get("keys", {}),
     }
     if wrong := results.problems(found):

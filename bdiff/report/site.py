@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from urllib.parse import quote
 from bdiff import __version__
 from bdiff.common.errors import RequestError
 from bdiff.report.cells import Cell
-from bdiff.report.page import templates
+from bdiff.report.page import templates, write_run_page
 from bdiff.report.site_boards import BOARDS
 from bdiff.report.site_pages import BoardPage, board_page, cell_page
 from bdiff.report.site_rows import matrix
@@ -117,4 +116,4 @@ def write_results(site: Site, cells: Sequence[Cell]) -> None:
         if cell.file is not None:
             site.write(f"results/{cell.slug}.html", "site_result.html", cell=cell)
         elif site.copied and site.link(cell):
-            shutil.copyfile(cell.run.folder / "report.html", site.scratch / "runs" / f"{cell.slug}.html")
+            write_run_page(cell.run.folder, site.scratch / "runs" / f"{cell.slug}.html")

@@ -12,12 +12,13 @@ import yaml
 from PIL import Image
 
 from bdiff.report import charts
-from bdiff.report.page import duration, meaning, write_run_page, write_sweep_page
+from bdiff.report.meanings import meaning
+from bdiff.report.page import duration, write_run_page, write_sweep_page
 
 SIZES = [(390, 844), (1280, 900), (1920, 1080)]
 FIGURES = ("trigger", "target", "stamped_example", "clean", "triggered", "trajectory", "loss", "overview")
 PROTOCOL = {
-    "asr": {"on": "per-image MSE on [0,1]", "threshold": 0.05},
+    "asr": {"on": "per-image MSE on [0,1]", "threshold": 0.05, "count": 12},
     "fid": {"extractor": "InceptionV3", "marks": ["fewer samples than dimensions", "no such weights"], "exact": True},
     "images": 12,
     "sampler": {"name": "DDPMScheduler", "steps": 4, "clip": False},
@@ -42,6 +43,21 @@ def made(folder: Path, rate: float = 0.1, target: str = "hat", seed: int = 0, fi
     }  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(record | changes))
     return folder
+
+
+def test_a_page_counts_clean_and_triggered_samples_apart(tmp_path):
+    protocol = PROTOCOL | {"images": 10000, "asr": {"count": 2048}}
+    text = " ".join(write_run_page(made(tmp_path / "run", protocol=protocol)).read_text().split())
+    assert " of 2048 samples" in text
+    assert "10000 clean and 2048 triggered images were drawn, from the same noise, with" in text
+
+
+def test_a_page_that_is_published_says_nothing_of_the_machine(tmp_path):
+    folder = made(tmp_path / "run", overrides=["paths.outputs=/home/me", "seed=1"])
+    assert "/home/me" in write_run_page(folder).read_text()
+    text = write_run_page(folder, tmp_path / "public.html").read_text()
+    assert "/home/me" not in text and str(tmp_path) not in text and "run.log" not in text
+    assert "bdiff run seed=1" in text and "bdiff rerun" not in text and "\npaths:" not in text
 
 
 def failed(folder: Path, **settings) -> Path:
