@@ -1,6 +1,6 @@
 """A figure of every attack against every defense: the main number of each leaderboard, side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,15 @@ def overview(path: Path, boards: dict[str, Matrix]) -> bool:
     removals and sampling defenses the ASR that is left, with the distance of clean samples over that before.
     """
     shown = [boards[name] for name in SHOWN if name in boards]
-    rows = list(dict.fromkeys(named(row) for board in shown for row in board.rows if not row.clean))
+    calls = naming([row for board in shown for row in board.rows])
+    rows = list(dict.fromkeys(calls(row) for board in shown for row in board.rows if not row.clean))
     if not rows:
         return False
     widths = [len(board.columns) for board in shown]
     figure = Figure(figsize=(3.0 + 0.62 * sum(widths), 2.1 + 0.34 * len(rows)), layout="constrained", facecolor="white")
     (panels,) = figure.subplots(1, len(shown), squeeze=False, width_ratios=widths)
     for axes, board in zip(panels, shown, strict=True):
-        panel(axes, board, rows)
+        panel(axes, board, rows, calls)
     panels[0].set_yticks(range(len(rows)), rows)
     figure.supxlabel(
         f"darker: better for the defender; without colour where clean samples are over {DEAR:g} times as far from the "
@@ -58,17 +59,32 @@ def overview(path: Path, boards: dict[str, Matrix]) -> bool:
     return True
 
 
+def naming(rows: Sequence[Row]) -> Callable[[Row], str]:
+    """Return how a row is called, with the sampler's steps where rows of one name differ in them."""
+    steps: dict[str, set[str]] = {}
+    for row in rows:
+        steps.setdefault(named(row), set()).add(row.facts.get("steps", "-"))
+
+    def call(row: Row) -> str:
+        several = len(steps[named(row)] - {"-"}) > 1
+        return f"{named(row)} {row.facts.get('steps', '-')} steps" if several else named(row)
+
+    return call
+
+
 def named(row: Row) -> str:
-    """Return an attack with its trigger, and what else tells rows apart."""
+    """Return an attack with its trigger, and what else but the sampler's steps tells rows apart."""
     facts = [said for name, said in row.facts.items() if name != "steps" and said != "-"]
     return " ".join([row.attack, row.trigger, *facts, *row.more.values()])
 
 
-def panel(axes: Axes, board: Matrix, rows: Sequence[str]) -> None:
-    """Draw the cells of one board, a line for each of `rows`."""
+def panel(axes: Axes, board: Matrix, rows: Sequence[str], calls: Callable[[Row], str]) -> None:
+    """Draw the cells of one board, a line for each of `rows`, as `calls` names them."""
     measure = board.board.measures[0]
     loss = next((one for one in board.board.measures if one.name == LOSS), None)
-    own = board_rows(board)
+    own: dict[str, list[Row]] = {}
+    for row in board.rows:
+        own.setdefault(calls(row), []).append(row)
     grid = [[entry(measure, loss, board, own.get(row, []), name) for name in board.columns] for row in rows]
     axes.imshow([[one.tone for one in line] for line in grid], cmap=SHADES, vmin=0, vmax=1, aspect="auto")
     for y, line in enumerate(grid):
@@ -81,14 +97,6 @@ def panel(axes: Axes, board: Matrix, rows: Sequence[str]) -> None:
     axes.set_yticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-
-
-def board_rows(board: Matrix) -> dict[str, list[Row]]:
-    """Return the rows of a board by what the figure calls them."""
-    found: dict[str, list[Row]] = {}
-    for row in board.rows:
-        found.setdefault(named(row), []).append(row)
-    return found
 
 
 def entry(measure: Measure, loss: Measure | None, board: Matrix, rows: Sequence[Row], column: str) -> Entry:

@@ -87,7 +87,7 @@ def identity(run: Run) -> str:
 
     A precision that was not typed is the device's choice, and is recorded in the protocol.
     """
-    settings = {key: value for key, value in flat(run.config).items() if decides(key)}
+    settings = {key: text(value) for key, value in flat(run.config).items() if decides(key) and value is not None}
     chosen = {key for key in settings if key.endswith(".precision")} - {*run.typed}
     return json.dumps({key: value for key, value in settings.items() if key not in chosen}, sort_keys=True)
 

@@ -258,3 +258,13 @@ def test_an_asr_stands_with_its_standard_error_and_over_seeds_with_their_deviati
     assert with_error("asr", {"asr": 1.0, "asr_se": 0.0}) == "1.000 (se unknown: all alike)"
     write_run(tmp_path / "b", {"asr": 0.7, "asr_se": 0.04}, {"name": "n", "seed": 1})
     assert pivot(find([tmp_path]), None, [], ["suspect/asr"]).rows[0][1].text == "0.600 ± 0.141 (n=2)"
+
+
+def test_a_setting_that_is_null_is_one_that_is_not_there(tmp_path):
+    for number, more in enumerate(({}, {"added": None})):
+        folder = run(tmp_path / f"{number}", {"asr": 0.25 + number / 2}, seed=number)
+        path = folder / "config.yaml"
+        path.write_text(path.read_text() + "".join(f"{name}: null\n" for name in more))
+    for rows in (None, ["trigger"]):
+        (line,) = pivot(find([tmp_path]), rows, [], ["suspect/asr"]).rows
+        assert line[-1].value == pytest.approx(0.5)

@@ -14,11 +14,11 @@ from bdiff.cli.main import command
 from bdiff.common.errors import RequestError
 from bdiff.report.board_sheets import boards
 from bdiff.report.cells import cells_of, read_cells
-from bdiff.report.overview_figure import Entry, entry
+from bdiff.report.overview_figure import Entry, entry, naming
 from bdiff.report.runs import find
 from bdiff.report.site_boards import BOARDS
 from bdiff.report.site_pages import board_page
-from bdiff.report.site_rows import matrix
+from bdiff.report.site_rows import Row, matrix
 
 HOSTILE = "<script>document.title='owned'</script>\"><img src=x onerror=alert(1)>"
 MADE = {"device": "CPU", "commit": None, "dirty": None, "version": "1", "keys": {}, "versions": {},
@@ -208,7 +208,8 @@ def test_a_folder_of_something_else_is_left_alone(made, tmp_path):
     command_of(made[0], tmp_path / "site", "--copy")
     command_of(made[0], tmp_path / "site", "--copy")  # in place of the earlier one
     assert "runs/" in (tmp_path / "site" / "detection.html").read_text()
-    assert len([*(tmp_path / "site" / "runs").iterdir()]) == 13
+    copies = [*(tmp_path / "site" / "runs").iterdir()]
+    assert len(copies) == 13 and not any(str(made[0]) in path.read_text() for path in copies)
 
 
 def command_of(folder: Path, site: Path, *words: str) -> None:
@@ -275,6 +276,15 @@ def test_the_overview_has_no_colour_where_a_removal_costs_too_much(metrics, expe
     found = boards(cells_of(find([tmp_path])))["removal"]
     asr, loss = (next(one for one in found.board.measures if one.name == name) for name in ("ASR", "distance ratio"))
     assert entry(asr, loss, found, found.rows, "anp") == expected
+
+
+def test_the_overview_keeps_rows_of_other_steps_apart():
+    few, many = (Row("baddiffusion", "box", {"target": "hat", "steps": steps}, {}) for steps in ("20", "50"))
+    assert [*map(naming([few, many]), (few, many))] == [
+        "baddiffusion box hat 20 steps",
+        "baddiffusion box hat 50 steps",
+    ]
+    assert naming([few])(few) == "baddiffusion box hat"
 
 
 def test_the_boards_are_tables_too(tmp_path, capsys):
