@@ -256,3 +256,11 @@ def test_wrong_words_of_a_table_are_reported_in_a_line_and_nothing_is_run(line, 
 def test_a_folder_of_a_tables_name_is_a_folder(here, capsys):
     (here / "zoo").mkdir()
     assert cli.command(["table", "zoo"]) == 2 and "no runs found" in capsys.readouterr().err
+
+
+def test_the_runs_of_a_table_are_where_its_outputs_are_asked_to_be(here, monkeypatch):
+    asked = []
+    monkeypatch.setattr("bdiff.cli.make_table.make", lambda tables, words: asked.extend(tables) or 0)
+    assert cli.command(["table", "zoo", "--run", "seed=1", "paths.outputs='/a b/outputs'"]) == 0
+    assert {place.parents[1] for place in asked[0].sweeps.values()} == {Path("/a b/outputs/tables/digits")}
+    assert any("/a b/outputs/tables/digits/zoo" in word for view in asked[0].views for word in view)

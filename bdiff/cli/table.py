@@ -82,6 +82,14 @@ def over_runs(command: str, about: str | None, examples: str, runs: str, rows: s
     return parser
 
 
+def existing_folders(folders: Sequence[Path]) -> None:
+    """Raise RequestError for what is no folder."""
+    if wrong := [
+        f"{folder} is not a folder: name one with runs, such as outputs" for folder in folders if not folder.is_dir()
+    ]:
+        raise RequestError(*wrong)
+
+
 def found_below(
     folders: Sequence[Path], wanted: Callable[[list[Run]], list[Run]], kind: str, hint: str = ""
 ) -> list[Run]:
@@ -89,10 +97,7 @@ def found_below(
 
     Raises RequestError for what is no folder, and if none of the runs is done.
     """
-    if wrong := [
-        f"{folder} is not a folder: name one with runs, such as outputs" for folder in folders if not folder.is_dir()
-    ]:
-        raise RequestError(*wrong)
+    existing_folders(folders)
     runs = wanted(find(folders))
     if not any(run.done for run in runs):
         more = f" ({len(runs)} did not finish)" if runs else ""
@@ -180,7 +185,9 @@ def named_tables(args: argparse.Namespace) -> int:
         raise RequestError("give the table before the options: bdiff table <name> --run [key=value ...]")
     if args.format != "rich" or any((args.out, args.rows, args.cols, args.metrics)):
         raise RequestError("--run and --profile use the table's own layout: give its folder for another layout")
-    tables = {name: table_of(name, args.profile) for name in args.what}
+    given = [word.partition("=")[2] for word in args.run or [] if word.startswith("paths.outputs=")]
+    outputs = Path(given[-1].strip("'\"") if given else "outputs")
+    tables = {name: table_of(name, args.profile, outputs) for name in args.what}
     if args.run is not None:
         return make([*tables.values()], args.run)
     if lacking := [name for name, one in tables.items() if one.sweeps and not one.folder.is_dir()]:

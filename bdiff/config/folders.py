@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -37,6 +38,11 @@ def with_folder(overrides: list[str], folder: str | None = None) -> list[str]:
     others = [word for word in overrides if not word.startswith(f"{SEARCHPATH}=")]
     paths = ",".join(quoted(one.path.absolute()) for one in found(listed))
     return [*others, f"{SEARCHPATH}=[{paths}]"]
+
+
+def searched(hydra: HydraConf) -> list[str]:
+    """Return the override of hydra.searchpath, if a job was composed with one, from Hydra's own config."""
+    return [word for word in hydra.overrides.hydra if word.startswith(f"{SEARCHPATH}=")]
 
 
 def named(overrides: list[str]) -> list[Folder]:

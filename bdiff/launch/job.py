@@ -18,6 +18,7 @@ from rich.logging import RichHandler
 
 from bdiff.common.errors import RequestError, RunError
 from bdiff.common.progress import console
+from bdiff.config.folders import searched
 from bdiff.config.instantiate import make
 from bdiff.launch.place import SWEEP
 from bdiff.store import artifacts, provenance
@@ -58,7 +59,7 @@ def hydra_job(config: DictConfig) -> dict[str, Any]:
     """Run the job that Hydra composed, in Hydra's run folder; see `job`."""
     hydra = HydraConfig.get()
     choices = {name: option for name, option in hydra.runtime.choices.items() if not name.startswith("hydra/")}
-    return job(config, Path(hydra.runtime.output_dir), list(hydra.overrides.task), choices)
+    return job(config, Path(hydra.runtime.output_dir), [*searched(hydra), *hydra.overrides.task], choices)
 
 
 def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[str, str]) -> dict[str, Any]:

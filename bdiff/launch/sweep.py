@@ -19,7 +19,7 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from bdiff.config.folders import SEARCHPATH
+from bdiff.config.folders import searched
 from bdiff.config.rules import auto_or_count, one_of
 from bdiff.config.words import quoted
 from bdiff.launch.place import SWEEP, place
@@ -60,13 +60,12 @@ def carry_out(config: DictConfig) -> None:
     if stopped or ledger.done(key):
         return
     overrides, jobs_at_once = list(hydra.overrides.task), int(hydra.launcher.get("n_jobs", 1))
-    folders = [word for word in hydra.overrides.hydra if word.startswith(f"{SEARCHPATH}=")]
     with place(config, jobs_at_once, sweep_ended) as environment, alone(folder, sweep_ended) as output:
         if ledger.done(key):  # by a concurrent sweep
             return
         number = ledger.start(key, sweep, folder, overrides)
         try:
-            status, error = run_job([*folders, *overrides], folder, environment, sweep_ended, output)
+            status, error = run_job([*searched(hydra), *overrides], folder, environment, sweep_ended, output)
         except KeyboardInterrupt:
             ledger.end(number, INTERRUPTED)
             if sweep_ended():
