@@ -120,7 +120,11 @@ def test_a_result_of_a_cell_has_no_field_beyond_the_schema_and_a_benchmark_none_
         (PLACED.replace("0.5", "1.5").encode(), ["metrics.suspect/asr is 1.5, outside of 0 to 1"]),
         (PLACED.replace('"seed": 0}, "c', '"a": [-Infinity]}, "c').encode(), ["config.a.0 is -inf, not a finite"]),
         (PLACED.replace("CPU", "\\ud800").encode(), ["device has half a surrogate pair"]),
-        (PLACED.replace("suspect/asr", "\\u001b[31m").replace("0.5", '""').encode(), [r"metrics.\x1b[31m is ''"]),
+        (PLACED.replace("CPU", "\\u001b[2J").encode(), ["device has control characters"]),
+        (
+            PLACED.replace("suspect/asr", "\\u001b[31m").replace("0.5", '""').encode(),
+            ["a name in metrics has control", r"metrics.\x1b[31m is ''"],
+        ),
         (PLACED.replace('"protocol": {', '"protocol": {"asr": {"marks": 5}').encode(), ["protocol.asr.marks is 5"]),
         (PLACED.replace('"provenance": {', '"provenance": {"train": 5').encode(), ["provenance.train is a number"]),
         (PLACED.replace("elijah", "<script>").encode(), []),  # a word like any other

@@ -1,7 +1,8 @@
 """`bdiff cost`: the smallest training budget with which each attack succeeds, by poison rate."""
 
 from bdiff.cli.table import Parser, deliver, drawn, found_below, known_keys, names, over_runs
-from bdiff.report.cost import USES, attacked, base_of, cost_sheet, facts, methods
+from bdiff.report.cost import RATE, STEPS, USES, attacked, base_of, cost_sheet, facts, methods
+from bdiff.report.pivot import latest
 from bdiff.report.runs import measured
 
 EXAMPLES = """
@@ -37,7 +38,7 @@ def cost(words: list[str]) -> None:
     known_keys(runs, args.rows or [])
     keys, tried = methods(runs, args.rows)
     sheet = cost_sheet(keys, tried, args.goal, base_of(tried, args.base))
-    sheet.notes.extend(facts(runs))
+    sheet.notes.extend(facts(latest(runs, [*keys, STEPS, RATE])))
     deliver([sheet], args.format, args.out)
     if args.figure:
         from bdiff.report import cost_figure  # imports matplotlib, which is slow

@@ -56,17 +56,20 @@ def audited(folder: Path, facts: Facts, configs: Mapping[str, DictConfig], repai
     """Return what audit.json says of a model; its pictures are drawn into `folder`."""
     shutil.rmtree(folder / "figures", ignore_errors=True)
     methods, repaired, model, device = {}, None, None, None
+    weights: Path | None = None
     for name, config in configs.items():
         subject, after = audit.subject(config, facts), StageResult()
         found = audit.audit(subject, facts)
         methods[name], model, device = audit.findings(found, config), found.model, subject.stages.device
         if repair and repaired is None:
             weights, after = audit.repaired(subject, found)
-            shutil.copytree(weights, repair)
             repaired = {"folder": str(repair), "metrics": after.metrics}
         prefix = f"{name} " if len(configs) > 1 else ""
         figures = {f"{prefix}{what}": figure for what, figure in audit.pictures(found, after).items()}
         show(figures, folder / "figures", NoTracker())
+    if repair and weights:  # at the end, and whole: an audit that was killed goes on, and takes no other's folder
+        with artifacts.atomic(repair) as scratch:
+            shutil.copytree(weights, scratch)
     assert model is not None and model.manifest is not None, "no method was asked for"
     return {
         "schema": SCHEMA,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,8 @@ def value_faults(value: Any, place: str = "", depth: int = 1) -> Iterator[str]:
 
 
 def text_faults(text: str, place: str) -> Iterator[str]:
-    """Yield what is wrong with a text: half a surrogate pair is no character."""
+    """Yield what is wrong with a text: half a surrogate pair is no character, and others command a terminal."""
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         yield f"{place} has half a surrogate pair, which is no character"
+    if any(unicodedata.category(letter) == "Cc" and letter not in "\n\t" for letter in text):
+        yield f"{place} has control characters"
