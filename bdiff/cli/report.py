@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from bdiff.cli.table import Parser, deliver
+from bdiff.cli.table import Parser, deliver, existing_folders
 from bdiff.common.errors import RequestError
 from bdiff.report.board_sheets import boards, sheets, write_tables
 from bdiff.report.cells import cells_of, read_cells
@@ -48,10 +48,7 @@ def report(words: list[str]) -> None:
     """Execute `bdiff report`. Raises RequestError for invalid arguments or JSONs, and if there are no results."""
     args = parser().parse_args(words)
     folders = args.folders or ([] if args.results else [Path("outputs")])
-    if wrong := [
-        f"{folder} is not a folder: name one with runs, such as outputs" for folder in folders if not folder.is_dir()
-    ]:
-        raise RequestError(*wrong)
+    existing_folders(folders)
     theirs, without = read_cells(args.results)
     cells = [*cells_of(find(folders)), *theirs]
     if not cells:

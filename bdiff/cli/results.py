@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bdiff.cli.table import Parser
+from bdiff.cli.table import Parser, existing_folders
 from bdiff.common.errors import RequestError
 from bdiff.report.cells import cells_of, files
 from bdiff.report.runs import find
@@ -40,8 +40,7 @@ def results(words: list[str]) -> int:
 
 def export(folder: Path, out: Path) -> int:
     """Write the JSON of each run below a folder that is done, of one config and seed the newest; return 0."""
-    if not folder.is_dir():
-        raise RequestError(f"{folder} is not a folder: name one with runs, such as outputs")
+    existing_folders([folder])
     cells = cells_of(find([folder]))
     done = [cell for cell in cells if cell.json is not None]
     if not done:

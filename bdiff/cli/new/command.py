@@ -1,13 +1,12 @@
 """`bdiff new`: create a plugin package with one part, its yaml, its test and a pyproject, ready to be installed."""
 
-import argparse
 import keyword
 import re
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import NoReturn
 
+from bdiff.cli.table import Parser
 from bdiff.common.errors import RequestError
 from bdiff.common.spelling import nearest
 from bdiff.config.options import group_options
@@ -26,24 +25,16 @@ FILES = {
     "$template.test.py": "tests/test_$name.py",
 }
 
-EXAMPLES = """examples:
+EXAMPLES = """
   bdiff new attack tide                     ./tide: a package with an attack
   pip install -e tide                       adds it to bdiff
   bdiff run attack=tide
   bdiff new defense sieve --role removal    of detection, removal, sampling, shield and inputs"""
 
 
-class Parser(argparse.ArgumentParser):
-    """Reports errors in one line, like all of bdiff."""
-
-    def error(self, message: str) -> NoReturn:
-        raise RequestError(f"{message}: see bdiff new --help")
-
-
 def new(words: list[str]) -> None:
     """Execute `bdiff new`. Raises RequestError for invalid arguments, and instead of overwriting anything."""
-    parser = Parser("bdiff new", description=__doc__, epilog=EXAMPLES, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = Parser("new", __doc__, EXAMPLES, tables=False)
     parser.add_argument("kind", help=", ".join(KINDS))
     parser.add_argument("name", help="name of the option and of the new folder")
     parser.add_argument("--folder", type=Path, default=Path(), help="where to create it (default: current folder)")
