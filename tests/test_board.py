@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bdiff.launch.live_view import COLUMNS, LEAK, Row, jobs_table
-from bdiff.store.ledger import DONE, FAILED
+from bdiff.launch.live_view import BEFORE, COLUMNS, LEAK, WAITING, Board, Row, jobs_table
+from bdiff.store.ledger import DONE, FAILED, INTERRUPTED, RUNNING, Ledger
 
 SUSPECT = {"suspect/asr": 0.5, "suspect/fid": 8.0}
 SHIELD = {f"shield/{place}/accuracy": place / 20 for place in range(COLUMNS)}
@@ -53,3 +53,27 @@ def test_the_suspect_model_alone_where_jobs_and_metrics_are_many(tmp_path):
 def test_a_line_says_what_the_leak_is_where_there_is_one(tmp_path):
     assert jobs_table([row(tmp_path, 0, SUSPECT | {"suspect/false_trigger": 0.05})]).caption == LEAK
     assert jobs_table([row(tmp_path, 1, SUSPECT)]).caption is None
+
+
+@pytest.mark.parametrize(
+    ("attempts", "state", "shown"),
+    [
+        ([("theirs", DONE)], BEFORE, 0),
+        ([("theirs", INTERRUPTED)], WAITING, None),
+        ([("theirs", None)], WAITING, None),
+        ([("theirs", FAILED), ("own", None)], RUNNING, 1),
+        ([("own", DONE), ("theirs", None)], DONE, 0),
+        ([("own", None), ("theirs", None)], RUNNING, 0),
+        ([("own", FAILED), ("theirs", DONE)], FAILED, 0),
+        ([("theirs", DONE), ("theirs", FAILED)], BEFORE, 0),
+    ],
+)
+def test_a_sweep_shows_its_own_attempt_at_a_job_or_a_done_one(attempts, state, shown, tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    for number, (sweep, status) in enumerate(attempts):
+        started = ledger.start("a", sweep, tmp_path / str(number), [])
+        if status is not None:
+            ledger.end(started, status)
+            row(tmp_path, number, SUSPECT)
+    (found,) = Board({"a": "seed=1"}, ledger, "own").rows()
+    assert (found.state, found.folder) == (state, None if shown is None else tmp_path / str(shown))

@@ -22,15 +22,15 @@ def ledger(tmp_path) -> Ledger:
 
 
 def test_attempts_are_kept_and_the_last_one_counts(ledger, tmp_path):
-    assert ledger.attempts() == [] and ledger.latest(["a"]) == {} and not ledger.done("a")
+    assert ledger.attempts() == [] and ledger.latest(["a"], "sweep") == {} and not ledger.done("a")
     ledger.end(ledger.start("a", "sweep", tmp_path / "1", ["seed=1"]), FAILED, "a line")
     number = ledger.start("a", "sweep", tmp_path / "2", ["seed=1"])
     ledger.start("b", "sweep", tmp_path / "3", [])
     assert [one.status for one in ledger.attempts(["a"])] == [FAILED, RUNNING]
     ledger.end(number, DONE)
-    last = ledger.latest(["a", "b", "c"])
+    last = ledger.latest(["a", "b", "c"], "sweep")
     assert {key: one.status for key, one in last.items()} == {"a": DONE, "b": RUNNING}
-    assert (last["a"].overrides, last["a"].folder, last["a"].pid) == (["seed=1"], str(tmp_path / "2"), os.getpid())
+    assert (last["a"].overrides, last["a"].folder) == (["seed=1"], str(tmp_path / "2"))
     assert 0 <= last["a"].seconds < 60 and last["a"].ended >= last["a"].started
     assert [one.error for one in ledger.attempts(["a"])] == ["a line", None]
 
@@ -52,12 +52,25 @@ def test_done_means_that_the_run_folder_says_so_too(ledger, tmp_path):
     assert not ledger.done("a")
     artifacts.write_json(tmp_path / "run" / "metrics.json", {"status": "done"})
     assert ledger.done("a")
-    ledger.end(ledger.start("a", "sweep", tmp_path / "run", []), FAILED, "later")
+    ledger.start("a", "another", tmp_path / "elsewhere", [])
+    assert ledger.done("a")
+    artifacts.write_json(tmp_path / "run" / "metrics.json", {"status": "failed"})
     assert not ledger.done("a")
 
 
 def test_processes_write_side_by_side(ledger, tmp_path):
     code = (
+def test_a_ledger_of_before_goes_on(ledger, tmp_path):
+    """It has two columns that are no longer kept."""
+    old = "id INTEGER PRIMARY KEY, key TEXT, sweep TEXT, folder TEXT, overrides TEXT, host TEXT, pid INTEGER"
+    ledger.path.parent.mkdir()
+    with closing(sqlite3.connect(ledger.path)) as book, book:
+        book.execute(f"CREATE TABLE attempts ({old}, status TEXT, started REAL, ended REAL, error TEXT)")
+        book.execute("INSERT INTO attempts VALUES (1, 'a', 's', 'f', '[]', 'here', 7, 'done', 1.0, 2.0, NULL)")
+    ledger.end(ledger.start("b", "s", tmp_path, []), DONE)
+    assert [(one.key, one.status) for one in ledger.attempts()] == [("a", DONE), ("b", DONE)]
+
+
         "import sys; from pathlib import Path; from bdiff.store.ledger import Ledger\n"
         "book = Ledger(Path(sys.argv[1]))\n"
         "for k in range(20): book.end(book.start(f'{sys.argv[2]}{k}', 's', Path('f'), []), 'done')"
@@ -134,7 +147,7 @@ def test_damaged_overrides_are_none_and_a_damaged_record_is_not_done(ledger, tmp
     ledger.end(ledger.start("a", "sweep", tmp_path, ["x=1"]), DONE)
     with closing(sqlite3.connect(ledger.path)) as book, book:
         book.execute("UPDATE attempts SET overrides = '[half'")
-    assert ledger.latest(["a"])["a"].overrides == []
+    assert ledger.latest(["a"], "sweep")["a"].overrides == []
     for text in ("", "{half", "[]", "{}"):
         (tmp_path / "metrics.json").write_text(text)
         assert not ledger.done("a")

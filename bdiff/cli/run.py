@@ -143,13 +143,14 @@ def sweep(configs: list[DictConfig], options: list[str], overrides: list[str]) -
                 f"{named[key]!r} and {label!r} are the same job: they differ only in settings without effect on numbers"
             )
         named[key] = label
-    board = Board(named, ledger_of(configs[0]))
+    sweep_id = f"{os.getpid()}-{time.time_ns()}"
+    board = Board(named, ledger_of(configs[0]), sweep_id)
     board.rows()  # reports a damaged ledger before a job is started
     overrides = shared_alike(overrides)
-    sweep_id = f"+hydra.job.env_set.{SWEEP}={os.getpid()}-{time.time_ns()}"
+    of_sweep = f"+hydra.job.env_set.{SWEEP}={sweep_id}"
     try:
         with board.shown():
-            compose_and(carry_out, options, [*overrides, f"hydra.sweep.dir={quoted(folder)}", sweep_id])
+            compose_and(carry_out, options, [*overrides, f"hydra.sweep.dir={quoted(folder)}", of_sweep])
         intact = board.close(terminal())
     except RequestError as error:
         if not begun(board):

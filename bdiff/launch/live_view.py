@@ -1,7 +1,6 @@
 """The terminal output of a sweep: its jobs while they run, and a table of all of them at the end."""
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from bdiff.common.progress import console
 from bdiff.report.pivot import in_order
 from bdiff.report.table import shown
 from bdiff.store import artifacts
-from bdiff.store.ledger import DONE, FAILED, INTERRUPTED, RUNNING, Ledger
+from bdiff.store.ledger import DONE, FAILED, INTERRUPTED, LOST, RUNNING, Ledger
 
 WAITING, BEFORE = "waiting", "done before"
 STYLES = {
@@ -59,23 +58,22 @@ class Row:
 
 
 class Board:
-    """The jobs of one sweep. `jobs` has a label for each key; attempts before `began` count only if done."""
+    """The jobs of the sweep of this id. `jobs` has a label for each key; others' attempts count only if done."""
 
-    def __init__(self, jobs: dict[str, str], ledger: Ledger):
-        self.jobs, self.ledger, self.began = jobs, ledger, time.time()
+    def __init__(self, jobs: dict[str, str], ledger: Ledger, sweep: str):
+        self.jobs, self.ledger, self.sweep = jobs, ledger, sweep
 
     def rows(self) -> list[Row]:
         """Return the current state of every job."""
-        latest = self.ledger.latest(self.jobs)
+        latest = self.ledger.latest(self.jobs, self.sweep)
         rows = []
         for key, label in self.jobs.items():
-            last = latest.get(key)
-            old = last is not None and last.started < self.began
-            if last is None or (old and last.status != DONE):
+            if (last := latest.get(key)) is None:
                 rows.append(Row(label, WAITING, None, None, None))
-            else:
-                state = BEFORE if old else last.status
-                rows.append(Row(label, state, last.seconds, Path(last.folder), last.error))
+                continue
+            own = RUNNING if last.status == LOST else last.status  # another sweep has begun the same job meanwhile
+            state = own if last.sweep == self.sweep else BEFORE
+            rows.append(Row(label, state, last.seconds, Path(last.folder), last.error))
         return rows
 
     @contextmanager

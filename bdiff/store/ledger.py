@@ -4,8 +4,6 @@ A job is identified by the key of its config (`config_key`), so that a repeated 
 """
 
 import json
-import os
-import socket
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -28,8 +26,8 @@ RUNNING, DONE, FAILED, INTERRUPTED, LOST = "running", "done", "failed", "interru
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS attempts (
-    id INTEGER PRIMARY KEY, key TEXT, sweep TEXT, folder TEXT, overrides TEXT, host TEXT, pid INTEGER,
-    status TEXT, started REAL, ended REAL, error TEXT
+    id INTEGER PRIMARY KEY, key TEXT, sweep TEXT, folder TEXT, overrides TEXT, status TEXT,
+    started REAL, ended REAL, error TEXT
 )"""
 
 
@@ -41,8 +39,6 @@ class Attempt:
     sweep: str  # the run of the sweep that started it
     folder: str  # its run folder
     overrides: list[str]
-    host: str
-    pid: int
     status: str  # running, done, failed, interrupted, or lost: its sweep ended before it
     started: float  # seconds since the epoch
     ended: float | None
@@ -111,12 +107,11 @@ class Ledger:
 
     def start(self, key: str, sweep: str, folder: Path, overrides: list[str]) -> int:
         """Record the start of an attempt and return its number; a running attempt at the same job is marked lost."""
-        entry = (key, sweep, str(folder), json.dumps(overrides), socket.gethostname(), os.getpid())
+        entry = (key, sweep, str(folder), json.dumps(overrides))
         with self.book() as book:
             book.execute("UPDATE attempts SET status = ? WHERE key = ? AND status = ?", (LOST, key, RUNNING))
             added = book.execute(
-                "INSERT INTO attempts (key, sweep, folder, overrides, host, pid, status, started)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO attempts (key, sweep, folder, overrides, status, started) VALUES (?, ?, ?, ?, ?, ?)",
                 (*entry, RUNNING, time.time()),
             )
             assert added.lastrowid is not None
@@ -142,17 +137,20 @@ class Ledger:
         found = [Attempt(**entry | {"overrides": words_of(entry["overrides"])}) for entry in entries]
         return [one for one in found if selected is None or one.key in selected]
 
-    def latest(self, keys: Iterable[str]) -> dict[str, Attempt]:
-        """Return the last attempt at each of the jobs `keys` that has any."""
-        return {one.key: one for one in self.attempts(keys)}
+    def latest(self, keys: Iterable[str], sweep: str) -> dict[str, Attempt]:
+        """Return by job a sweep's last attempt at it, else the last one of another sweep that is done and still there.
+
+        A concurrent sweep may try the same job in a folder of its own.
+        """
+        found = self.attempts(keys)
+        there = [one for one in found if one.status == DONE and (Path(one.folder) / "metrics.json").exists()]
+        return {one.key: one for one in [*there, *(one for one in found if one.sweep == sweep)]}
 
     def failed(self, sweep: str) -> bool:
         """Return whether a job of this sweep has failed."""
         return any(one.status == FAILED and one.sweep == sweep for one in self.attempts())
 
     def done(self, key: str) -> bool:
-        """Return whether the job is done and its run folder still says so."""
-        last = self.latest([key]).get(key)
-        if last is None or last.status != DONE:
-            return False
-        return artifacts.recall(Path(last.folder) / "metrics.json", dict[str, Any]()).get("status") == DONE
+        """Return whether any attempt at the job is done and its run folder still says so."""
+        done = [Path(one.folder) / "metrics.json" for one in self.attempts([key]) if one.status == DONE]
+        return any(artifacts.recall(path, dict[str, Any]()).get("status") == DONE for path in reversed(done))
