@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from bdiff.data import load, verify
 from bdiff.store import artifacts, threads
 
 
@@ -105,3 +108,17 @@ def test_a_stage_goes_on_with_the_threads_it_began_with(tmp_path, torchs_own, ca
         assert torch.get_num_threads() == 2
     assert torch.get_num_threads() == 1 and "resuming with the 2 threads" in caplog.text
     assert artifacts.read_json(tmp_path / threads.KEPT) == 2
+
+
+@pytest.mark.parametrize("module", [load, verify])
+def test_pictures_are_decoded_by_as_many_threads_as_there_are_cores_allowed(module, tmp_path, monkeypatch):
+    def pool(count):
+        raise InterruptedError(count)
+
+    monkeypatch.setattr(threads, "allowed", lambda: 5)
+    monkeypatch.setattr(module, "ThreadPoolExecutor", pool)
+    source, request = SimpleNamespace(labelled=(np.zeros(3), ("a",))), SimpleNamespace(shape=(1, 8, 8))
+    with pytest.raises(InterruptedError, match="5"):
+        if module is load:
+            load.decode(source, np.arange(3), artifacts.stage(tmp_path, "data", 1), request)
+        verify.picture_problems(source, np.arange(3), request)

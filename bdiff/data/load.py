@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from bdiff.common.progress import progress
 from bdiff.data.base import Images, StreamedImages, TensorImages
 from bdiff.data.request import PixelRequest
 from bdiff.data.sources import Source
-from bdiff.store import artifacts
+from bdiff.store import artifacts, threads
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +121,7 @@ def decode(source: Source, rows: np.ndarray, stage: artifacts.Stage, request: Pi
 
         # Threads suffice: Pillow releases the interpreter's lock to decode and resize.
         with (
-            ThreadPoolExecutor(os.cpu_count()) as pool,
+            ThreadPoolExecutor(threads.allowed()) as pool,
             progress("decode", len(rows), unit="images", show=len(rows) > 5000) as meter,
         ):
             for done in pool.map(fill, range(0, len(rows), CHUNK)):

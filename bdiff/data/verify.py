@@ -1,6 +1,5 @@
 """Whether a dataset is intact: the decoded pixels against their manifest, or every picture that would be streamed."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +10,7 @@ from bdiff.common.progress import progress
 from bdiff.data.load import CHUNK, content
 from bdiff.data.request import PixelRequest
 from bdiff.data.sources import Source, reason
-from bdiff.store import artifacts
+from bdiff.store import artifacts, threads
 from bdiff.store.artifacts import Stage
 
 
@@ -47,7 +46,7 @@ def picture_problems(source: Source, rows: np.ndarray, request: PixelRequest) ->
         return found
 
     problems = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress("verify", len(rows), unit="images") as meter:
+    with ThreadPoolExecutor(threads.allowed()) as pool, progress("verify", len(rows), unit="images") as meter:
         for start, found in zip(range(0, len(rows), CHUNK), pool.map(broken, range(0, len(rows), CHUNK)), strict=True):
             problems += found
             meter.advance(min(CHUNK, len(rows) - start))

@@ -11,6 +11,8 @@ from pathlib import Path
 import filelock
 from omegaconf import DictConfig
 
+from bdiff.store import threads
+
 #: the sweep of a job, set by Hydra in the process of its launcher: <process number>-<time>
 SWEEP = "BDIFF_SWEEP"
 
@@ -32,7 +34,7 @@ def place(config: DictConfig, parallel: int, sweep_ended: Callable[[], bool]) ->
         return
     gpus = [] if config.runtime.device == "cpu" else visible_gpus()
     if not gpus:
-        cores = os.cpu_count() or 1
+        cores = threads.allowed()
         jobs = parallel if parallel > 0 else max(1, cores + 1 + parallel)  # joblib's way to count down from all cores
         yield {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
         return
