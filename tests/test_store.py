@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from bdiff.report.runs import find
 from bdiff.store import artifacts, provenance
 
 CONFIG = {"lr": 2e-4, "steps": 600, "sides": [4, 8], "nested": {"a": None, "b": True}, "name": "é"}
@@ -194,6 +195,22 @@ def finished(root: Path) -> artifacts.Stage:
     (stage.folder / "history.jsonl").write_text("{}\n")
     stage.finish(1.0)
     return stage
+
+
+def test_folders_that_vanish_while_a_stage_or_runs_are_looked_through_are_left_out(tmp_path, monkeypatch):
+    stage, scandir = finished(tmp_path), os.scandir
+    (stage.folder / "gone").mkdir()
+    (stage.folder / ".tmp-abc").mkdir()
+    (stage.folder / ".tmp-abc" / "half.json").write_text("{")
+
+    def vanished(path):
+        if Path(path).name == "gone":
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanished)
+    assert [*stage.files()] == ["facts.json", "model/table.tsv", "model/x.safetensors"]
+    assert find([tmp_path]) == []
 
 
 CUT = {

@@ -84,7 +84,7 @@ def find(paths: Iterable[Path]) -> list[Run]:
     """
     found: dict[Path, None] = {}
     for root in paths:
-        for path in sorted([*root.rglob("metrics.json"), *root.rglob(JOBS)]):
+        for path in sorted(path for path in artifacts.walk(root) if path.name in ("metrics.json", JOBS)):
             jobs = artifacts.recall(path, list[str]()) if path.name == JOBS else ["."]
             found |= dict.fromkeys((path.parent / job).resolve() for job in jobs)
     whole = [folder for folder in found if all(os.path.lexists(folder / name) for name in FILES)]

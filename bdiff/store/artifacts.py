@@ -30,6 +30,9 @@ UMASK = os.umask(0o077)
 os.umask(UMASK)  # it can only be read by being set
 PERMISSIONS = 0o666 & ~UMASK  # of files that a group shares if its members' umask says so
 
+#: how the names of scratch folders begin, in which files are written before they have their place
+SCRATCH = ".tmp-"
+
 #: files of a stage that nothing is computed from, so that the stage is complete without them
 ASIDE = ("manifest.json", "seconds.json", "threads.json", "modes.json", "history.jsonl")
 
@@ -49,7 +52,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # In a folder of its own, so that the file keeps its name and suffix, which some writers check.
-    scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=path.parent))
     try:
         yield scratch / path.name
         for written in [scratch / path.name, *(scratch / path.name).rglob("*")]:
@@ -164,7 +167,7 @@ def content(*tensors: Any) -> str:
 
 def sweep(folder: Path) -> None:
     """Remove what killed writers left in `folder`; the caller must hold its lock."""
-    for scratch in list(folder.rglob(".tmp-*")):
+    for scratch in list(folder.rglob(f"{SCRATCH}*")):
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -173,6 +176,16 @@ class Clock:
 
     `writes` is True in the one process that writes there.
     """
+def walk(folder: Path) -> Iterator[Path]:
+    """Yield every file below `folder` except those that are being written, whose folders may vanish at any time.
+
+    Path.rglob raises FileNotFoundError for a folder that vanishes before it is opened; os.walk leaves it out.
+    """
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(SCRATCH)]
+        yield from (Path(place, name) for name in names)
+
+
 
     EVERY = 5.0  # seconds
 
@@ -257,8 +270,8 @@ class Stage:
 
     def files(self) -> dict[str, int]:
         """Return the sizes of the stage's result files, by path in its folder; logs are excluded."""
-        found = {str(path.relative_to(self.folder)): path for path in self.folder.rglob("*") if path.is_file()}
-        return {name: found[name].stat().st_size for name in sorted(found) if name not in ASIDE and ".tmp-" not in name}
+        found = {str(path.relative_to(self.folder)): path for path in walk(self.folder) if path.is_file()}
+        return {name: found[name].stat().st_size for name in sorted(found) if name not in ASIDE}
 
 
 def named(value: Any) -> Any:
