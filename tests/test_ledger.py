@@ -12,7 +12,9 @@ from PIL import Image
 from bdiff.common.errors import RequestError
 from bdiff.common.versions import VERSION
 from bdiff.config.compose import jobs
+from bdiff.config.parts import Part
 from bdiff.store import artifacts
+from bdiff.store import ledger as ledgers
 from bdiff.store.ledger import DONE, FAILED, LOST, RUNNING, Ledger, config_key
 
 
@@ -58,8 +60,6 @@ def test_done_means_that_the_run_folder_says_so_too(ledger, tmp_path):
     assert not ledger.done("a")
 
 
-def test_processes_write_side_by_side(ledger, tmp_path):
-    code = (
 def test_a_ledger_of_before_goes_on(ledger, tmp_path):
     """It has two columns that are no longer kept."""
     old = "id INTEGER PRIMARY KEY, key TEXT, sweep TEXT, folder TEXT, overrides TEXT, host TEXT, pid INTEGER"
@@ -71,6 +71,8 @@ def test_a_ledger_of_before_goes_on(ledger, tmp_path):
     assert [(one.key, one.status) for one in ledger.attempts()] == [("a", DONE), ("b", DONE)]
 
 
+def test_processes_write_side_by_side(ledger, tmp_path):
+    code = (
         "import sys; from pathlib import Path; from bdiff.store.ledger import Ledger\n"
         "book = Ledger(Path(sys.argv[1]))\n"
         "for k in range(20): book.end(book.start(f'{sys.argv[2]}{k}', 's', Path('f'), []), 'done')"
@@ -119,6 +121,10 @@ def test_another_file_in_a_folder_is_another_job(tmp_path):
 
 def test_other_code_is_another_job(monkeypatch):
     before = key()
+    monkeypatch.setattr(ledgers, "describe", lambda path: Part(path, version=2))
+    newer = key()
+    monkeypatch.setattr(ledgers, "describe", Part)
+    assert key() == before != newer
     monkeypatch.setitem(VERSION, "measure", VERSION["measure"] + 1)
     assert key() != before
 

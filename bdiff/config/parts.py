@@ -65,6 +65,7 @@ class Part:
     bases: tuple[str, ...] = ()  # dotted paths of all its base classes, the nearest first
     checks: tuple[str, ...] = ()  # dotted paths of functions: (config, key of the part) -> problems
     flags: frozenset[str] = frozenset()  # class attributes that are True
+    version: int = 1  # of its code, the class attribute
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ def describe(target: str) -> Part:
     flags: dict[str, bool] = {}
     for _, one in reversed(family):
         flags |= switches(one)
+    versions = [value.value for _, one in family if isinstance(value := assigned(one, "version"), ast.Constant)]
     return Part(
         target,
         module.doc or first_line(part),
@@ -190,6 +192,7 @@ def describe(target: str) -> Part:
         bases,
         tuple(dict.fromkeys(sum(checks, ()))),
         frozenset(name for name, on in flags.items() if on),
+        next((one for one in versions if isinstance(one, int)), 1),
     )
 
 

@@ -34,9 +34,10 @@ def learn_trigger(
 
     `trigger=image trigger.path=<the stage's trigger.png>` takes the same one again.
     """
+    reads = {name: settings[name] for name in ("_target_", "learn", *attack.learn_reads)}
     stage = stages.stage(
         "trigger",
-        attack={name: settings[name] for name in ("_target_", "learn", *attack.learn_reads)},
+        attack=reads | ({"version": attack.version} if attack.version > 1 else {}),
         surrogate=surrogate,
         **{part: setup.pictures.keys[part] for part in attack.reads},
         start=start.identity,

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from bdiff.common.errors import RequestError
 from bdiff.common.places import PLACES
 from bdiff.common.versions import VERSION
+from bdiff.config.parts import describe
 from bdiff.store import artifacts
 
 #: what a job's numbers do not depend on; `published` is kept, since each row of an experiment is a job of its own
@@ -54,7 +55,9 @@ def config_key(config: DictConfig) -> str:
     """Return a job's key: over the config its numbers depend on, the files it names, and the version of the code."""
     parts = {str(name): config[name] for name in config if name not in ASIDE}
     plain: Any = OmegaConf.to_container(OmegaConf.create(parts, parent=config), resolve=True)
-    return artifacts.digest({"config": plain, "places": dict(places(plain)), "versions": VERSION})
+    attack = describe(plain["attack"]["_target_"]).version
+    own = {"attack_version": attack} if attack > 1 else {}
+    return artifacts.digest({"config": plain, "places": dict(places(plain)), "versions": VERSION, **own})
 
 
 def places(config: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:

@@ -56,6 +56,9 @@ FILES = {
             Of two lines.
             '''
             checks = ("parts_of_mine.checks.never", "parts_of_mine.checks.twice")
+            version = 3
+
+        class Younger(Heir): ...
 
         class Passing(base.Base):
             def __init__(self, rate: Annotated[float, rules.fraction, "of rows"], **others): ...
@@ -137,6 +140,8 @@ def test_an_attack_is_reported_by_its_bases_and_its_doc(mine):
     assert part.doc == "An attack." and part.checks[:2] == ("parts_of_mine.checks.never", "parts_of_mine.checks.twice")
     assert part.checks[2:] == describe("bdiff.attack.base.Attack").checks != ()
     assert "learns_on_model" in part.flags and "needs_surrogate" not in part.flags
+    versions = [describe(f"parts_of_mine.attack.{name}").version for name in ("Heir", "Younger", "Passing", "function")]
+    assert versions == [3, 3, 1, 1]
     assert part.settings["mode"].words == "loud, soft, mute"  # through an import and a star
 
 

@@ -1,6 +1,7 @@
 """Learned triggers from end to end: shaped before training, kept as a picture, and taken again from it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from tiny import TINY as SMALL
 from bdiff.attack.baddiffusion import BadDiffusion
 from bdiff.pictures.draw import load
 from bdiff.pipeline import main
-from bdiff.pipeline.trigger import rgba
+from bdiff.pipeline.train import InitialWeights
+from bdiff.pipeline.trigger import learn_trigger, rgba
 from bdiff.store.artifacts import content
 from bdiff.trigger.base import Trigger
 from bdiff.trigger.box import box
@@ -47,6 +49,23 @@ def test_a_trigger_is_learned_once_and_can_be_taken_from_its_picture(home):
     assert {"trigger", "train"} <= {*again["reused"]}
     taken = run(home, "taken", *PRETRAINED, "trigger=image", f"trigger.path={picture}")[1]
     assert taken["keys"]["train"] == record["keys"]["train"]
+
+
+@pytest.mark.parametrize(("version", "added"), [(1, {}), (2, {"version": 2})])
+def test_another_version_of_the_attack_learns_another(version, added):
+    settings, asked = {"_target_": "mine.Attack", "learn": 3, "case": 1}, {}
+
+    def stage(name, **parts):
+        asked.update(parts)
+        raise InterruptedError
+
+    pictures, images = SimpleNamespace(keys={}), SimpleNamespace(fingerprint="toy")
+    parts = SimpleNamespace(pictures=pictures, unet={}, diffusion=SimpleNamespace(key={}), images=images, seed=0)
+    attack = SimpleNamespace(reads=(), learn_reads=("case",), version=version)
+    with pytest.raises(InterruptedError):
+        start = InitialWeights(None, None, "epsilon")
+        learn_trigger(SimpleNamespace(stage=stage), parts, attack, settings, None, start, "fp32")
+    assert asked["attack"] == settings | added
 
 
 @pytest.mark.parametrize("channels", [1, 3])
