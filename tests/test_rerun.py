@@ -38,6 +38,20 @@ def test_the_same_run_again(home):
     assert cli.command(["rerun", after["folder"]]) == 0
 
 
+def test_of_several_processes_one_has_a_run_folder_and_prints(home, monkeypatch, capsys):
+    used: list[Path] = []
+    monkeypatch.setattr("bdiff.launch.job.job", lambda config, folder, *about: used.append(folder) or {})
+    monkeypatch.setattr("bdiff.cli.rerun.closing", lambda record: print("numbers"))
+    launched = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for rank in ("0", "1"):
+        for name, value in {"RANK": rank, **launched}.items():
+            monkeypatch.setenv(name, value)
+        assert cli.command(["rerun", str(home / "outputs" / "run")]) == 0
+    first, second = used
+    assert first.is_relative_to(home / "outputs" / "runs") and not second.is_relative_to(home)
+    assert capsys.readouterr().out == "numbers\n"
+
+
 @pytest.mark.slow
 def test_a_value_can_be_changed(home):
     assert cli.command(["rerun", str(home / "outputs" / "run"), "sample.count=6"]) == 0

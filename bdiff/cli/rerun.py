@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bdiff.cli.plan import print_plans
-from bdiff.cli.run import closing, heed_quiet, terminal
+from bdiff.cli.run import closing, heed_quiet, scratch_folder, terminal
 from bdiff.common.errors import RequestError, one_line
 from bdiff.common.places import is_file
 from bdiff.common.spelling import did_you_mean
@@ -41,7 +41,10 @@ def rerun(words: list[str]) -> int:
     folder = Path(config.paths.outputs) / "runs" / day / f"{clock}-{time.time_ns() // 1000 % 10**6:06d}-{config.name}"
     from bdiff.launch.job import job
 
-    closing(job(config, folder, [*record.get("overrides", []), *changes], record.get("choices", {})))
+    scratch = scratch_folder()
+    made = job(config, scratch or folder, [*record.get("overrides", []), *changes], record.get("choices", {}))
+    if not scratch:
+        closing(made)
     return 0
 
 

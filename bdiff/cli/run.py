@@ -103,13 +103,22 @@ def explain(config: DictConfig, overrides: list[str], multirun: bool) -> None:
             out.print(settings_table(f"{group}={choices[group]}", found, sys.stdout.isatty()))
 
 
+def scratch_folder() -> Path | None:
+    """Return a folder for this process, removed at its end; None in the first of several processes.
+
+    That one alone writes a run folder and prints.
+    """
+    if int(os.environ.get("RANK", 0)) == 0:
+        return None
+    scratch = tempfile.mkdtemp(prefix="bdiff-rank-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    return Path(scratch)
+
+
 def single(options: list[str], overrides: list[str]) -> int:
     """Run one job in this process, and print its numbers."""
-    helper = int(os.environ.get("RANK", 0)) > 0
-    if helper:  # only the first process of several writes a run folder and prints
-        scratch = tempfile.mkdtemp(prefix="bdiff-rank-")
-        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-        overrides = [*overrides, f"hydra.run.dir={quoted(Path(scratch))}"]
+    if scratch := scratch_folder():
+        overrides = [*overrides, f"hydra.run.dir={quoted(scratch)}"]
     records: list[dict[str, Any]] = []
     errors: list[Exception] = []
 
@@ -124,7 +133,7 @@ def single(options: list[str], overrides: list[str]) -> int:
     compose_and(task, options, overrides)
     if errors:
         raise errors[0]
-    if not helper:
+    if not scratch:
         closing(records[0])
     return DONE
 
