@@ -13,9 +13,10 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 from PIL import Image
 
@@ -49,7 +50,7 @@ class WandbTracker(NoTracker):
         self.mode = os.environ.get("WANDB_MODE", mode) if mode == "auto" else mode
         self.process: subprocess.Popen[str] | None = None
         self.reader: threading.Thread | None = None
-        self.attempts: Path | None = None
+        self.attempts: IO[str] | None = None  # the file with the run's id, held while the run lasts
 
     def prepare(self) -> None:
         """Start wandb's process, in a session of its own, so that Ctrl-C reaches only the run, which then closes it."""
@@ -81,7 +82,8 @@ class WandbTracker(NoTracker):
         options = {**self.options, "name": name, "job_type": "run", "config": config, "dir": str(folder.absolute())}
         options["group"] = self.options["group"] or group
         if attempts:
-            self.attempts, options["id"] = attempts, shared_id(attempts)
+            with warned():
+                options["id"] = self.shared_id(attempts)
         self._send("start", mode=self.mode, options=options)
 
     def log(self, values: dict[str, Any], step: int | None = None) -> None:
@@ -106,8 +108,11 @@ class WandbTracker(NoTracker):
 
     def finish(self, failed: bool) -> None:
         """Close the run; an exit code of 1 marks a failed one. Returns when it is taken, or after `PATIENCE`."""
-        if self.attempts and not failed:
-            self.attempts.unlink(missing_ok=True)
+        if self.attempts:
+            with warned(), self.attempts:
+                if not failed:
+                    Path(self.attempts.name).unlink(missing_ok=True)
+            self.attempts = None
         self._send("finish", exit_code=int(failed))
         if self.process is None or self.reader is None:
             return
@@ -116,6 +121,20 @@ class WandbTracker(NoTracker):
             log.warning("wandb: did not take all of this run within %d s, and does not get the rest", PATIENCE)
             self.process.kill()
         self.process = None
+
+    def shared_id(self, path: Path) -> str:
+        """Return the id of an earlier attempt at the run, which is kept at `path`, else a new one, which is then kept.
+
+        While another process holds the file, as an attempt at the same time, this run is another one.
+        """
+        self.attempts, new = artifacts.claim(path), secrets.token_hex(4)
+        if self.attempts is None:
+            return new
+        if kept := path.read_text():
+            return kept
+        self.attempts.write(new)
+        self.attempts.flush()
+        return new
 
     def _send(self, what: str, **about: Any) -> None:
         """Send a command to wandb's process; ignored if it has ended, which it has logged itself."""
@@ -129,13 +148,13 @@ class WandbTracker(NoTracker):
             self.process.stdin = None
 
 
-def shared_id(attempts: Path) -> str:
-    """Return the id of the run in the file `attempts`, or write a new one there."""
-    if not attempts.exists():
-        attempts.parent.mkdir(parents=True, exist_ok=True)
-        with artifacts.atomic(attempts) as scratch:
-            scratch.write_text(secrets.token_hex(4))
-    return attempts.read_text()
+@contextmanager
+def warned() -> Iterator[None]:
+    """Log a warning if the file with the run's id cannot be used."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("wandb: further attempts at this run will be runs of their own (%s)", error)
 
 
 def encoded(image: "Tensor") -> str:

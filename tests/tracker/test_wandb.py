@@ -92,6 +92,33 @@ def test_attempts_at_a_run_share_its_id_until_one_succeeds(tmp_path, monkeypatch
     assert first == second != other and {one["group"] for one in options} == {"mine"}
 
 
+def begin(folder: Path, monkeypatch) -> tuple[WandbTracker, str | None]:
+    """A tracker that has begun, and the id it asked for."""
+    sent: list[dict] = []
+    monkeypatch.setattr(WandbTracker, "_send", lambda self, what, **about: sent.append(about))
+    tracker = WandbTracker(project="bdiff", entity=None, group=None, mode="offline", tags=[])
+    tracker.process = SimpleNamespace()
+    tracker.start("a-name", {}, folder, attempts=folder / "attempts" / "key")
+    return tracker, sent[0]["options"].get("id")
+
+
+def test_runs_of_one_config_at_the_same_time_are_two(tmp_path, monkeypatch):
+    first, one = begin(tmp_path, monkeypatch)
+    second, two = begin(tmp_path, monkeypatch)
+    second.finish(failed=False)
+    first.finish(failed=True)
+    third, three = begin(tmp_path, monkeypatch)
+    third.finish(failed=False)
+    assert one == three != two and not [*(tmp_path / "attempts").iterdir()]
+
+
+def test_where_the_id_cannot_be_kept_the_run_goes_on(tmp_path, monkeypatch, caplog):
+    (tmp_path / "attempts" / "key").mkdir(parents=True)
+    tracker, own = begin(tmp_path, monkeypatch)
+    tracker.finish(failed=False)
+    assert own is None and len(warnings(caplog)) == 1
+
+
 def test_a_failed_run_is_closed_as_one(tracker, tmp_path, caplog):
     tracker.prepare()
     tracker.start("a-name", {}, tmp_path)
