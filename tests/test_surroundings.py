@@ -1,5 +1,6 @@
 """Where a run is started and into what: folders in use, homes, caches of others, what the environment was left with."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -17,6 +18,7 @@ from bdiff.config import environment
 from bdiff.config.compose import jobs
 from bdiff.config.words import normal, quoted
 from bdiff.data import load
+from bdiff.launch.job import clear, save_config
 from bdiff.store import artifacts
 from bdiff.store.ledger import Ledger
 
@@ -49,6 +51,25 @@ def script(*words: str, shell: str = "", **environment: str) -> subprocess.Compl
 def test_a_home_is_expanded_wherever_a_value_begins(typed, ours, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert normal(typed) == ours == normal(ours)
+
+
+@pytest.mark.parametrize("write", [lambda folder: clear(folder, "- a=1"), lambda folder: save_config(folder, {"a": 1})])
+def test_on_a_full_disk_a_run_s_files_stay_whole(write, tmp_path, monkeypatch):
+    """And what a killed run was writing is gone."""
+    names = ("config.yaml", "overrides.yaml")
+    for name in names:
+        (tmp_path / name).write_text("old")
+    (tmp_path / f"{artifacts.SCRATCH}left").mkdir()
+    clear(tmp_path, "old")
+
+    def full(path: Path, text: str, **how: str) -> None:
+        path.write_bytes(text[:3].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        write(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(names, "old")
 
 
 @pytest.mark.parametrize("path", ["/a b", '/a"b', "/a\\", '/a\\"b', "/a,b=[c]"])

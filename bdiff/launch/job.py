@@ -85,14 +85,14 @@ def clear(folder: Path, words: str) -> None:
 
     The log of the same request is continued; that of another is started over.
     """
-    for name in ("figures", "wandb"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    for left in (folder / "figures", folder / "wandb", *folder.glob(f"{artifacts.SCRATCH}*")):
+        shutil.rmtree(left, ignore_errors=True)
     for name in ("metrics.json", "report.html", "progress.jsonl"):
         (folder / name).unlink(missing_ok=True)
     kept, log = folder / "overrides.yaml", folder / "run.log"
-    if log.exists() and (not kept.exists() or kept.read_text() != words):
+    if log.exists() and (not kept.exists() or kept.read_text(encoding="utf-8") != words):
         os.truncate(log, 0)
-    kept.write_text(words)
+    artifacts.write_text(kept, words)
 
 
 def recorded(config: DictConfig, folder: Path, overrides: list[str], choices: dict[str, str]) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def page(folder: Path) -> None:
 
 def save_config(folder: Path, plain: dict[str, Any]) -> None:
     """Write config.yaml."""
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
+    artifacts.write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
 
 
 def experiment() -> tuple[Callable[[DictConfig], None], Callable[..., dict[str, Any]]]:

@@ -9,6 +9,7 @@ from bdiff.report.sheet import Sheet, to_csv, to_latex, to_md, to_rich
 from bdiff.report.site_boards import BOARDS, Measure
 from bdiff.report.site_rows import Matrix, matrix
 from bdiff.report.site_values import DAGGER, Value, adapted, value
+from bdiff.store import artifacts
 
 #: endings of a board's files, and what writes them
 FORMATS = {"txt": to_rich, "md": to_md, "latex": to_latex}
@@ -73,7 +74,7 @@ def write_tables(out: Path, cells: Sequence[Cell]) -> list[Path]:
         for ending, form in FORMATS.items():
             text = "\n".join(form(one) for one in sheets(board))
             files.append(out / f"{name}.{ending}")
-            files[-1].write_text(text, encoding="utf-8")
+            artifacts.write_text(files[-1], text)
         files.append(out / f"{name}.csv")
-        files[-1].write_text(to_csv(long_form(board)), encoding="utf-8")
+        artifacts.write_text(files[-1], to_csv(long_form(board)))
     return files

@@ -85,10 +85,15 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically."""
+    with atomic(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` atomically, as readable JSON; a nan or inf in it raises ValueError."""
-    with atomic(path) as scratch:
-        scratch.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -171,11 +176,6 @@ def sweep(folder: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-class Clock:
-    """Seconds of work in a stage's folder over all attempts, saved periodically: a kill loses the last few.
-
-    `writes` is True in the one process that writes there.
-    """
 def walk(folder: Path) -> Iterator[Path]:
     """Yield every file below `folder` except those that are being written, whose folders may vanish at any time.
 
@@ -186,6 +186,11 @@ def walk(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in names)
 
 
+class Clock:
+    """Seconds of work in a stage's folder over all attempts, saved periodically: a kill loses the last few.
+
+    `writes` is True in the one process that writes there.
+    """
 
     EVERY = 5.0  # seconds
 

@@ -1,6 +1,7 @@
 """The site of leaderboards: its numbers against ones worked out by hand, its links, strangers' words, and a browser."""
 
 import json
+import os
 import re
 from html import unescape
 from pathlib import Path
@@ -289,7 +290,11 @@ def test_the_overview_keeps_rows_of_other_steps_apart():
 
 def test_the_boards_are_tables_too(tmp_path, capsys):
     outputs(tmp_path / "outputs")
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "attacks.csv").write_text("old")
+    os.link(tmp_path / "tables" / "attacks.csv", tmp_path / "open")  # as one who reads it has it
     assert command(["report", str(tmp_path / "outputs"), "--tables", str(tmp_path / "tables")]) == 0
+    assert (tmp_path / "open").read_text() == "old"
     names = {path.name for path in (tmp_path / "tables").iterdir()}
     assert names == {f"{board}.{ending}" for board in ("attacks", "detection", "inputs", "removal")
                      for ending in ("txt", "md", "latex", "csv")} | {"overview.png"}  # fmt: skip
