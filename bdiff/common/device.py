@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -118,6 +119,22 @@ class Late:
         if self.arrival:
             self.arrival.synchronize()
         return self.copy
+
+
+@contextmanager
+def memory_errors(name: str, device: torch.device, hint: str) -> Iterator[None]:
+    """Turn an error for lack of memory, while `name` computes on `device`, into a RunError with a hint what to set."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On a CPU torch's allocator raises a plain RuntimeError.
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not known:
+            raise
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise RunError(
+            f"{name} ran out of memory on {device} ({why}): {hint}; runtime.plan=true estimates what a run needs"
+        ) from error
 
 
 def spare(device: torch.device) -> int:

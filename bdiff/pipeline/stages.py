@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bdiff.common.device import open_device
+from bdiff.common.device import memory_errors, open_device
 from bdiff.common.peers import Peers
 from bdiff.common.progress import Meter, progress
 from bdiff.common.versions import VERSION
@@ -29,6 +29,20 @@ log = logging.getLogger(__name__)
 
 #: folders of a growing stage that only a killed run needs again: a training's state, and answers batch by batch
 STATE, BATCHES = "state", "batches"
+
+#: by the name of a stage: what to set where it runs out of memory
+TRAINS = "lower runtime.micro_batch, which sums gradients over parts of a batch, or set runtime.recompute=true"
+MEASURES = "lower metric.batch_size"
+MEMORY_HINTS = {
+    "train": TRAINS,
+    "repair": TRAINS,
+    "sample": "lower sample.batch_size",
+    "audit": "set defense.checkpoint=true",
+    "amplify": "set amplify.inversion.checkpoint=true",
+    "measure": MEASURES,
+    "reference": MEASURES,
+    "activations": MEASURES,
+}
 
 
 class Asked(Protocol):
@@ -87,7 +101,9 @@ class Stages:
                 self.engines.clear()
                 with threads.kept(stage.folder), artifacts.Clock(stage.folder, self.main) as clock:
                     if together or self.main:
-                        facts = build()
+                        hint = MEMORY_HINTS.get(stage.name, "lower its batch_size")
+                        with memory_errors(name, self.device, hint):
+                            facts = build()
                     if together:
                         self.accelerator.wait_for_everyone()
                     if self.main:

@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import toys
 from diffusers import DDPMScheduler
 from omegaconf import OmegaConf
 
+from bdiff.common.errors import RunError
 from bdiff.diffusion.mode import Costs
 from bdiff.model import checkpoint
 from bdiff.pipeline.measure import Measuring, measure
@@ -69,6 +71,43 @@ def test_what_fails_is_not_finished_and_goes_on(tmp_path):
         run.once(stage, fail)
     assert stage.manifest is None and run.keys == {}
     assert run.once(stage, lambda: {"tried": 2})["tried"] == 2
+
+
+def on_a_cpu():
+    return torch.empty(1 << 50)
+
+
+def in_numpy():
+    return np.empty(1 << 50, np.float32)
+
+
+def on_a_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4 PiB.\nIt is full.")
+
+
+def elsewhere():
+    raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+@pytest.mark.parametrize(
+    ("name", "build", "said"),
+    [
+        ("train", on_a_cpu, r"mine ran out of memory on cpu \(.*can't allocate memory.*\): lower runtime.micro_batch"),
+        (
+            "sample",
+            on_a_gpu,
+            r"\(CUDA out of memory. Tried to allocate 4 PiB.\): lower sample.batch_size; runtime.plan=",
+        ),
+        ("shield", in_numpy, r"\(Unable to allocate .*\): lower its batch_size"),
+    ],
+)
+def test_a_stage_that_runs_out_of_memory_says_what_to_set(name, build, said, tmp_path):
+    run = stages(tmp_path)
+    with pytest.raises(RunError, match=said) as caught:
+        run.once(run.stage(name), build, "mine")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RuntimeError, match="mat1"):
+        run.once(run.stage(name), elsewhere)
 
 
 def setup() -> TrainingSetup:
