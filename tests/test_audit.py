@@ -9,13 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bdiff.cli import main as cli
 from bdiff.common.errors import RequestError
+from bdiff.config.options import own_settings
 from bdiff.library.suspects import load_suspect
 from bdiff.model.facts import facts
+from bdiff.pipeline import audit as pipeline
+from bdiff.pipeline.estimate import Row
+from bdiff.pipeline.planned import NEW
 from bdiff.report.audit import audit_lines, verdict
 
 QUICK = ["steps=2", "batch=2", "timesteps=[1.0,0.5]", "samples=9", "--device", "cpu", "--quiet"]
@@ -117,6 +122,30 @@ def test_the_cost_is_said_and_a_budget_keeps_to_it(place, capfd):
     assert not [*place.glob("outputs/audit*")]
     assert cli.command(["audit", "theirs", "--plan", "--device", "cpu", "--budget", "0.0001"]) == 2
     assert "--budget 0.0001 is too small: this model takes about" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("method", "steps"),
+    [("terd", {"steps": 3000, "refine_steps": 1000}), ("terd_digits", {"steps": 300, "refine_steps": 30}),
+     ("terd_digits", {"steps": 300, "refine_steps": 0}), ("purediffusion", {"steps": 40})],
+)  # fmt: skip
+def test_a_budget_shortens_all_that_takes_steps_and_leaves_the_rest(method, steps, monkeypatch):
+    def planned(config, facts, repairs):
+        spent = sum(
+            config.defense[name] * cost for name, cost in (("steps", 2.0), ("refine_steps", 9.0)) if name in steps
+        )
+        return [Row("audit", "k", NEW, "", 100.0 + spent, 0), Row("sample", "k", NEW, "", 50.0, 0)]
+
+    monkeypatch.setattr(pipeline, "plan", planned)
+    config = OmegaConf.create({"defense": OmegaConf.merge(own_settings("defense", method), steps)})
+    most = sum(row.seconds for row in planned(config, None, False))
+    assert pipeline.within(config, None, most) is config
+    budget = (most + 150) / 2
+    found = pipeline.within(config, None, budget)
+    assert budget - 11 <= sum(row.seconds for row in planned(found, None, False)) <= budget
+    assert {name: found.defense[name] for name in steps} == {name: value // 2 for name, value in steps.items()}
+    with pytest.raises(RequestError, match="is too small"):
+        pipeline.within(config, None, 150 + 2.0 * 9)
 
 
 def test_tensors_of_no_layer_and_files_that_hold_code_are_named(place):

@@ -7,7 +7,6 @@ images, a schedule, a correction coefficient) are arguments.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -68,8 +67,8 @@ class Detection(Defense):
     peers: Peers = ALONE
     #: where a detection that can go on after a kill keeps the state of `invert`
     state: Path | None = None
-    #: the range of scores: above the first value and up to the second
-    scores: ClassVar[tuple[float, float]] = (-inf, inf)
+    #: settings that are numbers of steps, the first of them `steps`: a shorter audit has fewer of each
+    shortened: ClassVar[tuple[str, ...]] = ("steps",)
     #: whether `compare` scores the samples relative to clean ones of the same model
     compares: ClassVar[bool] = False
 
@@ -92,6 +91,11 @@ class Detection(Defense):
     def work(self) -> Work:
         """What `invert` asks of the network with gradients, as far as that is known beforehand."""
         return Work(0, 1, gradients=True)
+
+    @property
+    def forward_images(self) -> int:
+        """The number of images that `invert` shows the network without gradients, beside `work`, as far as known."""
+        return 0
 
     @property
     def alive(self) -> int:

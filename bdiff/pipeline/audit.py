@@ -112,21 +112,30 @@ def within(config: DictConfig, facts: Facts, budget: float, repairs: bool = Fals
 
     Raises RequestError where it has none.
     """
-    rows = plan(config.copy(), facts, repairs)
-    total = sum(row.seconds or 0 for row in rows)
+
+    def seconds(of: DictConfig) -> float:
+        return sum(row.seconds or 0 for row in plan(of.copy(), facts, repairs))
+
+    total, steps = seconds(config), config.defense.get("steps") or LEAST
     if total <= budget:
         return config
-    steps = config.defense.get("steps")
-    searching = sum(row.seconds or 0 for row in rows if row.name == "audit")
-    fewer = int(steps * (1 - (total - budget) / searching)) if steps and searching else 0
-    if fewer < min(LEAST, steps or LEAST):
-        needs = total - searching * (1 - LEAST / steps) if steps and steps > LEAST else total
+    fewest = min(1.0, LEAST / steps)
+    needs = seconds(shorter(config, fewest)) if fewest < 1 else total
+    if needs > budget:
+        needs = min(needs, total)  # what is there already takes no time, but with other steps it is not there
         raise RequestError(
             f"--budget {budget / 60:g} is too small: this model takes about {needs / 60:.1f} minutes here"
         )
-    shorter = config.copy()
-    shorter.defense.steps = fewer
-    return shorter
+    return shorter(config, fewest + (1 - fewest) * (budget - needs) / (total - needs))
+
+
+def shorter(config: DictConfig, share: float) -> DictConfig:
+    """Return the config with a share, above 0, of each of the detection's numbers of steps, but at least one step."""
+    made = config.copy()
+    for name in examiner(config).shortened:
+        steps = config.defense[name]
+        made.defense[name] = min(steps, max(1, int(share * steps + 1e-9)))
+    return made
 
 
 def taken(made: Subject, facts: Facts) -> Stage:

@@ -87,19 +87,22 @@ def referred(run: Experiment, most: float = math.inf) -> Asked:
     return featured(int(min(len(run.data.reference), most)))
 
 
-def inverted(detection: Any, config: Any, steps: int) -> Asked:
-    """Return what a detection asks of the suspect."""
-    work, most = detection.work, config.checkpoint
+def inverted(detection: Any, config: Any, steps: int, forward: int = 0) -> Asked:
+    """Return what a detection asks of the suspect, which it shows `forward` images without gradients too."""
+    work = detection.work
+    most = config.checkpoint if work.gradients else False  # without gradients no activations are kept
     again = FORTH if most else 0  # activations are computed a second time, of a part of the batch if it is a number
     batch = work.batch * detection.alive if not most else work.batch if most is True else min(work.batch, most)
-    return Asked(work.images, f"{steps:,} steps", batch, passes=INPUT + again, precision=config.precision)
+    passes = (INPUT if work.gradients else FORTH) + again
+    images = work.images + math.ceil(forward * FORTH / passes)
+    return Asked(images, f"{steps:,} steps", batch, passes=passes, precision=config.precision)
 
 
 def audited(run: Subject, parts: dict[str, Any]) -> Asked:
     """Return what the run's detection asks, or that of its input check."""
     config = run.config.defense.get("inversion", run.config.defense)
     detection = method(config)
-    return inverted(detection, config, detection.total)
+    return inverted(detection, config, detection.total, detection.forward_images)
 
 
 def scored(run: Experiment, parts: dict[str, Any]) -> Asked:

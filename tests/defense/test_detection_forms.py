@@ -23,6 +23,7 @@ from bdiff.diffusion.schedule import Schedule
 from bdiff.pipeline.family import family_of, of_family
 from bdiff.pipeline.suspect import own
 from bdiff.pipeline.threshold import resolve_threshold
+from bdiff.pipeline.work import FORTH, INPUT, inverted
 
 LINEAR = Schedule(T, 1e-4, 0.02, "linear")
 PAIRS = [(name, law) for name in path.PATHS for law in path.LAWS]
@@ -253,6 +254,30 @@ def test_terds_scale_of_the_noise_is_that_which_a_model_explains():
     torch.testing.assert_close(found.gamma, torch.ones(SHAPE), atol=0.02, rtol=0)
     look = method.look(found, torch.empty(0))
     assert look == {"score": pytest.approx(look["kl_mean"] + look["kl_variance"]), **kl_of(found.trigger, found.gamma)}
+
+
+@pytest.mark.parametrize("name", ["terd", "terd_trojdiff"])
+def test_all_calls_of_a_refinements_step_are_kept_for_its_gradients(name):
+    model, settings = Suspect(Identity(), LINEAR, SHAPE), {"steps": 0, "batch": 2}
+    method = audit(name, **settings, refine_steps=1)
+    method.invert(model, 0)
+    assert method.alive * method.work.batch == model.evaluations == method.work.images
+    assert audit(name, **settings, refine_steps=0).alive == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoint", "forward", "passes", "images"),
+    [
+        ("diff_cleanse", False, 0, FORTH, 0),
+        ("diff_cleanse", True, 5, FORTH, 5),
+        ("purediffusion", False, 5, INPUT, 3),
+        ("purediffusion", True, 5, INPUT + FORTH, 2),
+    ],
+)
+def test_passes_are_counted_as_what_they_are(name, checkpoint, forward, passes, images):
+    method = audit(name)
+    found = inverted(method, OmegaConf.create({"checkpoint": checkpoint, "precision": "fp32"}), 1, forward)
+    assert (found.passes, found.images) == (passes, method.work.images + images)
 
 
 def test_images_agree_with_others_and_blank_ones_with_none():

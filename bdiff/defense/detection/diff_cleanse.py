@@ -9,7 +9,7 @@ have it, does not open a backdoor of ancestral sampling.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -100,8 +100,6 @@ class DiffCleanse(Detection):
     entropy: Annotated[Sequence[float], span, "least and largest entropy of an image as long as none agree"]
     samples: Annotated[int, at_least(2), "images drawn from the trigger that are scored"]
     threshold: Annotated[float | None, auto_or_number, "minimum score of a flagged model; null: none is flagged"]
-
-    scores: ClassVar = (0.0, 1.0)  # a fraction
 
     @property
     def families(self) -> Sequence[str]:

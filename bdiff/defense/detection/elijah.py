@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -49,8 +49,6 @@ class Elijah(Detection):
     )
     family: Annotated[str | None, one_of(*LAWS), "of samplers that samples are drawn by; null: the run's"] = None
     affine: Annotated[bool, "draw samples as TrojDiff's are, the trigger at every step part of the noise"] = False
-
-    scores: ClassVar = (-1.0, 0.0)  # minus a mean squared distance on [0,1]
 
     @property
     def total(self) -> int:

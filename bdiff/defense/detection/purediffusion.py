@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from bdiff.defense.detection.evidence import (
     uniformity,
 )
 from bdiff.defense.detection.kept import Kept
-from bdiff.defense.detection.probe import pass_over, probe, sampled
+from bdiff.defense.detection.probe import STEPS, pass_over, probe, sampled
 from bdiff.defense.settings import PureDiffusionSettings
 from bdiff.diffusion.mode import Work
 
@@ -89,8 +89,6 @@ class PureDiffusion(Detection):
         "mean"
     )
 
-    scores: ClassVar = (-1.0, 0.0)  # minus a mean squared distance on [0,1]
-
     @property
     def total(self) -> int:
         """See `Detection.total`."""
@@ -136,6 +134,13 @@ class PureDiffusion(Detection):
         """See `Detection.work`."""
         images = self.starts * self.steps * len(self.timesteps) * self.batch
         return Work(images, min(self.own, TOGETHER) * self.batch, gradients=True)
+
+    @property
+    def forward_images(self) -> int:
+        """See `Detection.forward_images`: of probes, of the clean chain, and of samples that choose among laws."""
+        probes = len(self.families) * self.probes * self.probe_rounds * self.probe_draws
+        drawn = len(self.pairs) + len({law for _, law in self.pairs}) if len(self.pairs) > 1 else 0
+        return STEPS * (probes + drawn * self.samples) + len(self.timesteps) * self.batch
 
     @property
     def alive(self) -> int:

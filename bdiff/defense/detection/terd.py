@@ -67,12 +67,17 @@ class Terd(Detection):
     clip_norm: Annotated[float, above(0), "gradient norm to clip to in the refinement"]
     threshold: Annotated[float | None, auto_or_number, "minimum score of a flagged model; null: none is flagged"]
 
-    scores: ClassVar = (0.0, math.inf)  # a divergence
+    shortened: ClassVar = ("steps", "refine_steps")
 
     @property
     def total(self) -> int:
         """See `Detection.total`."""
         return self.steps + self.refine_steps
+
+    @property
+    def alive(self) -> int:
+        """See `Detection.alive`: in the refinement, gradients go through all calls of a step."""
+        return math.ceil((self.ddim_steps + 4) / 2) if self.refine_steps else 1
 
     @property
     def work(self) -> Work:
