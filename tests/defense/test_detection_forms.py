@@ -210,6 +210,7 @@ def test_divergence_and_input_check_of_scaled_noise_are_those_of_gaussians():
     ratio = (Normal(mu, gamma).log_prob(x) - Normal(0, 1).log_prob(x)).flatten(1).sum(1)
     assert torch.equal(is_backdoored(x, mu, gamma), ratio > 0)
     assert 0 < is_backdoored(x, mu, gamma).float().mean() < 1
+    assert is_backdoored(torch.stack([mu, mu + 1]), mu, 0 * gamma).tolist() == [True, False]
 
 
 class Trojan(nn.Module):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-LEAST = 1e-3  # scale of noise that a divergence takes any smaller one for; of 0 it would be infinite
+LEAST = 1e-3  # scale of noise that any smaller one is taken for; of 0, divergences and likelihoods are infinite
 
 
 def kl_of(trigger: Tensor, gamma: Tensor | None = None) -> dict[str, float]:

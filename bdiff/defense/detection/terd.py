@@ -13,7 +13,7 @@ from bdiff.common.seeds import generator
 from bdiff.config.rules import above, at_least, auto_or_number
 from bdiff.defense.base import Detection, Inversion, Suspect
 from bdiff.defense.detection.curve import Curve
-from bdiff.defense.detection.evidence import kl_of, log_likelihood_ratio
+from bdiff.defense.detection.evidence import LEAST, kl_of, log_likelihood_ratio
 from bdiff.diffusion.mode import Work
 
 
@@ -45,7 +45,7 @@ def is_backdoored(x: Tensor, mu: Tensor, gamma: Tensor | None = None) -> Tensor:
 
     gamma (C,H,W) is 1 by default. The authors' code has it as the covariance, of which it is the root.
     """
-    return log_likelihood_ratio(x, mu, gamma) > 0
+    return log_likelihood_ratio(x, mu, None if gamma is None else gamma.clamp(min=LEAST)) > 0
 
 
 @dataclass
