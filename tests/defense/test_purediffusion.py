@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from bdiff.amplify.purediffusion import Amplifier
+from bdiff.common.peers import ALONE, Peers
 from bdiff.common.seeds import generator
 from bdiff.config.instantiate import make
 from bdiff.defense.base import Inversion, Suspect
@@ -225,6 +226,41 @@ def test_a_killed_inversion_goes_on_bit_for_bit(tmp_path, monkeypatch):
     assert again.evaluations == expected.evaluations
     left.write_bytes(left.read_bytes()[:100])
     assert torch.equal(method.invert(suspect(), 1).trigger, straight.trigger)
+
+
+def test_fewer_processes_do_not_go_on_from_the_searches_of_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "EVERY", 0.0)
+    whole, method = pure(steps=3, batch=2, restarts=3), pure(steps=3, batch=2, restarts=3)
+    method.state, method.peers = tmp_path / "state", Peers(0, 2)  # whose searches are the first and the last
+
+    def killed(line: str) -> None:
+        if [*tmp_path.rglob("*.pt")]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        method.invert(suspect(), 1, killed)
+    method.peers = ALONE
+    assert torch.equal(method.invert(suspect(), 1).trigger, whole.invert(suspect(), 1).trigger)
+
+
+@pytest.mark.parametrize("changes", [{"probes": 0}, {"probes": 1}, {"law": "each", "path": "each", "probes": 1}])
+def test_all_that_the_network_is_shown_is_planned(changes):
+    method = pure(steps=2, batch=3, probe_draws=8, probe_rounds=2, timesteps=[1.0, 0.5], **changes)
+    model = Suspect(Recorder(), toys.schedule(40), SHAPE)
+    method.invert(model, 0)
+    assert model.evaluations == method.work.images + method.forward_images
+
+
+def test_a_trigger_that_does_nothing_has_a_loss_of_nothing():
+    model, method = Suspect(Recorder(), LINEAR, SHAPE), pure(batch=4, shift=0.5, spread=2.0, consistency=3.0, steps=1)
+    losses = method.losses(model, 0)
+    tiny = losses(torch.full((1, *SHAPE), 1e-4)).item()
+    assert losses.nothing > 2.6 and tiny == pytest.approx(losses.nothing, rel=1e-3)
+    found = method.invert(model, 0)
+    assert found.evidence == {"loss": found.curve[-1], "nothing": losses.nothing}
+    samples = 2 * torch.rand((16, *SHAPE), generator=draws()) - 1
+    score = method.compare(found, samples, samples)["trigger_score"]
+    assert score == pytest.approx(1 - found.curve[-1] / losses.nothing)
 
 
 def test_the_trigger_stays_within_its_bound():

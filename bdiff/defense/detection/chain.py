@@ -100,6 +100,12 @@ class Losses:
         each = zip(seen.eps.unbind(1), seen.x0.unbind(1), taus, strict=True)
         return torch.stack([self.of(Chain(eps, x0), tau, self.law.of(r)) for r, (eps, x0, tau) in enumerate(each)])
 
+    @property
+    def nothing(self) -> float:
+        """The objective of a trigger that does nothing: both ratios are 1, and predictions change as the clean ones."""
+        changed = consistency_loss(self.clean.x0, self.suspect.schedule.abar[self.t]).item()
+        return self.shift + self.spread + self.consistency * changed
+
     def under(self, laws: Sequence[Shift]) -> "Losses":
         """Return the objective for as many triggers, each by its own law."""
         same = all(one is laws[0] for one in laws)

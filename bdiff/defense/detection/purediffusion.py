@@ -9,7 +9,7 @@ two judgements are put together, and the search where neither path nor law is kn
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Annotated, NamedTuple
 
@@ -116,7 +116,13 @@ class PureDiffusion(Detection):
 
     @property
     def version(self) -> int:
-        """See `Detection.version`: until 0.2.0 law=ode was twice the ancestral c_t, and of several laws blanks won."""
+        """See `Detection.version`.
+
+        Until 0.2.0 law=ode was twice the ancestral c_t, and of several laws blanks won; later, the evidence lacked
+        what a trigger loses that does nothing.
+        """
+        if self.consistency:
+            return 3
         return 2 if self.law in ("ode", EACH) or self.path == EACH else 1
 
     @property
@@ -172,13 +178,15 @@ class PureDiffusion(Detection):
             group = searches[first : first + TOGETHER]
             objective = losses.under([laws[one.path, one.law] for one in group])
             taus = torch.stack([starts[one.start] for one in group])
-            kept = Kept(self.state and self.state / f"{'-'.join(map(str, group[0]))}.pt")
+            name = "_".join("-".join(map(str, one)) for one in group)  # other processes may have other groups
+            kept = Kept(self.state and self.state / f"{name}.pt")
             taus, curves = descend(objective, taus, self.steps, self.lr, self.bound, watch, kept)
             own += zip(group, taus.cpu(), curves, strict=True)
         # Processes hear of each other here alone: should a compiler fail before, one of them can begin anew.
         found = self.peers.join(own)
         suspect.evaluations = before + sum(self.peers.gather(suspect.evaluations - before))
-        return self.best(found, suspect, seed)
+        best = self.best(found, suspect, seed)
+        return replace(best, evidence=best.evidence | {"nothing": losses.nothing}) if self.consistency else best
 
     def best(self, found: list[Result], suspect: Suspect, seed: int) -> Inversion:
         """Return the inversion with the lowest loss at its end; of several laws, by the one with the most support."""
@@ -237,7 +245,7 @@ class PureDiffusion(Detection):
         """
         few, beside = samples[: self.samples], clean[: self.samples]
         target = relative_uniformity(few, beside, self.trim)
-        nothing = self.shift + self.spread
+        nothing = inversion.evidence.get("nothing", self.shift + self.spread)
         trigger = 1 - inversion.evidence["loss"] / nothing if nothing else 0.0
         return {
             "relative_score": target,
