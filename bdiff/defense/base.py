@@ -154,6 +154,10 @@ class Removal(Defense):
     #: the clean model, for removals that need one
     clean: Denoiser | None = None
 
+    def version(self, prediction: str) -> int:
+        """Return that of what `remove` does to a network of this prediction; part of keys from 2 on."""
+        return 1
+
     @abstractmethod
     def remove(self, suspect: Suspect, images: Images, trigger: Tensor | None, train: Train) -> Denoiser:
         """Return a denoiser of the suspect's architecture without the backdoor.

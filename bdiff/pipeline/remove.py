@@ -49,6 +49,7 @@ def remove(
     rows = rows[: max(1, math.ceil(settings.get("images", 0) * len(rows)))].sort().values
     config = train_config(settings, len(rows))
     found, clean = known
+    version = removal.version(model.parts["prediction"])
     stage = stages.stage(
         "repair",
         model=model.key,
@@ -59,6 +60,7 @@ def remove(
         trigger=found.key if found else None,
         seed=seed,
         **({"clean": clean.identity} if clean else {}),
+        **({"removal_version": version} if version > 1 else {}),
     )
 
     def build() -> dict[str, Any]:

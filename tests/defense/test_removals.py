@@ -38,14 +38,14 @@ class TwoLayers(nn.Module):
         return (self.conv_out(self.conv_in(x)),)
 
 
-def suspect(unet: nn.Module | None = None, seed: int = 0) -> Suspect:
+def suspect(unet: nn.Module | None = None, seed: int = 0, prediction: str = "epsilon") -> Suspect:
     """A toy model as defenses see it, with weights moved by noise of a `seed`."""
     net = unet or toys.unet()
     torch.manual_seed(seed)
     with torch.no_grad():
         for weight in net.parameters():
             weight += 0.05 * torch.randn_like(weight)
-    return Suspect(net, toys.schedule(), SHAPE)
+    return Suspect(net, toys.schedule(), SHAPE, prediction=prediction)
 
 
 def descend(net, loss, images=None):
@@ -142,8 +142,9 @@ def test_diff_cleanse_prunes_what_triggered_inputs_depend_on(weight):
     assert gone.nonzero().flatten().tolist() == [int((triggered + weight * clean).argmax())]
 
 
-def test_diff_cleanse_trains_on_the_noise_and_the_suspects_answer():
-    frozen, net = suspect(), suspect(seed=1)
+@pytest.mark.parametrize("prediction", ["epsilon", "sample"])
+def test_diff_cleanse_trains_on_the_answer_and_the_suspects(prediction):
+    frozen, net = suspect(prediction=prediction), suspect(seed=1, prediction=prediction)
     rows = torch.arange(6)
     batch = Batch(toys.images().take(rows), rows, slice(6), 6)
     torch.manual_seed(7)
@@ -153,7 +154,8 @@ def test_diff_cleanse_trains_on_the_noise_and_the_suspects_answer():
     abar = frozen.schedule.abar[t].view(-1, 1, 1, 1)
     x_t = abar.sqrt() * to_float(batch.pixels) + (1 - abar).sqrt() * eps
     answer = net(x_t, t)
-    torch.testing.assert_close(value, mse_loss(answer, eps) + 0.3 * mse_loss(answer, frozen(x_t, t)))
+    right = eps if prediction == "epsilon" else to_float(batch.pixels)
+    torch.testing.assert_close(value, mse_loss(answer, right) + 0.3 * mse_loss(answer, frozen(x_t, t)))
 
 
 def test_generated_images_are_ddims_and_the_same_for_any_number_of_them():

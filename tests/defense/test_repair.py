@@ -14,10 +14,12 @@ from torch import nn
 
 from bdiff.config.instantiate import make
 from bdiff.defense.removal.anp import Anp, Perturbed, rises
+from bdiff.defense.removal.diff_cleanse import keeping_loss
 from bdiff.defense.removal.elijah import ElijahRemoval, removal_loss
 from bdiff.defense.removal.pruning import convolutions, pruned
 from bdiff.diffusion.batch import Batch, Loss
-from bdiff.diffusion.denoiser import Denoiser, Suspect
+from bdiff.diffusion.denoiser import PREDICTIONS, Denoiser, Suspect
+from bdiff.diffusion.objective import clean, denoising_loss
 from bdiff.diffusion.training import TrainConfig, fit
 
 SHAPE = (1, toys.SIZE, toys.SIZE)
@@ -91,6 +93,25 @@ def test_the_removal_loss_is_the_papers(shift_weight, clean_weight):
     clean, triggered, held = torch.tensor(terms).mean(0).tolist()
     assert min(clean, triggered, held) > 1e-3
     assert value.item() == pytest.approx(clean + shift_weight * triggered + clean_weight * held, rel=1e-4)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_clean_loss_of_a_removal_is_trainings_whatever_the_network_predicts(prediction):
+    frozen = Suspect(toys.unet(), toys.schedule(), SHAPE, prediction=prediction)
+    net = Denoiser(toys.unet(), toys.schedule(), SHAPE, prediction=prediction)
+    batch = Batch(toys.images().take(torch.arange(6)), torch.arange(6), slice(6), 6)
+    losses = [
+        denoising_loss(clean, frozen.schedule, None, False, prediction),
+        removal_loss(frozen, trigger(), False, 0.0, 0.0),
+        keeping_loss(frozen, False, 0.0),
+        keeping_loss(frozen, False, 2.0),  # to its own answers, of which the network's are no different
+    ]
+    values = []
+    for loss in losses:
+        torch.manual_seed(7)
+        values.append(loss(net, batch).item())
+    assert values == pytest.approx([values[0]] * 4, rel=1e-5)
+    assert ElijahRemoval(1.0, 1.0).version(prediction) == (1 if prediction == "epsilon" else 2)
 
 
 def test_the_removal_loss_is_the_same_for_any_split_over_processes():
@@ -219,7 +240,7 @@ def test_a_channels_rise_is_the_losss_slope_along_its_change():
         net.change.uniform_(-0.5, 0.5)
     found = net.change.detach().clone()
 
-    def clean(net: nn.Module, batch: Batch) -> torch.Tensor:
+    def loss(net: nn.Module, batch: Batch) -> torch.Tensor:
         x = batch.pixels / 255
         return nn.functional.mse_loss(net(x, None), 2 * x)
 
@@ -227,11 +248,11 @@ def test_a_channels_rise_is_the_losss_slope_along_its_change():
         with torch.no_grad():
             net.change.copy_(found)
             net.change[:, channel] *= 1 + stretch
-            value = clean(net, Batch(toys.images(1).pixels, torch.zeros(1), slice(1), 1)).item()
+            value = loss(net, Batch(toys.images(1).pixels, torch.zeros(1), slice(1), 1)).item()
             net.change.copy_(found)
         return value
 
-    got = rises(net, clean, toys.images(1), count=100)  # the one image a hundred times, in two batches
+    got = rises(net, loss, toys.images(1), count=100)  # the one image a hundred times, in two batches
     expected = [(loss_at(channel, 0.5) - loss_at(channel, -0.5)) for channel in range(8)]  # exact for a quadratic
     assert got.tolist() == pytest.approx(expected, rel=1e-3, abs=1e-6)
 

@@ -12,6 +12,7 @@ zero, so that the network stays a stock UNet. Their code adds both importances, 
 difference in mind: `clean_importance` is the weight of the clean one, 1 in their code.
 """
 
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -24,7 +25,7 @@ from bdiff.data.base import Images, TensorImages, to_uint8
 from bdiff.defense.base import Removal, Suspect, Train
 from bdiff.defense.removal.pruning import BATCH, convolutions, drawn, largest, pruned
 from bdiff.diffusion.batch import Batch, Loss
-from bdiff.diffusion.denoiser import Denoiser, eps_of
+from bdiff.diffusion.denoiser import EPSILON, Denoiser, eps_of, target_of
 from bdiff.diffusion.objective import Draw, clean, shown
 
 WINDOW = 0.1  # fraction of the schedule, at its end, that importance is taken over (authors: 900 to 999 of 1000)
@@ -61,6 +62,10 @@ class DiffCleanseRemoval(Removal):
             raise ValueError(f"share={share} is not a fraction: choose a value from 0 to 1")
         self.share, self.clean_importance, self.keep_weight = share, clean_importance, keep_weight
         self.count, self.generated, self.generated_steps = count, generated, generated_steps
+
+    def version(self, prediction: str) -> int:
+        """See `Removal.version`: until 0.2.0 every loss was in terms of noise."""
+        return 1 if prediction == EPSILON else 2
 
     def remove(self, suspect: Suspect, images: Images, trigger: Tensor | None, train: Train) -> Denoiser:
         """Return the pruned and fine-tuned copy; see `Removal.remove`. Raises ValueError without a trigger."""
@@ -100,18 +105,19 @@ def importance(suspect: Suspect, images: Images, shift: Tensor, count: int) -> l
 def keeping_loss(suspect: Suspect, flip: bool, keep_weight: float) -> Loss:
     """Return MSE[eps_th(x_t, t), eps] + keep_weight MSE[eps_th(x_t, t), eps_0(x_t, t)], eps_0 being the suspect.
 
-    Both are in terms of noise, whatever the network predicts.
+    Both are in the network's own terms, as in training: in terms of noise, those of a network that predicts x0 would
+    hang on the first few timesteps.
     """
     schedule = suspect.schedule
 
     def loss(net: nn.Module, batch: Batch) -> Tensor:
         x_t, t, eps, _ = clean(schedule, shown(batch, None, flip), Draw(batch, len(schedule)))
-        predicted = eps_of(suspect.prediction, schedule, x_t, net(x_t, t), t)
+        predicted, own = net(x_t, t), partial(target_of, suspect.prediction, schedule, x_t)
         if not keep_weight:
-            return mse_loss(predicted, eps)
+            return mse_loss(predicted, own(eps, t))
         with torch.no_grad():
-            reference = suspect.eps(x_t, t)
-        return mse_loss(predicted, eps) + keep_weight * mse_loss(predicted, reference)
+            reference = own(suspect.eps(x_t, t), t)
+        return mse_loss(predicted, own(eps, t)) + keep_weight * mse_loss(predicted, reference)
 
     return loss
 

@@ -10,7 +10,7 @@ from bdiff.config.rules import at_least
 from bdiff.data.base import Images
 from bdiff.defense.base import Removal, Suspect, Train
 from bdiff.diffusion.batch import Batch, Loss
-from bdiff.diffusion.denoiser import Denoiser, eps_of
+from bdiff.diffusion.denoiser import EPSILON, Denoiser, eps_of, target_of
 from bdiff.diffusion.objective import Draw, clean, shown
 
 
@@ -38,6 +38,10 @@ class ElijahRemoval(Removal):
                 raise ValueError(f"{name}={weight} is the weight of a loss: choose a value of at least 0")
         self.shift_weight, self.clean_weight = shift_weight, clean_weight
 
+    def version(self, prediction: str) -> int:
+        """See `Removal.version`: until 0.2.0 every loss was in terms of noise."""
+        return 1 if prediction == EPSILON else 2
+
     def remove(self, suspect: Suspect, images: Images, trigger: Tensor | None, train: Train) -> Denoiser:
         """Return the fine-tuned copy; see `Removal.remove`. Raises ValueError without a trigger."""
         if trigger is None:
@@ -50,8 +54,8 @@ class ElijahRemoval(Removal):
 def removal_loss(suspect: Suspect, trigger: Tensor, flip: bool, shift_weight: float, clean_weight: float) -> Loss:
     """Return clean DDPM loss + shift_weight MSE[eps_th(eps + tau, T-1), eps_0(eps, T-1)] + clean_weight MSE[no tau].
 
-    eps_0 is the suspect, tau its trigger (C,H,W). As in the authors' code, eps is the noise of the DDPM loss. All three
-    losses are in terms of noise, whatever the network predicts.
+    eps_0 is the suspect, tau its trigger (C,H,W). As in the authors' code, eps is the noise of the DDPM loss. The clean
+    loss is in the network's own terms, as in training; the others are in terms of noise, whatever the network predicts.
     """
     trigger, schedule = trigger.to(suspect.device), suspect.schedule
 
@@ -62,9 +66,10 @@ def removal_loss(suspect: Suspect, trigger: Tensor, flip: bool, shift_weight: fl
             reference = suspect.eps(eps, last)
         # One pass for all three, as distributed training does not support several forward passes per backward.
         x, times = torch.cat([x_t, eps + trigger, eps]), torch.cat([t, last, last])
-        denoised, triggered, plain = eps_of(suspect.prediction, schedule, x, net(x, times), times).chunk(3)
+        raw = net(x, times)
+        _, triggered, plain = eps_of(suspect.prediction, schedule, x, raw, times).chunk(3)
         return (
-            mse_loss(denoised, eps)
+            mse_loss(raw.chunk(3)[0], target_of(suspect.prediction, schedule, x_t, eps, t))
             + shift_weight * mse_loss(triggered, reference)
             + clean_weight * mse_loss(plain, reference)
         )
