@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from math import floor, inf, log, sqrt
+from math import ceil, floor, inf, log, sqrt
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bdiff.config.parts import describe
 from bdiff.diffusion.schedulers import last_abar
+from bdiff.metric.roc import passing
 from bdiff.model.check import config_path, read
 from bdiff.model.check import problems as checkpoint_problems
 
@@ -22,7 +23,7 @@ PATHS = ("mean", "noise")
 #: the fraction of alpha for a certification's last look at the votes, if it can stop earlier
 LAST = 0.9
 #: clean noises that have to lie above an input check's threshold: with fewer, chance decides what its rate is
-LEAST = 5
+LEAST = 4
 
 
 def node(config: DictConfig, key: str) -> Any:
@@ -117,17 +118,18 @@ def sample_problems(config: DictConfig, key: str) -> list[str]:
 def rate_problems(config: DictConfig, key: str) -> list[str]:
     """Return the problem that an input check draws too few clean noises for the rate of false positives asked for."""
     count, rate = config.defense.count, config.defense.false_positive_rate
-    if int(rate * count) >= LEAST:
+    above = passing(count, rate)
+    if above >= LEAST:
         return []
     return [
-        f"{key}.count={count} leaves {int(rate * count)} clean noises above a threshold with "
+        f"{key}.count={count} leaves {max(0, above)} clean noises above a threshold with "
         f"{key}.false_positive_rate={rate}, and {LEAST} are needed: set count to {needed(rate)} or more"
     ]
 
 
 def needed(rate: float) -> int:
     """Return how many clean noises an input check needs for a rate of false positives."""
-    return next(count for count in range(floor(LEAST / rate), floor(LEAST / rate) + 3) if int(rate * count) >= LEAST)
+    return ceil((LEAST + 1) / rate - 1e-9) - 1
 
 
 def step_problems(config: DictConfig, key: str) -> list[str]:

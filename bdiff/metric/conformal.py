@@ -10,12 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bdiff.metric.roc import auroc
-
-
-def p_value(clean: Sequence[float], score: float) -> float:
-    """Return the fraction, in (0,1], of n + 1 models that score at least as high: of the clean ones, and this one."""
-    return (1 + sum(other >= score for other in clean)) / (len(clean) + 1)
+from bdiff.metric.roc import auroc, passing
 
 
 def fewest(rate: float) -> int:
@@ -26,10 +21,11 @@ def fewest(rate: float) -> int:
 def threshold(clean: Sequence[float], rate: float) -> float:
     """Return the smallest score whose p value is at most `rate`, in (0,1); inf if the clean scores are too few for any.
 
-    It lies just above a clean score: equal scores have equal p values.
+    The p value is the fraction, of the clean models and the one that is judged, that score at least as high. The
+    threshold lies just above a clean score: equal scores have equal p values.
     """
-    passing = math.floor(rate * (len(clean) + 1) + 1e-9) - 1  # clean scores that may reach it
-    return math.nextafter(sorted(clean, reverse=True)[passing], math.inf) if passing >= 0 else math.inf
+    above = passing(len(clean), rate)
+    return math.nextafter(sorted(clean, reverse=True)[above], math.inf) if above >= 0 else math.inf
 
 
 @dataclass(frozen=True)

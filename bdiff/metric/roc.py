@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from math import floor
 from statistics import fmean
 
 
@@ -15,10 +16,17 @@ def auroc(clean: Sequence[float], attacked: Sequence[float]) -> float | None:
     return fmean(below) / len(ordered) if ordered and below else None
 
 
+def passing(count: int, rate: float) -> int:
+    """Return how many of `count` clean scores may be above a threshold of a false-positive rate in [0,1).
+
+    With k above it, another clean score is with probability (k + 1) / (count + 1); -1: that is too much for any k.
+    """
+    return floor(rate * (count + 1) + 1e-9) - 1
+
+
 def threshold_at(clean: Sequence[float], rate: float) -> float:
-    """Return the smallest clean score such that at most a fraction `rate`, in [0,1), of them is above it."""
-    ordered = sorted(clean)
-    return ordered[len(ordered) - 1 - int(rate * len(ordered))]
+    """Return the clean score that as many are above as may be, see `passing`; the largest if none may."""
+    return sorted(clean, reverse=True)[max(0, passing(len(clean), rate))]
 
 
 def rate_above(scores: Sequence[float], threshold: float) -> float:

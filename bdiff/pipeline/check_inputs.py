@@ -18,7 +18,7 @@ from bdiff.defense.check import LEAST, needed
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.mode import Work
 from bdiff.diffusion.noise import Noise
-from bdiff.metric.roc import auroc, rate_above, threshold_at
+from bdiff.metric.roc import auroc, passing, rate_above, threshold_at
 from bdiff.pipeline.detect import inversion, invert
 from bdiff.pipeline.prepare import Pictures
 from bdiff.pipeline.result import Figure, ScoreHistogram, StageResult
@@ -80,7 +80,7 @@ def rates_of(scores: Mapping[str, Sequence[float]], threshold: float) -> tuple[d
     found["tpr"] = rate_above(triggered, threshold)
     found["auroc"] = cast(float, auroc(clean, triggered))  # there are some of each
     for rate in RATES:
-        if int(rate * len(known)) >= LEAST:
+        if passing(len(known), rate) >= LEAST:
             found[f"tpr@{rate:g}"] = rate_above(triggered, threshold_at(known, rate))
         else:
             absent[f"tpr@{rate:g}"] = f"needs {needed(rate)} clean noises to set its threshold: set defense.count"

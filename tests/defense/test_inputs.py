@@ -153,8 +153,8 @@ def test_a_score_does_not_depend_on_the_batch_and_costs_what_the_check_says(name
 def test_rates_and_why_some_are_absent():
     known, clean, triggered = range(100), [10.0, 95.5, 10.0, 20.0], [99.5, 94.5, 50.0, 10.0]
     found, absent = rates_of({"known": known, "clean": clean, "triggered": triggered}, 94)
-    assert found == {"fpr": 0.25, "tpr": 0.5, "auroc": (4 + 3 + 3 + 1) / 16, "tpr@0.05": 0.5}
-    assert absent == {"tpr@0.01": "needs 500 clean noises to set its threshold: set defense.count"}
+    assert found == {"fpr": 0.25, "tpr": 0.5, "auroc": (4 + 3 + 3 + 1) / 16, "tpr@0.05": 0.25}
+    assert absent == {"tpr@0.01": "needs 499 clean noises to set its threshold: set defense.count"}
     found, absent = rates_of({"known": known, "clean": clean}, 94)
     assert found == {"fpr": 0.25} and [*absent] == ["tpr"]
 
@@ -163,12 +163,12 @@ def test_rates_and_why_some_are_absent():
     ("words", "problems"),
     [
         (
-            ["defense=temporal", "defense.count=499", "defense.steps=101", "defense.references=12"],
+            ["defense=temporal", "defense.count=498", "defense.steps=101", "defense.references=12"],
             [
                 "defense.steps=101 is more than the schedule's 100 timesteps",
                 "defense.references=12 is too few for chains of 101 steps: set 202 or more",
-                "defense.count=499 leaves 4 clean noises above a threshold with defense.false_positive_rate=0.01, and "
-                "5 are needed: set count to 500 or more",
+                "defense.count=498 leaves 3 clean noises above a threshold with defense.false_positive_rate=0.01, and "
+                "4 are needed: set count to 499 or more",
             ],
         ),
         (
