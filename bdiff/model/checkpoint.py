@@ -40,6 +40,7 @@ from bdiff.store.integrity import entries
 log = logging.getLogger(__name__)
 SIDECAR = "bdiff.json"
 LEARNED = "attack.safetensors"
+START = "model.pretrained="  # what messages call the checkpoint that training starts from
 FILES = ["*.json", "*.safetensors", "*.bin"]  # of a model on the hub
 
 
@@ -74,7 +75,7 @@ def examine(pretrained: str, unet: dict[str, Any], schedule: Schedule) -> None:
         log.warning("%s", line)
 
 
-def fetch(pretrained: str, setting: str = "model.pretrained=") -> Path:
+def fetch(pretrained: str, setting: str = START) -> Path:
     """Return the local folder of a diffusers folder or hub id, downloading what is missing.
 
     `setting` is what messages call it by. Raises RequestError if it is not available.
@@ -91,14 +92,10 @@ def fetch(pretrained: str, setting: str = "model.pretrained=") -> Path:
         if not allowed():
             raise NotHere(f"model.pretrained: {pretrained}: not here, to be downloaded") from error
         reason = str(error).strip().splitlines()[0]
-        hints = [
-            "use a local copy (model.pretrained=<folder>)",
-            "go online",
-            "train from scratch (model.pretrained=null)",
-        ]
+        start = "use a local copy (model.pretrained=<folder>), go online, or train from scratch (model.pretrained=null)"
         raise RequestError(
             f"{setting}{pretrained} cannot be fetched ({type(error).__name__}: {reason})",
-            f"  {', '.join(hints[:2])}, or {hints[2]}" if setting else "  it is no folder here: give one, or go online",
+            f"  {start if setting == START else 'it is no folder here: give one, or go online'}",
         ) from error
 
 

@@ -18,6 +18,7 @@ from bdiff.common.errors import RequestError, RunError
 from bdiff.data.joined import joined
 from bdiff.diffusion.schedulers import start_marks
 from bdiff.diffusion.steps import class_of, first_timestep
+from bdiff.model import checkpoint
 from bdiff.model.checkpoint import weights_digest
 from bdiff.pipeline.amplify import amplify
 from bdiff.pipeline.class_target import target_class
@@ -118,11 +119,23 @@ def examine_requirements(run: Experiment) -> None:
     if config.defense._target_:
         schedule, defense = run.diffusion.schedule, config.defense
         examined(method(defense), defense, schedule, lambda: test_rows(run.data, config.classifier)[1])
+        examine_clean_model(run)
     for name in ("classifier", "surrogate"):
         if config.get(name):
             examine_classifier(run.images, config[name], name)
     if run.attack.label is not None:
         examine_classifier(joined(run.images, run.attack.others), config.classifier, "classifier")
+
+
+def examine_clean_model(run: Experiment) -> None:
+    """Fetch the clean model that a removal is given, which may be on the hub. Raises RequestError if it is not there.
+
+    A plan downloads nothing.
+    """
+    defense = run.config.defense
+    key, node = ("defense.removal", defense.removal) if defense.get("repair") else ("defense", defense)
+    if getattr(method(node), "needs_clean", False) and node.clean is not None and not run.stages.planning:
+        checkpoint.fetch(node.clean, f"{key}.clean=")
 
 
 def train_suspect(run: Experiment, start: InitialWeights) -> Stage:

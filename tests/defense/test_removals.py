@@ -2,15 +2,18 @@
 
 from copy import deepcopy
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 import toys
+from omegaconf import OmegaConf
 from torch import nn
 from torch.nn.functional import conv2d, mse_loss
 
 from bdiff.common.errors import RequestError
 from bdiff.config.compose import jobs
+from bdiff.config.options import own_settings
 from bdiff.data.base import to_float
 from bdiff.defense.base import Detection, Removal, Suspect
 from bdiff.defense.removal.diff_cleanse import DiffCleanseRemoval, generate, importance, keeping_loss
@@ -19,6 +22,7 @@ from bdiff.defense.removal.pruning import convolutions, drawn, largest, pruned
 from bdiff.defense.removal.weight_averaging import WeightAveraging
 from bdiff.diffusion.batch import Batch
 from bdiff.diffusion.denoiser import Denoiser
+from bdiff.pipeline.main import examine_clean_model, examine_requirements
 from bdiff.pipeline.suspect import method
 
 SHAPE = (1, toys.SIZE, toys.SIZE)
@@ -224,3 +228,19 @@ def test_a_clean_model_of_another_architecture_is_refused_before_anything_is_tra
         jobs(words, multirun=False)
     (line, *_) = caught.value.problems
     assert line.startswith(f"defense.clean={tmp_path} has block_out_channels=[8, 8] and the suspect [16, 64, 64]")
+
+
+@pytest.mark.parametrize("setting", ["defense", "defense.removal"])
+def test_a_clean_model_on_the_hub_is_fetched_before_anything_is_trained(setting, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    removal = OmegaConf.merge(own_settings("defense", "weight_averaging"), {"clean": "nobody/none"})
+    detection = OmegaConf.merge(own_settings("defense", "elijah"), {"repair": True, "removal": removal})
+    config = OmegaConf.create({"defense": removal if setting == "defense" else detection})
+    planning = SimpleNamespace(planning=True)
+    run = SimpleNamespace(config=config, stages=planning, diffusion=SimpleNamespace(schedule=toys.schedule()))
+    examine_clean_model(run)  # of a plan, nothing is
+    run.stages = SimpleNamespace(planning=False)
+    with pytest.raises(RequestError) as caught:
+        examine_requirements(run)
+    first, second = caught.value.problems
+    assert first.startswith(f"{setting}.clean=nobody/none cannot be fetched") and "model.pretrained" not in second

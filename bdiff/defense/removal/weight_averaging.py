@@ -48,17 +48,19 @@ class WeightAveraging(Removal):
         Raises ValueError without a clean model, RequestError if its weights differ in name or shape from the suspect's.
         """
         if self.clean is None:
-            raise ValueError("this removal needs a clean model: set defense.clean")
+            raise ValueError("this removal needs a clean model, and has none")
         if self.clean.prediction != suspect.prediction:
             differ = f"predicts {self.clean.prediction}, and the suspect {suspect.prediction}"
-            raise RequestError(f"defense.clean {differ}: choose a clean model of the same kind")
+            raise RequestError(f"the removal's clean model {differ}: choose one of the same kind")
         copy = suspect.trainable()
         ours, theirs = copy.network.state_dict(), self.clean.network.state_dict()
         for name in ours | theirs:
             shapes = [tuple(one[name].shape) if name in one else None for one in (theirs, ours)]
             if shapes[0] != shapes[1]:
                 differ = f"{name} is {shapes[0] or 'missing'} there and {shapes[1] or 'missing'} in the suspect"
-                raise RequestError(f"defense.clean is of another architecture, {differ}: choose one of the suspect's")
+                raise RequestError(
+                    f"the removal's clean model is of another architecture, {differ}: choose the suspect's"
+                )
         for name, weight in ours.items():
             weight.lerp_(theirs[name].to(weight), self.weight)
         return copy
