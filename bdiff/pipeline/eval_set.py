@@ -15,7 +15,7 @@ from bdiff.classifier.base import Classifier
 from bdiff.common.errors import RequestError
 from bdiff.common.seeds import generator
 from bdiff.data.base import Images, to_float
-from bdiff.defense.base import Defense, LabelShield, RadiusShield
+from bdiff.defense.base import Defense, LabelShield, RadiusShield, Shield
 from bdiff.defense.shields import strip
 from bdiff.diffusion.schedule import Schedule
 from bdiff.metric.fid.images import same
@@ -78,7 +78,7 @@ def examined(
     schedule: Schedule,
     rows: Callable[[], Tensor],  # of the test images that a shield may be evaluated on; RequestError if there are none
 ) -> None:
-    """Raise RequestError, before any training, if a shield is asked for that the data cannot be used with.
+    """Raise RequestError, before any training, if a shield is asked for that data or schedule cannot be used with.
 
     Warns of a purification that adds far less noise than its adversary does: settings of other data's. Other roles ask
     nothing of the data.
@@ -87,11 +87,13 @@ def examined(
 
 @examined.register
 def _(defense: RadiusShield, config: DictConfig, schedule: Schedule, rows: Callable[[], Tensor]) -> None:
+    check(defense, schedule)
     rows()
 
 
 @examined.register
 def _(defense: LabelShield, config: DictConfig, schedule: Schedule, rows: Callable[[], Tensor]) -> None:
+    check(defense, schedule)
     weak = defense.noise_problem(schedule, config.adversary.eps) if config.adversary.norm == "linf" else None
     if weak:
         log.warning(
@@ -106,6 +108,14 @@ def _(defense: LabelShield, config: DictConfig, schedule: Schedule, rows: Callab
             strip.threshold(torch.zeros(count // 2), config.strip.false_positive_rate)
         except ValueError as error:
             raise RequestError(f"defense.strip takes its threshold from half of {count} images: {error}") from error
+
+
+def check(shield: Shield, schedule: Schedule) -> None:
+    """Raise RequestError if the schedule does not reach the noise that a shield adds."""
+    try:
+        shield.check(schedule)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
 
 
 def test_rows(data: Data, classifier: DictConfig) -> tuple[Images, Tensor, str]:

@@ -2,12 +2,18 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from omegaconf import OmegaConf
 
+from bdiff.common.errors import RequestError
+from bdiff.config.options import own_settings
 from bdiff.data.base import TensorImages
+from bdiff.diffusion.schedule import Schedule
+from bdiff.pipeline.eval_set import examined
 from bdiff.pipeline.eval_set import test_rows as rows_of
 from bdiff.pipeline.prepare import Data
+from bdiff.pipeline.suspect import method
 
 
 def images(split: str, classes: tuple[str, ...], names: list[str]) -> TensorImages:
@@ -46,3 +52,13 @@ def test_a_test_split_without_classes_is_none():
     train = images("train", ("a", "b"), ["a", "b", "a", "b"])
     found, rows, words = rows_of(data(train, images("test", ("unlabelled",), ["unlabelled"] * 3)), CLASSIFIER)
     assert found is train and len(rows) == 2 and words.startswith("pets train, which the denoisers saw")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("purification", r"defense\.t=\d+ is beyond"), ("certification", r"defense\.sigma=\S+ is beyond")],
+)
+def test_a_shield_that_the_schedule_does_not_reach_is_refused_before_its_images_are_read(option, message):
+    config = OmegaConf.create(own_settings("defense", option))
+    with pytest.raises(RequestError, match=message):
+        examined(method(config), config, Schedule(5, 1e-4, 0.001, "linear"), lambda: 1 / 0)
