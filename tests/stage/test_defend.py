@@ -280,7 +280,7 @@ def test_a_clean_model_has_no_trigger_to_come_near_to(home):
 def test_an_inversion_that_leaves_the_numbers_fails_in_one_line(home, capsys):
     ran = run(home, "diverged", "defense=elijah", *DETECTIONS["elijah"], "defense.lr=1e30")
     assert ran.code == 1 and ran.record["status"] == "failed"
-    assert "lower defense.lr=1e+30" in ran.record["error"] and "Traceback" not in capsys.readouterr().err
+    assert "lower its lr=1e+30" in ran.record["error"] and "Traceback" not in capsys.readouterr().err
 
 
 def test_fidelity_by_hand():

@@ -44,7 +44,7 @@ class Curve:
         self.known += self.coming.pop(0).read().tolist()
         for step, losses in enumerate(self.known):
             if bad := [loss for loss in losses if not math.isfinite(loss)]:
-                raise RunError(f"{self.name}: the loss became {bad[0]} at step {step}: lower defense.lr={self.lr}")
+                raise RunError(f"{self.name}: the loss became {bad[0]} at step {step}: lower its lr={self.lr}")
 
     def values(self) -> list[float]:
         """Return all losses of the only descent. Raises RunError if one is not finite."""

@@ -26,8 +26,9 @@ class Look(NamedTuple):
 def looks(n: int, alpha: float, sigma: float, radii: Sequence[float]) -> list[Look]:
     """Return the looks at n draws that decide `radii`; empty if no radius can be reached.
 
-    The minimum number of draws that certify a radius are all hits, so looks there are most useful: most images have
-    hardly a miss. Between them looks follow each other at a fixed ratio.
+    Most images have hardly a miss, so there is a look where all hits first certify the largest radius. For each smaller
+    one it is where they would at the level that the other looks share; as each of these has but its part of that, they
+    certify it about one look later. Between them looks follow each other at a fixed ratio.
     """
     certifying = sorted(
         p for p in (probability(radius, sigma) for radius in radii) if lower_bound(n, n, LAST * alpha) >= p
