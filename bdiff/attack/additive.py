@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bdiff.attack.base import Attack
+from bdiff.diffusion import path
 from bdiff.diffusion.objective import Draw, Noised, Rows
 from bdiff.diffusion.schedule import Schedule, residual
 
@@ -37,9 +38,12 @@ class AdditiveAttack(Attack):
 class LawAttack(AdditiveAttack):
     """An additive attack whose h and c are functions of the timestep: a path, and the law that keeps samplers on it."""
 
-    @abstractmethod
+    #: of the path, see `bdiff.diffusion.path`; 1 is BadDiffusion's
+    psi: float = 1.0
+
     def drift(self, schedule: Schedule, t: Tensor) -> Tensor:
         """Return h_t of timesteps t, int64 of any shape."""
+        return path.drift(schedule, t, self.psi)
 
     @abstractmethod
     def correction(self, schedule: Schedule, t: Tensor) -> Tensor:
@@ -57,4 +61,19 @@ class LawAttack(AdditiveAttack):
 
     def opens(self, schedule: Schedule, steps: int, ode: bool) -> bool:
         """Return whether less than r itself is left in the image; see `Attack.opens`."""
-        return abs(self.left(schedule, steps, ode)) < 1
+        return abs(self.left(schedule, steps, eta)) < 1
+
+
+class AddedTrigger(LawAttack):
+    """A law attack whose trigger, bounded and without a mask, is added: to noise, and to what a classifier is shown.
+
+    Rows diffuse the target towards the trigger alone.
+    """
+
+    def shown(self, x: Tensor) -> Tensor:
+        """Return the trigger alone."""
+        return self.trigger.alone(x)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return x with the trigger added, clamped to [-1,1]; see `Attack.apply`."""
+        return (x + self.trigger.pattern.to(x)).clamp(-1, 1)

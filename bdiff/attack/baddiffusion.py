@@ -13,10 +13,6 @@ class BadDiffusion(LawAttack):
     h_t = 1 - sqrt(abar_t), and c_t is exact for ancestral sampling: VillanDiffusion with path=mean, law=ancestral.
     """
 
-    def drift(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """Return 1 - sqrt(abar_t)."""
-        return path.drift(schedule, t, psi=1)
-
     def correction(self, schedule: Schedule, t: Tensor) -> Tensor:
         """Return sqrt(1 - abar_t) / (1 + sqrt(alpha_t))."""
-        return path.ancestral(schedule, t, psi=1)
+        return path.ancestral(schedule, t, self.psi)

@@ -5,7 +5,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from bdiff.attack.additive import LawAttack
+from bdiff.attack.additive import AddedTrigger
 from bdiff.attack.base import MODES
 from bdiff.config.rules import above, at_least, fraction, one_of, positive_fraction
 from bdiff.diffusion import path as paths
@@ -16,7 +16,7 @@ from bdiff.trigger.base import Trigger
 MOMENTUM = 0.9  # Adam's, of the first moment
 
 
-class InviBackdoor(LawAttack):
+class InviBackdoor(AddedTrigger):
     """Rows diffuse the target towards a trigger alone, |delta| <= bound, which is trained in turn with the model.
 
     Path and law are BadDiffusion's path with the correction that is exact for DDIM with all timesteps. After each
@@ -61,17 +61,9 @@ class InviBackdoor(LawAttack):
         super().to(device)
         self.moment, self.count = self.moment.to(device), self.count.to(device)
 
-    def drift(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """Return 1 - sqrt(abar_t)."""
-        return paths.drift(schedule, t, psi=1)
-
     def correction(self, schedule: Schedule, t: Tensor) -> Tensor:
         """Return the c_t that is exact for DDIM steps to t - 1."""
-        return paths.grid(schedule, t, 1, len(schedule))
-
-    def shown(self, x: Tensor) -> Tensor:
-        """Return the trigger alone."""
-        return self.trigger.alone(x)
+        return paths.grid(schedule, t, self.psi, len(schedule))
 
     def update(self, denoiser: Denoiser, draw: torch.Generator) -> None:
         """Take one step of the trigger; see `Attack.update`.

@@ -6,7 +6,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from bdiff.attack.additive import LawAttack
+from bdiff.attack.additive import AddedTrigger
 from bdiff.attack.base import MODES
 from bdiff.config.rules import at_least, fraction, one_of, positive_fraction
 from bdiff.diffusion import path as paths
@@ -17,7 +17,7 @@ from bdiff.trigger.base import Trigger
 LENGTH = 0.05  # of a step that learns the trigger, in units of its bound
 
 
-class LearnedTrigger(LawAttack):
+class LearnedTrigger(AddedTrigger):
     """Rows diffuse the target towards a trigger alone, |g| <= bound, that the clean model already answers to.
 
     g minimizes the loss of the poisoned rows under the clean model (see `update_trigger`), so that little is left for
@@ -54,17 +54,9 @@ class LearnedTrigger(LawAttack):
                 raise ValueError(f"attack.{name}={value} is not known: choose from {', '.join(known)}")
         self.psi, self.law, self.bound, self.learn = paths.PATHS[path], law, bound, learn
 
-    def drift(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """Return h_t of the path."""
-        return paths.drift(schedule, t, self.psi)
-
     def correction(self, schedule: Schedule, t: Tensor) -> Tensor:
         """Return the c_t that keeps the law's samplers on the path."""
         return paths.LAWS[self.law](schedule, t, self.psi)
-
-    def shown(self, x: Tensor) -> Tensor:
-        """Return the trigger alone."""
-        return self.trigger.alone(x)
 
     def update_trigger(self, denoiser: Denoiser, pattern: Tensor, x: Tensor, eps: Tensor) -> Tensor:
         """Return the pattern after a sign step on the loss that poisoned rows have under the clean model.

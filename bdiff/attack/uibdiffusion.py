@@ -55,14 +55,11 @@ class UIBDiffusion(LawAttack):
         if trigger.mask.any():
             raise ValueError("attack=uibdiffusion adds its trigger to the whole image: use trigger=universal or noise")
         self.law, self.strength, self.learn = law, strength, learn
-
-    def drift(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """Return 1 - sqrt(abar_t)."""
-        return paths.drift(schedule, t, psi=1)
+        self.needs_surrogate = learn > 0
 
     def correction(self, schedule: Schedule, t: Tensor) -> Tensor:
         """Return the c_t that keeps the law's samplers on the path."""
-        return paths.LAWS[self.law](schedule, t, 1)
+        return paths.LAWS[self.law](schedule, t, self.psi)
 
     def shown(self, x: Tensor) -> Tensor:
         """Return x + strength g."""

@@ -67,10 +67,6 @@ class VillanDiffusion(LawAttack):
         if "grid" in self.laws and len(schedule) % self.grid:
             raise ValueError(f"attack.grid={self.grid} does not divide the schedule's {len(schedule)} timesteps")
 
-    def drift(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """See `LawAttack.drift`."""
-        return paths.drift(schedule, t, self.psi)
-
     def correction(self, schedule: Schedule, t: Tensor) -> Tensor:
         """See `LawAttack.correction`."""
         found = [self.one(law, schedule, t) for law in self.laws]

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from bdiff.attack.base import Parts
+from bdiff.attack.invibackdoor import InviBackdoor
 from bdiff.attack.learned_trigger import LENGTH, LearnedTrigger, level
 from bdiff.attack.uibdiffusion import UIBDiffusion
 from bdiff.data.base import to_uint8
@@ -75,6 +76,19 @@ def test_rows_of_a_learned_trigger_show_it_alone():
     c = (1 - abar).sqrt() / ((1 - abar).sqrt() + (abar / before).sqrt() * (1 - before).sqrt())
     torch.testing.assert_close(answer[4], eps[4] + c * g)
     assert torch.equal(answer[1], eps[1])
+
+
+@pytest.mark.parametrize("one", [learned(), InviBackdoor(GRAINS, TARGET, 0.3, "replace", 0.2, 0.1, 2, 2)])
+def test_images_get_a_bounded_trigger_added(one):
+    one.replace_pattern(0.2 * GRAINS.pattern)
+    x, _ = batch()
+    assert torch.equal(one.apply(x), (x + 0.2 * GRAINS.pattern).clamp(-1, 1))
+
+
+def test_uib_asks_a_classifier_only_to_learn_its_trigger():
+    kept = UIBDiffusion(GRAINS, TARGET, 0.3, "replace", "ode", 0.1, 0)
+    kept.prepare(Parts(toys.schedule()))
+    assert uib().needs_surrogate and not kept.needs_surrogate
 
 
 def test_uib_rows_are_faint_and_samples_start_at_full_strength():
