@@ -142,5 +142,5 @@ def test_an_affine_view_samples_what_trojdiff_does(scheduler):
 
 def test_baddiffusion_opens_under_ancestral_sampling_of_all_steps_alone():
     attack = toys.attack()
-    assert attack.opens(LINEAR, 1000, ode=False)
-    assert not attack.opens(LINEAR, 1000, ode=True) and not attack.opens(LINEAR, 50, ode=False)
+    assert attack.opens(LINEAR, 1000, eta=1)
+    assert not attack.opens(LINEAR, 1000, eta=0) and not attack.opens(LINEAR, 50, eta=1)

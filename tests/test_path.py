@@ -98,9 +98,22 @@ def test_what_stock_samplers_leave_of_the_trigger(psi, law, steps, leading, trai
                 x = scheduler.step(c[t].double().view(1, 1, 1, 1), t, x, return_dict=False)[0]
         close = {"abs": max(0.01 * abs(left), 4e-3 if abs(left) < 1 else 0.6)}
         assert float(x) == pytest.approx(left, **close), spacing
-    found = residual(LINEAR, h[-1], lambda _, t: c[t], steps or 1000, ode=steps is not None)
+    found = residual(LINEAR, h[-1], lambda _, t: c[t], steps or 1000, eta=float(steps is None))
     assert found == pytest.approx(trailing, **close)
     assert found == pytest.approx(float(x), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize(("eta", "left"), [(0, 0), (0.05, -0.3), (0.1, -1.21), (0.5, -31), (1, None)])
+def test_what_ddim_with_an_eta_leaves_of_the_noise_path(eta, left):
+    scheduler = DDIMScheduler(**LINEAR.config, clip_sample=False, timestep_spacing="trailing", set_alpha_to_one=True)
+    scheduler.set_timesteps(50)
+    x = path.drift(LINEAR, ALL, 0)[-1].double().view(1, 1, 1, 1)
+    with handed(scheduler, lambda: torch.zeros_like(x)):
+        for t in scheduler.timesteps:
+            x = scheduler.step(torch.ones_like(x), t, x, eta=eta, return_dict=False)[0]
+    found = residual(LINEAR, path.drift(LINEAR, ALL, 0)[-1], lambda _, t: torch.ones(()), 50, eta)
+    assert found == pytest.approx(float(x), rel=1e-3, abs=1e-3)
+    assert left is None or found == pytest.approx(left, rel=0.03, abs=0.01)
 
 
 @pytest.mark.parametrize("steps", [5, 10, 20, 50])
@@ -118,6 +131,6 @@ def test_a_grid_s_correction_leaves_nothing_on_its_grid_and_something_on_others(
     start = path.drift(LINEAR, ALL, 1)
     for steps in (10, 20, 50):
         c = path.grid(LINEAR, ALL, 1, steps)
-        left = {ddim: residual(LINEAR, start[-1], lambda _, t, c=c: c[t], ddim, True) for ddim in (10, 20, 50)}
+        left = {ddim: residual(LINEAR, start[-1], lambda _, t, c=c: c[t], ddim, 0) for ddim in (10, 20, 50)}
         assert abs(left.pop(steps)) < 1e-4
         assert all(abs(one) > 0.05 for one in left.values())

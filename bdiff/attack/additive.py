@@ -53,13 +53,13 @@ class LawAttack(AdditiveAttack):
         """Return h_t and c_t; see `AdditiveAttack.factors`."""
         return self.drift(schedule, t), self.correction(schedule, t)
 
-    def left(self, schedule: Schedule, steps: int, ode: bool) -> float:
-        """Return how much of r ODE or ancestral samplers leave in the image, open loop: see `residual`."""
+    def left(self, schedule: Schedule, steps: int, eta: float) -> float:
+        """Return how much of r samplers leave in the image, open loop: see `residual`."""
         t = torch.arange(len(schedule), device=schedule.abar.device)
         c = self.correction(schedule, t)
-        return residual(schedule, self.drift(schedule, t[-1]), lambda _, t: c[t], steps, ode)
+        return residual(schedule, self.drift(schedule, t[-1]), lambda _, t: c[t], steps, eta)
 
-    def opens(self, schedule: Schedule, steps: int, ode: bool) -> bool:
+    def opens(self, schedule: Schedule, steps: int, eta: float) -> bool:
         """Return whether less than r itself is left in the image; see `Attack.opens`."""
         return abs(self.left(schedule, steps, eta)) < 1
 

@@ -197,8 +197,11 @@ class Attack(ABC):
         """Return the variables in which triggered samples are drawn: x itself by default."""
         return View(denoiser)
 
-    def opens(self, schedule: Schedule, steps: int, ode: bool) -> bool:
-        """Return whether ODE or ancestral samplers are expected to reach the target in `steps` steps."""
+    def opens(self, schedule: Schedule, steps: int, eta: float) -> bool:
+        """Return whether samplers are expected to reach the target in `steps` steps: of ODEs (`eta` 0), ancestral (1).
+
+        Between the two is DDIM with such an eta.
+        """
         return True
 
     def apply(self, x: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class NoisePathBoth(AdditiveAttack):
         """Return the trigger alone."""
         return self.trigger.alone(x)
 
-    def opens(self, schedule: Schedule, steps: int, ode: bool) -> bool:
+    def opens(self, schedule: Schedule, steps: int, eta: float) -> bool:
         """Return whether rho stays where the network has seen it, and less than g is left; see `Attack.opens`."""
         scale, seen = (1 - schedule.abar).sqrt().double(), []
 
@@ -55,7 +55,7 @@ class NoisePathBoth(AdditiveAttack):
             seen.append(shift / scale[t])
             return correction(seen[-1])
 
-        left = residual(schedule, scale[-1], answer, steps, ode)
+        left = residual(schedule, scale[-1], answer, steps, eta)
         return abs(left) < 1 and all(LOW <= rho <= HIGH for rho in seen)
 
 

@@ -73,17 +73,19 @@ class Schedule:
         abar = per_image(self.abar, t)
         return (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
 
-    def step(self, x_t: Tensor, eps: Tensor, t: int, to: int, noise: Tensor | None = None) -> Tensor:
+    def step(self, x_t: Tensor, eps: Tensor, t: int, to: int, noise: Tensor | None = None, eta: float = 1.0) -> Tensor:
         """Return x at timestep `to` < t (-1 is the image itself) from x_t and its predicted noise, all (B,C,H,W).
 
-        Deterministic (DDIM, Song et al. 2021, eq. 12 with eta = 0) or, with standard normal `noise`, ancestral: eta=1,
-        for to = t - 1 Ho et al. 2020, algorithm 2, with the posterior's variance.
+        DDIM's (Song et al. 2021, eq. 12), deterministic as with eta = 0 or, with standard normal `noise`, of any eta:
+        1 is ancestral, for to = t - 1 Ho et al. 2020, algorithm 2, with the posterior's variance.
         """
         assert -1 <= to < t, (t, to)
         here = self.abar[t]
         there = self.abar[to] if to >= 0 else torch.ones_like(here)
         x0 = (x_t - (1 - here).sqrt() * eps) / here.sqrt()
-        variance = (1 - there) / (1 - here) * (1 - here / there) if noise is not None else torch.zeros_like(here)
+        variance = torch.zeros_like(here)
+        if noise is not None:
+            variance = eta**2 * (1 - there) / (1 - here) * (1 - here / there)
         x = there.sqrt() * x0 + (1 - there - variance).clamp(min=0).sqrt() * eps
         return x if noise is None else x + variance.sqrt() * noise
 
@@ -93,6 +95,7 @@ class Schedule:
         eps: Callable[[Tensor, int], Tensor],
         path: Sequence[int],
         draw: Callable[[], Tensor] | None = None,
+        eta: float = 1.0,
     ) -> Tensor:
         """Return what `step`s along a path make of x (B,C,H,W): images, not clamped, if it ends with -1.
 
@@ -100,11 +103,12 @@ class Schedule:
             x: (B,C,H,W) at the first timestep of the path.
             eps: the noise (B,C,H,W) in x at a timestep, `Denoiser.eps` or what stands for it.
             path: decreasing timesteps, see `path`.
-            draw: standard normal noise (B,C,H,W) for ancestral steps; None for DDIM's. The last one takes none.
+            draw: standard normal noise (B,C,H,W) for steps with `eta`; None for those with 0. The last one takes none.
+            eta: of the steps, see `step`.
         """
         for t, to in pairwise(path):
             predicted = eps(x, t)
-            x = self.step(x, predicted, t, to, draw() if draw and to >= 0 else None)
+            x = self.step(x, predicted, t, to, draw() if draw and to >= 0 else None, eta)
         return x
 
     def path(self, steps: int) -> list[int]:
@@ -139,7 +143,7 @@ def ancestral_coefficient(abar: Tensor, alpha: Tensor) -> Tensor:
 
 
 def residual(
-    schedule: Schedule, start: Tensor, answer: Callable[[Tensor, int], Tensor], steps: int, ode: bool
+    schedule: Schedule, start: Tensor, answer: Callable[[Tensor, int], Tensor], steps: int, eta: float
 ) -> float:
     """Return how much of r a stock sampler leaves in x_0, by its steps (`Schedule.step`) along r alone.
 
@@ -147,11 +151,11 @@ def residual(
         start: (), how much of r the sampler starts with.
         answer: maps how much of r is in x_t, and t, to how much of it the network predicts in the noise.
         steps: of the sampler, evenly spaced from T-1 to the image.
-        ode: DDIM's steps, else ancestral ones.
+        eta: of its steps: 0 for an ODE sampler's, 1 for ancestral ones.
     """
     nothing = torch.zeros((), dtype=torch.float64)
-    draw = None if ode else lambda: nothing
-    return float(schedule.walk(start.double(), lambda left, t: answer(left, t).double(), schedule.path(steps), draw))
+    path = schedule.path(steps)
+    return float(schedule.walk(start.double(), lambda left, t: answer(left, t).double(), path, lambda: nothing, eta))
 
 
 def per_image(table: Tensor, t: Tensor | int) -> Tensor:

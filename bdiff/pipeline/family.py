@@ -14,9 +14,14 @@ from bdiff.config.options import own_settings
 USUAL = {"ancestral": "ddpm", "ode": "ddim"}
 
 
-def family_of(sampler: DictConfig) -> str:
-    """Return the family of a node of conf/sampler: DDIM with eta = 1 is ancestral."""
-    return "ode" if sampler.ode and sampler.step.get("eta", 0) < 1 else "ancestral"
+def eta_of(sampler: DictConfig) -> float:
+    """Return the eta of a node of conf/sampler: DDIM's, 0 of all other ODE samplers, and 1 of ancestral ones."""
+    return float(sampler.step.get("eta") or 0) if sampler.ode else 1.0
+
+
+def family_of(sampler: DictConfig) -> str | None:
+    """Return the family of a node of conf/sampler: DDIM with eta = 1 is ancestral, and between 0 and 1 of neither."""
+    return {0.0: "ode", 1.0: "ancestral"}.get(eta_of(sampler))
 
 
 def of_family(

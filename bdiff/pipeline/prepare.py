@@ -33,7 +33,7 @@ from bdiff.metric.fid.images import reference_images
 from bdiff.metric.fid.protocol import PRESETS
 from bdiff.metric.names import OVER_FEATURES
 from bdiff.metric.weights import file_hash
-from bdiff.pipeline.family import family_of
+from bdiff.pipeline.family import eta_of
 from bdiff.store import artifacts
 from bdiff.target.base import FLOOR, to_target
 from bdiff.trigger.base import Trigger
@@ -252,10 +252,10 @@ def opens(attack: Attack, schedule: Schedule, config: DictConfig) -> bool:
     """Return whether the run's sampler is expected to open the backdoor, and warn of one that is not."""
     if attack.poison_rate == 0:
         return False
-    steps, ode = config.sample.steps, family_of(config.sampler) == "ode"
-    expected = attack.opens(schedule, steps, ode)
+    steps, eta = config.sample.steps, eta_of(config.sampler)
+    expected = attack.opens(schedule, steps, eta)
     if not expected:
-        samplers = "ODE samplers" if ode else "ancestral samplers"
+        samplers = {0.0: "ODE samplers", 1.0: "ancestral samplers"}.get(eta, f"samplers with eta={eta:g}")
         message = "%s is not made for %s in %d steps: expect an ASR near 0"
         log.warning(message, type(attack).__name__, samplers, steps)
     return expected

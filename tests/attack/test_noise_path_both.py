@@ -38,7 +38,7 @@ def test_rows_show_the_trigger_at_rho_and_are_answered_by_c_of_rho(background):
     x, eps = torch.rand(3, 1, 8, 8) * 2 - 1, torch.randn(3, 1, 8, 8)
     bad, t, part = torch.tensor([True, False, True]), torch.tensor([3, 8, 19]), torch.tensor([0.0, 0.5, 0.75])
     rows = toys.Rows(x, torch.arange(3), bad, torch.zeros_like(bad))
-    x_t, _, answer, _ = one.poison(schedule, rows, Drawn(t, eps, part))
+    x_t, _, answer = one.poison(schedule, rows, Drawn(t, eps, part))
     for row, rho in ((0, LOW), (2, LOW + 0.75 * (HIGH - LOW))):
         s, o = schedule.abar[t[row]].sqrt(), (1 - schedule.abar[t[row]]).sqrt()
         g = one.trigger.pattern
@@ -64,5 +64,5 @@ def test_stock_samplers_keep_the_trigger_in_sight_and_leave_nothing_of_it(schedu
 
 
 def test_it_is_expected_to_open_under_both_families():
-    assert attack().opens(LINEAR, 1000, ode=False)
-    assert all(attack().opens(LINEAR, steps, ode=True) for steps in (5, 10, 20, 50, 1000))
+    assert attack().opens(LINEAR, 1000, eta=1)
+    assert all(attack().opens(LINEAR, steps, eta=0) for steps in (5, 10, 20, 50, 1000))

@@ -88,7 +88,7 @@ OPENS = [
 
 @pytest.mark.parametrize(("settings", "expected"), OPENS)
 def test_under_which_samplers_it_opens_is_computed_from_path_law_and_steps(settings, expected):
-    samplers = {"ddpm": (1000, False), "ddpm_50": (50, False), "ddim_20": (20, True), "ddim_50": (50, True)}
+    samplers = {"ddpm": (1000, 1), "ddpm_50": (50, 1), "ddim_20": (20, 0), "ddim_50": (50, 0), "ddim_50_eta": (50, 0.5)}
     attack = villan(**settings)
     assert {name for name, how in samplers.items() if attack.opens(LINEAR, *how)} == expected
 

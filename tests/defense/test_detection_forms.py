@@ -20,7 +20,7 @@ from bdiff.defense.detection.terd import is_backdoored
 from bdiff.defense.detection.terd_trojdiff import images_from, noised
 from bdiff.diffusion import path
 from bdiff.diffusion.schedule import Schedule
-from bdiff.pipeline.family import family_of, of_family
+from bdiff.pipeline.family import eta_of, family_of, of_family
 from bdiff.pipeline.suspect import own
 from bdiff.pipeline.threshold import resolve_threshold
 from bdiff.pipeline.work import FORTH, INPUT, inverted
@@ -354,5 +354,6 @@ def test_a_family_that_is_not_the_runs_gets_its_usual_sampler():
     (config,) = jobs(["sampler=ddpm", "schedule.num_train_timesteps=30"], False)
     sampler, sample = of_family("ode", config.sampler, config.sample, schedule | {"num_train_timesteps": 72})
     assert (sampler.scheduler["_target_"], sample.steps) == ("diffusers.DDIMScheduler", 36)
-    (config,) = jobs(["sampler=ddim", "sampler.step.eta=1"], False)
-    assert family_of(config.sampler) == "ancestral"
+    for eta, family in ((1, "ancestral"), (0.5, None)):
+        (config,) = jobs(["sampler=ddim", f"sampler.step.eta={eta}"], False)
+        assert family_of(config.sampler) == family and eta_of(config.sampler) == eta
