@@ -30,6 +30,9 @@ def sampler_problems(config: DictConfig) -> list[str]:
         problems.append("sample.clip=true works with sampler=ddpm and sampler=ddim only")
     scheduler: Any = OmegaConf.to_container(config.sampler.scheduler, resolve=True)
     schedule: Any = OmegaConf.to_container(config.schedule, resolve=True)
+    kind = str(scheduler.get("algorithm_type", ""))
+    if config.sampler.ode and kind.startswith("sde"):
+        problems.append(f"sampler.scheduler.algorithm_type={kind} draws noise in each step: set sampler.ode=false")
     if found := schedulers.problems(scheduler, schedule):
         return problems + found
     if line := step_problem(scheduler, config.sample.steps, schedule):

@@ -18,7 +18,7 @@ KNOWN = {
     for name in (
         *("DDPM", "DDPMParallel", "DDIM", "DDIMParallel", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete"),
         *("HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "LMSDiscrete", "DEISMultistep", "UniPCMultistep"),
-        *("DPMSolverMultistep", "DPMSolverSinglestep", "DPMSolverSDE", "SASolver"),
+        *("DPMSolverMultistep", "DPMSolverSinglestep", "SASolver"),
     )
 }
 #: the values, besides null, that are compatible with noise prediction on plain betas, by key
