@@ -5,20 +5,23 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from bdiff.classifier.base import Classifier
-from bdiff.config.rules import at_least
+from bdiff.config.rules import multiple_of
 
 
 class SmallCNN(Classifier):
-    """Three convolutions with stride 2, then the mean over pixels.
+    """Three convolutions, each before a 2x2 max-pool, then the mean over pixels.
 
     Args:
         channels: of the images.
         classes: how many labels there are.
-        width: channels of the first convolution; there are twice as many features.
+        width: channels of the first convolution, a multiple of 4; there are twice as many features.
     """
 
     def __init__(
-        self, channels: int, classes: int, width: Annotated[int, at_least(1), "channels of the first convolution"]
+        self,
+        channels: int,
+        classes: int,
+        width: Annotated[int, multiple_of(4), "channels of the first convolution"],
     ):
         super().__init__()
         self.num_features = 2 * width

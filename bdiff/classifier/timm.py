@@ -43,7 +43,7 @@ class Timm(Classifier):
         try:
             import timm
         except ImportError as error:
-            raise RequestError("classifier=timm needs timm: pip install 'bdiff[classifiers]'") from error
+            raise RequestError(f"classifier.model.name={name} needs timm: pip install 'bdiff[classifiers]'") from error
         try:
             self.body = timm.create_model(name, pretrained=pretrained, num_classes=classes)
         except (OSError, RuntimeError) as error:

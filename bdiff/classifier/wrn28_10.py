@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from bdiff.classifier.base import Classifier
-from bdiff.config.rules import at_least
+from bdiff.config.rules import at_least, multiple_of
 
 
 class WideResNet(Classifier):
@@ -25,7 +25,7 @@ class WideResNet(Classifier):
         self,
         channels: int,
         classes: int,
-        depth: Annotated[int, at_least(10), "convolutions, 6 n + 4"],
+        depth: Annotated[int, multiple_of(6, plus=4), "convolutions"],
         width: Annotated[int, at_least(1), "times the channels of a thin ResNet"],
     ):
         super().__init__()

@@ -1,5 +1,8 @@
 """The two kinds of errors that end a run, each with its own exit code."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class RequestError(Exception):
     """The request is invalid and nothing was started (exit 2). Holds every problem found, one line each."""
@@ -11,6 +14,15 @@ class RequestError(Exception):
 
 class RunError(Exception):
     """The run started and failed (exit 1). The message is one line: what happened, and how to fix it."""
+
+
+@contextmanager
+def named(usual: str, here: str) -> Iterator[None]:
+    """Have a RequestError name the setting `here` where it would name the `usual` one of the part that raises it."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(*(line.replace(usual, here) for line in error.problems)) from error
 
 
 def one_line(error: BaseException) -> str:

@@ -52,6 +52,12 @@ def above(bound: float) -> Rule:
     return Rule(words, lambda value: None if value > bound else f"must be {words}", bound=True)
 
 
+def multiple_of(unit: int, plus: int = 0) -> Rule:
+    """Return a rule: a multiple of `unit` from 1 times it up, to which `plus` is added."""
+    words = f"{', '.join(str(plus + unit * n) for n in (1, 2, 3))}, ..."
+    return Rule(words, lambda value: None if value > plus and (value - plus) % unit == 0 else f"must be one of {words}")
+
+
 def one_of(*names: Any) -> Rule:
     """Return a rule: one of `names`."""
     words = ", ".join(map(str, names))

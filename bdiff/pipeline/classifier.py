@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bdiff.classifier.base import Classifier, accuracy
 from bdiff.classifier.weights import load_weights
 from bdiff.common.device import Alone
+from bdiff.common.errors import named
 from bdiff.common.seeds import seed_of
 from bdiff.config.instantiate import make
 from bdiff.data.base import Images
@@ -73,7 +74,8 @@ def train_classifier(
 def build_classifier(images: Images, config: DictConfig, name: str) -> Classifier:
     """Return the classifier of the request's key `name`, with fresh weights or those of its file."""
     torch.manual_seed(seed_of(config.seed, "weights"))
-    model: Classifier = make(config.model, channels=images.shape[0], classes=len(images.classes))
+    with named("classifier.model", f"{name}.model"):
+        model: Classifier = make(config.model, channels=images.shape[0], classes=len(images.classes))
     if config.get("weights") is not None:  # a key that configs of before lack
         load_weights(model, config.weights, f"{name}.weights")
     return model

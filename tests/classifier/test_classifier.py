@@ -23,7 +23,7 @@ from bdiff.config.options import PACKAGE
 from bdiff.config.validate import value_problem
 from bdiff.diffusion.classification import classification_loss
 from bdiff.diffusion.training import OPTIMIZERS, TrainConfig, fit
-from bdiff.pipeline.classifier import train_classifier
+from bdiff.pipeline.classifier import build_classifier, train_classifier
 from bdiff.pipeline.experiment import build_experiment
 from bdiff.tracker.none import NoTracker
 
@@ -225,6 +225,9 @@ def test_without_timm_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(RequestError, match=r"pip install 'bdiff\[classifiers\]'"):
         Timm(3, 10, name="resnet18", pretrained=False, path=None, size=None)
+    config = full("timm").classifier
+    with pytest.raises(RequestError, match=r"^surrogate\.model\.name=.* needs timm"):
+        build_classifier(toys.images(), config, "surrogate")
 
 
 def test_timm_gets_images_as_its_model_was_trained_with_and_weights_from_a_file(tmp_path):

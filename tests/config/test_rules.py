@@ -13,6 +13,8 @@ ROWS = [
     (rules.open_fraction, [0.5], [0, 1], "must lie between 0 and 1"),
     (rules.positive_fraction, [0.1, 1], [0, 1.1], "must be above 0, and at most 1"),
     (rules.below_one, [0, 0.9], [1, -1], "must be at least 0 and below 1"),
+    (rules.multiple_of(4), [4, 32], [0, 6, -4], "must be one of 4, 8, 12, ..."),
+    (rules.multiple_of(6, plus=4), [10, 28], [4, 11, -2], "must be one of 10, 16, 22, ..."),
     (rules.one_of("full", "bpda"), ["full"], ["ful"], "is not known; did you mean full? (choose from bpda, full)"),
     (rules.some_of("kid", "lpips"), [["kid"], [], "kid"], [["lpps"]], "holds lpps, which is not known; did you mean"),
     (rules.one_of_or_above(0, "ode"), ["ode", 0.5], [0, -1], "must be above 0"),
