@@ -4,12 +4,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from bdiff.common.errors import RequestError
 from bdiff.common.spelling import nearest
 from bdiff.config.options import group_options, own_settings
 from bdiff.config.parts import describe
 from bdiff.config.rules import is_list
-from bdiff.data.find import existing
+from bdiff.data.check import problems as path_problems
 
 LAWS = ("ancestral", "ode", "grid", "villan")
 
@@ -42,8 +41,10 @@ def villandiffusion_problems(config: DictConfig, place: str) -> list[str]:
     laws = [*attack.law] if is_list(attack.law) else [attack.law]
     problems = []
     if "grid" in laws and steps % attack.grid:
-        fits = f"set a divisor of it, such as sample.steps={config.sample.steps} of the sampler"
-        problems.append(f"{place}.grid={attack.grid} does not divide schedule.num_train_timesteps={steps}: {fits}")
+        own = config.sample.steps
+        such = f", such as sample.steps={own} of the sampler" if steps % own == 0 else ""
+        given = f"{place}.grid={attack.grid} does not divide schedule.num_train_timesteps={steps}"
+        problems.append(f"{given}: set a divisor of it{such}")
     return problems
 
 
@@ -72,11 +73,8 @@ def foreign_problems(config: DictConfig, key: str) -> list[str]:
         return [f"{key}.mode=out_d2d takes its target from other data: set {key}.foreign=letters, or another of data"]
     if name not in options:
         return [f"{key}.foreign={name} {nearest(name, options)}"]
-    if path is not None:
-        try:
-            existing(path, f"{key}.foreign_path")
-        except RequestError as problem:
-            return [*problem.problems]
+    if lines := path_problems(path):
+        return [line.replace("data.path", f"{key}.foreign_path") for line in lines]
     settings = own_settings("data", name)
     if settings._target_ == config.data._target_ and place(path or settings.path) == place(config.data.path):
         return [f"{key}.foreign={name} is the run's own data: use {key}.mode=in_d2d, or choose other data"]

@@ -11,11 +11,11 @@ from bdiff.data.sources import Source
 LSUN_SPLIT = {"train": "train", "test": "val"}
 
 
-def existing(path: str | Path, key: str = "data.path") -> Path:
-    """Return `path`, the value of `key`, with ~ expanded; RequestError if it does not exist."""
+def existing(path: str | Path) -> Path:
+    """Return `path`, a `data.path`, with ~ expanded; RequestError if it does not exist."""
     found = Path(path).expanduser()
     if not found.is_dir() and (why := no_file(found)):
-        raise RequestError(f"{key}={path} {why}: looked at {found.absolute()}")
+        raise RequestError(f"data.path={path} {why}: looked at {found.absolute()}")
     return found
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bdiff.attack.base import Attack
 from bdiff.common.device import resolve_precision, spare
-from bdiff.common.errors import RequestError
+from bdiff.common.errors import RequestError, named
 from bdiff.common.pickles import first_line
 from bdiff.common.places import is_file
 from bdiff.common.spelling import nearest
@@ -199,7 +199,11 @@ def foreign_data(config: DictConfig, made: Callable[..., Images]) -> Data | None
     settings = own_settings("data", name)
     settings.size, settings.channels = config.data.size, config.data.channels
     settings.path = config.attack.foreign_path or settings.path
-    load = partial(made, settings)
+
+    def load(**changes: Any) -> Images:
+        with named("data.path", "attack.foreign_path"):
+            return made(settings, **changes)
+
     return Data(load(), settings.limit, load, None)
 
 

@@ -19,6 +19,7 @@ from bdiff.data.joined import joined
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.sampling import Drawn, Sampler, denoise, sample, shards
 from bdiff.diffusion.view import AffineView, ShiftedNoise
+from bdiff.pipeline.prepare import foreign_data
 from bdiff.trigger.base import Trigger
 from bdiff.trigger.patch import patch
 
@@ -293,6 +294,10 @@ def test_a_killed_sampling_goes_on_to_the_same_images(tmp_path):
         ("attack.mode=out_d2d attack.foreign=letter", "attack.foreign=letter is not known; did you mean letters?"),
         ("attack.mode=out_d2d attack.foreign=digits", "attack.foreign=digits is the run's own data: use attack.mode="),
         ("attack.mode=out_d2d attack.foreign=images attack.foreign_path=none", "attack.foreign_path=none does not exi"),
+        (
+            "attack.mode=out_d2d attack.foreign=images attack.foreign_path={file}",
+            "attack.foreign_path={file} is neither",
+        ),
         ("attack.mode=d2d", "attack.mode=d2d is not known"),
         ("attack.form=stamp", "attack.form=stamp is not known"),
         ("attack.gamma=1", "attack.gamma=1 must be at least 0 and below 1"),
@@ -304,8 +309,19 @@ def test_a_killed_sampling_goes_on_to_the_same_images(tmp_path):
 )
 def test_what_does_not_go_together_is_refused_before_torch(words, message):
     with pytest.raises(RequestError) as refused:
-        jobs(["attack=trojdiff", *words.split()], multirun=False)
-    assert message in str(refused.value)
+        jobs(["attack=trojdiff", *words.format(file=__file__).split()], multirun=False)
+    assert message.format(file=__file__) in str(refused.value)
+
+
+def test_foreign_data_that_cannot_be_read_are_named_by_their_own_setting():
+    words = ["attack=trojdiff_out_d2d", "attack.foreign=letters"]
+    (config,) = jobs(words, multirun=False)
+
+    def unreadable(settings, **changes):
+        raise RequestError("data.path=x holds a_lmdb, b_lmdb")
+
+    with pytest.raises(RequestError, match=r"attack\.foreign_path=x holds"):
+        foreign_data(config, unreadable)
 
 
 @pytest.mark.parametrize("words", ["attack.gamma=0 sampler=ddim", "attack.gamma=0 sampler=unipc", "attack.mode=in_d2d"])
