@@ -5,6 +5,7 @@ the detection lead to a picture that it reacts to fully.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated
 
 from torch import Tensor
@@ -23,7 +24,7 @@ class Amplifier:
     def __init__(
         self, inversion: PureDiffusion, scale: Annotated[float, "factor of the null baseline, the scaled true trigger"]
     ):
-        self.inversion, self.scale = inversion, scale
+        self.inversion, self.scale = replace(inversion, restarts=1, probes=0), scale  # one descent is made
 
     def reinforce(
         self, suspect: Suspect, trigger: Tensor, seed: int, watch: Callable[[str], None] = lambda line: None

@@ -26,13 +26,20 @@ def learn_problems(config: DictConfig, key: str) -> list[str]:
 
 
 def amplify_problems(config: DictConfig, key: str) -> list[str]:
-    """Return the problem that an amplification has no trigger that is added to a sample's starting noise."""
-    if config.amplify._target_ is None or {"starts_samples", "adds_pattern"} <= describe(config[key]._target_).flags:
+    """Return the problems that an amplification has no trigger that is added to noise, or no one path and law."""
+    if config.amplify._target_ is None:
         return []
-    return [
-        "amplify is for triggers that are added to a sample's starting noise, and this attack has none there: use "
-        "amplify=none"
+    problems = [
+        f"amplify.inversion.{name}=each is for detections, which try every one: an amplification needs one of them"
+        for name in ("path", "law")
+        if OmegaConf.select(config, f"amplify.inversion.{name}") == "each"
     ]
+    if not {"starts_samples", "adds_pattern"} <= describe(config[key]._target_).flags:
+        problems.append(
+            "amplify is for triggers that are added to a sample's starting noise, and this attack has none there: use "
+            "amplify=none"
+        )
+    return problems
 
 
 def villandiffusion_problems(config: DictConfig, place: str) -> list[str]:

@@ -17,6 +17,11 @@ from bdiff.pipeline.suspect import method, settled, suspect_of
 from bdiff.store.artifacts import Stage
 
 
+def amplifier_of(config: DictConfig) -> Any:
+    """Return what conf/amplify names, with its inversion."""
+    return make(OmegaConf.masked_copy(config, ["_target_", "scale"]), inversion=method(config.inversion))
+
+
 def amplify(
     stages: Stages,
     model: Stage,
@@ -27,8 +32,7 @@ def amplify(
 ) -> StageResult:
     """Return what becomes of samples from the reinforced and the scaled trigger on the model of `model`."""
     inversion, pattern = config.inversion, pictures.trigger.pattern
-    detection = method(inversion)
-    amplifier = make(OmegaConf.masked_copy(config, ["_target_", "scale"]), inversion=detection)
+    amplifier = amplifier_of(config)
     stage = stages.stage(
         "amplify",
         model=model.key,
@@ -41,7 +45,7 @@ def amplify(
 
     def build() -> dict[str, Any]:
         suspect = suspect_of(model, sampling.diffusion, inversion.precision, inversion.checkpoint)
-        stages.settle(stage, suspect, detection.work)
+        stages.settle(stage, suspect, amplifier.inversion.work)
         seed = seed_of(sampling.seed, "amplify")
         with stages.meter("amplify", inversion.steps, "steps") as meter:
             found = steady(lambda: amplifier.reinforce(suspect, pattern, seed, partial(meter.advance, 1)))

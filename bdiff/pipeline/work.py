@@ -9,6 +9,7 @@ from bdiff.adversary.pgd import cost
 from bdiff.diffusion.sampling import Sampler
 from bdiff.diffusion.training import TrainConfig
 from bdiff.metric.fid.protocol import PRESETS
+from bdiff.pipeline.amplify import amplifier_of
 from bdiff.pipeline.experiment import Experiment, Subject
 from bdiff.pipeline.planned import Step
 from bdiff.pipeline.reference import KEPT
@@ -115,8 +116,8 @@ def scored(run: Experiment, parts: dict[str, Any]) -> Asked:
 
 def amplified(run: Experiment, parts: dict[str, Any]) -> Asked:
     """Return what an amplification asks: one descent of its inversion."""
-    config = run.config.amplify.inversion
-    return inverted(method(config), config, config.steps)
+    config = run.config.amplify
+    return inverted(amplifier_of(config).inversion, config.inversion, config.inversion.steps)
 
 
 def repaired(run: Experiment, parts: dict[str, Any]) -> Asked:

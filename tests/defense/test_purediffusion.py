@@ -341,6 +341,12 @@ def test_amplification_lowers_the_objective_and_the_trigger_does_more():
     assert asr(model, found.trigger) > asr(model, weak) + 0.1
 
 
+def test_amplification_asks_for_one_descent():
+    method = amplifier(steps=5, batch=4)
+    work = method.inversion.work
+    assert (work.images, work.batch) == (5 * 4 * len(method.inversion.timesteps), 4)
+
+
 def test_amplification_stays_within_its_bound():
     found = amplifier(steps=5, lr=1.0, batch=4, bound=0.9).reinforce(suspect(rate=0.1), TRIGGER, 0)
     assert found.trigger.abs().max().item() == pytest.approx(0.9)
