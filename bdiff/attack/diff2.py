@@ -152,8 +152,14 @@ class DIFF2(ShieldAttack):
     def adversarial(self, x: Tensor) -> Tensor:
         """Return x_a: images (B,C,H,W) within eps of x that the surrogate labels differently from x, if they exist.
 
-        The ascent starts at x, without random numbers, so that the result is a function of the images.
+        The ascent starts at x, without random numbers, so that the result is a function of the images, and the same to
+        the last bit whether it is kept, as which it is rounded to half precision, or computed in a step of training.
         """
+        with torch.autocast(x.device.type, enabled=False):
+            return self.ascended(x).half().float()
+
+    def ascended(self, x: Tensor) -> Tensor:
+        """Return x_a as it was found."""
         with torch.no_grad():
             y = self.surrogate(x).argmax(1)
         radius, x_a = 2 * self.eps, x
