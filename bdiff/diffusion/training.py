@@ -102,6 +102,7 @@ class Session:
     name: str = "train"
     record: Callable[[dict[str, Any]], None] = lambda row: None  # gets every logged row, also those of before
     costs: Costs | None = None  # what is known of compiling; None: nothing, and it is kept in the folder alone
+    settings: str = "train"  # the request's key of the training's config
 
 
 def row_stream(rows: int, batch: int, seed: int, start: int = 0) -> Iterator[Tensor]:
@@ -148,7 +149,7 @@ def fit(
     loop, accelerator, name = session.loop, session.accelerator, session.name
     device, world = accelerator.device, accelerator.num_processes
     if config.batch_size % world:
-        raise RunError(f"train.batch_size={config.batch_size} cannot be split over {world} processes")
+        raise RunError(f"{session.settings}.batch_size={config.batch_size} cannot be split over {world} processes")
     rows_each = config.batch_size // world
     part = slice(accelerator.process_index * rows_each, (accelerator.process_index + 1) * rows_each)
     total = config.total(len(index))
@@ -205,7 +206,7 @@ def fit(
                 continue
             rate = (step + 1 - start) * config.batch_size / (time.monotonic() - began)
             seen = accelerator.reduce(torch.stack(window), "mean")  # (steps, 2); a nan on any process reaches all
-            looked = Look(name, step + 1, Late(seen), rate, state)
+            looked = Look(session, step + 1, Late(seen), rate, state)
             window.clear()
             late = time.monotonic() - saved >= loop.checkpoint_seconds and (state.idle or not loop.checkpoint_seconds)
             due = accelerator.is_main_process and late
@@ -256,7 +257,7 @@ def settle(take: Step, session: Session, first: Callable[[], Batch], rows: int, 
 class Look(NamedTuple):
     """The losses of the last steps, being copied to the CPU."""
 
-    name: str  # of the training
+    session: Session
     step: int  # the last one
     seen: Late  # (steps, 2) loss and gradient norm
     rate: float  # images per second
@@ -272,10 +273,11 @@ class Look(NamedTuple):
             what = "gradient" if seen[at, 0].isfinite() else "loss"
             self.state.wait()
             kept = f"step {self.state.newest}" if self.state.newest else "none yet"
+            value, train = seen[at, int(what == "gradient")].item(), self.session.settings
             raise RunError(
-                f"{self.name}: the {what} became {seen[at, int(what == 'gradient')].item()} at step {first} (learning "
-                f"rate {config.lr_at(first, total):.3g}); last good checkpoint: {kept}. "
-                "Lower train.lr or use train.precision=fp32"
+                f"{self.session.name}: the {what} became {value} at step {first} (learning rate "
+                f"{config.lr_at(first, total):.3g}); last good checkpoint: {kept}. "
+                f"Lower {train}.lr or use {train}.precision=fp32"
             )
         return {
             "step": self.step,

@@ -56,7 +56,7 @@ def train_classifier(
         labels = here.labels[used].to(device)
         loss = classification_loss(labels, config.label_smoothing, here.flip, config.random_crop_padding)
         accelerator = Alone(device) if alone else stages.accelerator
-        session = Session(stage.folder, stages.loop, accelerator, name, costs=stages.costs)
+        session = Session(stage.folder, stages.loop, accelerator, name, costs=stages.costs, settings=f"{name}.train")
         fit(model, loss, here, used, train, seed_of(config.seed, "train"), session)
         right = accuracy(model, here, kept, device)
         log.info("%s: %.1f %% of %d %s right", name, 100 * right, len(kept), unseen(config))

@@ -98,7 +98,8 @@ def removed(case: Case, removal: Removal, settings: dict[str, Any], found: Found
 def removed_stage(case: Case, removal: Removal, settings: dict[str, Any], found: Found | None = None) -> Stage:
     """Return the model of a case without its backdoor; see `remove`."""
     run = case.run
-    known = Known(found, clean_weights(case, settings["clean"]) if removal.needs_clean else None)
+    place = "defense" if settings["_target_"] == run.config.defense._target_ else "defense.removal"
+    known = Known(found, clean_weights(case, settings["clean"]) if removal.needs_clean else None, place)
     return remove(run.stages, case.model, removal, settings, run.diffusion, run.images, run.config.seed, known)
 
 

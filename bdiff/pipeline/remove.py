@@ -28,10 +28,11 @@ class Found(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What the defender has beside the suspect and clean images."""
+    """What the defender has beside the suspect and clean images, and by what name."""
 
     found: Found | None = None
     clean: InitialWeights | None = None  # a clean model's
+    removal: str = "defense.removal"  # the request's key of what he removes it with, for messages
 
 
 def remove(
@@ -48,7 +49,7 @@ def remove(
     rows = torch.randperm(len(images), generator=generator(seed, "repair"))
     rows = rows[: max(1, math.ceil(settings.get("images", 0) * len(rows)))].sort().values
     config = train_config(settings, len(rows))
-    found, clean = known
+    found, clean, place = known
     version = removal.version(model.parts["prediction"])
     stage = stages.stage(
         "repair",
@@ -69,7 +70,7 @@ def remove(
         def train(net: nn.Module, loss: Loss, others: Images | None = None, /) -> nn.Module:
             assert config is not None, f"{type(removal).__name__} trains, but has no setting train"
             shown = here if others is None else others
-            index, session = torch.arange(len(shown)), stages.session(stage, "repair")
+            index, session = torch.arange(len(shown)), stages.session(stage, "repair", f"{place}.train")
             return fit(net, loss, shown, index, config, seed_of(seed, "repair"), session)
 
         suspect = suspect_of(model, diffusion)

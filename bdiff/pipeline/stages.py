@@ -183,9 +183,13 @@ class Stages:
         """Pass a row of the history of the training `name` on to the tracker."""
         self.tracker.log({f"{name}/{what}": value for what, value in row.items()}, row["step"])
 
-    def session(self, stage: Stage, name: str) -> Session:
-        """Return where and how a stage trains by all processes, its history recorded under `name`."""
-        return Session(stage.folder, self.loop, self.accelerator, name, partial(self.record, name), self.costs)
+    def session(self, stage: Stage, name: str, settings: str = "train") -> Session:
+        """Return where and how a stage trains by all processes, its history recorded under `name`.
+
+        `settings` is the request's key of the training's config.
+        """
+        record = partial(self.record, name)
+        return Session(stage.folder, self.loop, self.accelerator, name, record, self.costs, settings)
 
     def meter(self, name: str, total: int, unit: str) -> AbstractContextManager[Meter]:
         """Return a progress bar for `total` units of work."""
