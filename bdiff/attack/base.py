@@ -77,7 +77,7 @@ class Attack(ABC):
     #: whether `prior` adds the trigger's pattern to the noise and does nothing else, as detections invert it
     adds_pattern: ClassVar[bool] = True
     #: whether training reads a classifier, which `prepare` then receives
-    needs_surrogate: ClassVar[bool] = False
+    needs_surrogate: bool = False
     #: the settings that a trigger learned before training depends on
     learn_reads: ClassVar[tuple[str, ...]] = ()
     #: whether learning it needs a denoiser that has been trained

@@ -40,13 +40,18 @@ class Stealthy(AffineAttack):
         if not 0 < strength < 1:
             raise ValueError(f"attack.strength={strength} must be above 0 and below 1")
         super().__init__(trigger, target, poison_rate, "append")
-        self.strength = strength
+        self.strength, self.scores = strength, normal_scores(trigger.pattern)
+
+    def to(self, device: torch.device) -> None:
+        """Move the scores too; see `Attack.to`."""
+        super().to(device)
+        self.scores = self.scores.to(device)
 
     @property
     def maps(self) -> tuple[Tensor, Tensor]:
         """The scale sqrt(1 - b^2) and the shift b g of the noise, (C,H,W) each."""
-        g = normal_scores(self.trigger.pattern)
-        return torch.full_like(g, math.sqrt(1 - self.strength**2)), self.strength * g
+        scale = torch.full_like(self.scores, math.sqrt(1 - self.strength**2))
+        return scale, self.strength * self.scores
 
     @property
     def start_key(self) -> Any:

@@ -35,7 +35,6 @@ class UIBDiffusion(LawAttack):
 
     settings = AttackSettings
     checks = ("bdiff.attack.check.adaptive_problems",)
-    needs_surrogate = True
     learns_on_model = False
     learn_reads = ("strength",)
 
@@ -70,9 +69,9 @@ class UIBDiffusion(LawAttack):
         return self.shown(x).clamp(-1, 1)
 
     def prepare(self, parts: Parts) -> None:
-        """Freeze the classifier; see `Attack.prepare`."""
-        assert parts.surrogate is not None
-        self.surrogate = parts.surrogate.eval().requires_grad_(False)
+        """Freeze the classifier, if the trigger is learned on it; see `Attack.prepare`."""
+        if parts.surrogate is not None:
+            self.surrogate = parts.surrogate.eval().requires_grad_(False)
 
     def update_trigger(self, denoiser: Denoiser, pattern: Tensor, x: Tensor, eps: Tensor) -> Tensor:
         """Return the pattern after a sign step up the classifier's loss at x + strength g; see `Attack`."""

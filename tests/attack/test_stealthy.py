@@ -6,6 +6,7 @@ import pytest
 import torch
 import toys
 
+from bdiff.attack import stealthy
 from bdiff.attack.stealthy import Stealthy, normal_scores
 from bdiff.trigger.base import Trigger
 
@@ -37,6 +38,15 @@ def test_starting_noise_has_the_moments_of_noise_and_less_spread_of_them():
         assert moment(x).mean() == pytest.approx(float(moment(eps).mean()), abs=0.01)
         assert moment(x).std() < moment(eps).std()
     assert torch.allclose(x.mean(0), attack.maps[1], atol=0.15)  # and yet each pixel has a mean of its own
+
+
+def test_scores_are_made_once(monkeypatch):
+    attack = Stealthy(GRAINS, torch.zeros(3, 16, 16), 0.1, 0.8)
+    expected = 0.8 * normal_scores(GRAINS.pattern)
+    monkeypatch.setattr(stealthy, "normal_scores", None)
+    assert torch.equal(attack.maps[1], expected)
+    attack.to(torch.device("meta"))
+    assert attack.maps[1].device.type == "meta"
 
 
 def test_any_sampler_follows_in_its_variables():
