@@ -25,6 +25,8 @@ WEIGHTS = "diffusion_pytorch_model"
 #: diffusers' defaults
 UNET: dict[str, Any] = {"in_channels": 3, "out_channels": 3, "block_out_channels": (224, 448, 672, 896)}
 NOISE: dict[str, Any] = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
+#: the settings of a UNet that say what blocks it has
+BLOCKS = ("block_out_channels", "layers_per_block", "down_block_types", "up_block_types", "attention_head_dim")
 #: the values, besides null, of an unconditional UNet, by key
 PLAIN_UNET = {
     "_class_name": ("UNet2DModel",),
@@ -211,9 +213,12 @@ def noise_mismatches(noise: dict[str, Any], schedule: dict[str, Any]) -> list[st
     return [f"was trained with {theirs}, not {ours}: set {settings}"]
 
 
-def notes(name: str, folder: Path) -> list[str]:
-    """Return what is assumed about a checkpoint folder, or chosen in it, one line each."""
-    lines = []
+def notes(name: str, folder: Path, unet: dict[str, Any]) -> list[str]:
+    """Return what is assumed about a checkpoint folder, chosen in it, or other than the request's, one line each."""
+    found, lines = read(config_path(folder)), []
+    if other := [key for key in BLOCKS if key in found and key in unet and found[key] != unet[key]]:
+        theirs = ", ".join(f"{key}={found[key]}" for key in other)
+        lines.append(f"its network is trained further, with {theirs}, not what model.unet says")
     if home(folder).name == "unet_ema" and (folder / "unet").is_dir():
         lines.append("the averaged weights in unet_ema/ are used, not those in unet/")
     if not scheduler_path(folder).is_file():

@@ -71,7 +71,7 @@ def examine(pretrained: str, unet: dict[str, Any], schedule: Schedule) -> None:
     if problems := mismatches(pretrained, found, noise, unet, schedule.config) or weights_problems(pretrained, folder):
         raise RequestError(*problems)
     load(folder)
-    for line in notes(pretrained, folder):
+    for line in notes(pretrained, folder, unet):
         log.warning("%s", line)
 
 

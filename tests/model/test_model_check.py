@@ -184,13 +184,15 @@ def test_a_file_of_weights_that_is_cut_off_is_named(tmp_path):
 
 def test_what_is_taken_for_granted_is_reported(tmp_path):
     checkpoint(tmp_path)
-    assert notes("it", tmp_path) == []
+    assert notes("it", tmp_path, UNET) == []
+    (line,) = notes("it", tmp_path, UNET | {"layers_per_block": 7})
+    assert "its network is trained further, with layers_per_block=" in line
     (tmp_path / "scheduler" / "scheduler_config.json").unlink()
     (tmp_path / "unet").rename(tmp_path / "unet_ema")
     write(tmp_path / "unet" / "config.json", json.dumps(UNET | {"in_channels": 1}))
     (tmp_path / "unet_ema" / "diffusion_pytorch_model.bin").unlink()
     write(tmp_path / "unet_ema" / "diffusion_pytorch_model.fp16.safetensors", "")
-    lines = notes("it", tmp_path)
+    lines = notes("it", tmp_path, {})
     words = ["weights in unet_ema/ are used", "the config's schedule is assumed", "which is converted to float32"]
     assert all(word in line for word, line in zip(words, lines, strict=True))
 
