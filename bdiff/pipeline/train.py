@@ -96,7 +96,8 @@ def train_denoiser(
         attack.prepare_rows(here, plan)
         rows, schedule = poisoned.to(diffusion.device), denoiser.schedule
         loss = denoising_loss(attack.poison, schedule, rows, images.flip, denoiser.prediction)
-        fit(denoiser, loss, here, index, train, seed_of(seed, "train"), stages.session(stage, name), attack)
+        session = stages.session(stage, name, "pretrain.train" if name == "pretrain" else "train")
+        fit(denoiser, loss, here, index, train, seed_of(seed, "train"), session, attack)
         if stages.main:
             about = attack_key | ({"learn": attack.learn} if attack.learn else {})
             facts = setup.about | {"attack": about, "key": stage.key}
