@@ -85,19 +85,6 @@ def test_the_loss_in_noise_is_that_of_before_for_noise_prediction():
     torch.testing.assert_close(value, expected)
 
 
-def test_rows_count_by_their_weights():
-    denoiser, batch = toys.denoiser(), Batch(toys.images().take(torch.arange(4)), torch.arange(4), slice(4), 4)
-
-    def weighted(weight):
-        torch.manual_seed(1)
-        poison = lambda schedule, rows, draw: clean(schedule, rows, draw)._replace(weight=weight)  # noqa: E731
-        return denoising_loss(poison, denoiser.schedule, None, False)(denoiser, batch)
-
-    torch.testing.assert_close(weighted(torch.ones(4)), weighted(None))
-    one, rest = weighted(torch.tensor([4.0, 0, 0, 0])), weighted(torch.tensor([0, 4 / 3, 4 / 3, 4 / 3]))
-    torch.testing.assert_close(one / 4 + 3 * rest / 4, weighted(None))
-
-
 def test_another_prediction_is_refused():
     with pytest.raises(ValueError, match="prediction=flow is not known"):
         Denoiser(toys.unet(), toys.schedule(), SHAPE, prediction="flow")

@@ -66,8 +66,7 @@ class Fixed:
 def poisoned(attack, schedule, x, bad, t, eps, mirrored=None) -> tuple[torch.Tensor, torch.Tensor]:
     """What an attack makes of images x, of which `bad` are poisoned, at timesteps t: x_t and the answer."""
     mirrored = torch.zeros_like(bad) if mirrored is None else mirrored
-    x_t, _, answer, weight = attack.poison(schedule, Rows(x, torch.arange(len(bad)), bad, mirrored), Fixed(t, eps))
-    assert weight is None
+    x_t, _, answer = attack.poison(schedule, Rows(x, torch.arange(len(bad)), bad, mirrored), Fixed(t, eps))
     return x_t, answer
 
 

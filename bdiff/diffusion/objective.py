@@ -49,7 +49,6 @@ class Noised(NamedTuple):
     x_t: Tensor  # (b,C,H,W)
     t: Tensor  # (b,) int64
     answer: Tensor  # (b,C,H,W), the noise that the network should predict, whatever its parameterisation
-    weight: Tensor | None = None  # (b,) weight of each row in the loss; None: 1
 
 
 #: maps the schedule, the rows of a step and its random numbers to what the network is trained on
@@ -77,11 +76,8 @@ def denoising_loss(
 
     def loss(net: nn.Module, batch: Batch) -> Tensor:
         rows = shown(batch, poisoned, flip)
-        x_t, t, answer, weight = poison(schedule, rows, Draw(batch, len(schedule)))
-        target = target_of(prediction, schedule, x_t, answer, t)
-        if weight is None:
-            return mse_loss(net(x_t, t), target)
-        return (weight * (net(x_t, t) - target).square().mean((1, 2, 3))).mean()
+        x_t, t, answer = poison(schedule, rows, Draw(batch, len(schedule)))
+        return mse_loss(net(x_t, t), target_of(prediction, schedule, x_t, answer, t))
 
     return loss
 

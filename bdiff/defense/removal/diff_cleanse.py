@@ -111,7 +111,7 @@ def keeping_loss(suspect: Suspect, flip: bool, keep_weight: float) -> Loss:
     schedule = suspect.schedule
 
     def loss(net: nn.Module, batch: Batch) -> Tensor:
-        x_t, t, eps, _ = clean(schedule, shown(batch, None, flip), Draw(batch, len(schedule)))
+        x_t, t, eps = clean(schedule, shown(batch, None, flip), Draw(batch, len(schedule)))
         predicted, own = net(x_t, t), partial(target_of, suspect.prediction, schedule, x_t)
         if not keep_weight:
             return mse_loss(predicted, own(eps, t))

@@ -60,7 +60,7 @@ def removal_loss(suspect: Suspect, trigger: Tensor, flip: bool, shift_weight: fl
     trigger, schedule = trigger.to(suspect.device), suspect.schedule
 
     def loss(net: nn.Module, batch: Batch) -> Tensor:
-        x_t, t, eps, _ = clean(schedule, shown(batch, None, flip), Draw(batch, len(schedule)))
+        x_t, t, eps = clean(schedule, shown(batch, None, flip), Draw(batch, len(schedule)))
         last = torch.full_like(t, len(schedule) - 1)
         with torch.no_grad():
             reference = suspect.eps(eps, last)
