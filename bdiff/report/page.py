@@ -203,8 +203,9 @@ def sweep_charts(runs: Sequence[Run], keys: list[str], metrics: list[str]) -> di
 
 def numeric_key(runs: Sequence[Run], keys: list[str]) -> str | None:
     """Return the swept key for the horizontal axis: the poison rate, else the numeric one with the most values."""
-    values = {key: {run.value(key) for run in runs} for key in keys if key != "seed"}
-    numeric = [key for key, found in values.items() if len(found) > 1 and {type(one) for one in found} <= {int, float}]
+    found = {key: [run.value(key) for run in runs] for key in keys if key != "seed"}
+    values = {key: {*some} for key, some in found.items() if {type(one) for one in some} <= {int, float}}
+    numeric = [key for key, some in values.items() if len(some) > 1]
     if "attack.poison_rate" in numeric:
         return "attack.poison_rate"
     return max(numeric, key=lambda key: len(values[key]), default=None)

@@ -85,6 +85,17 @@ def sweep(root: Path) -> Path:
     return write_sweep_page([*jobs, root / "lost"], root / "report.html", "rates <b>&</b> targets")
 
 
+def test_a_sweep_over_lists_has_a_page(tmp_path):
+    jobs = [made(tmp_path / f"{number}", rate, seed=number) for number, rate in enumerate((0.05, 0.1))]
+    for job, widths in zip(jobs, ([16, 64], [16, 32]), strict=True):
+        config = yaml.safe_load((job / "config.yaml").read_text()) | {"widths": widths}
+        (job / "config.yaml").write_text(yaml.safe_dump(config))
+        record = json.loads((job / "metrics.json").read_text())
+        record["overrides"] = [f"widths={widths}"]
+        (job / "metrics.json").write_text(json.dumps(record))
+    assert "[16, 32]" in write_sweep_page(jobs, tmp_path / "report.html", "widths").read_text()
+
+
 def attributes(html: str, name: str) -> list[str]:
     """The values of an attribute, wherever it stands."""
     return [unescape(value) for value in re.findall(rf'\s{name}="([^"]*)"', html)]
