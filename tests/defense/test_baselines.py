@@ -167,7 +167,7 @@ def test_terd_wants_a_schedule_that_is_long_enough(option):
 
 
 def test_terd_that_leaves_the_numbers_is_reported():
-    with pytest.raises(RunError, match=r"lower defense\.lr=1e\+30"):
+    with pytest.raises(RunError, match=r"lower its lr=1e\+30"):
         audit("terd", steps=50, lr=1e30).invert(suspect(), 0)
 
 
