@@ -49,13 +49,15 @@ def stage(tmp_path_factory) -> Path:
     """A folder whose bdiff is ours but for the player in place of its commands."""
     folder = tmp_path_factory.mktemp("stage")
     play(folder, PLAYER)
+    (folder / "random.py").write_text("raise SystemExit('a module of the user, which numpy would import')")
     return folder
 
 
 @pytest.fixture
 def here(stage, monkeypatch):
-    """Work in that folder."""
+    """Work in that folder, whose own modules are not what a job imports."""
     monkeypatch.chdir(stage)
+    monkeypatch.setenv("PYTHONPATH", str(stage / ".player"))
     return stage
 
 
@@ -213,7 +215,7 @@ while True: job.wait(1)
 
 def test_nothing_is_left_of_a_sweep_that_is_killed(here):
     assert process.kept is None or process.kept.close() is not None
-    sweep = subprocess.Popen([sys.executable, "-c", SWEEP])
+    sweep = subprocess.Popen([sys.executable, "-P", "-c", SWEEP])
     deadline = time.monotonic() + 60
     while not ((here / "killed.log").exists() and (here / "killed.log").read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -56,7 +56,7 @@ leave("done")
 @pytest.fixture(params=["new"])
 def here(tmp_path, monkeypatch, request) -> Path:
     """A folder where a job's process, in a new Python or (WAYS) forked too, finds the player in place of commands."""
-    play(tmp_path, PLAYER)
+    monkeypatch.setenv("PYTHONPATH", play(tmp_path, PLAYER))
     monkeypatch.setenv(JOBS, request.param)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["bdiff"])

@@ -197,7 +197,7 @@ sys.exit(failed)
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
     """A folder where a job's process finds the player instead of bdiff."""
-    play(tmp_path, PLAYER)
+    monkeypatch.setenv("PYTHONPATH", play(tmp_path, PLAYER))
     monkeypatch.setenv("BDIFF_JOBS", "new")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["bdiff"])

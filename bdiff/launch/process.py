@@ -43,7 +43,7 @@ class New:
 
     def __init__(self, words: list[str], environment: dict[str, str], output: IO[str]):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bdiff", *words],
+            [sys.executable, "-P", "-m", "bdiff", *words],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -74,7 +74,7 @@ class Server:
         self.socket, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "bdiff.cli.server", name],
+                [sys.executable, "-P", "-m", "bdiff.cli.server", name],
                 stdin=theirs.fileno(),
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -29,7 +29,7 @@ def selftest(device: str) -> Finding:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bdiff-doctor-") as scratch:
         places = [f"paths.outputs={scratch}/outputs", f"paths.cache={scratch}/cache", f"hydra.run.dir={scratch}/run"]
-        words = [sys.executable, "-m", "bdiff", "run", *TINY, f"runtime.device={device}", *places]
+        words = [sys.executable, "-P", "-m", "bdiff", "run", *TINY, f"runtime.device={device}", *places]
         try:
             done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
         except subprocess.TimeoutExpired:
