@@ -14,6 +14,7 @@ from bdiff.common.errors import RequestError
 from bdiff.common.spelling import did_you_mean, nearest
 from bdiff.config.compose import jobs
 from bdiff.config.options import group_options
+from bdiff.config.sweeps import readable
 from bdiff.config.tables import table_names, table_of
 from bdiff.report.pivot import in_order, ordered, pivot
 from bdiff.report.published import Row, beside
@@ -185,9 +186,9 @@ def named_tables(args: argparse.Namespace) -> int:
         raise RequestError("give the table before the options: bdiff table <name> --run [key=value ...]")
     if args.format != "rich" or any((args.out, args.rows, args.cols, args.metrics)):
         raise RequestError("--run and --profile use the table's own layout: give its folder for another layout")
-    given = [word.partition("=")[2] for word in args.run or [] if word.startswith("paths.outputs=")]
-    outputs = Path(given[-1].strip("'\"") if given else "outputs")
-    tables = {name: table_of(name, args.profile, outputs) for name in args.what}
+    given = [readable(word) for word in args.run or [] if word.startswith("paths.outputs=")]
+    outputs = next((str(word.value()) for word in given if word), "outputs")
+    tables = {name: table_of(name, args.profile, Path(outputs)) for name in args.what}
     if args.run is not None:
         return make([*tables.values()], args.run)
     if lacking := [name for name, one in tables.items() if one.sweeps and not one.folder.is_dir()]:
