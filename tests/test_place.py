@@ -29,6 +29,9 @@ def test_jobs_share_cores_and_gpus(tmp_path, monkeypatch):
         place(config, -1, stays) as one_of_all,
     ):
         assert (alone, one_of_four, one_of_all) == ({}, {"OMP_NUM_THREADS": "2"}, {"OMP_NUM_THREADS": "1"})
+    monkeypatch.setenv(places.TO_RUN, "1")
+    with place(config, 4, stays) as the_only_one:
+        assert the_only_one == {"OMP_NUM_THREADS": "8"}, "though four could run at a time"
     monkeypatch.setattr(places, "visible_gpus", lambda: ["3", "5"])
     with place(config, 4, stays) as first:
         with place(config, 4, stays) as second:

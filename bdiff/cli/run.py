@@ -28,7 +28,7 @@ from bdiff.config.plugins import register
 from bdiff.config.sweeps import repeated_values, shared_alike, written_out
 from bdiff.config.words import normal, quoted
 from bdiff.launch.live_view import BEFORE, WAITING, Board
-from bdiff.launch.place import SWEEP
+from bdiff.launch.place import SWEEP, TO_RUN
 from bdiff.launch.sweep import carry_out, ledger_of
 from bdiff.report.options import settings_of, settings_table
 from bdiff.report.removal_table import removal_tables
@@ -154,12 +154,12 @@ def sweep(configs: list[DictConfig], options: list[str], overrides: list[str]) -
         named[key] = label
     sweep_id = f"{os.getpid()}-{time.time_ns()}"
     board = Board(named, ledger_of(configs[0]), sweep_id)
-    board.rows()  # reports a damaged ledger before a job is started
+    left = sum(row.state != BEFORE for row in board.rows())  # also reports a damaged ledger before a job is started
     overrides = shared_alike(overrides)
-    of_sweep = f"+hydra.job.env_set.{SWEEP}={sweep_id}"
+    of_sweep = [f"+hydra.job.env_set.{name}={value}" for name, value in ((SWEEP, sweep_id), (TO_RUN, left))]
     try:
         with board.shown():
-            compose_and(carry_out, options, [*overrides, f"hydra.sweep.dir={quoted(folder)}", of_sweep])
+            compose_and(carry_out, options, [*overrides, f"hydra.sweep.dir={quoted(folder)}", *of_sweep])
         intact = board.close(terminal())
     except RequestError as error:
         if not begun(board):

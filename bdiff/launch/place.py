@@ -15,6 +15,8 @@ from bdiff.store import threads
 
 #: the sweep of a job, set by Hydra in the process of its launcher: <process number>-<time>
 SWEEP = "BDIFF_SWEEP"
+#: how many jobs it has to run, set likewise
+TO_RUN = "BDIFF_SWEEP_JOBS"
 
 MOST = 8  # jobs on a GPU with sweep.jobs_per_gpu=auto
 BUSY = 0.7  # fraction of the time that a GPU computes, from which on it has no room for another job
@@ -36,6 +38,7 @@ def place(config: DictConfig, parallel: int, sweep_ended: Callable[[], bool]) ->
     if not gpus:
         cores = threads.allowed()
         jobs = parallel if parallel > 0 else max(1, cores + 1 + parallel)  # joblib's way to count down from all cores
+        jobs = max(1, min(jobs, int(os.environ.get(TO_RUN, jobs))))  # a lone job need not leave cores to others
         yield {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
         return
     root = Path(tempfile.gettempdir()) / f"bdiff-gpus-{os.getuid()}"
