@@ -2,7 +2,8 @@
 
     python scripts/bench [training sampling ...] [--network digits cifar10_small]
 
-Each figure is the median of five rounds with the least and the largest beside it, in results/bench/<name>.json.
+Each rate and ratio is the median of five rounds with the least and the largest beside it, in results/bench/<name>.json;
+seconds of `scaling` are the least of three.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from bench.all import BENCHES  # noqa: E402
 from bench.subject import SUBJECTS, subject  # noqa: E402
 
 #: benchmarks that no network of ours has a part in
-ONCE = ("fid", "streaming", "scaling")
+ONCE = ("fid", "streaming", "scaling", "sweeps")
 
 
 def main() -> None:

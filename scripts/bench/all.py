@@ -11,6 +11,7 @@ from bench.sampling import sampling
 from bench.scaling import scaling
 from bench.streaming import streaming
 from bench.subject import Subject
+from bench.sweeps import sweeps
 from bench.timing import Figures
 from bench.training import training
 
@@ -29,5 +30,6 @@ BENCHES: dict[str, Callable[[Subject], Figures]] = {
     "fid": lambda on: fid(on, size(on, 4, 100, 1000)),
     "streaming": lambda on: streaming(on, size(on, 32, 1500, 2000), workers=min(8, os.cpu_count() or 1)),
     "scaling": scaling,
+    "sweeps": lambda on: sweeps(size(on, 2, 12, 12)),
     "profile": lambda on: kernels(on, size(on, 8, 64, 128)),
 }

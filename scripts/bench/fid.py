@@ -22,20 +22,25 @@ from bdiff.metric.fid.inception import InceptionFeatures
 from bench.subject import Subject
 from bench.timing import Figures, rates
 
+BATCH = 50  # pytorch-fid's
 
-def fid(on: Subject, images: int, rounds: int = 1) -> Figures:
+
+def fid(on: Subject, images: int) -> Figures:
     """Take the distance between two sets of `images`, each way: features, moments and the trace of the root."""
     torch.manual_seed(0)
     sets = [torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8) for _ in range(2)]
     with tempfile.TemporaryDirectory() as home:
         weights = Path(home) / "hub" / "checkpoints" / Path(FID_WEIGHTS_URL).name  # where torch's hub has them
         random_inception(weights)
+        features = InceptionFeatures(str(weights), "").to(on.device)
         contenders = {
-            "bdiff": ours(on, InceptionFeatures(str(weights), "").to(on.device), sets),
+            "bdiff": ours(on, features, sets),
+            "bare": bare(on, features, sets[0]),
             "pytorch_fid": theirs(on, Path(home), sets),
         }
-        metrics = rates(contenders, [("bdiff", "pytorch_fid")], rounds)
-    return Figures({"images": 2 * images, "precision": "fp32", "threads": torch.get_num_threads()}, metrics)
+        metrics = rates(contenders, [("bdiff", "bare"), ("bdiff", "pytorch_fid")])
+    config = {"images": 2 * images, "precision": "fp32", "threads": torch.get_num_threads()}
+    return Figures(config | {"compile time": "nothing is compiled"}, metrics)
 
 
 def random_inception(path: Path) -> None:
@@ -53,10 +58,21 @@ def ours(on: Subject, features: InceptionFeatures, sets: list[Tensor]) -> Callab
     def distance() -> None:
         frechet = Frechet(features, on.device)
         for pixels, real in zip(sets, (True, False), strict=True):
-            frechet.feed(pixels.split(50), real=real)
+            frechet.feed(pixels.split(BATCH), real=real)
         frechet.value()
 
     return on.rate(distance, sum(map(len, sets)))
+
+
+def bare(on: Subject, features: InceptionFeatures, pixels: Tensor) -> Callable[[], float]:
+    """Return the rate of nothing but the network, in batches of pytorch-fid's size."""
+
+    @torch.inference_mode()
+    def call() -> None:
+        for batch in pixels.to(on.device).split(BATCH):
+            features(batch)
+
+    return on.rate(call, len(pixels))
 
 
 def theirs(on: Subject, home: Path, sets: list[Tensor]) -> Callable[[], float]:

@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,9 +24,9 @@ from bdiff.diffusion.cost import operations
 from bdiff.pipeline.prepare import without
 from bench.sampling import drawn
 from bench.subject import Subject
+from bench.sweeps import ROOT, TINY, sweep
 from bench.timing import Figures
 
-ROOT = Path(__file__).parents[2]
 GROWS = ("images", "timesteps", "pixels", "jobs", "processes")
 ROUNDS = 3  # of which the fastest counts
 #: images a second that the 35.7 M network at 32 px was trained with on an H100 (compiled, NHWC, bf16), as published;
@@ -41,10 +40,6 @@ SIZES = {
     "lsun_bedroom": (50 * 3_033_042, 12_048_000),
     "lsun_church": (50 * 126_227, 12_048_000),
 }
-TINY = [
-    *("data=digits", "data.limit=64", "model.unet.block_out_channels=[8,8,8]", "train.steps=2", "train.batch_size=16"),
-    *("sample.count=4", "sample.steps=4", "metric/fid=none", "tracker=none", "runtime.device=cpu"),
-]
 
 
 def scaling(on: Subject) -> Figures:
@@ -53,7 +48,7 @@ def scaling(on: Subject) -> Figures:
         "images": {count: fastest(sampled(on, count, 10)) for count in (32, 64, 128)},
         "timesteps": {steps: fastest(sampled(on, 64, steps)) for steps in (5, 10, 20)},
         "pixels": {size * size: fastest(sampled(sized(on, size), 32, 4)) for size in (16, 32, 64)},
-        "jobs": {count: sweep(count) for count in (2, 4, 8)},
+        "jobs": {count: sweep(count, "forked") for count in (2, 4, 8)},
         "processes": {count: shared(count) for count in (1, 2, 4)},
     }
     metrics = {f"{name}/{size}": took for name, found in costs.items() for size, took in found.items()}
@@ -83,16 +78,6 @@ def exponent(costs: dict[int, float]) -> float:
     points = [(math.log(size), math.log(took)) for size, took in costs.items()]
     x, y = (sum(values) / len(points) for values in zip(*points, strict=True))
     return sum((a - x) * (b - y) for a, b in points) / sum((a - x) ** 2 for a, _ in points)
-
-
-def sweep(count: int) -> float:
-    """Return the seconds of a sweep of `count` tiny jobs."""
-    with tempfile.TemporaryDirectory() as folder:
-        seeds = f"seed={','.join(map(str, range(count)))}"
-        words = [sys.executable, "-m", "bdiff", "run", "-m", *TINY, seeds, f"paths.outputs={folder}"]
-        began = time.monotonic()
-        subprocess.run(words, check=True, capture_output=True, cwd=ROOT)
-        return time.monotonic() - began
 
 
 def shared(count: int) -> float:

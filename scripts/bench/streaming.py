@@ -35,7 +35,7 @@ def streaming(on: Subject, images: int, workers: int) -> Figures:
             "bdiff_no_workers": streamed(on, opened(few, folder), 0),
             "decoder": decoded(few, images, workers),
         }
-        metrics = rates(contenders, [("bdiff", "decoder")], rounds=3)
+        metrics = rates(contenders, [("bdiff", "decoder")])
         for name, path in (("", few), ("_of_4_times_as_many", many)):
             metrics[f"resident_mib{name}"] = peak(on, path, folder, workers)
     config = {"images": images, "size": SIZE, "batch": BATCH, "workers": workers, "cores": os.cpu_count()}

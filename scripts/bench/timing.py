@@ -23,11 +23,11 @@ class Figures:
 def rates(
     contenders: Mapping[str, Contender], over: Sequence[tuple[str, str]], rounds: int = ROUNDS
 ) -> dict[str, float]:
-    """Return each contender's median rate with its least and largest, and ratios, by name.
+    """Return each contender's median rate, and ratios, with the least and the largest of each, by name.
 
     Args:
         contenders: called in turn, `rounds` times each after one that does not count.
-        over: pairs (name, other) whose ratio `<name>_over_<other>` is wanted: the median of those of each round.
+        over: pairs (name, other) whose ratio `<name>_over_<other>` is wanted, of each round.
         rounds: of which the median is taken.
     """
     found: dict[str, list[float]] = {name: [] for name in contenders}
@@ -36,10 +36,8 @@ def rates(
     for _ in range(rounds):
         for name, contender in contenders.items():
             found[name].append(contender())
+    for one, other in over:
+        found[f"{one}_over_{other}"] = [mine / theirs for mine, theirs in zip(found[one], found[other], strict=True)]
     metrics = {name: statistics.median(values) for name, values in found.items()}
     metrics |= {f"{name}_low": min(values) for name, values in found.items()}
-    metrics |= {f"{name}_high": max(values) for name, values in found.items()}
-    for one, other in over:
-        ratios = [mine / theirs for mine, theirs in zip(found[one], found[other], strict=True)]
-        metrics[f"{one}_over_{other}"] = statistics.median(ratios)
-    return metrics
+    return metrics | {f"{name}_high": max(values) for name, values in found.items()}

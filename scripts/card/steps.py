@@ -18,7 +18,7 @@ from card.kept import keep
 
 ROOT = Path(__file__).parents[2]
 #: the benchmarks that say something of a card
-TAKEN = [name for name in BENCHES if name not in ("scaling", "streaming")]
+TAKEN = [name for name in BENCHES if name not in ("scaling", "streaming", "sweeps")]
 
 
 class Part(NamedTuple):
