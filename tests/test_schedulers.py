@@ -15,7 +15,7 @@ from bdiff.model import architecture
 from bdiff.pipeline.prepare import sampler
 
 
-@pytest.mark.parametrize("name", sorted(schedulers.KNOWN))
+@pytest.mark.parametrize("name", sorted(schedulers.KNOWN - {"DPMSolverSDEScheduler"}))  # which needs torchsde
 def test_known_schedulers_take_a_schedule_of_betas(name):
     taken = inspect.signature(getattr(diffusers, name)).parameters
     assert {*schedulers.SCHEDULE, "prediction_type", "trained_betas"} <= {*taken}
@@ -51,7 +51,7 @@ def test_a_schedule_that_ends_before_noise_is_marked(abar, end, marked):
         (["sampler=dpm_solver", "+sampler.scheduler.algorithm_type=foo"], "sampler.scheduler cannot be made so"),
         (["+sampler.step={eta:1}"], "sampler.step.eta is no option of DDPMScheduler.step(), which has none"),
         (["sampler=ddim", "+sampler.step.ta=1"], "which has eta, use_clipped_model_output"),
-        (["sampler.scheduler._target_=diffusers.DPMSolverSDEScheduler"], "DPMSolverSDEScheduler does not sample from"),
+        (["sampler.scheduler._target_=diffusers.DPMSolverSDEScheduler"], "draws noise that is not the seed's"),
     ],
 )
 def test_what_diffusers_alone_can_tell_is_reported_before_training(words, message):

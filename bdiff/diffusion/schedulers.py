@@ -18,7 +18,7 @@ KNOWN = {
     for name in (
         *("DDPM", "DDPMParallel", "DDIM", "DDIMParallel", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete"),
         *("HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "LMSDiscrete", "DEISMultistep", "UniPCMultistep"),
-        *("DPMSolverMultistep", "DPMSolverSinglestep", "SASolver"),
+        *("DPMSolverMultistep", "DPMSolverSinglestep", "DPMSolverSDE", "SASolver"),
     )
 }
 #: the values, besides null, that are compatible with noise prediction on plain betas, by key
@@ -55,6 +55,8 @@ def problems(scheduler: dict[str, Any], schedule: dict[str, Any]) -> list[str]:
     if name not in KNOWN:
         known = "conf/sampler names schedulers that do"
         return [f"sampler.scheduler: {name} does not sample from betas by predicted noise: {known}"]
+    if name == "DPMSolverSDEScheduler":
+        return [f"sampler.scheduler: {name} draws noise that is not the seed's: choose another"]
     found = [
         f"sampler.scheduler.{key}={scheduler[key]} is set by the schedule: leave it out, or set schedule.{key}"
         for key in SCHEDULE

@@ -127,6 +127,7 @@ def test_a_unet_of_another_class_is_refused_by_name(tmp_path):
         {"prediction_type": None, "num_class_embeds": None, "class_embed_type": None, "snr_shift_scale": 1.0},
         {"thresholding": True, "timestep_spacing": "trailing", "clip_sample": True, "set_alpha_to_one": False},
         {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": False, "flow_shift": 1.0},
+        {"_class_name": "DPMSolverSDEScheduler"},
         {"_class_name": "DDIMScheduler", "time_embedding_type": "positional", "variance_type": "fixed_large"},
     ],
 )
