@@ -241,6 +241,7 @@ def test_failed_jobs_keep_nothing_from_being_run_and_shown_and_done_ones_are_lef
         ("zoo --profile papr", "table zoo: profile papr is not known; did you mean paper?"),
         ("diff2-variants --profile paper --run", "profile paper is not known (choose from digits)"),
         ("zoo", "outputs/tables/digits/zoo is not a folder: bdiff table zoo --run creates it"),
+        ("zoo --profile paper", "zoo --profile paper --run creates it; if it was run with paths.outputs=, give that"),
         ("--run zoo", "give the table before the options"),
         ("zoo --run --format md", "give its folder for another"),
         ("zoo --run tracker=non", "tracker=non is not known; did you mean none?"),
@@ -258,9 +259,19 @@ def test_a_folder_of_a_tables_name_is_a_folder(here, capsys):
     assert cli.command(["table", "zoo"]) == 2 and "no runs found" in capsys.readouterr().err
 
 
-def test_the_runs_of_a_table_are_where_its_outputs_are_asked_to_be(here, monkeypatch):
+@pytest.mark.parametrize(
+    ("words", "outputs"),
+    [
+        (["paths.outputs='/a b/outputs'"], "/a b/outputs"),
+        (["paths.outputs=~/big"], "/home/me/big"),
+        (["paths.outputs=/größer"], "/größer"),
+        (["paths.outputs=/first", "paths.outputs=/last"], "/last"),
+    ],
+)
+def test_the_runs_of_a_table_are_where_its_outputs_are_asked_to_be(words, outputs, here, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
     asked = []
     monkeypatch.setattr("bdiff.cli.make_table.make", lambda tables, words: asked.extend(tables) or 0)
-    assert cli.command(["table", "zoo", "--run", "seed=1", "paths.outputs='/a b/outputs'"]) == 0
-    assert {place.parents[1] for place in asked[0].sweeps.values()} == {Path("/a b/outputs/tables/digits")}
-    assert any("/a b/outputs/tables/digits/zoo" in word for view in asked[0].views for word in view)
+    assert cli.command(["table", "zoo", "--run", "seed=1", *words]) == 0
+    assert {place.parents[1] for place in asked[0].sweeps.values()} == {Path(outputs, "tables/digits")}
+    assert any(f"{outputs}/tables/digits/zoo" in word for view in asked[0].views for word in view)

@@ -16,6 +16,7 @@ from bdiff.config.compose import jobs
 from bdiff.config.options import group_options
 from bdiff.config.sweeps import readable
 from bdiff.config.tables import table_names, table_of
+from bdiff.config.words import normal
 from bdiff.report.pivot import in_order, ordered, pivot
 from bdiff.report.published import Row, beside
 from bdiff.report.runs import Run, find, flat
@@ -186,14 +187,15 @@ def named_tables(args: argparse.Namespace) -> int:
         raise RequestError("give the table before the options: bdiff table <name> --run [key=value ...]")
     if args.format != "rich" or any((args.out, args.rows, args.cols, args.metrics)):
         raise RequestError("--run and --profile use the table's own layout: give its folder for another layout")
-    given = [readable(word) for word in args.run or [] if word.startswith("paths.outputs=")]
-    outputs = next((str(word.value()) for word in given if word), "outputs")
+    given = [readable(normal(word)) for word in args.run or [] if word.startswith("paths.outputs=")]
+    outputs = ["outputs", *(str(word.value()) for word in given if word)][-1]  # the last counts, as for Hydra
     tables = {name: table_of(name, args.profile, Path(outputs)) for name in args.what}
     if args.run is not None:
         return make([*tables.values()], args.run)
     if lacking := [name for name, one in tables.items() if one.sweeps and not one.folder.is_dir()]:
-        raise RequestError(*(f"{tables[name].folder} is not a folder: bdiff table {name} --run creates it"
-                             for name in lacking))  # fmt: skip
+        profile = f" --profile {args.profile}" if args.profile else ""
+        raise RequestError(*(f"{tables[name].folder} is not a folder: bdiff table {name}{profile} --run creates it; if "
+                             "it was run with paths.outputs=, give that again" for name in lacking))  # fmt: skip
     return max(map(show, tables.values()))
 
 
