@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from bdiff.report.charts import INK, literal
 from bdiff.report.site_boards import Measure
 from bdiff.report.site_rows import Matrix, Row
-from bdiff.report.site_values import Value, value
+from bdiff.report.site_values import Value, peers, value
 from bdiff.store import artifacts
 
 #: the boards whose rows are attacks on samples, in the order they are shown
@@ -39,8 +39,8 @@ def overview(path: Path, boards: dict[str, Matrix]) -> bool:
     removals and sampling defenses the ASR that is left, with the distance of clean samples over that before.
     """
     shown = [boards[name] for name in SHOWN if name in boards]
-    calls = naming([row for board in shown for row in board.rows])
-    rows = list(dict.fromkeys(calls(row) for board in shown for row in board.rows if not row.clean))
+    calls = naming(shown)
+    rows = list(dict.fromkeys(calls(board, row) for board in shown for row in board.rows if not row.clean))
     if not rows:
         return False
     widths = [len(board.columns) for board in shown]
@@ -59,17 +59,23 @@ def overview(path: Path, boards: dict[str, Matrix]) -> bool:
     return True
 
 
-def naming(rows: Sequence[Row]) -> Callable[[Row], str]:
-    """Return how a row is called, with the sampler's steps where rows of one name differ in them."""
+def naming(boards: Sequence[Matrix]) -> Callable[[Matrix, Row], str]:
+    """Return how a row of a board is called, with the sampler's steps where rows of one name differ in them."""
     steps: dict[str, set[str]] = {}
-    for row in rows:
-        steps.setdefault(named(row), set()).add(row.facts.get("steps", "-"))
+    for board in boards:
+        for row in board.rows:
+            steps.setdefault(named(row), set()).add(taken(board, row))
 
-    def call(row: Row) -> str:
+    def call(board: Matrix, row: Row) -> str:
         several = len(steps[named(row)] - {"-"}) > 1
-        return f"{named(row)} {row.facts.get('steps', '-')} steps" if several else named(row)
+        return f"{named(row)} {taken(board, row)} steps" if several else named(row)
 
     return call
+
+
+def taken(board: Matrix, row: Row) -> str:
+    """Return the sampler's steps of a row, which says them only where rows of its board differ in them."""
+    return (board.shared | row.facts).get("steps", "-")
 
 
 def named(row: Row) -> str:
@@ -78,13 +84,13 @@ def named(row: Row) -> str:
     return " ".join([row.attack, row.trigger, *facts, *row.more.values()])
 
 
-def panel(axes: Axes, board: Matrix, rows: Sequence[str], calls: Callable[[Row], str]) -> None:
+def panel(axes: Axes, board: Matrix, rows: Sequence[str], calls: Callable[[Matrix, Row], str]) -> None:
     """Draw the cells of one board, a line for each of `rows`, as `calls` names them."""
     measure = board.board.measures[0]
     loss = next((one for one in board.board.measures if one.name == LOSS), None)
     own: dict[str, list[Row]] = {}
     for row in board.rows:
-        own.setdefault(calls(row), []).append(row)
+        own.setdefault(calls(board, row), []).append(row)
     grid = [[entry(measure, loss, board, own.get(row, []), name) for name in board.columns] for row in rows]
     axes.imshow([[one.tone for one in line] for line in grid], cmap=SHADES, vmin=0, vmax=1, aspect="auto")
     for y, line in enumerate(grid):
@@ -102,7 +108,7 @@ def panel(axes: Axes, board: Matrix, rows: Sequence[str], calls: Callable[[Row],
 def entry(measure: Measure, loss: Measure | None, board: Matrix, rows: Sequence[Row], column: str) -> Entry:
     """Return a cell over all `rows` of one name."""
     cells = [cell for row in rows for cell in row.columns.get(column, [])]
-    others = [cell for row in board.rows for cell in row.columns.get(column, [])]
+    others = peers(board, column)
     found = value(measure, cells, others)
     if found.number is None:
         return Entry("–")

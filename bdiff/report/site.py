@@ -1,6 +1,7 @@
 """A static site over run folders and results from elsewhere: a leaderboard for each role of defenses."""
 
 import json
+import logging
 import os
 import time
 from collections import Counter
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from PIL import UnidentifiedImageError
+
 from bdiff import __version__
 from bdiff.common.errors import RequestError
 from bdiff.report.cells import Cell
@@ -18,6 +21,8 @@ from bdiff.report.site_boards import BOARDS
 from bdiff.report.site_pages import BoardPage, board_page, cell_page
 from bdiff.report.site_rows import matrix
 from bdiff.store import artifacts
+
+log = logging.getLogger(__name__)
 
 #: in the folder of a site: what is there may be replaced
 MARKER = "site.json"
@@ -46,9 +51,11 @@ class Site:
         """Return the page of a result, from the site's folder: that of a run, or of the fields of a JSON."""
         if cell.file is not None:
             return f"results/{cell.slug}.html"
-        if not (cell.run.folder / "report.html").is_file():
-            return None
-        return f"runs/{cell.slug}.html" if self.copied else self.beside(cell.run.folder / "report.html")
+        if self.copied:
+            copy = f"runs/{cell.slug}.html"
+            return copy if (self.scratch / copy).is_file() else None
+        page = cell.run.folder / "report.html"
+        return self.beside(page) if page.is_file() else None
 
     def beside(self, path: Path) -> str:
         """Return a file outside of the site as a link from its folder."""
@@ -74,6 +81,8 @@ def write_site(out: Path, cells: Sequence[Cell], title: str, copied: bool = Fals
         for folder in ("cells", "results", "runs"):
             (scratch / folder).mkdir(parents=True)
         site = Site(scratch, out.resolve(), title, copied)
+        if copied:
+            copy_pages(site, cells)
         pages = {name: board_page(name, matrix(board, cells), site.link) for name, board in BOARDS.items()}
         for name, page in pages.items():
             site.write(f"{name}.html", "site_board.html", page=page)
@@ -99,6 +108,16 @@ def write_site(out: Path, cells: Sequence[Cell], title: str, copied: bool = Fals
     return counts
 
 
+def copy_pages(site: Site, cells: Sequence[Cell]) -> None:
+    """Copy the runs' pages; one with a damaged picture is left out, with a warning."""
+    for cell in cells:
+        if cell.file is None and (cell.run.folder / "report.html").is_file():
+            try:
+                write_run_page(cell.run.folder, site.scratch / "runs" / f"{cell.slug}.html")
+            except UnidentifiedImageError as error:
+                log.warning("the site has no page of %s: %s", cell.run.folder, error)
+
+
 def write_cells(site: Site, page: BoardPage) -> None:
     """Write a page for each cell of a board that has a run."""
     for slot in page.slots:
@@ -108,12 +127,10 @@ def write_cells(site: Site, page: BoardPage) -> None:
 
 
 def write_results(site: Site, cells: Sequence[Cell]) -> None:
-    """Write the JSON of each result, a page for each from elsewhere, and copies of runs' pages if they are wanted."""
+    """Write the JSON of each result, and a page for each from elsewhere."""
     for cell in cells:
         if cell.json is not None:
             text = json.dumps(cell.json, indent=2, sort_keys=True, allow_nan=False)
             (site.scratch / "results" / f"{cell.slug}.json").write_text(text + "\n", encoding="utf-8")
         if cell.file is not None:
             site.write(f"results/{cell.slug}.html", "site_result.html", cell=cell)
-        elif site.copied and site.link(cell):
-            write_run_page(cell.run.folder, site.scratch / "runs" / f"{cell.slug}.html")

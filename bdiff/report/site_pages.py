@@ -8,7 +8,7 @@ from bdiff.report.cells import Cell
 from bdiff.report.pivot import in_order, mean, origins, protocols
 from bdiff.report.site_boards import Measure
 from bdiff.report.site_rows import Matrix, Row
-from bdiff.report.site_values import Rank, Value, adapted, counted, defenses, ranking, references, value
+from bdiff.report.site_values import Rank, Value, adapted, counted, defenses, peers, ranking, references, value
 from bdiff.store import artifacts
 
 Link = Callable[[Cell], str | None]
@@ -92,7 +92,7 @@ def board_page(name: str, found: Matrix, link: Link) -> BoardPage:
     """Return the page of the leaderboard `name`."""
     grid = [[slot(name, row, column, row.columns[column], link) if column in row.columns else None
              for column in found.columns] for row in found.rows]  # fmt: skip
-    others = {name: [cell for row in found.rows for cell in row.columns.get(name, [])] for name in found.columns}
+    others = {name: peers(found, name) for name in found.columns}
     for one in (one for row in grid for one in row if one):
         for measure in found.board.measures:
             one.values[measure.name] = value(measure, one.cells, others[one.column])
@@ -140,13 +140,12 @@ def cell_page(page: BoardPage, one: Slot, link: Link) -> dict[str, Any]:
     used = counted(one.cells)
     runs = [cell.run for cell in used]
     main = page.tables[0].measure
-    column = [cell for row in page.matrix.rows for cell in row.columns.get(one.column, [])]
     names = in_order(name for run in runs for name in run.metrics)
     return {
         "slot": one,
         "conditions": page.matrix.shared | one.row.facts | one.row.more,
         "known": [name for name in one.row.adaptive_to if name in defenses(page.matrix, one.column)],
-        "clean": len(references(main.ranks, used, column)) if used and main.ranks else 0,
+        "clean": len(references(main.ranks, used, peers(page.matrix, one.column))) if used and main.ranks else 0,
         "measures": [(table.measure, one.values[table.measure.name]) for table in page.tables],
         "metrics": [(name, mean(runs, name).text) for name in names],
         "results": [

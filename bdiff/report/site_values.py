@@ -35,8 +35,13 @@ def counted(cells: Sequence[Cell]) -> list[Cell]:
     return [*found.values()]
 
 
+def peers(matrix: Matrix, column: str) -> list[Cell]:
+    """Return the results of a column that numbers are over, among them those of clean models."""
+    return [cell for row in matrix.rows for cell in counted(row.columns.get(column, []))]
+
+
 def value(measure: Measure, cells: Sequence[Cell], others: Sequence[Cell]) -> Value:
-    """Return a cell's number. `others` are all results of its column, among them those of clean models."""
+    """Return a cell's number. `others` are the `peers` of its column."""
     if measure.triggered and cells and all(cell.clean for cell in cells):
         return Value(reason=CLEAN)
     used = counted(cells)

@@ -17,9 +17,10 @@ from bdiff.report.board_sheets import boards
 from bdiff.report.cells import cells_of, read_cells
 from bdiff.report.overview_figure import Entry, entry, naming
 from bdiff.report.runs import find
+from bdiff.report.site import write_site
 from bdiff.report.site_boards import BOARDS
-from bdiff.report.site_pages import board_page
-from bdiff.report.site_rows import Row, matrix
+from bdiff.report.site_pages import board_page, cell_page
+from bdiff.report.site_rows import Matrix, Row, matrix
 
 HOSTILE = "<script>document.title='owned'</script>\"><img src=x onerror=alert(1)>"
 MADE = {"device": "CPU", "commit": None, "dirty": None, "version": "1", "keys": {}, "versions": {},
@@ -146,6 +147,17 @@ def test_a_repair_makes_no_other_detection(tmp_path):
     assert found.columns == ["elijah"] and len(found.rows) == 1
 
 
+def test_a_clean_model_counts_once_with_a_repair_and_without(tmp_path):
+    for name, seed, repair, score in [("a", 0, False, 0.1), ("b", 0, True, 0.1), ("c", 1, False, 0.9)]:
+        run(tmp_path / name, "none", "elijah", {"audit/score": score}, seed=seed, parts={"repair": repair})
+    run(tmp_path / "hit", "baddiffusion", "elijah", {"audit/score": 0.5})
+    found, page = board(tmp_path, "detection")
+    assert found["baddiffusion", "elijah"]["AUROC"].number == 0.5
+    (slot,) = (one for one in page.slots if one.row.attack == "baddiffusion")
+    assert cell_page(page, slot, lambda cell: None)["clean"] == 2
+    assert entry(page.tables[0].measure, None, page.matrix, [slot.row], "elijah").text == ".50"
+
+
 def test_a_model_that_only_runs_with_defenses_have_is_one_result_of_its_attack(tmp_path):
     for defense, seed in [("elijah", 0), ("disdet", 0), ("elijah", 1)]:
         run(tmp_path / f"{defense}{seed}", "baddiffusion", defense, {"suspect/asr": 0.5 + 0.2 * seed}, seed=seed)
@@ -170,6 +182,15 @@ def test_every_link_of_the_site_leads_somewhere_within_reach(made):
         for name, link in re.findall(r'\s(href|src)="([^"]*)"', html):
             assert link == "data:," or (page.parent / unquote(unescape(link)).partition("#")[0]).exists(), (page, name)
     assert "outputs%20with%20%26%20in%20it/hit0/report.html" in (made[1] / "detection.html").read_text()
+
+
+def test_a_run_with_a_damaged_picture_has_no_copy_of_its_page(tmp_path, caplog):
+    folder = run(tmp_path / "run", "baddiffusion", metrics={"suspect/asr": 0.5})
+    (folder / "figures" / "trigger.png").write_bytes(b"")
+    write_site(tmp_path / "site", cells_of(find([folder])), "site", copied=True)
+    assert f"no page of {folder}: cannot identify image" in caplog.text
+    assert not [*(tmp_path / "site" / "runs").iterdir()]
+    assert 'href="runs/' not in (tmp_path / "site" / "attacks.html").read_text()
 
 
 def test_words_of_strangers_stay_words(made):
@@ -281,11 +302,13 @@ def test_the_overview_has_no_colour_where_a_removal_costs_too_much(metrics, expe
 
 def test_the_overview_keeps_rows_of_other_steps_apart():
     few, many = (Row("baddiffusion", "box", {"target": "hat", "steps": steps}, {}) for steps in ("20", "50"))
-    assert [*map(naming([few, many]), (few, many))] == [
-        "baddiffusion box hat 20 steps",
-        "baddiffusion box hat 50 steps",
-    ]
-    assert naming([few])(few) == "baddiffusion box hat"
+    same = Row("baddiffusion", "box", {"target": "hat"}, {})  # of a board whose rows all have 50
+    both = Matrix(BOARDS["detection"], [few, many], [], {}, [])
+    one = Matrix(BOARDS["removal"], [same], [], {"steps": "50"}, [])
+    calls = naming([both, one])
+    assert calls(both, few) == "baddiffusion box hat 20 steps"
+    assert calls(both, many) == calls(one, same) == "baddiffusion box hat 50 steps"
+    assert naming([one])(one, same) == "baddiffusion box hat"
 
 
 def test_the_boards_are_tables_too(tmp_path, capsys):
