@@ -80,6 +80,8 @@ class Attack(ABC):
     needs_surrogate: bool = False
     #: the settings that a trigger learned before training depends on
     learn_reads: ClassVar[tuple[str, ...]] = ()
+    #: part of its key; incremented, as `version` is, when the same settings would learn another
+    learn_version: ClassVar[int] = 1
     #: whether learning it needs a denoiser that has been trained
     learns_on_model: ClassVar[bool] = True
     #: number of `update_trigger` steps before training

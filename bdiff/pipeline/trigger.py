@@ -37,7 +37,7 @@ def learn_trigger(
     reads = {name: settings[name] for name in ("_target_", "learn", *attack.learn_reads)}
     stage = stages.stage(
         "trigger",
-        attack=reads | ({"version": attack.version} if attack.version > 1 else {}),
+        attack=reads | ({"version": attack.learn_version} if attack.learn_version > 1 else {}),
         surrogate=surrogate,
         **{part: setup.pictures.keys[part] for part in attack.reads},
         start=start.identity,

@@ -52,7 +52,7 @@ def test_a_trigger_is_learned_once_and_can_be_taken_from_its_picture(home):
 
 
 @pytest.mark.parametrize(("version", "added"), [(1, {}), (2, {"version": 2})])
-def test_another_version_of_the_attack_learns_another(version, added):
+def test_another_version_of_what_is_learned_is_learned_again(version, added):
     settings, asked = {"_target_": "mine.Attack", "learn": 3, "case": 1}, {}
 
     def stage(name, **parts):
@@ -61,7 +61,7 @@ def test_another_version_of_the_attack_learns_another(version, added):
 
     pictures, images = SimpleNamespace(keys={}), SimpleNamespace(fingerprint="toy")
     parts = SimpleNamespace(pictures=pictures, unet={}, diffusion=SimpleNamespace(key={}), images=images, seed=0)
-    attack = SimpleNamespace(reads=(), learn_reads=("case",), version=version)
+    attack = SimpleNamespace(reads=(), learn_reads=("case",), version=2, learn_version=version)
     with pytest.raises(InterruptedError):
         start = InitialWeights(None, None, "epsilon")
         learn_trigger(SimpleNamespace(stage=stage), parts, attack, settings, None, start, "fp32")
