@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ from safetensors.torch import load_file, save_file
 from bdiff.cli import main as cli
 from bdiff.common.errors import RequestError
 from bdiff.config.options import own_settings
+from bdiff.launch.audit import audited as launched
 from bdiff.library.suspects import load_suspect
 from bdiff.model.facts import facts
 from bdiff.pipeline import audit as pipeline
 from bdiff.pipeline.estimate import Row
 from bdiff.pipeline.planned import NEW
+from bdiff.pipeline.result import StageResult
 from bdiff.report.audit import audit_lines, verdict
 
 QUICK = ["steps=2", "batch=2", "timesteps=[1.0,0.5]", "samples=9", "--device", "cpu", "--quiet"]
@@ -98,6 +101,23 @@ def test_a_repaired_copy_is_a_stock_checkpoint(place):
     assert mended.keys() == theirs.keys() and any((mended[name] != theirs[name]).any() for name in mended)
     assert DDPMPipeline.from_pretrained("fixed").unet.config.sample_size == 16
     assert "% after" in audit_lines(record)["repaired"] and Path(record["page"]).read_text().count("<img") == 5
+
+
+def test_a_folder_that_another_made_meanwhile_is_left_to_it(tmp_path, monkeypatch):
+    weights, repair = tmp_path / "stage", tmp_path / "new"
+
+    def audit(*_):
+        repair.mkdir()
+        return SimpleNamespace(model=None)
+
+    monkeypatch.setattr(pipeline, "subject", lambda *_: SimpleNamespace(stages=SimpleNamespace(device="cpu")))
+    monkeypatch.setattr(pipeline, "audit", audit)
+    monkeypatch.setattr(pipeline, "findings", lambda *_: {})
+    monkeypatch.setattr(pipeline, "repaired", lambda *_: (weights, StageResult()))
+    monkeypatch.setattr(pipeline, "pictures", lambda *_: {})
+    with pytest.raises(RequestError, match=f"{repair} was made meanwhile: the repaired model is in {weights}"):
+        launched(tmp_path, None, {"elijah": None}, repair)
+    assert not [*repair.iterdir()]
 
 
 def test_a_class_conditional_model_is_looked_at_for_one_class(place):

@@ -68,6 +68,8 @@ def audited(folder: Path, facts: Facts, configs: Mapping[str, DictConfig], repai
         figures = {f"{prefix}{what}": figure for what, figure in audit.pictures(found, after).items()}
         show(figures, folder / "figures", NoTracker())
     if repair and weights:  # at the end, and whole: an audit that was killed goes on, and takes no other's folder
+        if repair.exists():
+            raise RequestError(f"--repair {repair} was made meanwhile: the repaired model is in {weights}")
         with artifacts.atomic(repair) as scratch:
             shutil.copytree(weights, scratch)
     assert model is not None and model.manifest is not None, "no method was asked for"
