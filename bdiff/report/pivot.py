@@ -99,13 +99,20 @@ def decides(key: str) -> bool:
 
 def agree(runs: Sequence[Run]) -> None:
     """Raise RequestError, naming the key, if runs of one cell differ in more than their seed."""
-    if len({identity(run) for run in runs}) > 1:
-        keys = differences(runs)
+    if keys := apart(runs):
         values = ", ".join(f"{key} ({', '.join(sorted({text(run.value(key)) for run in runs}))})" for key in keys[:3])
         raise RequestError(
             f"{len(runs)} runs belong to one cell but differ in {values}: add {keys[0]} to --rows or --cols, "
             f"or give a folder with fewer runs (two of these are {runs[0].folder} and {runs[-1].folder})"
         )
+
+
+def apart(runs: Sequence[Run]) -> list[str]:
+    """Return the settings in which `runs` differ, if in more than their seed and what their devices chose.
+
+    Empty if it is only that a precision was typed for one of them, which the device of another chose too.
+    """
+    return differences(runs) if len({identity(run) for run in runs}) > 1 else []
 
 
 def typed(runs: Sequence[Run]) -> list[str]:
@@ -138,10 +145,10 @@ def varying(runs: Sequence[Run], cols: list[str]) -> list[str]:
         cells: dict[tuple[str, ...], list[Run]] = {}
         for run in runs:
             cells.setdefault(label(run, [*keys, *cols]), []).append(run)
-        mixed = next((members for members in cells.values() if len({identity(run) for run in members}) > 1), None)
-        if mixed is None:
+        found = next(filter(None, map(apart, cells.values())), None)
+        if found is None:
             return keys or ["name"]
-        keys.append(differences(mixed)[0])
+        keys.append(found[0])
 
 
 def label(run: Run, keys: list[str]) -> tuple[str, ...]:

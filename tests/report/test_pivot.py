@@ -249,6 +249,11 @@ def test_a_precision_that_the_device_chose_reports_no_runs_apart_but_one_that_wa
                   typed=(f"train.precision={config['train']['precision']}",))  # fmt: skip
     assert len(pivot(find([tmp_path / "auto"]), None, [], ["suspect/asr"]).rows) == 1
     assert len(pivot(find([tmp_path / "typed"]), None, [], ["suspect/asr"]).rows) == 2
+    for seed, typed in enumerate(((), ("train.precision=fp32",))):  # which the device had chosen too
+        config = {"name": "n", "seed": seed, "train": {"precision": "fp32"}}
+        write_run(tmp_path / "same" / str(seed), {"asr": 0.5}, config, typed=typed)
+    for rows in (None, ["name"]):
+        assert [row[-1].n for row in pivot(find([tmp_path / "same"]), rows, [], ["suspect/asr"]).rows] == [2]
 
 
 def test_an_asr_stands_with_its_standard_error_and_over_seeds_with_their_deviation(tmp_path):
