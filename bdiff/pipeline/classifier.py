@@ -29,14 +29,14 @@ log = logging.getLogger(__name__)
 
 
 def train_classifier(
-    stages: Stages, images: Images, config: DictConfig, name: str = "classifier"
+    stages: Stages, images: Images, config: DictConfig, name: str = "classifier", key: str = "classifier"
 ) -> tuple[Classifier, dict[str, Any]]:
     """Return the classifier of a node of conf/classifier on the images, and what is known of it.
 
-    `name` is the request's key of the node: classifier, or surrogate for the attacker's own. Raises RequestError if the
-    file of its `weights` does not fit.
+    `name` is what the run's record calls it, and `key` the request's key of the node: classifier, or surrogate for the
+    attacker's own. Raises RequestError if the file of its `weights` does not fit.
     """
-    model = build_classifier(images, config, name)
+    model = build_classifier(images, config, key)
     parts, train = plain(config), train_config(config.train)
     given = parts.pop("weights", None)  # runs of before this key can be run again
     if given is not None:  # keys hold the file's content, not its place
@@ -56,7 +56,7 @@ def train_classifier(
         labels = here.labels[used].to(device)
         loss = classification_loss(labels, config.label_smoothing, here.flip, config.random_crop_padding)
         accelerator = Alone(device) if alone else stages.accelerator
-        session = Session(stage.folder, stages.loop, accelerator, name, costs=stages.costs, settings=f"{name}.train")
+        session = Session(stage.folder, stages.loop, accelerator, name, costs=stages.costs, settings=f"{key}.train")
         fit(model, loss, here, used, train, seed_of(config.seed, "train"), session)
         right = accuracy(model, here, kept, device)
         log.info("%s: %.1f %% of %d %s right", name, 100 * right, len(kept), unseen(config))
@@ -71,20 +71,20 @@ def train_classifier(
     return model.to(device).eval(), {"key": stage.key, "accuracy": manifest["accuracy"], "on": unseen(config)}
 
 
-def build_classifier(images: Images, config: DictConfig, name: str) -> Classifier:
-    """Return the classifier of the request's key `name`, with fresh weights or those of its file."""
+def build_classifier(images: Images, config: DictConfig, key: str) -> Classifier:
+    """Return the classifier of the request's key `key`, with fresh weights or those of its file."""
     torch.manual_seed(seed_of(config.seed, "weights"))
-    with named("classifier.model", f"{name}.model"):
+    with named("classifier.model", f"{key}.model"):
         model: Classifier = make(config.model, channels=images.shape[0], classes=len(images.classes))
     if config.get("weights") is not None:  # a key that configs of before lack
-        load_weights(model, config.weights, f"{name}.weights")
+        load_weights(model, config.weights, f"{key}.weights")
     return model
 
 
-def examine_classifier(images: Images, config: DictConfig, name: str) -> None:
+def examine_classifier(images: Images, config: DictConfig, key: str) -> None:
     """Raise RequestError if the classifier's file of weights does not fit, before anything is trained."""
     if config.get("weights") is not None or config.model.get("path") is not None:
-        build_classifier(images, config, name)
+        build_classifier(images, config, key)
 
 
 def trains_alone(stages: Stages, model: nn.Module) -> bool:

@@ -149,7 +149,7 @@ def train_suspect(run: Experiment, start: InitialWeights) -> Stage:
     key, surrogate = attack_key(attack, config.attack), None
     if attack.needs_surrogate:
         name = "surrogate" if config.get("surrogate") else "classifier"
-        surrogate, facts = train_classifier(stages, run.images, config[name], name)
+        surrogate, facts = train_classifier(stages, run.images, config[name], name, name)
         key["surrogate"] = facts["key"]
     attack.prepare(Parts(run.diffusion.schedule_here, surrogate))
     if attack.learn:

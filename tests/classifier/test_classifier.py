@@ -16,7 +16,7 @@ from bdiff.classifier.small_cnn import SmallCNN
 from bdiff.classifier.weights import load_weights
 from bdiff.classifier.wrn28_10 import Block, WideResNet
 from bdiff.cli import main as cli
-from bdiff.common.errors import RequestError
+from bdiff.common.errors import RequestError, RunError
 from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
 from bdiff.config.options import PACKAGE
@@ -147,7 +147,7 @@ def test_sgd_takes_nesterovs_step():
     assert weight.item() == pytest.approx(-0.1 * (1 + 0.9 * 1) - 0.1 * (1 + 0.9 * 1.9))
 
 
-def classified(folder: Path, *overrides: str):
+def classified(folder: Path, *overrides: str, name: str = "classifier"):
     """The classifier of a run on a few digits, and what is known of it."""
     words = [
         "data.limit=60",
@@ -158,7 +158,7 @@ def classified(folder: Path, *overrides: str):
     ]
     (config,) = jobs([*words, *overrides], multirun=False)
     run = build_experiment(config, NoTracker())
-    return train_classifier(run.stages, run.images, config.classifier)
+    return train_classifier(run.stages, run.images, config.classifier, name)
 
 
 def test_a_run_takes_its_classifier_from_a_file(tmp_path):
@@ -173,6 +173,11 @@ def test_a_run_takes_its_classifier_from_a_file(tmp_path):
     assert classified(tmp_path / "second", f"classifier.weights={moved}")[1] == known
     with pytest.raises(RequestError, match="does not hold the weights of this SmallCNN"):
         classified(tmp_path / "third", f"classifier.weights={moved}", "classifier.model.width=16")
+
+
+def test_a_failed_training_names_its_settings_whatever_the_record_calls_it(tmp_path):
+    with pytest.raises(RunError, match=r"^class_judge: .* Lower classifier\.train\.lr"):
+        classified(tmp_path, "classifier.train.steps=8", "classifier.train.lr=1e30", name="class_judge")
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "weights.pt"])
