@@ -35,9 +35,10 @@ TRAINS = "lower runtime.micro_batch, which sums gradients over parts of a batch,
 MEASURES = "lower metric.batch_size"
 MEMORY_HINTS = {
     "train": TRAINS,
+    "trigger": "set train.precision=bf16, or a smaller model.unet",
     "repair": TRAINS,
     "sample": "lower sample.batch_size",
-    "audit": "set defense.checkpoint=true",
+    "audit": "set defense.checkpoint=true, or for an input check defense.inversion.checkpoint=true",
     "amplify": "set amplify.inversion.checkpoint=true",
     "measure": MEASURES,
     "reference": MEASURES,

@@ -98,6 +98,8 @@ def elsewhere():
             on_a_gpu,
             r"\(CUDA out of memory. Tried to allocate 4 PiB.\): lower sample.batch_size; runtime.plan=",
         ),
+        ("audit", in_numpy, "set defense.checkpoint=true, or for an input check defense.inversion.checkpoint=true"),
+        ("trigger", in_numpy, "set train.precision=bf16, or a smaller model.unet"),  # its batch cannot be set
         ("shield", in_numpy, r"\(Unable to allocate .*\): lower its batch_size"),
     ],
 )
