@@ -51,6 +51,7 @@ MEANINGS = {
     "seconds": "Seconds on this device.",
     "audit/score": "The detection's score: the higher, the likelier a backdoor.",
     "audit/loss": "The loss of the inversion at its end.",
+    "audit/nothing": "The loss of a trigger that does nothing, which the trigger's score is relative to.",
     "uniformity": "Mean squared distance between samples from the inverted trigger, pixels in [0,1]; 0: all are equal.",
     "inputs/tpr": "Fraction of starting noises with the trigger that the input check flags, at the false-positive "
     "rate asked for (@: at this one).",

@@ -109,7 +109,7 @@ def write_run_page(folder: Path, published: Path | None = None) -> Path:
     record, metrics = run.record, run.record.get("metrics", {})
     config, overrides = public(run) if published else (run.config, record["overrides"])
     protocol = record.get("protocol", {})
-    success = protocol.get("asr") or protocol.get("class_asr") or {}
+    counts = [protocol.get(name, {}).get("count") for name in ("asr", "class_asr")]
     figures = {path.stem: embed(path) for path in sorted((folder / "figures").glob("*.png"))}
     chosen = {name: run.value(name) for name in CHOICES} | {"poison rate": run.value("attack.poison_rate")}
     return write(
@@ -119,7 +119,7 @@ def write_run_page(folder: Path, published: Path | None = None) -> Path:
         status=record["status"],
         record=record,
         folder=None if published else str(folder.absolute()),
-        drawn={"triggered": success.get("count")},
+        drawn={"triggered": counts[0] or counts[1]},
         overrides=overrides,
         choices={name: value for name, value in chosen.items() if value is not None},
         figures=figures,

@@ -50,6 +50,9 @@ def test_a_page_counts_clean_and_triggered_samples_apart(tmp_path):
     text = " ".join(write_run_page(made(tmp_path / "run", protocol=protocol)).read_text().split())
     assert " of 2048 samples" in text
     assert "10000 clean and 2048 triggered images were drawn, from the same noise, with" in text
+    protocol |= {"asr": {"absent": "the target is a class"}, "class_asr": {"count": 1024}}
+    text = " ".join(write_run_page(made(tmp_path / "class", protocol=protocol)).read_text().split())
+    assert "10000 clean and 1024 triggered images were drawn" in text
 
 
 def test_a_page_that_is_published_says_nothing_of_the_machine(tmp_path):
@@ -295,4 +298,4 @@ def test_the_browser_sees_what_is_wrong_with_a_page(tmp_path, browser):
 
 def test_a_metric_with_another_meaning_elsewhere_is_explained_by_its_whole_name():
     assert "input check" in meaning("inputs/tpr@0.01") and "entropy" in meaning("shield_strip/tpr")
-    assert meaning("inputs/seconds_per_input") and not meaning("inputs/unheard_of")
+    assert meaning("audit/nothing") and meaning("inputs/seconds_per_input") and not meaning("inputs/unheard_of")
