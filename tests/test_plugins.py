@@ -6,6 +6,7 @@ import sys
 import pytest
 from packages import forget, install
 
+import bdiff
 from bdiff.cli import main as cli
 from bdiff.cli.doctor import parts
 from bdiff.common.errors import RequestError
@@ -147,6 +148,15 @@ def test_a_folder_of_yamls_is_named(way, tmp_path, monkeypatch, capsys):
     assert "did you mean tiny?" in capsys.readouterr().err
     assert cli.command(["run", *words, "trigger=tiny", "--cfg", "job"]) == 0
     assert "side: 5" in capsys.readouterr().out
+
+
+def test_a_run_from_python_records_the_folder_of_yamls(tmp_path, monkeypatch):
+    words = [f'hydra.searchpath=["{folder(tmp_path, trigger__tiny=BOX)}"]', "trigger=tiny"]
+    monkeypatch.setattr("bdiff.library.request.record_in", lambda place: None)
+    recorded = []
+    monkeypatch.setattr("bdiff.launch.job.job", lambda config, place, overrides, choices: recorded.extend(overrides))
+    bdiff.run(words)
+    assert recorded == words
 
 
 def test_a_package_s_folder_of_yamls_is_named_and_not_imported(site):

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from bdiff.common.errors import RequestError
 from bdiff.common.progress import console
 from bdiff.config.compose import jobs
+from bdiff.config.folders import searched
 from bdiff.config.words import literal
 from bdiff.library.records import Record, record_in
 
@@ -27,7 +28,8 @@ def run(overrides: Sequence[str] = (), *, quiet: bool = False) -> Record:
     not within another Hydra app.
     """
     with composed(overrides) as config:
-        folder, words, chosen = Path(config.hydra.run.dir), [*config.hydra.overrides.task], config.hydra.runtime.choices
+        folder, chosen = Path(config.hydra.run.dir), config.hydra.runtime.choices
+        words = [*searched(config.hydra), *config.hydra.overrides.task]
         choices = {group: option for group, option in chosen.items() if not group.startswith("hydra/")}
         settled = resolved(config)
     from bdiff.launch.job import job
