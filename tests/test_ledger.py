@@ -119,6 +119,26 @@ def test_another_file_in_a_folder_is_another_job(tmp_path):
     assert key("data=images", f"data.path={tmp_path}") != before
 
 
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"defense": {"_target_": "bdiff.defense.removal.weight_averaging.WeightAveraging", "clean": "base"}}, True),
+        ({"defense": {"removal": {"clean": "base"}}}, True),
+        ({"attack": {"_target_": "bdiff.attack.trojdiff.TrojDiff", "foreign_path": "base"}}, True),
+        ({"target": {"_target_": "bdiff.target.image.image", "path": "base"}}, True),
+        ({"attack": {"_target_": "bdiff.attack.villandiffusion.VillanDiffusion", "path": "base"}}, False),  # a word
+        ({"classifier": {"model": {"pretrained": True}}}, False),
+    ],
+)
+def test_what_names_a_folder_goes_into_the_key_and_a_word_that_one_is_called_by_does_not(
+    config, named, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "weights").write_text("first")
+    assert dict(ledgers.places(config)) == ({str(tmp_path / "base"): ledgers.stamp(tmp_path / "base")} if named else {})
+
+
 def test_other_code_is_another_job(monkeypatch):
     before = key()
     monkeypatch.setattr(ledgers, "describe", lambda path: Part(path, version=2))

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 #: the last parts of keys that name files or folders whose content affects the numbers
-PLACES = ("path", "pretrained", "weights", "lpips_weights", "reference")
+PLACES = ("path", "pretrained", "weights", "lpips_weights", "reference", "clean", "foreign_path")
 #: keys of folders that are created if missing
 MADE = ("paths.outputs", "paths.cache", "hydra.run.dir", "hydra.sweep.dir")
 

@@ -62,11 +62,14 @@ def config_key(config: DictConfig) -> str:
 
 def places(config: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:
     """Yield every file and folder that a config names, with its stamp."""
+    declared = describe(str(config.get("_target_"))).settings or {}
     for name, value in config.items():
         if isinstance(value, dict):
             yield from places(value)
-        elif name in PLACES and value is not None and (path := Path(value).expanduser()).exists():
-            yield str(path.resolve()), stamp(path.resolve())
+        elif name in PLACES and isinstance(value, str) and not (name in declared and declared[name].rules):
+            path = Path(value).expanduser()  # no word out of a few, as attack.path=noise is
+            if path.exists():
+                yield str(path.resolve()), stamp(path.resolve())
 
 
 def stamp(path: Path) -> list[int]:
