@@ -97,7 +97,8 @@ def clean_run(run: Run, name: str) -> Run | None:
     """Return the newest run of a clean model, below the same outputs, whose distance can be held against this one's."""
     places = Path(run.config["paths"]["outputs"])
     found = [*places.glob("runs/*/*/metrics.json"), *places.glob("multiruns/*/*/*/metrics.json")]
-    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+    times = {path: time for path in found if (time := written(path)) is not None}
+    for path in sorted(times, key=times.__getitem__, reverse=True):
         record = artifacts.recall(path, dict[str, Any]())
         clean = record.get("status") == "done" and record.get("choices", {}).get("attack") == "none"
         if clean and record.get("protocol", {}).get(name) == run.record["protocol"].get(name):
@@ -105,6 +106,14 @@ def clean_run(run: Run, name: str) -> Run | None:
             if other and all(other.config.get(part) == run.config.get(part) for part in SHARED):
                 return other
     return None
+
+
+def written(path: Path) -> float | None:
+    """Return when a file was last written; None if it is gone, as when a sweep repeats a failed job."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None
 
 
 def verdict(run: Run) -> str:

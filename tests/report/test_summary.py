@@ -48,6 +48,13 @@ def test_the_distance_stands_beside_that_of_a_clean_model_of_the_same_settings(t
     assert summary(finished(tmp_path, "clean", **clean))["distance"] == "fid_classifier 0.912, of this clean model"
 
 
+def test_a_run_that_vanishes_while_clean_ones_are_looked_for_is_passed_over(tmp_path, monkeypatch):
+    finished(tmp_path, "clean", attack="none", rate=0.0, metrics={"fid_classifier": 0.7})
+    listed = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda *about: [*listed(*about), tmp_path / "gone" / "metrics.json"])
+    assert summary(finished(tmp_path, "one"))["distance"] == "fid_classifier 0.912; a clean model's 0.700"
+
+
 @pytest.mark.parametrize(
     ("metrics", "head", "line"),
     [
