@@ -3,7 +3,7 @@
     import bdiff
 
     record = bdiff.run(["attack=baddiffusion", "train.steps=100"])
-    verdict = bdiff.audit(bdiff.load_suspect(record.folder), data="digits")
+    verdict = bdiff.audit(bdiff.load_suspect(record.folder))
 
 The functions are imported on first use, since torch takes a second to import.
 """

@@ -17,14 +17,15 @@ from safetensors.torch import load_file, save_file
 from bdiff.cli import main as cli
 from bdiff.common.errors import RequestError
 from bdiff.config.options import own_settings
+from bdiff.launch.audit import audit_in
 from bdiff.launch.audit import audited as launched
 from bdiff.library.suspects import load_suspect
 from bdiff.model.facts import facts
 from bdiff.pipeline import audit as pipeline
 from bdiff.pipeline.estimate import Row
-from bdiff.pipeline.planned import NEW
+from bdiff.pipeline.planned import NEW, REUSED
 from bdiff.pipeline.result import StageResult
-from bdiff.report.audit import audit_lines, verdict
+from bdiff.report.audit import audit_lines, called, verdict
 
 QUICK = ["steps=2", "batch=2", "timesteps=[1.0,0.5]", "samples=9", "--device", "cpu", "--quiet"]
 NET = {"layers_per_block": 1, "block_out_channels": (8, 8), "norm_num_groups": 8}
@@ -142,6 +143,43 @@ def test_the_cost_is_said_and_a_budget_keeps_to_it(place, capfd):
     assert not [*place.glob("outputs/audit*")]
     assert cli.command(["audit", "theirs", "--plan", "--device", "cpu", "--budget", "0.0001"]) == 2
     assert "--budget 0.0001 is too small: this model takes about" in capfd.readouterr().err
+
+
+def test_the_cost_is_that_of_what_is_left_and_of_one_repair(place, monkeypatch, capfd):
+    saved(place / "theirs")
+    (place / "pictures").mkdir()
+    Image.new("L", (16, 16)).save(place / "pictures" / "black.png")
+    asked, state = [], NEW
+
+    def planned(config, facts, repairs=False):
+        asked.append((config.defense._target_.rpartition(".")[2], repairs))
+        return [Row("audit", asked[-1][0], state, "", 30.0, 2**20), *[Row("repair", "r", state, "", 60.0, 0)] * repairs]
+
+    monkeypatch.setattr(pipeline, "plan", planned)
+    words = ["theirs", "--plan", "--device", "cpu", "--method", "elijah,purediffusion", "--budget", "9",
+             "--repair", "new", "--images", "pictures"]  # fmt: skip
+    assert cli.command(["audit", *words]) == 0
+    assert {*asked} == {("Elijah", True), ("PureDiffusion", False)}
+    assert "take about 2 min 0 s here" in capfd.readouterr().err
+    state = REUSED
+    assert cli.command(["audit", *words]) == 0
+    assert "nothing is left to do" in capfd.readouterr().err
+
+
+def test_a_failed_audit_leaves_no_verdict_of_the_one_before(tmp_path, monkeypatch):
+    for name in ("audit.json", "report.html"):
+        (tmp_path / name).write_text("flagged")
+    monkeypatch.setattr(pipeline, "subject", lambda config, facts: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        audit_in(tmp_path, None, {"elijah": None}, None, "bdiff audit")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.log"]
+
+
+@pytest.mark.parametrize("asked", [".", "inner/..", "../model", "owner/model", "model/"])
+def test_a_model_is_called_by_its_folder_wherever_it_is_asked_for_from(asked, tmp_path, monkeypatch):
+    (tmp_path / "model" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "model")
+    assert called(asked) == "model"
 
 
 @pytest.mark.parametrize(

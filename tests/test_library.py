@@ -1,5 +1,6 @@
 """`import bdiff` as a library: the examples of its page, and what a call leaves behind."""
 
+import inspect
 import logging
 import re
 import subprocess
@@ -14,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.version import VersionBase
 
 import bdiff
+from bdiff.cli.audit import parser
 from bdiff.library.records import Records
 
 PAGE = Path(__file__).parents[1] / "docs" / "library.md"
@@ -136,6 +138,10 @@ def test_an_audit_says_what_the_run_said(made):
     flagged = bdiff.audit(suspect, "elijah", sampler_steps=3, threshold=-0.99, **ELIJAH)
     assert flagged.flagged and flagged.score == verdict.score
     assert bdiff.audit(suspect, "elijah", sampler_steps=3, seed=1, **ELIJAH).score != verdict.score
+
+
+def test_the_default_detection_is_that_of_the_command():
+    assert [inspect.signature(bdiff.audit).parameters["method"].default] == parser().get_default("method")
 
 
 def test_an_auto_threshold_of_other_models_flags_none(made, caplog):

@@ -16,7 +16,7 @@ from bdiff.common.progress import Screen, console
 from bdiff.config.options import group_options, own_settings
 from bdiff.config.parts import describe
 from bdiff.config.words import literal
-from bdiff.library.request import composed, overrides_of, resolved
+from bdiff.library.request import METHOD, composed, overrides_of, resolved
 
 EXAMPLES = """
   bdiff audit downloaded                                    a diffusers folder
@@ -27,12 +27,11 @@ EXAMPLES = """
 
 exit code: 0 nothing found (or scores only), 3 flagged, 1 failed, 2 wrong request, 130 interrupted"""
 
-METHOD = "purediffusion_mixture"
 FLAGGED = 3  # the exit code
 STEPS = 100  # of the ancestral sampler, at most: enough to see what a trigger calls up
 BATCH = 64  # samples at a time, with a repair or without, so that both share them
 DETECTION = "bdiff.defense.base.Detection"
-REUSED = "nothing is left to do: an earlier audit's results are shown"
+NOTHING = "nothing is left to do: an earlier audit's results are shown"
 REPAIR = 400  # steps of a removal, however many pictures there are
 
 
@@ -83,10 +82,11 @@ def audit(words: list[str]) -> int:
 
     setup_logging(None, logging.WARNING)
     settle(next(iter(configs.values())).runtime.threads)
+    repairing = args.method[:1] if args.repair else []  # a repair is by what the first method inverts
     if args.budget:
         each = 60 * args.budget / len(configs)
-        configs = {name: stages.within(config, facts, each, bool(args.repair)) for name, config in configs.items()}
-    print_cost(configs, facts, bool(args.repair))
+        configs = {name: stages.within(config, facts, each, name in repairing) for name, config in configs.items()}
+    print_cost(configs, facts, repairing)
     if args.plan:
         return 0
     from bdiff.launch.audit import audit_in, place
@@ -150,15 +150,17 @@ def request(args: Any, method: str, facts: Any) -> DictConfig:
     return found
 
 
-def print_cost(configs: dict[str, DictConfig], facts: Any, repairs: bool) -> None:
-    """Say what the audits will take."""
+def print_cost(configs: dict[str, DictConfig], facts: Any, repairing: list[str]) -> None:
+    """Say what the audits will take, with a repair by the methods of `repairing`."""
     from bdiff.pipeline.audit import plan
+    from bdiff.pipeline.planned import REUSED
     from bdiff.report.audit import cost_line
 
-    rows = {row.key: row for config in configs.values() for row in plan(config.copy(), facts, repairs)}.values()
-    seconds, most = sum(row.seconds or 0 for row in rows), max(row.bytes or 0 for row in rows)
+    planned = [row for name, config in configs.items() for row in plan(config.copy(), facts, name in repairing)]
+    rows = {row.key: row for row in planned if row.state != REUSED}.values()
+    seconds, most = sum(row.seconds or 0 for row in rows), max((row.bytes or 0 for row in rows), default=0)
     if not console.quiet_progress:
-        line = cost_line(seconds, most, any(row.seconds is None for row in rows)) if rows else REUSED
+        line = cost_line(seconds, most, any(row.seconds is None for row in rows)) if rows else NOTHING
         console.print(line, soft_wrap=True)
 
 

@@ -16,19 +16,20 @@ from bdiff.model.checkpoint import weights_digest
 from bdiff.model.facts import Facts
 from bdiff.pipeline import audit
 from bdiff.pipeline.result import StageResult
-from bdiff.report.audit import verdict, write_audit_page
+from bdiff.report.audit import called, verdict, write_audit_page
 from bdiff.report.gallery import show
 from bdiff.store import artifacts, provenance
 from bdiff.tracker.none import NoTracker
 
 SCHEMA = "audit/1"
+RECORD, PAGE = "audit.json", "report.html"
 
 
 def place(outputs: Path, facts: Facts) -> Path:
     """Return the folder of a model's audits below `outputs`: other weights and classes have others."""
     digest = weights_digest(str(facts.folder)) or ""
     label = "" if facts.label is None else f"-class{facts.label}"
-    return outputs / "audits" / f"{Path(facts.name).name}-{digest[:8]}{label}"
+    return outputs / "audits" / f"{called(facts.name)}-{digest[:8]}{label}"
 
 
 def audit_in(
@@ -45,9 +46,9 @@ def audit_in(
     began = time.monotonic()
     with held:
         setup_logging(folder / "run.log", logging.INFO)
-        record = audited(folder, facts, configs, repair) | {"command": command, "page": str(folder / "report.html")}
+        record = audited(folder, facts, configs, repair) | {"command": command, "page": str(folder / PAGE)}
         record["seconds"] = round(time.monotonic() - began, 3)
-        artifacts.write_json(folder / "audit.json", record)
+        artifacts.write_json(folder / RECORD, record)
         write_audit_page(folder, record)
     return record
 
@@ -55,6 +56,8 @@ def audit_in(
 def audited(folder: Path, facts: Facts, configs: Mapping[str, DictConfig], repair: Path | None) -> dict[str, Any]:
     """Return what audit.json says of a model; its pictures are drawn into `folder`."""
     shutil.rmtree(folder / "figures", ignore_errors=True)
+    for name in (RECORD, PAGE):  # or an audit that fails would leave the verdict of the one before
+        (folder / name).unlink(missing_ok=True)
     methods, repaired, model, device = {}, None, None, None
     weights: Path | None = None
     for name, config in configs.items():

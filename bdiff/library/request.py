@@ -19,6 +19,9 @@ from bdiff.config.folders import searched
 from bdiff.config.words import literal
 from bdiff.library.records import Record, record_in
 
+#: the detection of an audit that names none: the one whose threshold is for any data
+METHOD = "purediffusion_mixture"
+
 
 def run(overrides: Sequence[str] = (), *, quiet: bool = False) -> Record:
     """Do what `bdiff run` does with these overrides, as in ["attack=none", "train.steps=100"].

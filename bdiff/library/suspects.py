@@ -20,7 +20,7 @@ from bdiff.defense.base import Detection, Verdict
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.sampling import Sampler, denoise, noise_of
 from bdiff.diffusion.schedule import Schedule
-from bdiff.library.request import composed, overrides_of, resolved
+from bdiff.library.request import METHOD, composed, overrides_of, resolved
 from bdiff.model import checkpoint
 from bdiff.model.facts import Facts, facts
 from bdiff.pipeline.family import family_of, of_family
@@ -79,7 +79,7 @@ def model_of(folder: Path) -> Path | None:
 
 def audit(
     suspect: Suspect,
-    method: str = "purediffusion",
+    method: str = METHOD,
     *,
     data: str | None = None,  # the dataset it was trained on, if known: a threshold is calibrated for one
     seed: int = 0,

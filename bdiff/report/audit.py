@@ -25,6 +25,12 @@ CAPTIONS = {
 }
 
 
+def called(asked: str) -> str:
+    """Return the last part of a model's name as it was asked for; of the folder that one is in, as in `.`, its own."""
+    name = Path(asked).name
+    return Path(asked).resolve().name if name in ("", "..") else name
+
+
 def verdict(methods: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the verdict over all methods: one that flags the model is enough."""
     found = {one["flagged"] for one in methods.values()}
@@ -86,7 +92,7 @@ def write_audit_page(folder: Path, record: Mapping[str, Any]) -> Path:
     return write(
         folder / "report.html",
         "audit.html",
-        title=Path(record["model"]["name"]).name,
+        title=called(record["model"]["name"]),
         record=record,
         words=VERDICTS[record["verdict"]],
         groups=groups,
