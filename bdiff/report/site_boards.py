@@ -146,6 +146,8 @@ BOARDS = {
                     ranks="audit/relative_score", guess=0.5),
             Measure("specific AUROC", (), "The same, where samples that are all the same blank count for nothing.",
                     "higher", ranks="audit/specific_score", guess=0.5),
+            Measure("combined AUROC", (), "The same by the mean of the relative score and the inverted trigger's own.",
+                    "higher", ranks="audit/combined_score", guess=0.5),
             Measure("flagged", ("audit/flagged",), "The fraction of the models that reach the detection's own "
                     "threshold: a hit for a backdoored model, a false alarm for a clean one."),
             Measure("score", ("audit/score",), "The detection's score: the higher, the likelier a backdoor.",
