@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from bdiff.attack.base import MODES as POISON_MODES
 from bdiff.attack.base import Parts, Plan
+from bdiff.attack.settings import AttackSettings
 from bdiff.attack.shield import ShieldAttack
 from bdiff.common.device import spare, to_device
 from bdiff.config.rules import above, at_least, counts, fraction, one_of
@@ -59,6 +60,8 @@ class DIFF2(ShieldAttack):
     Raises ValueError for invalid values.
     """
 
+    settings = AttackSettings
+    checks = ("bdiff.attack.check.adaptive_problems",)
     version = 2  # adversarial images are kept in half precision
     length = 0.05  # of a step of `update_trigger`, whose pattern is in [-1,1]
     learn_reads: ClassVar[tuple[str, ...]] = ("case", "t", "sigma", "eta")
