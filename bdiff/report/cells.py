@@ -1,6 +1,7 @@
 """Cells: a result with what places it (attack, trigger, data, model, sampler, defense), from a run or from a JSON."""
 
 import logging
+import re
 import shlex
 import time
 from collections.abc import Iterable
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bdiff.common.errors import RequestError
+from bdiff.common.places import PLACES
+from bdiff.config.words import quoted
 from bdiff.report.pivot import latest
 from bdiff.report.runs import Run
 from bdiff.store import artifacts, results
@@ -37,6 +40,8 @@ FOLDERS = {
 }
 #: parts of a config that name the user's folders and accounts, and do not belong in what is passed on
 PRIVATE = ("paths", "tracker", "hydra", "sweep")
+#: a model's name on the hub; a relative path of two parts looks the same
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 #: what a result has from its run's record as it is
 RECORDED = ("commit", "version", "dirty", "device", "protocol", "provenance")
@@ -139,16 +144,40 @@ def whole(value: Any) -> int | None:
 
 
 def public(run: Run) -> tuple[dict[str, Any], list[str]]:
-    """Return a run's config and overrides without the parts that name the user's folders and accounts."""
+    """Return a run's config and overrides without the parts that name the user's folders and accounts.
+
+    Of a file or folder among the other settings, the last part of its path stays.
+    """
 
     def part(word: str) -> str:
         return word.lstrip("+~").replace("/", ".").partition("=")[0].partition(".")[0]
 
+    def bare(word: str) -> str:
+        key = word.partition("=")[0]
+        value = run.value(key.lstrip("+"))
+        name = last_part(key, value)
+        return word if name == value else f"{key}={quoted(name)}"
+
     overrides = map(str, run.record.get("overrides", []))
     return (
-        {name: settings for name, settings in run.config.items() if name not in PRIVATE},
-        [word for word in overrides if part(word) not in PRIVATE],
+        without_folders({name: settings for name, settings in run.config.items() if name not in PRIVATE}),
+        [bare(word) for word in overrides if part(word) not in PRIVATE],
     )
+
+
+def without_folders(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with the last parts of the paths that they name."""
+    return {
+        name: without_folders(value) if isinstance(value, dict) else last_part(name, value)
+        for name, value in settings.items()
+    }
+
+
+def last_part(key: str, value: Any) -> Any:
+    """Return the last part of a path, if `key` is of files or folders; any other value, or a hub id, as it is."""
+    if key.rpartition(".")[2] not in PLACES or not isinstance(value, str) or HUB_ID.fullmatch(value):
+        return value
+    return Path(value).name or value
 
 
 def exported(run: Run) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from bdiff.report.cells import Cell
+from bdiff.report.cells import Cell, last_part
 from bdiff.report.pivot import decides, ordered, text
 from bdiff.report.runs import flat
 from bdiff.report.site_boards import Board
@@ -176,7 +176,14 @@ def labels(cells: Sequence[Cell], leaves: Sequence[Leaves]) -> list[dict[str, st
         if len(parted) > len(groups):
             keys.append(key)
             groups = parted
-    return [{key: distinct[mark].get(key, "-") for key in keys} for mark in marks]
+    said = {key: shortest(key, {own.get(key, "-") for own in distinct.values()}) for key in keys}
+    return [{key: said[key][distinct[mark].get(key, "-")] for key in keys} for mark in marks]
+
+
+def shortest(key: str, values: set[str]) -> dict[str, str]:
+    """Return what is shown for each value of a setting: of paths, the last parts, unless two are alike."""
+    short = {value: last_part(key, value) for value in values}
+    return short if len({*short.values()}) == len(short) else {value: value for value in values}
 
 
 def parts(group: list[Leaves], key: str) -> list[list[Leaves]]:

@@ -56,11 +56,18 @@ def test_a_page_counts_clean_and_triggered_samples_apart(tmp_path):
 
 
 def test_a_page_that_is_published_says_nothing_of_the_machine(tmp_path):
-    folder = made(tmp_path / "run", overrides=["paths.outputs=/home/me", "seed=1"])
+    words = ["paths.outputs=/home/me", "seed=1", "model.pretrained='/home/me/my base'", "+data.path=/home/me/a.zip"]
+    folder = made(tmp_path / "run", overrides=words)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config |= {"model": {"pretrained": "/home/me/my base"}, "data": {"path": "/home/me/a.zip"},
+               "metric": {"fid": {"reference": "~/me/r.npz"}}, "defense": {"clean": "owner/name"}}  # fmt: skip
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     assert "/home/me" in write_run_page(folder).read_text()
     text = write_run_page(folder, tmp_path / "public.html").read_text()
     assert "/home/me" not in text and str(tmp_path) not in text and "run.log" not in text
-    assert "bdiff run seed=1" in text and "bdiff rerun" not in text and "\npaths:" not in text
+    assert """bdiff run seed=1 'model.pretrained="my base"' '+data.path="a.zip"'""" in unescape(text)
+    assert all(line in text for line in ("pretrained: my base", "reference: r.npz", "clean: owner/name"))
+    assert "bdiff rerun" not in text and "\npaths:" not in text
 
 
 def failed(folder: Path, **settings) -> Path:
