@@ -37,7 +37,7 @@ def sheet(board: Matrix, measure: Measure) -> Sheet:
         for row in board.rows
     ]
     facts = ", ".join(f"{name.replace('_', ' ')} {said}" for name, said in board.shared.items())
-    dagger = f"{DAGGER} no attack of the table was adapted to it" if any(marks.values()) else ""
+    dagger = f"{DAGGER} no attack of the table that opens was adapted to it" if any(marks.values()) else ""
     notes = [measure.caption, facts, dagger, *board.notes]
     heads = [f"attack, trigger ({board.board.column} to the right)", *(f"{name}{marks[name]}" for name in every)]
     return Sheet(f"{board.board.title}: {measure.name}", heads, rows, [*filter(None, notes)])

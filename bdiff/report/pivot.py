@@ -12,8 +12,8 @@ from bdiff.report.sheet import Cell, Sheet
 from bdiff.report.table import columns, shown, with_error
 from bdiff.store.provenance import in_words
 
-#: parts of a config that do not affect a run's numbers, such as its name and folders
-IDLE = {"name", "paths", "runtime", "sweep", "tracker", "published", "hydra", "seed"}
+#: what of a config does not affect a run's numbers, such as its name and folders, and what is only said of its attack
+IDLE = {"name", "paths", "runtime", "sweep", "tracker", "published", "hydra", "seed", "attack.adaptive_to"}
 
 #: the order of metrics; others follow by name
 ORDER = ["asr", "class_asr", "class_asr_real", "class_precision", "class_precision_real", "false_trigger"]
@@ -94,7 +94,7 @@ def identity(run: Run) -> str:
 
 def decides(key: str) -> bool:
     """Return whether a setting can distinguish cells."""
-    return key.partition(".")[0] not in IDLE
+    return not IDLE & {key, key.partition(".")[0]}
 
 
 def agree(runs: Sequence[Run]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bdiff.metric.roc import auroc
+from bdiff.report.attacks import ASR, CLASS_ASR, OPENED
 from bdiff.report.cells import Cell
 from bdiff.report.site_boards import Measure
 from bdiff.report.site_rows import Matrix, Row
@@ -109,9 +110,15 @@ def lacking(cell: Cell, metric: str) -> str | None:
 
 
 def adapted(matrix: Matrix, name: str) -> bool:
-    """Return whether the board has a row whose attack was made against the defense of the column `name`."""
+    """Return whether the board has a row whose attack was made against the defense of the column `name`, and opened."""
     return any(known in row.adaptive_to for row in matrix.rows for known in defenses(matrix, name)
-               if any(cell.run.done for cell in row.columns.get(name, [])))  # fmt: skip
+               if any(cell.run.done and opened(cell) for cell in row.columns.get(name, [])))  # fmt: skip
+
+
+def opened(cell: Cell) -> bool:
+    """Return whether the undefended model's backdoor opened; also where that was not measured, as behind a shield."""
+    rates = [cell.run.metrics[name] for name in (ASR, CLASS_ASR) if name in cell.run.metrics]
+    return not rates or max(rates) >= OPENED
 
 
 def defenses(matrix: Matrix, name: str) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import yaml
 from fake_runs import settings, write_run
 from PIL import Image
 
@@ -140,6 +141,21 @@ def test_rows_hold_one_setting_and_columns_are_told_apart(tmp_path):
     assert page.filters == {"poison_rate": ["0.1", "0.2"]}
 
 
+@pytest.mark.parametrize(
+    ("metrics", "unadapted"),
+    [({}, []), ({"suspect/asr": 0.5}, []), ({"suspect/asr": 0.4}, ["elijah"]), ({"suspect/class_asr": 0.9}, [])],
+)
+def test_an_attack_made_against_a_defense_counts_where_it_opened(metrics, unadapted, tmp_path):
+    run(tmp_path / "one", "learned", "elijah", {"audit/score": 0.0} | metrics, adaptive_to=["elijah"])
+    assert board(tmp_path, "detection")[1].unadapted == unadapted
+
+
+def test_what_is_said_of_an_attack_makes_no_other_result(tmp_path):
+    for known in ([], ["elijah"]):
+        run(tmp_path / str(len(known)), "learned", "elijah", {"audit/score": 0.0}, adaptive_to=known)
+    assert len(cells_of(find([tmp_path]))) == 1
+
+
 def test_a_repair_makes_no_other_detection(tmp_path):
     for seed, repair in enumerate((False, True)):
         run(tmp_path / str(seed), "baddiffusion", "elijah", {"audit/score": 0.5}, seed=seed, parts={"repair": repair})
@@ -164,6 +180,23 @@ def test_a_model_that_only_runs_with_defenses_have_is_one_result_of_its_attack(t
     attacks, page = board(tmp_path, "attacks")
     assert page.matrix.columns == ["ddpm"] and len(page.matrix.cells) == 2
     assert attacks["baddiffusion", "ddpm"]["ASR"].text == "0.600 ± 0.141"
+
+
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        (("/home/me/a", "/home/me/b"), {"a", "b"}),
+        (("/home/me/a", "/home/you/a"), {"/home/me/a", "/home/you/a"}),  # which would read alike
+        (("owner/a", "/home/me/b"), {"owner/a", "b"}),
+    ],
+)
+def test_rows_name_folders_by_their_last_part_where_that_tells_them_apart(places, said, tmp_path):
+    for place in places:
+        folder = run(tmp_path / place.replace("/", "_"), "baddiffusion", metrics={"suspect/asr": 0.5})
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        (folder / "config.yaml").write_text(yaml.safe_dump(config | {"model": {"pretrained": place}}))
+    page = board(tmp_path, "attacks")[1]
+    assert {row.more["model.pretrained"] for row in page.matrix.rows} == said
 
 
 @pytest.mark.parametrize("config", ["a: 2026-01-31", "a: !!set {b}", "a: &b [*b]", "? [1]\n: 2", "- 1", ""])
@@ -281,6 +314,17 @@ def test_a_browser_shows_every_page_on_every_screen(made, browser):
         return [box.scrollLeft, box.querySelector("tbody th").getBoundingClientRect().left
             - box.getBoundingClientRect().left]""")
     assert (moved, left) == (40, 0), "the table moves within its box, and its first column stays"
+
+
+def test_paper_is_light_and_shows_what_is_closed_or_scrolls(made, browser):
+    browser.open(made[1] / "detection.html", 720, 900, "dark")
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.command("Emulation.setEmulatedMedia", media="print", features=dark)
+    style = """const style = (place, part) => getComputedStyle(document.querySelector(place), part);
+        return [style("body").backgroundColor, style("nav").display, style(".controls").display,
+            style(".matrix").overflowX, style(".matrix tbody th").position, style(".matrix td.none").minWidth,
+            style("details:not([open])", "::details-content").contentVisibility]"""
+    assert browser.run(style) == ["rgb(255, 255, 255)", "none", "none", "visible", "static", "0px", "visible"]
 
 
 @pytest.mark.parametrize(
