@@ -22,7 +22,7 @@ def named(usual: str, here: str) -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        raise RequestError(*(line.replace(usual, here) for line in error.problems)) from error
+        raise type(error)(*(line.replace(usual, here) for line in error.problems)) from error
 
 
 def one_line(error: BaseException) -> str:

@@ -6,7 +6,7 @@ from bdiff.common.errors import RequestError
 from bdiff.common.places import is_file, no_file
 from bdiff.data.files import Folder, Zip
 from bdiff.data.lmdbs import Lmdb
-from bdiff.data.sources import Source
+from bdiff.data.sources import NoSplit, Source
 
 LSUN_SPLIT = {"train": "train", "test": "val"}
 
@@ -38,7 +38,7 @@ def find(
         fitting = [folder for folder in lmdbs if folder.match(pattern)]
         if len(fitting) != 1:
             names = ", ".join(folder.name for folder in lmdbs)
-            raise RequestError(f"data.path={path} holds {names}, not exactly one {pattern}: give the path of one")
+            raise NoSplit(f"data.path={path} holds {names}, not exactly one {pattern}: give the path of one")
         return Lmdb(fitting[0], cache)
     return Folder(path, split)
 

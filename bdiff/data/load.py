@@ -17,7 +17,7 @@ from bdiff.common.errors import RequestError
 from bdiff.common.progress import progress
 from bdiff.data.base import Images, StreamedImages, TensorImages
 from bdiff.data.request import PixelRequest
-from bdiff.data.sources import Source
+from bdiff.data.sources import NoSplit, Source
 from bdiff.store import artifacts, threads
 
 log = logging.getLogger(__name__)
@@ -89,11 +89,14 @@ def content(pixels: np.ndarray, labels: np.ndarray) -> str:
 
 
 def choose(count: int, limit: int | None, seed: int) -> np.ndarray:
-    """Return `limit` of `count` rows, drawn by `seed` and sorted, as int64; all rows if `limit` is None."""
+    """Return `limit` of `count` rows, drawn by `seed` and sorted, as int64; all rows if `limit` is None.
+
+    Raises NoSplit if there are fewer.
+    """
     if limit is None:
         return np.arange(count)
     if not 1 <= limit <= count:
-        raise RequestError(f"data.limit={limit} is not within 1 to {count}, the number of images")
+        raise NoSplit(f"data.limit={limit} is not within 1 to {count}, the number of images")
     drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit]
     return drawn.sort().values.numpy()
 

@@ -12,7 +12,7 @@ from bdiff.data.base import Images
 from bdiff.data.dataset import Dataset
 from bdiff.data.load import choose
 from bdiff.data.request import PixelRequest
-from bdiff.data.sources import Source
+from bdiff.data.sources import NoSplit, Source
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -69,11 +69,11 @@ def ready(source: Source, request: PixelRequest, cache: Path, memory: float) -> 
 
 
 def official(dataset: Dataset, path: str | None, split: str) -> int:
-    """Return how many images the official dataset has in a split. Raises RequestError if that is not declared."""
+    """Return how many images the official dataset has in a split. Raises NoSplit if that is not declared."""
     sizes = dataset.sizes if path is None else {}
     count = sizes.get(split) or sizes.get("all") or (sum(sizes.values()) if split == "all" else 0)
     if not count:
-        raise RequestError(f"how many images there are in data {dataset.name} is not known: bdiff data prepare says it")
+        raise NoSplit(f"how many images there are in data {dataset.name} is not known: bdiff data prepare says it")
     return count
 
 

@@ -23,6 +23,10 @@ from bdiff.pictures.draw import FORMATS
 from bdiff.pictures.modes import flat
 
 
+class NoSplit(RequestError):
+    """The data have no such split, or fewer images of it than are asked for."""
+
+
 def reason(error: BaseException) -> str:
     """Return an error's message on one line, without memory addresses; its type's name if it has none."""
     text = re.sub(r" <[^<>]* at 0x[0-9a-fA-F]+>", "", str(error))

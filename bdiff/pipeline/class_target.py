@@ -15,7 +15,7 @@ from bdiff.data.joined import joined, of_class
 from bdiff.metric.base import MetricResult, first
 from bdiff.metric.class_target import class_success, class_target, seen
 from bdiff.pipeline.classifier import held_out, train_classifier, unseen
-from bdiff.pipeline.eval_set import test_rows, test_split
+from bdiff.pipeline.eval_set import evaluation_rows, held_out_split
 from bdiff.pipeline.prepare import Data
 from bdiff.pipeline.reference import KEPT
 from bdiff.pipeline.stages import Stages
@@ -82,7 +82,7 @@ def target_class(stages: Stages, attack: Attack, data: Data, config: DictConfig)
     classifier, facts = train_classifier(stages, images, config, named)
     if attack.others is None:
         real = of_class(images, label)
-        others, rows, words = test_rows(data, config)
+        others, rows, words = evaluation_rows(data, config)
         found = others.subset(rows[others.labels[rows] == label])
     else:
         assert data.foreign is not None
@@ -96,7 +96,7 @@ def unseen_others(foreign: Data, images: Images, label: int, config: DictConfig)
 
     The test split's, or if there is none those that the classifier did not see.
     """
-    others, name = test_split(foreign), images.classes[label]
+    others, name = held_out_split(foreign), images.classes[label]
     if others is not None and name in others.classes:
         return of_class(others, others.classes.index(name)), f"{others.name} test"
     kept, _ = held_out(config, len(images))

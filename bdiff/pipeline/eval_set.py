@@ -15,6 +15,7 @@ from bdiff.classifier.base import Classifier
 from bdiff.common.errors import RequestError
 from bdiff.common.seeds import generator
 from bdiff.data.base import Images, to_float
+from bdiff.data.sources import NoSplit
 from bdiff.defense.base import Defense, LabelShield, RadiusShield, Shield
 from bdiff.defense.shields import strip
 from bdiff.diffusion.schedule import Schedule
@@ -56,7 +57,7 @@ class EvalSet:
 def eval_set(stages: Stages, data: Data, classifier: DictConfig, config: DictConfig, attack: Attack) -> EvalSet:
     """Return the clean and the triggered images of conf/defense, chosen by its seed, and the trained classifier."""
     model, facts = train_classifier(stages, data.images, classifier)
-    images, rows, words = test_rows(data, classifier)
+    images, rows, words = evaluation_rows(data, classifier)
     order = torch.randperm(len(rows), generator=generator(config.seed, "test images"))[: config.images]
     indices = rows[order].sort().values
     x = to_float(images.take(indices)).cpu()
@@ -118,7 +119,7 @@ def check(shield: Shield, schedule: Schedule) -> None:
         raise RequestError(str(error)) from error
 
 
-def test_rows(data: Data, classifier: DictConfig) -> tuple[Images, Tensor, str]:
+def evaluation_rows(data: Data, classifier: DictConfig) -> tuple[Images, Tensor, str]:
     """Return a dataset, which of its rows (n,) a shield may be evaluated on, and what these are, in words.
 
     The test split, where training left one aside, but for classes that training lacks; else what the classifier did
@@ -127,7 +128,7 @@ def test_rows(data: Data, classifier: DictConfig) -> tuple[Images, Tensor, str]:
     images = data.images
     if images.of_one_class:
         raise RequestError(f"data {images.name} has one class, so there is nothing to classify: choose other data")
-    if images.split == "train" and (others := test_split(data)) is not None:
+    if images.split == "train" and (others := held_out_split(data)) is not None:
         known, rows = as_trained(others, images.classes)
         lacking = [others.classes[label] for label in others.labels[known.labels < 0].unique()]
         if lacking:
@@ -147,12 +148,15 @@ def as_trained(others: Images, classes: tuple[str, ...]) -> tuple[Images, Tensor
     return replace(others, labels=labels, classes=classes), (labels >= 0).nonzero().flatten()
 
 
-def test_split(data: Data) -> Images | None:
-    """Return the test split, limited as the data are, or whole if it has fewer images; None if there is none."""
+def held_out_split(data: Data) -> Images | None:
+    """Return the test split, limited as the data are, or whole if it has fewer images; None if there is none.
+
+    Raises RequestError if there is one that cannot be read.
+    """
     for limit in dict.fromkeys((data.limit, None)):
         try:
             others = data.load(split="test", limit=limit)
-        except RequestError as problem:
+        except NoSplit as problem:
             log.info("no test split of %s (%s)", "so many images" if limit else data.images.name, problem)
         else:
             return None if same(data.images, others) else others

@@ -24,7 +24,7 @@ from bdiff.pipeline.amplify import amplify
 from bdiff.pipeline.class_target import target_class
 from bdiff.pipeline.classifier import examine_classifier, train_classifier
 from bdiff.pipeline.defend import Case, evaluated
-from bdiff.pipeline.eval_set import examined, test_rows
+from bdiff.pipeline.eval_set import evaluation_rows, examined
 from bdiff.pipeline.experiment import Experiment, build_experiment
 from bdiff.pipeline.figures import attack_pictures, model_figures, result_figures
 from bdiff.pipeline.leak import Clean
@@ -118,7 +118,7 @@ def examine_requirements(run: Experiment) -> None:
     config = run.config
     if config.defense._target_:
         schedule, defense = run.diffusion.schedule, config.defense
-        examined(method(defense), defense, schedule, lambda: test_rows(run.data, config.classifier)[1])
+        examined(method(defense), defense, schedule, lambda: evaluation_rows(run.data, config.classifier)[1])
         examine_clean_model(run)
     for name in ("classifier", "surrogate"):
         if config.get(name):

@@ -12,6 +12,7 @@ from data_archives import encode, noise, write, zip_folder
 
 import bdiff.data.load
 from bdiff.common.errors import RequestError
+from bdiff.data.sources import NoSplit
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "cifar10-test-jpeg.zip"
 
@@ -57,7 +58,7 @@ def test_limit_is_a_seeded_sorted_subset(get, animals):
 
 @pytest.mark.parametrize("limit", [0, -1, 13])
 def test_a_limit_that_cannot_be_is_refused(limit, get, animals):
-    with pytest.raises(RequestError, match=r"1 to 12"):
+    with pytest.raises(NoSplit, match=r"1 to 12"):
         get("images", path=animals, limit=limit)
 
 

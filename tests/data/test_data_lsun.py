@@ -11,6 +11,7 @@ from PIL import Image
 import bdiff.data.load
 from bdiff.common.errors import RequestError
 from bdiff.data.lmdbs import Lmdb
+from bdiff.data.sources import NoSplit
 
 
 def test_pictures_come_in_the_order_of_their_keys(get, lsun, tmp_path):
@@ -33,7 +34,7 @@ def test_a_parent_folder_is_searched_for_category_and_split(split, count, get, l
 def test_a_parent_folder_that_does_not_decide(get, lsun):
     with pytest.raises(RequestError, match="bedroom_train_lmdb, bedroom_val_lmdb, church_outdoor_train_lmdb"):
         get("lsun_bedroom", path=lsun, split="all")
-    with pytest.raises(RequestError, match="church_outdoor_val_lmdb"):
+    with pytest.raises(NoSplit, match="church_outdoor_val_lmdb"):
         get("lsun_church", path=lsun, split="test")
 
 

@@ -1,17 +1,18 @@
 """Which images a shield is evaluated on, by the classes of what the classifier was trained on."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from bdiff.common.errors import RequestError
+from bdiff.common.errors import RequestError, named
 from bdiff.config.options import own_settings
 from bdiff.data.base import TensorImages
+from bdiff.data.sources import NoSplit
 from bdiff.diffusion.schedule import Schedule
-from bdiff.pipeline.eval_set import examined
-from bdiff.pipeline.eval_set import test_rows as rows_of
+from bdiff.pipeline.eval_set import evaluation_rows, examined
 from bdiff.pipeline.prepare import Data
 from bdiff.pipeline.suspect import method
 
@@ -36,7 +37,7 @@ def data(train: TensorImages, test: TensorImages) -> Data:
 def test_test_images_are_labelled_as_training_is_and_others_left_out():
     train = images("train", ("cat", "dog"), ["cat", "dog", "dog"])
     test = images("test", ("ape", "cat", "dog"), ["ape", "dog", "cat", "ape", "dog"])
-    found, rows, words = rows_of(data(train, test), CLASSIFIER)
+    found, rows, words = evaluation_rows(data(train, test), CLASSIFIER)
     assert found.classes == ("cat", "dog") and rows.tolist() == [1, 2, 4]
     assert found.labels[rows].tolist() == [1, 0, 1]
     assert words == "pets test without 2 images of classes that training lacks (ape)"
@@ -44,14 +45,27 @@ def test_test_images_are_labelled_as_training_is_and_others_left_out():
 
 def test_the_same_classes_are_not_mentioned():
     train, test = images("train", ("a", "b"), ["a", "b"]), images("test", ("a", "b"), ["b", "a", "b"])
-    found, rows, words = rows_of(data(train, test), CLASSIFIER)
+    found, rows, words = evaluation_rows(data(train, test), CLASSIFIER)
     assert (found.labels.tolist(), rows.tolist(), words) == ([1, 0, 1], [0, 1, 2], "pets test")
 
 
 def test_a_test_split_without_classes_is_none():
     train = images("train", ("a", "b"), ["a", "b", "a", "b"])
-    found, rows, words = rows_of(data(train, images("test", ("unlabelled",), ["unlabelled"] * 3)), CLASSIFIER)
+    found, rows, words = evaluation_rows(data(train, images("test", ("unlabelled",), ["unlabelled"] * 3)), CLASSIFIER)
     assert found is train and len(rows) == 2 and words.startswith("pets train, which the denoisers saw")
+
+
+@pytest.mark.parametrize("limit", [None, 4])
+def test_a_test_split_that_cannot_be_read_is_named_and_not_taken_for_none(limit):
+    def load(error: RequestError, **how):
+        with named("data.path", "attack.foreign_path"):
+            raise error
+
+    train = images("train", ("a", "b"), ["a", "b", "a", "b"])
+    found, _, words = evaluation_rows(Data(train, limit, partial(load, NoSplit("none")), None), CLASSIFIER)
+    assert found is train and words.startswith("pets train, which the denoisers saw")
+    with pytest.raises(RequestError, match="one cannot be read"):
+        evaluation_rows(Data(train, limit, partial(load, RequestError("one cannot be read")), None), CLASSIFIER)
 
 
 @pytest.mark.parametrize(
