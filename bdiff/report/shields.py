@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 from bdiff.pipeline.names import KINDS, ROWS
 from bdiff.report.benchmark import unfinished
+from bdiff.report.cells import option, role
 from bdiff.report.pivot import agree, counted, failures, label, latest, mean, ordered, origins, protocols, text, varying
 from bdiff.report.runs import Run, flat
 from bdiff.report.sheet import Cell, Sheet
 from bdiff.report.shield_table import BESIDE
-
-PURIFICATION, CERTIFICATION = "Purification", "Certification"  # class names, as modules may move between versions
 
 #: keys of the protocol that follow from the shield's strength, in which compared runs may differ
 STRENGTH = {"t", "sampler", "steps", "copies", "sigma", "network evaluations of an image"}
@@ -31,12 +30,7 @@ class Line(NamedTuple):
 
 def shielded(runs: Iterable[Run]) -> list[Run]:
     """Return the runs with a shield, finished or not."""
-    return [run for run in runs if shield(run) in (PURIFICATION, CERTIFICATION)]
-
-
-def shield(run: Run) -> str:
-    """Return the class name of the run's defense."""
-    return text(run.value("defense._target_")).rpartition(".")[2]
+    return [run for run in runs if role(run, option(run, "defense")) == "shield"]
 
 
 def shields(runs: Iterable[Run], rows: list[str] | None) -> list[Sheet]:
@@ -48,10 +42,9 @@ def shields(runs: Iterable[Run], rows: list[str] | None) -> list[Sheet]:
     asked = shielded(runs)
     done = [run for run in asked if run.done]
     sheets = []
-    if own := [run for run in done if shield(run) == PURIFICATION]:
-        sheets.append(purified(own, rows))
-    if own := [run for run in done if shield(run) == CERTIFICATION]:
-        sheets.append(certified(own, rows))
+    for about, table in (("shield", purified), ("certification", certified)):
+        if own := [run for run in done if about in run.record["protocol"]]:
+            sheets.append(table(own, rows))
     if sheets:
         sheets[-1] = replace(sheets[-1], notes=[*sheets[-1].notes, *gaps(unfinished(asked))])
     return sheets

@@ -67,6 +67,12 @@ def test_certified_runs_have_a_row_per_input_and_a_column_per_radius(tmp_path):
     ]
 
 
+def test_a_shield_of_a_plugin_is_known_by_what_it_measures(tmp_path):
+    write_shielded(tmp_path / "own", PURIFIED, typed={"_target_": "bdiff_sieve.sieve.Sieve"})
+    (sheet,) = tables(tmp_path)
+    assert texts(sheet)[2][-1] == "0.700"
+
+
 def test_each_table_has_the_settings_of_its_own_runs(tmp_path):
     for t in (8, 20):
         write_shielded(tmp_path / f"t{t}", PURIFIED, typed={"t": t})
