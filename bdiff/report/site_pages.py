@@ -150,7 +150,7 @@ def cell_page(page: BoardPage, one: Slot, link: Link) -> dict[str, Any]:
         "metrics": [(name, mean(runs, name).text) for name in names],
         "results": [
             (cell, link(cell), any(cell is other for other in used))
-            for cell in sorted(one.cells, key=lambda cell: cell.seed)
+            for cell in sorted(one.cells, key=lambda cell: (cell.place["seed"] is None, cell.place["seed"] or 0))
         ],
         "protocol": runs[0].record.get("protocol", {}) if runs else {},
         "marks": [

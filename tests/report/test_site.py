@@ -156,6 +156,14 @@ def test_what_is_said_of_an_attack_makes_no_other_result(tmp_path):
     assert len(cells_of(find([tmp_path]))) == 1
 
 
+def test_results_of_a_cell_are_in_the_order_of_their_seeds(tmp_path):
+    for seed in (10, 2, 0):
+        run(tmp_path / str(seed), "baddiffusion", metrics={"suspect/asr": 0.5}, seed=seed)
+    page = board(tmp_path, "attacks")[1]
+    results = cell_page(page, page.slots[0], lambda cell: None)["results"]
+    assert [cell.place["seed"] for cell, *_ in results] == [0, 2, 10]
+
+
 def test_a_repair_makes_no_other_detection(tmp_path):
     for seed, repair in enumerate((False, True)):
         run(tmp_path / str(seed), "baddiffusion", "elijah", {"audit/score": 0.5}, seed=seed, parts={"repair": repair})
