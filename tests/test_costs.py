@@ -57,6 +57,7 @@ def test_the_cost_is_the_median_over_seeds_of_the_smallest_budget(capsys):
 
 def test_another_goal_is_another_cost(capsys):
     found = rows(capsys, "--goal", "0.5")
+    assert rows(capsys, "--goal", "1")["fast", "as trained"]["rate 0.01"] == "<= 10"
     assert found["base", "as trained"]["rate 0.1"] == "150" and found["fast", "as trained"]["rate 0.1"] == "<= 10"
     assert not any("times" in head for head in found["base", "as trained"])
 
@@ -72,7 +73,7 @@ def test_the_figure_has_a_panel_for_each_rate(tmp_path):
     [
         ("nowhere", "nowhere is not a folder"),
         ("runs --base slow --rows attack", "--base slow names 0 attacks of these runs, which are base; fast"),
-        ("runs --goal 1.5", "argument --goal: invalid fraction value: '1.5'"),
+        ("runs --goal 90", "argument --goal: 90 must lie between 0 and 1"),
         ("runs --rows atack", "atack is set in no run; did you mean attack?"),
     ],
 )

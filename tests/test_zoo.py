@@ -238,6 +238,7 @@ WRONG = [
     ("zoo --formt md", "--formt", "bdiff zoo --help"),
     ("zoo --figure zoo.txt", "zoo.txt does not end in .png, .pdf, .svg"),
     ("zoo --out zoo", "--out zoo is a folder"),
+    ("zoo --rate 1", "--rate: 1 must lie between 0 and 1"),
     ("zoo --rate 0", "--rate: 0 must lie between 0 and 1"),
     ("zoo --rate 5%", "--rate: 5% must lie between 0 and 1"),
 ]

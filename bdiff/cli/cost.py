@@ -1,6 +1,8 @@
 """`bdiff cost`: the smallest training budget with which each attack succeeds, by poison rate."""
 
-from bdiff.cli.table import Parser, deliver, drawn, found_below, known_keys, names, over_runs
+from functools import partial
+
+from bdiff.cli.table import Parser, deliver, drawn, found_below, fraction, known_keys, names, over_runs
 from bdiff.report.cost import RATE, STEPS, USES, attacked, base_of, cost_sheet, facts, methods
 from bdiff.report.pivot import latest
 from bdiff.report.runs import measured
@@ -10,17 +12,11 @@ EXAMPLES = """
   bdiff cost outputs --goal 0.9 --format latex --out cost.tex --figure cost.png"""
 
 
-def fraction(word: str) -> float:
-    """Return a number in (0,1]. Raises ValueError for others."""
-    if not 0 < float(word) <= 1:
-        raise ValueError
-    return float(word)
-
-
 def parser() -> Parser:
     """Return the parser of `bdiff cost`."""
     parser = over_runs("cost", __doc__, EXAMPLES, "runs", " that tell attacks apart", "ASR over steps")
-    parser.add_argument("--goal", type=fraction, default=0.99, metavar="ASR", help="the ASR to reach (default: 0.99)")
+    goal = partial(fraction, whole=True)
+    parser.add_argument("--goal", type=goal, default=0.99, metavar="ASR", help="the ASR to reach (default: 0.99)")
     parser.add_argument(
         "--base",
         type=names,

@@ -60,6 +60,17 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def fraction(word: str, *, whole: bool = False) -> float:
+    """Return the number between 0 and 1 that a word gives; 1 itself only if `whole`."""
+    try:
+        number = float(word)
+    except ValueError:
+        number = 0.0
+    if not (0 < number < 1 or (whole and number == 1)):
+        raise argparse.ArgumentTypeError(f"{word} must lie between 0 and 1")
+    return number
+
+
 def picture(word: str) -> Path:
     """Return the file that a figure is to be written to."""
     if Path(word).suffix not in PICTURES:

@@ -1,8 +1,6 @@
 """`bdiff zoo`: a benchmark of detections: how well each finds the backdoored models of a zoo, and their triggers."""
 
-import argparse
-
-from bdiff.cli.table import Parser, deliver, drawn, found_below, over_runs
+from bdiff.cli.table import Parser, deliver, drawn, found_below, fraction, over_runs
 from bdiff.report.benchmark import benchmark, detecting, judged, unfinished
 from bdiff.report.carried_over import carried_over
 
@@ -21,22 +19,11 @@ def parser() -> Parser:
         help="the score to judge by, such as relative_score (relative to the model's clean samples); default: score",
     )  # fmt: skip
     made.add_argument(
-        "--rate", type=false_positive_rate, metavar="RATE",
+        "--rate", type=fraction, metavar="RATE",
         help="take the threshold that a clean model reaches at this rate at most, such as 0.05, and show how that of "
         "the other data sets does on each; default: three standard deviations above the clean models' mean",
     )  # fmt: skip
     return made
-
-
-def false_positive_rate(word: str) -> float:
-    """Return the rate that a word gives."""
-    try:
-        rate = float(word)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < 1:
-        raise argparse.ArgumentTypeError(f"{word} must lie between 0 and 1")
-    return rate
 
 
 def zoo(words: list[str]) -> None:
