@@ -288,7 +288,9 @@ def test_wrong_words_are_reported_in_one_line(words, said, home, capsys):
     assert not (home / "outputs").exists()
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"], ["prepare", "--help"], ["verify", "-h"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["-h"], ["prepare", "--help"], ["verify", "-h"], ["verify", "cifar10", "-h"]]
+)
 def test_help(words, home, capsys):
     code, out, _ = ask(capsys, *words)
     assert code == 0 and out.startswith("usage: bdiff data")

@@ -108,6 +108,11 @@ def test_wrong_words(home, capsys, words, message):
     assert message in error and len(error.splitlines()) <= 5
 
 
+def test_help(capsys):
+    assert cli.command(["rerun", "run", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("use bdiff rerun <run folder> [key=value ...]")
+
+
 def test_a_run_made_elsewhere_writes_here(home, tmp_path, monkeypatch):
     folder = Path(changed(home, tmp_path / "theirs", "paths.outputs", "/proc/theirs"))
     monkeypatch.chdir(tmp_path)

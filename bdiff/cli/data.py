@@ -46,12 +46,12 @@ class State:
 
 def data(words: list[str]) -> int:
     """Execute `bdiff data` with these arguments; return its exit code. Raises RequestError if they are invalid."""
+    if {"-h", "--help"} & {*words}:
+        print(HELP)
+        return DONE
     match words:
         case []:
             return listing()
-        case ["-h" | "--help", *_] | [_, "-h" | "--help", *_]:
-            print(HELP)
-            return DONE
         case ["prepare" | "verify" as action, name, *overrides]:
             if second := next((word for word in overrides if word.startswith("data=")), None):
                 raise RequestError(f"{name} and {second} name two datasets: bdiff data {action} takes one")

@@ -24,6 +24,9 @@ USAGE = "use bdiff rerun <run folder> [key=value ...] [--quiet]"
 
 def rerun(words: list[str]) -> int:
     """Run the config.yaml of a run folder, with the values in `words` changed, in a new run folder."""
+    if {"-h", "--help"} & {*words}:
+        print(USAGE)
+        return 0
     words = heed_quiet(words)
     if not words or "=" in words[0]:
         raise RequestError(USAGE)
