@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bdiff.cli import main as cli
+from bdiff.cli.audit import parser, request
 from bdiff.common.errors import RequestError
 from bdiff.config.options import own_settings
 from bdiff.launch.audit import audit_in
@@ -138,7 +139,7 @@ def test_a_class_conditional_model_is_looked_at_for_one_class(place):
 
 def test_the_cost_is_said_and_a_budget_keeps_to_it(place, capfd):
     saved(place / "theirs")
-    assert cli.command(["audit", "theirs", "--plan", "--device", "cpu"]) == 0
+    assert cli.command(["audit", "theirs", "--plan", "--quiet", "--device", "cpu"]) == 0
     assert re.search(r"take about .* here and .*iB", capfd.readouterr().err)
     assert not [*place.glob("outputs/audit*")]
     assert cli.command(["audit", "theirs", "--plan", "--device", "cpu", "--budget", "0.0001"]) == 2
@@ -217,6 +218,19 @@ def test_tensors_of_no_layer_and_files_that_hold_code_are_named(place):
     assert "payload.hidden" in lines["weights"] and "loader.py" in lines["files"]
 
 
+@pytest.mark.parametrize(
+    ("words", "length"),
+    [(["lr=1e-4"], (400, None)), (["epochs=3"], (None, 3))],
+)
+def test_a_repair_takes_400_steps_unless_its_length_is_given(words, length, place):
+    (place / "pictures").mkdir()
+    Image.new("L", (16, 16)).save(place / "pictures" / "black.png")
+    given = ["theirs", "--repair", "new", "--images", "pictures", *(f"defense.removal.train.{word}" for word in words)]
+    about = SimpleNamespace(shape=(1, 16, 16), schedule={"num_train_timesteps": 1000})
+    found = request(parser().parse_intermixed_args(given), "purediffusion", about).defense.removal.train
+    assert (found.steps, found.epochs) == length
+
+
 class Call:
     """What a pickle of it calls."""
 
@@ -234,7 +248,7 @@ class Call:
         (["theirs", "--class", "1"], "is unconditional: it has no class 1"),
         (["embedded"], "has class_embed_type=timestep, which is not supported"),
         (["sizeless"], "does not have the size of its images: give it, by --size PX"),
-        (["theirs", "stepz=3"], "stepz is not known; did you mean steps?"),
+        (["theirs", "stepz=3"], "defense.stepz is not known; did you mean defense.steps?"),
         (["theirs", "steps"], "steps is not key=value"),
         (["theirs", "--method", "anp"], "--method anp is not known, or no detection: choose from diff_cleanse, elijah"),
         (["theirs", "--method", "foo"], "--method foo is not known"),
@@ -243,6 +257,8 @@ class Call:
         (["theirs", *AVERAGED], "WeightAveraging needs a clean model, which an audit has not"),
         (["theirs", "--budget", "0"], "--budget 0 must be above 0 minutes"),
         (["theirs", "--size", "4"], "--size 4 must be at least 8 px"),
+        (["theirs", *AVERAGED[:4], "defense.removal.train.steps=0"], "defense.removal.train.steps=0 must be"),
+        (["theirs", "--repair", "new", "--images", "nope"], "--images nope does not exist"),
         (["theirs", "--repair", "new"], "--repair needs clean pictures"),
         (["theirs", "--repair", "empty", "--images", "x"], "--repair empty exists already"),
         (["theirs", "--removal", "elijah"], "--images and --removal are for --repair DIR"),

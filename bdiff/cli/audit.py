@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from bdiff.cli.table import Parser, names
-from bdiff.common.errors import RequestError
+from bdiff.common.errors import RequestError, named
 from bdiff.common.progress import Screen, console
 from bdiff.config.options import group_options, own_settings
 from bdiff.config.parts import describe
@@ -86,7 +86,7 @@ def audit(words: list[str]) -> int:
     if args.budget:
         each = 60 * args.budget / len(configs)
         configs = {name: stages.within(config, facts, each, name in repairing) for name, config in configs.items()}
-    print_cost(configs, facts, repairing)
+    print_cost(configs, facts, repairing, args.plan or not args.quiet)
     if args.plan:
         return 0
     from bdiff.launch.audit import audit_in, place
@@ -136,22 +136,22 @@ def request(args: Any, method: str, facts: Any) -> DictConfig:
     if args.repair:
         words += ["data=images", f"data.path={literal(args.images)}", f"defense/removal={args.removal or 'elijah'}"]
     words += [word if "." in word.partition("=")[0] else f"defense.{word}" for word in args.settings]
-    try:
-        with composed(words) as config:
-            found = resolved(config)
-    except RequestError as error:  # in this command's own words
-        own = [line.replace("defense=", "--method ").replace("defense.", "") for line in error.problems]
-        raise RequestError(*own) from error
+    with named("defense=", "--method "), named("data.path=", "--images "), composed(words) as config:
+        found = resolved(config)
     removal = found.defense.removal
     if "images" in removal:
         removal.images = 1.0  # all that are given
-    if "train" in removal and not any(word.startswith("defense.removal.train.") for word in args.settings):
+    length = ("defense.removal.train.steps=", "defense.removal.train.epochs=")
+    if "train" in removal and not any(word.startswith(length) for word in args.settings):
         removal.train.steps, removal.train.epochs = REPAIR, None
     return found
 
 
-def print_cost(configs: dict[str, DictConfig], facts: Any, repairing: list[str]) -> None:
-    """Say what the audits will take, with a repair by the methods of `repairing`."""
+def print_cost(configs: dict[str, DictConfig], facts: Any, repairing: list[str], shown: bool) -> None:
+    """Say what the audits will take, with a repair by the methods of `repairing`, if it is to be `shown`.
+
+    Raises RequestError where an audit cannot be.
+    """
     from bdiff.pipeline.audit import plan
     from bdiff.pipeline.planned import REUSED
     from bdiff.report.audit import cost_line
@@ -159,7 +159,7 @@ def print_cost(configs: dict[str, DictConfig], facts: Any, repairing: list[str])
     planned = [row for name, config in configs.items() for row in plan(config.copy(), facts, name in repairing)]
     rows = {row.key: row for row in planned if row.state != REUSED}.values()
     seconds, most = sum(row.seconds or 0 for row in rows), max((row.bytes or 0 for row in rows), default=0)
-    if not console.quiet_progress:
+    if shown:
         line = cost_line(seconds, most, any(row.seconds is None for row in rows)) if rows else NOTHING
         console.print(line, soft_wrap=True)
 
