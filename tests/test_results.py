@@ -65,10 +65,12 @@ def test_a_wrong_result_is_not_written(tmp_path):
     assert not (tmp_path / "r.json").exists()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "results").rglob("*.json")), ids=lambda path: path.name)
+CLAIMING = [path for path in sorted((ROOT / "results").rglob("*.json")) if "schema" in json.loads(path.read_text())]
+
+
+@pytest.mark.parametrize("path", CLAIMING, ids=lambda path: path.name)
 def test_the_results_that_claim_the_schema_fit_it(path):
-    found = json.loads(path.read_text())
-    assert "schema" not in found or results.problems(found) == []
+    assert results.problems(json.loads(path.read_text())) == []
 
 
 CELL = {"attack": "baddiffusion", "trigger": "box", "target": "hat", "poison_rate": 0.1, "data": "digits",

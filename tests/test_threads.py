@@ -14,23 +14,23 @@ from bdiff.store import artifacts, threads
 
 
 @pytest.mark.parametrize(
-    ("files", "expected"),
+    ("files", "expected", "cores"),
     [
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({"cpu.max": "what?\n"}, None),
-        ({}, None),
+        ({"cpu.max": "150000 100000\n"}, 1.5, 1),
+        ({"cpu.max": "max 100000\n"}, None, 8),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None, 8),
+        ({"cpu.max": "what?\n"}, None, 8),
+        ({}, None, 8),
     ],
 )
-def test_the_quota_of_a_control_group(tmp_path, files, expected):
+def test_the_quota_of_a_control_group(tmp_path, files, expected, cores, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {*range(8)})
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert threads.quota(tmp_path) == expected
-    cores = len(os.sched_getaffinity(0))
-    assert threads.allowed(tmp_path) == max(1, min(cores, int(expected or cores)))
+    assert threads.allowed(tmp_path) == cores
 
 
 STAT = """cpu  20 0 20 160 0 0 0 0 0 0
