@@ -63,6 +63,24 @@ def test_a_plugins_option_is_composed_checked_and_made(site):
     assert [config.trigger.radius for config in jobs(["trigger=dot", "trigger.radius=2,3"], True)] == [2, 3]
 
 
+def test_a_plugins_amplifier_gets_all_of_its_settings(site):
+    files = {
+        "loud/__init__.py": "",
+        "loud/amplify.py": """
+            class Amplifier:
+                def __init__(self, inversion, scale, gain=1):
+                    self.gain = gain
+            """,
+        "loud/conf/amplify/loud.yaml": "defaults: [/defense@inversion: elijah]\n_target_: loud.amplify.Amplifier\n"
+        "scale: 1.5\ngain: 2\n",
+    }
+    install(site, "loud", files)
+    (config,) = jobs(["amplify=loud"], False)
+    from bdiff.pipeline.amplify import amplifier_of
+
+    assert amplifier_of(config.amplify).gain == 2
+
+
 def test_the_checks_of_a_request_import_no_attack(site):
     install(site, "dots", DOT | {"dots/conf/attack/dot.yaml": "_target_: dots.attack.Dot\npoison_rate: 0.1\n"})
     jobs(["attack=dot"], False)

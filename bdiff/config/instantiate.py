@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_class, instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from bdiff.common.errors import RequestError
 from bdiff.config.keys import targets
@@ -36,6 +36,12 @@ def make(config: DictConfig, **arguments: Any) -> Any:
     if problems:
         raise RequestError(*problems)
     return instantiate(config, _partial_=True, _convert_="all")(**arguments)
+
+
+def made_of(config: DictConfig, *but: str, **arguments: Any) -> Any:
+    """Make a part of the keys of its node that are its own, neither of `around` nor among `but`, and of `arguments`."""
+    own = [name for name in map(str, config) if name not in {*around(config), *but}]
+    return make(OmegaConf.masked_copy(config, own), **arguments)
 
 
 def defaults(config: DictConfig) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 from functools import partial
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bdiff.common.seeds import seed_of
-from bdiff.config.instantiate import make
+from bdiff.config.instantiate import made_of
 from bdiff.diffusion.engine import steady
 from bdiff.pipeline.measure import Measuring, target_hits
 from bdiff.pipeline.prepare import Pictures, plain
@@ -19,7 +19,7 @@ from bdiff.store.artifacts import Stage
 
 def amplifier_of(config: DictConfig) -> Any:
     """Return what conf/amplify names, with its inversion."""
-    return make(OmegaConf.masked_copy(config, ["_target_", "scale"]), inversion=method(config.inversion))
+    return made_of(config, "inversion", inversion=method(config.inversion))
 
 
 def amplify(

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from bdiff.common.downloads import NotHere, forbidden
-from bdiff.config.instantiate import make
+from bdiff.config.instantiate import made_of, make
 from bdiff.data.base import Images
 from bdiff.data.dataset import Dataset
 from bdiff.data.outline import Outline, outlined
@@ -105,7 +105,7 @@ def outlined_experiment(config: DictConfig) -> tuple[Experiment, list[str]]:
     prepare.resolve_precisions(config, stages.device)
     schedule = prepare.schedule(config)
     scheduler = prepare.sampler(config.sampler, schedule, config.sample.steps)
-    measures = prepare.measures(config, or_else(make, AbsentFeatures()), or_else(prepare.perceptual, AbsentLpips()))
+    measures = prepare.measures(config, or_else(made_of, AbsentFeatures()), or_else(prepare.perceptual, AbsentLpips()))
     if config.model.pretrained is not None:
         or_else(checkpoint.examine, None)(config.model.pretrained, plain(config.model.unet), schedule)
     data = prepare.data(config, measures, outline)

@@ -19,7 +19,7 @@ from bdiff.common.errors import RequestError, named
 from bdiff.common.pickles import first_line
 from bdiff.common.places import is_file
 from bdiff.common.spelling import nearest
-from bdiff.config.instantiate import around, make
+from bdiff.config.instantiate import made_of, make
 from bdiff.config.options import own_settings
 from bdiff.data.base import Images, TensorImages
 from bdiff.diffusion.check import TRAININGS
@@ -62,11 +62,6 @@ def without(config: DictConfig, *names: str) -> dict[str, Any]:
 def train_config(config: DictConfig) -> TrainConfig:
     """Return a node of conf/train."""
     return TrainConfig(**plain(config))
-
-
-def extractor(fid: DictConfig) -> DictConfig:
-    """Return what of conf/metric/fid makes its features, without what says how the distance is taken over them."""
-    return OmegaConf.masked_copy(fid, [str(key) for key in fid if key not in ("protocol", "reference")])
 
 
 def resolve_precisions(config: DictConfig, device: torch.device) -> None:
@@ -138,14 +133,14 @@ class Measures:
 
 
 def measures(
-    config: DictConfig, made: Callable[..., Features] = make, lpips_of: Callable[..., "Lpips"] = perceptual
+    config: DictConfig, made: Callable[..., Features] = made_of, lpips_of: Callable[..., "Lpips"] = perceptual
 ) -> Measures:
     """Return what samples are measured with: features `made` of conf/metric/fid, and LPIPS of its file.
 
     Raises RequestError where weights or statistics cannot be had.
     """
     needs = config.metric.fid._target_ == CLASSIFIER_FID
-    features: Features | None = made(extractor(config.metric.fid)) if config.metric.fid._target_ and not needs else None
+    features: Features | None = made(config.metric.fid) if config.metric.fid._target_ and not needs else None
     published: str | None = OmegaConf.select(config, "metric.fid.reference")
     if features and published:
         moments.read(published, features.num_features)
@@ -238,8 +233,7 @@ def attack(config: DictConfig, pictures: Pictures, data: Data, schedule: Schedul
     """Return the attack. Raises RequestError where it does not fit the data, the schedule or the rest."""
     images = data.images
     try:
-        own = OmegaConf.masked_copy(config.attack, [*without(config.attack, *around(config.attack))])
-        made: Attack = make(own, trigger=pictures.trigger, target=pictures.target)
+        made: Attack = made_of(config.attack, trigger=pictures.trigger, target=pictures.target)
         made.read_data(images, data.foreign.images if data.foreign else None)
         made.check(schedule)
         made.check_rows(images.labels)

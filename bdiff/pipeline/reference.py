@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bdiff.common.progress import Meter
 from bdiff.common.seeds import generator
-from bdiff.config.instantiate import make
+from bdiff.config.instantiate import made_of
 from bdiff.data.base import Images, batches
 from bdiff.diffusion.engine import Engine
 from bdiff.diffusion.mode import Work
@@ -20,7 +20,7 @@ from bdiff.metric.fid.base import Features, Frechet
 from bdiff.metric.fid.protocol import PRESETS
 from bdiff.metric.weights import file_hash
 from bdiff.pipeline.classifier import train_classifier
-from bdiff.pipeline.prepare import Measures, extractor
+from bdiff.pipeline.prepare import Measures
 from bdiff.pipeline.stages import Stages, keep
 from bdiff.store import artifacts
 from bdiff.store.artifacts import Stage
@@ -41,7 +41,7 @@ def feature_extractor(
     features = measures.features
     if measures.needs_classifier:
         trained, facts = train_classifier(stages, images, classifier)
-        features = make(extractor(fid), classifier=trained, facts=facts)
+        features = made_of(fid, classifier=trained, facts=facts)
     return features.to(stages.device).eval() if features else None
 
 

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from bdiff.config import instantiate
-from bdiff.config.instantiate import defaults, make
+from bdiff.config.instantiate import around, defaults, made_of
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.schedule import Schedule
 from bdiff.model import checkpoint
@@ -38,20 +37,15 @@ def suspect_of(model: Stage, diffusion: Diffusion, precision: str = "fp32", reco
 
 def method(config: DictConfig) -> Any:
     """Return the defense of a node of conf/defense, made of the keys that are its own."""
-    return make(OmegaConf.masked_copy(config, [name for name in map(str, config) if name not in around(config)]))
+    return made_of(config, "removal")  # which comes after it
 
 
 def own(config: DictConfig, *but: str) -> dict[str, Any]:
     """Return the keys of a node of conf/defense that are the method's own, for keys; without some."""
-    return {name: value for name, value in settled(config).items() if name not in {*around(config), *but}}
+    return {name: value for name, value in settled(config).items() if name not in {"removal", *around(config), *but}}
 
 
 def settled(config: DictConfig) -> dict[str, Any]:
     """Return a node of conf/defense, for keys: without settings that have the value of before they were added."""
     new = defaults(config)
     return {name: value for name, value in plain(config).items() if name not in new or value != new[name]}
-
-
-def around(config: DictConfig) -> set[str]:
-    """Return the keys of a node of conf/defense that the pipeline reads: those of its role, and what comes after it."""
-    return {"removal"} | instantiate.around(config)
