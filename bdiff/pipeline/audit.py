@@ -18,7 +18,6 @@ from bdiff.config.instantiate import make
 from bdiff.data.base import Images, to_float, to_uint8
 from bdiff.defense.base import Detection, Inversion
 from bdiff.diffusion.denoiser import Denoiser
-from bdiff.diffusion.mode import Costs
 from bdiff.metric.target import asr_threshold, near
 from bdiff.model import checkpoint
 from bdiff.model.checkpoint import weights_digest
@@ -27,7 +26,7 @@ from bdiff.model.facts import Facts
 from bdiff.pipeline import prepare
 from bdiff.pipeline.detect import Drawings, detected, inversion, invert, sampling_of
 from bdiff.pipeline.estimate import FP32, Row, estimate, network, scratch_of, size
-from bdiff.pipeline.experiment import Subject, loop_config
+from bdiff.pipeline.experiment import Subject, opened
 from bdiff.pipeline.family import family_of
 from bdiff.pipeline.planned import PlannedStages
 from bdiff.pipeline.prepare import plain
@@ -59,9 +58,7 @@ class Audited:
 def subject(config: DictConfig, facts: Facts, kind: type[Stages] = Stages) -> Subject:
     """Return how the model is drawn from, on this device and within its memory; `config` is completed."""
     config.model.unet = facts.settings
-    costs = Costs(Path(config.paths.cache).expanduser() / "compiled")
-    stages = kind(Path(config.paths.outputs), config.runtime.device, NoTracker(), loop_config(config.runtime), costs)
-    prepare.resolve_precisions(config, stages.device)
+    stages = opened(config, NoTracker(), kind)
     config.sample.count = max(SHOWN, examiner(config).reads)
     schedule = make(config.schedule)
     scheduler = prepare.sampler(config.sampler, schedule, config.sample.steps)

@@ -72,14 +72,20 @@ class Experiment(Subject):
         return training_marks(self.attack, self.images.labels, self.train, self.config.seed)
 
 
+def opened(config: DictConfig, tracker: NoTracker, kind: type[Stages] = Stages) -> Stages:
+    """Return the stages of a request, whose precisions are settled before any key is made of them."""
+    costs = Costs(Path(config.paths.cache).expanduser() / "compiled")
+    stages = kind(Path(config.paths.outputs), config.runtime.device, tracker, loop_config(config.runtime), costs)
+    prepare.resolve_precisions(config, stages.device)
+    return stages
+
+
 def build_experiment(config: DictConfig, tracker: NoTracker) -> Experiment:
     """Return the request with its parts.
 
     Raises RequestError before anything is trained if a part cannot be had.
     """
-    costs = Costs(Path(config.paths.cache).expanduser() / "compiled")
-    stages = Stages(Path(config.paths.outputs), config.runtime.device, tracker, loop_config(config.runtime), costs)
-    prepare.resolve_precisions(config, stages.device)  # before any key is made of them
+    stages = opened(config, tracker)
     schedule = prepare.schedule(config)
     scheduler = prepare.sampler(config.sampler, schedule, config.sample.steps)
     measures = prepare.measures(config)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from hydra.utils import get_object
@@ -14,12 +13,11 @@ from bdiff.config.instantiate import made_of, make
 from bdiff.data.base import Images
 from bdiff.data.dataset import Dataset
 from bdiff.data.outline import Outline, outlined
-from bdiff.diffusion.mode import Costs
 from bdiff.metric.fid.base import Features
 from bdiff.model import checkpoint
 from bdiff.pipeline import prepare
 from bdiff.pipeline.estimate import Row, basis, estimate
-from bdiff.pipeline.experiment import Experiment, assembled, loop_config
+from bdiff.pipeline.experiment import Experiment, assembled, opened
 from bdiff.pipeline.main import carried_out
 from bdiff.pipeline.planned import PlannedStages
 from bdiff.pipeline.prepare import plain, without
@@ -100,9 +98,7 @@ def outlined_experiment(config: DictConfig) -> tuple[Experiment, list[str]]:
         missing.extend([f"data: {images.missing}"] if isinstance(images, Outline) else [])
         return images
 
-    root, costs = Path(config.paths.outputs), Costs(Path(config.paths.cache).expanduser() / "compiled")
-    stages = PlannedStages(root, config.runtime.device, NoTracker(), loop_config(config.runtime), costs)
-    prepare.resolve_precisions(config, stages.device)
+    stages = opened(config, NoTracker(), PlannedStages)
     schedule = prepare.schedule(config)
     scheduler = prepare.sampler(config.sampler, schedule, config.sample.steps)
     measures = prepare.measures(config, or_else(made_of, AbsentFeatures()), or_else(prepare.perceptual, AbsentLpips()))
