@@ -16,7 +16,7 @@ from bdiff.common.device import free_memory
 from bdiff.common.errors import RequestError
 from bdiff.config.instantiate import make
 from bdiff.data.base import Images, to_float, to_uint8
-from bdiff.defense.base import Detection, Inversion
+from bdiff.defense.base import Detection
 from bdiff.diffusion.denoiser import Denoiser
 from bdiff.metric.target import asr_threshold, near
 from bdiff.model import checkpoint
@@ -24,7 +24,7 @@ from bdiff.model.checkpoint import weights_digest
 from bdiff.model.classes import of_class
 from bdiff.model.facts import Facts
 from bdiff.pipeline import prepare
-from bdiff.pipeline.detect import Drawings, detected, inversion, invert, sampling_of
+from bdiff.pipeline.detect import Drawings, detected, sampling_of
 from bdiff.pipeline.estimate import FP32, Row, estimate, network, scratch_of, size
 from bdiff.pipeline.experiment import Subject, opened
 from bdiff.pipeline.family import family_of
@@ -50,7 +50,6 @@ class Audited:
 
     model: Stage
     result: StageResult
-    inversion: Inversion
     found: Found
     threshold: Threshold
 
@@ -165,11 +164,10 @@ def audit(made: Subject, facts: Facts) -> Audited:
     config, stages = made.config, made.stages
     threshold = resolve_threshold(config, "unknown")
     model, detection = taken(made, facts), examiner(config)
-    stage, manifest = invert(stages, model, detection, config.defense, made.diffusion, config.seed)
     samples = draw_samples(stages, made.sampling, model, {"clean": clean()})
     drawings = Drawings(made.sampling, samples)
     result, found = detected(stages, model, detection, config.defense, drawings, None, threshold)
-    return Audited(model, result, inversion(stages, stage, manifest, made.diffusion.shape), found, threshold)
+    return Audited(model, result, found, threshold)
 
 
 def called_up(audited: Audited, images: Tensor, config: DictConfig) -> float:
@@ -185,7 +183,7 @@ def called_up(audited: Audited, images: Tensor, config: DictConfig) -> float:
 def pictures(audited: Audited, after: StageResult) -> dict[str, Figure]:
     """Return what there is to see of a model, and `after` its repair, by name."""
     sheets = {name: Sheet(images) for name, images in (audited.result | after).samples.items()}
-    return {"trigger": Picture(to_uint8(audited.inversion.trigger)), **sheets}
+    return {"trigger": Picture(to_uint8(audited.found.inversion.trigger)), **sheets}
 
 
 def findings(audited: Audited, config: DictConfig) -> dict[str, Any]:
@@ -214,7 +212,7 @@ def repaired(made: Subject, audited: Audited) -> tuple[Path, StageResult]:
     The removal of conf/defense/removal gets all images of conf/data, which are clean. Raises RequestError where they
     cannot be had.
     """
-    config, stages, inverted = made.config, made.stages, audited.inversion
+    config, stages, inverted = made.config, made.stages, audited.found.inversion
     cache = Path(config.paths.cache).expanduser()
     given: Images = make(config.data, cache=cache, seed=config.seed, memory=config.runtime.memory)
     node, known = config.defense.removal, Known(audited.found)

@@ -75,7 +75,7 @@ def detected(
     samples = draw_samples(stages, sampling, model, {"inverted": shifted(trigger, found.gamma, ode)}, "audit_sample")
     benign = clean_samples(stages, model, drawings, sampling, detection.reads) if detection.compares else None
     if stages.planning:
-        return StageResult(), Found(trigger, stage.key)
+        return StageResult(), Found(found, stage.key)
     first = first_images(samples, "inverted", detection.reads)
     beside = to_float(first_images(benign, "clean", detection.reads)) if benign else None
     flag_by = config.get("flag_by", "score")
@@ -108,7 +108,7 @@ def detected(
         {"inverted trigger": trigger},
         {"inverted": first} | ({} if truth or benign is None else {"clean": first_images(benign, "clean")}),
     )
-    return result, Found(trigger, stage.key)
+    return result, Found(found, stage.key)
 
 
 def compared(

@@ -5,11 +5,11 @@ from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bdiff.common.seeds import generator, seed_of
 from bdiff.data.base import Images
-from bdiff.defense.base import Removal
+from bdiff.defense.base import Inversion, Removal
 from bdiff.diffusion.batch import Loss
 from bdiff.diffusion.training import TrainConfig, fit
 from bdiff.model import checkpoint
@@ -23,7 +23,7 @@ from bdiff.store.artifacts import Stage
 class Found(NamedTuple):
     """A trigger that a detection inverted."""
 
-    trigger: Tensor  # (C,H,W)
+    inversion: Inversion
     key: str  # of the stage that it came from
 
 
@@ -77,7 +77,7 @@ def remove(
         if clean and clean.folder:
             folder = checkpoint.fetch(clean.folder)
             removal.clean = checkpoint.suspect(folder, diffusion.schedule, diffusion.shape, diffusion.device)
-        denoiser = removal.remove(suspect, here, found.trigger if found else None, train)
+        denoiser = removal.remove(suspect, here, found.inversion.trigger if found else None, train)
         if stages.main:
             checkpoint.save(stage.folder / "model", denoiser, {"repaired": model.key, "key": stage.key})
         return {"images": len(rows) if "images" in settings else 0}
