@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from bdiff.defense.base import Defense, Detection, InputCheck, Removal, SamplingDefense, Shield
 from bdiff.model.checkpoint import weights_digest
@@ -13,7 +13,7 @@ from bdiff.pipeline.detect import Drawings, Truth, detected
 from bdiff.pipeline.eval_set import EvalSet, eval_set
 from bdiff.pipeline.experiment import Experiment
 from bdiff.pipeline.measure import Measuring, measure
-from bdiff.pipeline.prepare import plain, without
+from bdiff.pipeline.prepare import without
 from bdiff.pipeline.remove import Found, Known, remove
 from bdiff.pipeline.result import StageResult, first_images
 from bdiff.pipeline.sample import draw_samples
@@ -47,12 +47,12 @@ def _(defense: Detection, case: Case) -> StageResult:
     truth = Truth(run.attack, run.pictures.trigger, case.measuring)
     drawn = Drawings(run.sampling, case.samples)
     result, found = detected(run.stages, case.model, defense, config, drawn, truth, run.threshold)
-    return result | removed(case, method(config.removal), plain(config.removal), found) if config.repair else result
+    return result | removed(case, "defense.removal", found) if config.repair else result
 
 
 @evaluated.register
 def _(defense: Removal, case: Case) -> StageResult:
-    return removed(case, defense, without(case.run.config.defense, "removal"))
+    return removed(case, "defense")
 
 
 @evaluated.register
@@ -88,17 +88,17 @@ def shield_protocol(on: EvalSet, config: DictConfig) -> dict[str, Any]:
     return about | {"classifier": on.facts}
 
 
-def removed(case: Case, removal: Removal, settings: dict[str, Any], found: Found | None = None) -> StageResult:
-    """Return what `measure` says of the model without its backdoor; see `remove`."""
-    stage = removed_stage(case, removal, settings, found)
+def removed(case: Case, place: str, found: Found | None = None) -> StageResult:
+    """Return what `measure` says of the model without its backdoor, see `removed_stage`."""
+    stage = removed_stage(case, place, found)
     samples = draw_samples(case.run.stages, case.run.sampling, stage, case.run.kinds, "repaired_sample")
     return remeasured(case, samples, "repaired")
 
 
-def removed_stage(case: Case, removal: Removal, settings: dict[str, Any], found: Found | None = None) -> Stage:
-    """Return the model of a case without its backdoor; see `remove`."""
-    run = case.run
-    place = "defense" if settings["_target_"] == run.config.defense._target_ else "defense.removal"
+def removed_stage(case: Case, place: str, found: Found | None = None) -> Stage:
+    """Return the model of a case without its backdoor, by the removal at a place in the request; see `remove`."""
+    run, node = case.run, OmegaConf.select(case.run.config, place)
+    removal, settings = method(node), without(node, "removal")
     known = Known(found, clean_weights(case, settings["clean"]) if removal.needs_clean else None, place)
     return remove(run.stages, case.model, removal, settings, run.diffusion, run.images, run.config.seed, known)
 
@@ -132,5 +132,5 @@ def shield_rows(case: Case) -> tuple[dict[str, list[Stage]], str]:
     if config.ensemble:
         found["ensemble"] = [model, clean]
     if config.repair:
-        found["repaired"] = [removed_stage(case, method(config.removal), plain(config.removal))]
+        found["repaired"] = [removed_stage(case, "defense.removal")]
     return found, words
