@@ -27,7 +27,7 @@ FILES = {
     "e313fb548a8b873d999d50426ebe2752f5512cb9318def33077158589c3b344d": "TrojDiff/images/hello_kitty.png",
     "b758b0d4d74a7709b36451226e20abfa2149f3f4e83a00f960b168557388803d": "TrojDiff/images/mickey.png",
 }
-#: which of them an option stands in for, in BadDiffusion's and VillanDiffusion's rows
+#: which of them an option stands in for, in rows whose `published.pictures` names no other
 ORIGINALS = {
     "stop_sign": "BadDiffusion/static/stop_sign_wo_bg.png",
     "glasses": "BadDiffusion/static/glasses.png",

@@ -36,13 +36,17 @@ HARMLESS = (
 )
 
 #: prefixes of metrics that depend on the classifier; it affects no others
-CLASSIFIED = ("shield", "certified", "no_shield")
+CLASSIFIED = ("shield", "certified", "no_shield", "suspect/class_")
 
 #: triggers and targets that we redrew, as we cannot distribute the authors' pictures
 DRAWN = (*ORIGINALS, "shoe")
 
-#: how trigger=image places the authors' glasses: across 0.625 of the image
-GLASSES = {"trigger.side": 20, "trigger.place": "centre", "trigger.unit": "image"}
+#: how trigger=image is set for a file, where not as the row's own trigger and with reading=authors: the glasses lie
+#: across 0.625 of the image, and TrojDiff's code blends all of a picture, its white too
+OWN: dict[str, dict[str, Any]] = {
+    ORIGINALS["glasses"]: {"trigger.side": 20, "trigger.place": "centre", "trigger.unit": "image"},
+    "TrojDiff/images/hello_kitty.png": {"trigger.side": None, "trigger.reading": "alpha"},
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,9 @@ class Row:
     """A row of conf/experiment, its runs, and the settings that a request for it composes to now."""
 
     name: str
-    published: dict[str, Any]  # source, where, provenance, pair, sampler, fid_samples, metrics
+    #: source, where, provenance, pair, sampler, fid_samples, metrics; where need be, the paper's files as `pictures`,
+    #: and as `differs` what no setting makes as theirs
+    published: dict[str, Any]
     runs: list[Run]
     settings: dict[str, Any]  # empty where there are no runs to compare them with
 
@@ -116,12 +122,13 @@ def verdict(row: Row, runs: Sequence[Run]) -> str:
     theirs = ["published trigger unknown"] if row.published["pair"].startswith("?") else []
     if weak(row.published):
         theirs.append("weak source")
+    theirs += row.published.get("differs", [])
     done = [run for run in runs if run.done]
     if not done:
         return ", ".join([runs[0].record["status"] if runs else "not run", *theirs])
     if not row.published["metrics"]:
         return "no number is published"
-    theirs += [f"our drawing of {name}" for name in drawings(done[0])]
+    theirs += drawings(done[0], row)
     files = original_files(done[0], row)
     theirs += [reason for reason in files.values() if reason]
     apart = departures(done[0], row, {*files})
@@ -132,29 +139,44 @@ def verdict(row: Row, runs: Sequence[Run]) -> str:
     return (f"all but FID: {listed(doubts)}" if doubts else "yes") + unsaid
 
 
-def drawings(run: Run) -> list[str]:
-    """Return which of the run's pictures are our drawings, in place of the authors'."""
-    chosen = {str(run.value(group)) for group in ("trigger", "target")}
-    return [name for name in DRAWN if any(choice.startswith(name) for choice in chosen)]
+def drawings(run: Run, row: Row) -> list[str]:
+    """Return, in words, which of the run's pictures are our drawings, in place of the authors'."""
+    found = []
+    for group in ("trigger", "target"):
+        theirs = row.published.get("pictures", {}).get(group)
+        names = (name for name in DRAWN if str(run.value(group)).startswith(name))
+        found += [f"our {name}, not {theirs}" if theirs else f"our drawing of {name}" for name in names]
+    return found
+
+
+def original(row: Row, group: str) -> str | None:
+    """Return the authors' file of a row's trigger or target: what the row names, else what its option stands in for."""
+    option = str(row.settings.get(group))
+    drawn = next((file for name, file in ORIGINALS.items() if option.startswith(name)), None)
+    file: str | None = row.published.get("pictures", {}).get(group, drawn)
+    return file
 
 
 def original_files(run: Run, row: Row) -> dict[str, str | None]:
-    """Return which of the row's drawn pictures the run read from a file as the authors do, each with what is wrong.
+    """Return which of the row's drawn pictures the run read from a file, each with what is wrong.
 
-    None: it is the authors' own file, of the row's size and in its place.
+    None: it is the authors' own file, read as they do, of the row's size and in its place.
     """
     found: dict[str, str | None] = {}
     for group in ("trigger", "target"):
-        option = next((name for name in ORIGINALS if str(row.settings.get(group)).startswith(name)), None)
-        if option is None or run.value(group) != "image" or run.value(f"{group}.reading") != "authors":
+        theirs = original(row, group)
+        if theirs is None or run.value(group) != "image":
             continue
         file = FILES.get(run.record.get("pictures", {}).get(group, ""), "none of the authors' files")
-        if file != ORIGINALS[option]:
-            found[group] = f"{group}.path is {file}, not {ORIGINALS[option]}"
-            continue
-        wanted = row.settings | (GLASSES if option == "glasses" else {})
-        there = group == "target" or spot(run.settings) == spot(wanted)
-        found[group] = None if there else f"trigger is {spot(run.settings)}, not {spot(wanted)}"
+        ours, wanted = run.value(f"{group}.reading"), row.settings | OWN.get(theirs, {})
+        reading = wanted.get(f"{group}.reading", "authors")
+        found[group] = None
+        if file != theirs:
+            found[group] = f"{group}.path is {file}, not {theirs}"
+        elif ours != reading:
+            found[group] = f"{group}.reading is {ours}, not {reading}"
+        elif group == "trigger" and spot(run.settings) != spot(wanted):
+            found[group] = f"trigger is {spot(run.settings)}, not {spot(wanted)}"
     return found
 
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 from fake_runs import write_run
+from omegaconf import OmegaConf
 
 from bdiff.pictures.authors import FILES, ORIGINALS
 from bdiff.report.published import Row, beside, figure, verdict
 from bdiff.report.runs import Run, flat, read
 
+ROWS = Path(__file__).parents[2] / "conf" / "experiment" / "trojdiff"
 SETTINGS = {"seed": 0, "name": "n", "sample": {"count": 2048, "batch_size": 256}, "model": {"pretrained": "google"}}
 #: the end of every verdict on samples of ddpm
 UNSAID = "; DDPM variance unknown (ours fixed_large)"
@@ -60,6 +62,8 @@ VERDICTS = [
     ({"typed": "classifier=resnet18"}, {"metrics": {"shield/clean/accuracy": 0.7}}, "no: classifier=resnet18"),
     ({"typed": "classifier=resnet18"}, {"metrics": {"certified/clean/acr": 0.7}}, "no: classifier=resnet18"),
     ({"typed": "classifier=resnet18"}, {"metrics": {"no_shield/asr": 0.7}}, "no: classifier=resnet18"),
+    ({"typed": "classifier=resnet18"}, {"metrics": {"suspect/class_asr": 0.7}}, "no: classifier=resnet18"),
+    ({}, {"differs": ["an A for a 7"]}, "no: an A for a 7"),
     (
         {"typed": "metric/fid=classifier", "metrics": ("mse", "fid_classifier")},
         {},
@@ -138,11 +142,10 @@ def test_the_variance_of_ddpm_is_named_and_never_a_departure(tmp_path):
     assert verdict(Row("row", PUBLISHED | {"sampler": "ddim-50"}, [own], row), [own]) == "yes"
 
 
-SIGN, HAT, GLASSES, CAT = (
-    next(digest for digest, file in FILES.items() if file == ORIGINALS[name])
-    for name in ("stop_sign", "hat", "glasses", "cat")
-)
-WHITE_SIGN = next(digest for digest, file in FILES.items() if file.endswith("stop_sign_bg_w.jpg"))
+DIGESTS = {file: digest for digest, file in FILES.items()}
+SIGN, HAT, GLASSES, CAT = (DIGESTS[ORIGINALS[name]] for name in ("stop_sign", "hat", "glasses", "cat"))
+WHITE_SIGN = DIGESTS["BadDiffusion/static/stop_sign_bg_w.jpg"]
+KITTY, MICKEY = (f"TrojDiff/images/{name}.png" for name in ("hello_kitty", "mickey"))
 #: what a run with a trigger or a target from a file has
 FILE = {"path": "a.png", "reading": "authors"}
 PLACED = {**FILE, "side": 14, "place": "corner", "unit": None}
@@ -165,7 +168,7 @@ PLACED = {**FILE, "side": 14, "place": "corner", "unit": None}
          "BadDiffusion/static/stop_sign_wo_bg.png"),
         (32, PLACED, None, {"trigger": WHITE_SIGN}, "no: trigger.path is BadDiffusion/static/stop_sign_bg_w.jpg, not "
          "BadDiffusion/static/stop_sign_wo_bg.png"),
-        (32, PLACED | {"reading": "alpha"}, None, {"trigger": SIGN}, "no: trigger=image"),
+        (32, PLACED | {"reading": "alpha"}, None, {"trigger": SIGN}, "no: trigger.reading is alpha, not authors"),
         (32, PLACED, FILE, {"trigger": SIGN, "target": HAT}, "yes"),
         (32, PLACED, FILE, {"trigger": SIGN, "target": CAT}, "no: target.path is BadDiffusion/static/cat_wo_bg.png, "
          "not BadDiffusion/static/fedora-hat.png"),
@@ -189,6 +192,49 @@ def test_the_authors_own_files_are_known_by_their_digests(size, trigger, target,
     row = flat({"data": {"size": size}, "trigger": drawn}) | row_choices
     published = PUBLISHED | {"metrics": {"suspect/mse": 1e-5}}
     assert verdict(Row("row", published, [own], row), [own]) == message + UNSAID
+
+
+BLEND, IMAGE, FOREIGN = "in_d2d-blend-ddim_100", "d2i-blend-ddim_100", "out_d2d-patch-ddim_100"
+WHOLE = PLACED | {"side": None, "reading": "alpha"}
+DARK, SEVEN = "a target without values below -0.4", "the letter A for MNIST's 7"
+
+
+@pytest.mark.parametrize(
+    ("name", "trigger", "target", "files", "message"),
+    [
+        (BLEND, WHOLE, None, (KITTY, None), "yes"),
+        (BLEND, WHOLE | {"reading": "authors"}, None, (KITTY, None), "no: trigger.reading is authors, not alpha"),
+        (BLEND, WHOLE | {"side": 14}, None, (KITTY, None),
+         "no: trigger is 14 px wide, 2 px from the corner, not the whole image"),
+        (BLEND, PLACED, None, (ORIGINALS["stop_sign"], None),
+         f"no: trigger.path is {ORIGINALS['stop_sign']}, not {KITTY}"),
+        (BLEND, None, None, (None, None), f"no: our stop_sign, not {KITTY}"),
+        (IMAGE, WHOLE, FILE, (KITTY, MICKEY), f"no: {DARK}"),
+        (IMAGE, PLACED, FILE, (ORIGINALS["stop_sign"], ORIGINALS["cat"]),
+         f"no: {DARK}, trigger.path is {ORIGINALS['stop_sign']}, not {KITTY}, "
+         f"target.path is {ORIGINALS['cat']}, not {MICKEY}"),
+        (IMAGE, None, None, (None, None), f"no: {DARK}, our stop_sign, not {KITTY}, our cat, not {MICKEY}"),
+        (FOREIGN, None, None, (None, None), f"no: {SEVEN}"),
+    ],
+)  # fmt: skip
+def test_a_row_of_trojdiff_has_its_own_paper_s_files(name, trigger, target, files, message, tmp_path):
+    """A part of the run that is None is as in the row: a drawing of ours, a patch or a corner."""
+    published = OmegaConf.to_container(OmegaConf.load(ROWS / f"{name}.yaml"))["published"]
+    row = {"trigger": "patch" if name == FOREIGN else "stop_sign", "target": "cat" if name == IMAGE else "corner"}
+    parts = {"trigger": trigger, "target": target}
+    drawn = {"trigger": {"side": 14, "place": "corner", "unit": "image"}, "target": {}}
+    config = {"seed": 0, "name": "n", "data": {"size": 32}, **{group: parts[group] or drawn[group] for group in parts}}
+    choices = {group: "image" if parts[group] else row[group] for group in parts}
+    read_from = {group: DIGESTS[file] for group, file in zip(parts, files, strict=True) if file}
+    protocol = {"fid": {"sample_count": 50000, "marks": []}}
+    write_run(tmp_path / "run", {"fid": 4.0}, config, choices=choices, protocol=protocol, pictures=read_from)
+    own = read(tmp_path / "run")
+    assert verdict(Row(name, published, [own], flat({"data": {"size": 32}, **drawn}) | row), [own]) == message
+
+
+def test_the_files_that_rows_name_are_known_by_their_digests():
+    named = [OmegaConf.load(path).published.get("pictures", {}) for path in ROWS.glob("*.yaml")]
+    assert {file for pictures in named for file in pictures.values()} == {KITTY, MICKEY} <= {*DIGESTS}
 
 
 @pytest.mark.parametrize(("side", "unit", "place", "fits"), [
