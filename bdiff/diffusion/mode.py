@@ -30,7 +30,10 @@ MEASURED: set[Path] = set()  # files of `Costs` about what this process has comp
 
 @dataclass(frozen=True)
 class Mode:
-    """How a stage evaluates its network. `difference` is between the two modes, as `TOLERANCE` has it."""
+    """How a stage evaluates its network.
+
+    `difference` is between the two modes, as `TOLERANCE` has it; None if the stage never went into compiled mode.
+    """
 
     compiled: bool
     reason: str
@@ -48,6 +51,12 @@ class Mode:
         """
         known = artifacts.recall(folder / KEPT, dict[str, Any]())
         artifacts.write_json(folder / KEPT, known | {purpose: asdict(self)})
+
+    def under(self, setting: bool | str) -> "Mode":
+        """Return the mode that a stage goes on in, where `runtime.compile` is now `setting`."""
+        if setting is False and self.compiled:
+            return replace(self, compiled=False, reason=f"{self.reason}; then runtime.compile=false")
+        return self
 
     @classmethod
     def kept(cls, folder: Path, purpose: str) -> "Mode | None":
@@ -235,7 +244,7 @@ def decide(setting: bool | str, subject: Subject, calls: int, batch: int, costs:
     off = difference > subject.tolerance
     if off or (setting == "auto" and gain < 1):
         subject.fall_back()
-        return Mode(False, reason + f", but {difference:.2g} off the eager output" * off, batch, difference=difference)
+        return Mode(False, reason + f", but {difference:.2g} off the eager output" * off, batch)
     return Mode(True, reason, batch, difference=difference)
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,7 @@ from bdiff.common.seeds import generator, seed_of
 from bdiff.defense.base import Facts, InputCheck
 from bdiff.defense.check import LEAST, needed
 from bdiff.diffusion.denoiser import Suspect
+from bdiff.diffusion.engine import steady
 from bdiff.diffusion.mode import Work
 from bdiff.diffusion.noise import Noise
 from bdiff.metric.roc import auroc, passing, rate_above, threshold_at
@@ -126,7 +128,8 @@ def score(
         if work:
             stages.settle(stage, suspect, Work(work, config.batch_size))
         found, clock = {}, Clock(suspect)
-        facts = check.prepare(suspect, before, seed_of(seed, "inputs", "prepare"), config.batch_size)
+        prepare = partial(check.prepare, suspect, before, seed_of(seed, "inputs", "prepare"), config.batch_size)
+        facts = steady(prepare)
         prepared = clock.lap()
         with stages.meter("inputs", len(kinds) * config.count, "inputs") as meter:
             for kind, x in kinds.items():
@@ -150,12 +153,16 @@ def scores_of(
     check: InputCheck, x: Tensor, suspect: Suspect, facts: Facts, seed: int, batch_size: int, meter: Meter
 ) -> Tensor:
     """Return the scores (B,) of starting noises x (B,C,H,W), float64 on the CPU, in batches."""
-    found = []
-    for start in range(0, len(x), batch_size):
+
+    def scored(start: int) -> Tensor:
         part = x[start : start + batch_size]
         noise = Noise([generator(seed, start + place) for place in range(len(part))], suspect.shape, suspect.device)
-        found.append(check.score(part, suspect, noise, facts).detach().double().cpu())
-        meter.advance(len(part))
+        return check.score(part, suspect, noise, facts).detach().double().cpu()
+
+    found = []
+    for start in range(0, len(x), batch_size):
+        found.append(steady(partial(scored, start)))
+        meter.advance(len(found[-1]))
     return torch.cat(found)
 
 

@@ -75,7 +75,7 @@ class Stages:
         #: by the name of every stage that was met, reused or not: what made it
         self.provenance: dict[str, dict[str, Any]] = {}
         self.code = provenance.code()
-        self.engines: dict[str, tuple[Mode, Engine]] = {}  # of the stage that is being built, by their purpose
+        self.engines: list[tuple[str, Mode, Engine]] = []  # of the stage that is being built, with their purposes
 
     @property
     def main(self) -> bool:
@@ -144,7 +144,7 @@ class Stages:
         """Write the manifest of a stage that `seconds` of work built, with what made it."""
         for growing in (STATE, BATCHES):
             shutil.rmtree(stage.folder / growing, ignore_errors=True)
-        for purpose, (mode, engine) in self.engines.items():
+        for purpose, mode, engine in self.engines:
             if engine.failure:
                 replace(mode, reason=f"{mode.reason}; it failed at {engine.failure}").keep(stage.folder, purpose)
         modes = Mode.every(stage.folder)
@@ -155,30 +155,33 @@ class Stages:
             "precision": provenance.precision_of(stage.parts),
             "threads": torch.get_num_threads(),
             "processes": self.accelerator.num_processes,
-            "compiled": {purpose: asdict(mode) for purpose, mode in modes.items() if mode.compiled},
+            "compiled": {purpose: asdict(mode) for purpose, mode in modes.items() if mode.difference is not None},
         }
         stage.finish(seconds, made_by=made, **facts)
 
     def settle(self, stage: Stage, asked: Asked, work: Work, purpose: str = "network", together: bool = False) -> None:
         """Put a network's engine into the mode that the stage has for it, chosen here before its first step.
 
+        `runtime.compile=false` is always heard: there has to be a way out.
         `purpose` tells the engines of a stage apart; networks that share the work have one. `together`: by all
         processes, which share the work too.
         """
         if together:
             work = replace(work, images=work.images // self.peers.count)
         mode = Mode.kept(stage.folder, purpose)
-        if self.main and mode is None:
-            mode = choose(self.loop.compile, asked.engine, asked.example(work.batch), work, self.costs)
+        if self.main:
+            if mode is None:
+                mode = choose(self.loop.compile, asked.engine, asked.example(work.batch), work, self.costs)
+                log_mode(stage.name, mode, self.loop.compile, work.calls)
+            mode = mode.under(self.loop.compile)
             mode.keep(stage.folder, purpose)
-            log_mode(stage.name, mode, self.loop.compile, work.calls)
         if together:
             self.accelerator.wait_for_everyone()
             mode = Mode.kept(stage.folder, purpose)
         assert mode is not None, f"{stage.folder} has no mode for {purpose}"
         if mode.compiled and asked.engine.batch is None:
             asked.engine.compile(mode.batch, mode.gradients)
-        self.engines[purpose] = mode, asked.engine
+        self.engines.append((purpose, mode, asked.engine))
 
     def record(self, name: str, row: dict[str, Any]) -> None:
         """Pass a row of the history of the training `name` on to the tracker."""

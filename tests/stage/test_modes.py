@@ -1,18 +1,24 @@
 """The mode of a stage: chosen before its first step, kept when it goes on, recorded with what fell back."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
+import shared_work
 import torch
 import toys
+from safetensors.torch import load_file
 
 from bdiff.diffusion import engine as engines
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.engine import steady
 from bdiff.diffusion.mode import Costs, Mode, Work
 from bdiff.metric.fid.base import Features, Frechet
+from bdiff.pipeline.check_inputs import checked
+from bdiff.pipeline.main import compiled_protocol
+from bdiff.pipeline.prepare import Pictures
 from bdiff.pipeline.reference import settle_features
 from bdiff.pipeline.stages import Stages
+from bdiff.pipeline.suspect import method
 from bdiff.tracker.none import NoTracker
 
 WORK = Work(40, 4)
@@ -85,6 +91,46 @@ def test_a_stage_goes_on_in_the_mode_it_began_with(tmp_path, compiler):
     assert two.engine.batch == 4 and Mode.kept(stage.folder, "network").compiled
 
 
+def test_a_compiled_stage_goes_on_in_eager_mode_where_that_is_asked_for(tmp_path, compiler):
+    run, one = stages(tmp_path, False), suspect()
+    stage = run.stage("inputs", of="this")
+    Mode(True, "compiled in 9 s", 4, difference=1e-4).keep(stage.folder, "network")
+    made = run.once(stage, lambda: run.settle(stage, one, WORK) or {})["made_by"]
+    assert one.engine.batch is None and not compiler
+    assert made["compiled"]["network"]["reason"] == "compiled in 9 s; then runtime.compile=false"
+
+
+@pytest.mark.parametrize(("name", "healthy"), [("temporal", 4), ("temporal", 7), ("ufid", 6)])
+def test_an_input_check_goes_on_where_the_compiler_fails(tmp_path, monkeypatch, name, healthy):
+    """In what is prepared, and in the middle of a batch, which draws the same numbers again."""
+    settings = {"temporal": {"references": 3, "steps": 3}, "ufid": {"copies": 2, "steps": 2}}[name]
+    config = shared_work.defense(name, count=3, batch_size=2, **settings)
+    pictures = Pictures(toys.attack().trigger, toys.attack().target)
+    calls: list[int] = []
+
+    def compiled(evaluate, graphs):
+        def call(*inputs):
+            calls.append(1)
+            if len(calls) > healthy:
+                raise torch._dynamo.exc.InternalTorchDynamoError("broken")
+            return evaluate(*inputs)
+
+        return call
+
+    monkeypatch.setattr(engines, "compiled", compiled)
+    found = []
+    for setting in (False, True):
+        run = stages(tmp_path / f"{setting}", setting)
+        checked(
+            run, shared_work.model(run), method(config), config, shared_work.diffusion(), toys.attack(), pictures, 0
+        )
+        (path,) = run.root.glob("inputs/*/scores.safetensors")
+        found.append(load_file(path))
+    assert "it failed at" in run.provenance["inputs"]["compiled"]["network"]["reason"] and len(calls) == healthy + 1
+    for kind, scores in found[0].items():
+        torch.testing.assert_close(found[1][kind], scores, rtol=1e-3, atol=1e-5)
+
+
 def test_a_compiler_that_fails_on_the_way_is_recorded_and_the_work_done(tmp_path, compiler):
     run = stages(tmp_path, True)
     stage, one = run.stage("inputs", of="this"), suspect()
@@ -93,11 +139,30 @@ def test_a_compiler_that_fails_on_the_way_is_recorded_and_the_work_done(tmp_path
         run.settle(stage, one, WORK)
         compiler.append("broken")
         x = torch.ones(3, *one.shape)
+        run.settle(stage, suspect(), WORK)  # another model of the same purpose, which does not fail
         assert torch.equal(steady(lambda: one.eps(x, 5)), suspect().eps(x, 5))
         return {}
 
     reason = run.once(stage, build)["made_by"]["compiled"]["network"]["reason"]
     assert reason.endswith("it failed at InternalTorchDynamoError: broken")
+
+
+def test_a_training_that_fell_back_on_the_way_is_recorded(tmp_path):
+    run = stages(tmp_path, True)
+    stage, fell = (
+        run.stage("train", of="this"),
+        Mode(False, "compiled in 9 s; it failed at the loss", 4, difference=1e-4),
+    )
+    never = Mode(False, "the compiler failed: at once", 4)
+
+    def build():
+        fell.keep(stage.folder, "train")
+        never.keep(stage.folder, "other")
+        return {}
+
+    assert run.once(stage, build)["made_by"]["compiled"] == {"train": asdict(fell)}
+    assert compiled_protocol(run) == {"compiled": {"difference from eager": {"train": {"train": 1e-4}}}}
+    assert compiled_protocol(stages(tmp_path, True)) == {}
 
 
 def test_networks_of_a_stage_have_modes_by_their_purpose(tmp_path, compiler):
