@@ -267,6 +267,16 @@ def test_a_checkpoint_is_written_while_training_goes_on_and_holds_what_was(tmp_p
             assert torch.equal(kept, seen[parts["step"]])
 
 
+def test_a_late_checkpoint_waits_for_no_logged_loss(tmp_path, monkeypatch):
+    saved, save = [], Checkpointer.save
+    monkeypatch.setattr(Checkpointer, "save", lambda self, step: saved.append(step) or save(self, step))
+    late, never = (replace(toys.LOOP, checkpoint_seconds=seconds, log_every=1000) for seconds in (1e-9, 1e9))
+    one, other = (trained(tmp_path / name, loop=loop, config=toys.train_config(steps=3))
+                  for name, loop in (("late", late), ("never", never)))  # fmt: skip
+    assert torch.equal(weights(one), weights(other))
+    assert saved[0] == read_history(tmp_path / "late" / "history.jsonl")[0]["step"] == 1
+
+
 def test_a_checkpoint_that_cannot_be_written_ends_the_training(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")

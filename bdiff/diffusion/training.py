@@ -202,13 +202,15 @@ def fit(
             if looked:  # the device had a step to work on meanwhile
                 history.add(looked.row(config, total))
                 looked = None
-            if (step + 1) % loop.log_every and step + 1 < total:
+            waited = time.monotonic() - saved
+            late = waited >= loop.checkpoint_seconds and (state.idle or not loop.checkpoint_seconds)
+            ends = late and world == 1 and loop.checkpoint_seconds > 0  # several processes have clocks of their own
+            if (step + 1) % loop.log_every and step + 1 < total and not ends:
                 continue
             rate = (step + 1 - start) * config.batch_size / (time.monotonic() - began)
             seen = accelerator.reduce(torch.stack(window), "mean")  # (steps, 2); a nan on any process reaches all
             looked = Look(session, step + 1, Late(seen), rate, state)
             window.clear()
-            late = time.monotonic() - saved >= loop.checkpoint_seconds and (state.idle or not loop.checkpoint_seconds)
             due = accelerator.is_main_process and late
             if due or looked.seen.ready or step + 1 == total:
                 history.add(looked.row(config, total))  # before the checkpoint, which must be of a finite model
@@ -230,8 +232,10 @@ def settle(take: Step, session: Session, first: Callable[[], Batch], rows: int, 
     setting, main = session.loop.compile, session.accelerator.is_main_process
     costs = session.costs or Costs(session.folder)
     mode = Mode.kept(session.folder, TRAIN)
-    if main and (mode is None or (mode.compiled and setting is False)):
-        if start and mode is None:
+    if main and mode is not None:
+        mode.under(setting).keep(session.folder, TRAIN)
+    elif main:
+        if start:
             setting = False  # it began before there were modes
         mode = decide(setting, Trial(take, first), total - start, rows, costs)
         if take.objective.scope == "network":
