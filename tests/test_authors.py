@@ -9,6 +9,7 @@ from PIL import Image
 from torchvision.transforms import Grayscale, Resize
 from torchvision.transforms.functional import pil_to_tensor
 
+from bdiff.common.errors import RequestError
 from bdiff.config.compose import jobs
 from bdiff.pictures.authors import FILES, ORIGINALS, edges
 from bdiff.pipeline.detect import fidelity
@@ -139,9 +140,17 @@ def test_a_file_that_does_not_fit_or_shows_nothing_is_reported(tmp_path):
         with pytest.raises(ValueError, match=f"is {words}, the shorter edge, which does not fit a 32 px image"):
             theirs(path, 32, side=side)
     with pytest.raises(ValueError, match=r"is all background \(white or black\)"):
-        theirs(saved(tmp_path, [[[255, 0, 255], [255, 255, 255]]] * 2), 2)
+        theirs(saved(tmp_path, [[[0, 0, 0], [255, 255, 255]]] * 2), 2)
     with pytest.raises(ValueError, match=r"trigger\.path=<png or jpg>"):
         image(32, None, reading="authors")
+
+
+def test_a_picture_is_refused_where_it_shows_nothing_on_the_data(tmp_path):
+    path = saved(tmp_path, [[[255, 0, 0]] * 2] * 2)  # red is background in each of its channels, and not as grey
+    words = ["data=digits", "trigger=image", f"trigger.path={path}", "trigger.reading=authors", "target=hat"]
+    jobs(words, multirun=False)
+    with pytest.raises(RequestError, match=r"trigger shows nothing on this data"):
+        jobs([*words, "data.channels=3"], multirun=False)
 
 
 def test_a_jpeg_is_read_as_theirs_and_refused_as_a_trigger_of_its_own(tmp_path):

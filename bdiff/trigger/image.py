@@ -6,7 +6,7 @@ from typing import Annotated
 from bdiff.config.rules import at_least, one_of
 from bdiff.pictures import authors
 from bdiff.pictures.authors import READINGS
-from bdiff.pictures.draw import PLACES, UNITS, Picture, load, margin, side_in, to_alpha
+from bdiff.pictures.draw import COLOURS, PLACES, UNITS, Picture, load, margin, side_in
 from bdiff.pictures.draw import place as placed
 
 
@@ -34,7 +34,7 @@ def image(
     unit = unit or ("pixel" if theirs else "image")
     px = size if side is None else side_in(size, side, place, unit)
     picture = authors.trigger(path, px) if theirs else load(path, px, "trigger.path", exact=True)
-    if (to_alpha(picture, 3) < 0.5).all():
+    if (picture[..., COLOURS[picture.shape[2]] :] < 0.5).all():  # also in the planes of other data than these
         background = "white or black" if theirs else "transparent or black"
         raise ValueError(f"trigger.path={path} is all background ({background}): choose another picture")
     if side is None and picture.shape[:2] == (size, size):
