@@ -16,6 +16,7 @@ from bdiff.defense.shields import cohen
 from bdiff.diffusion.mode import Costs
 from bdiff.metric.fid.classifier import ClassifierFeatures
 from bdiff.model import checkpoint
+from bdiff.pipeline import shield_table
 from bdiff.pipeline.certify import certified
 from bdiff.pipeline.detect import invert
 from bdiff.pipeline.eval_set import EvalSet
@@ -93,14 +94,25 @@ def certify(folder: Path, killed: int | None = None) -> dict[str, float]:
         return certified(run, method(config), table(run, config)).metrics
 
 
-def purify(folder: Path) -> dict[str, float]:
-    """Purify the toy images and those of both adversaries, and check their entropies."""
+def purify(folder: Path, killed: int | None = None) -> dict[str, float]:
+    """Purify the toy images and those of both adversaries, and check their entropies.
+
+    The process `killed` kills itself at its ninth batch.
+    """
     config = defense("purification", t=2, batch_size=2, repair=False)
     config.adversary.steps, config.adaptive.steps, config.adaptive.eot = 2, 1, 2
     config.strip.overlays, config.strip.false_positive_rate = 2, 0.4
-    run = stages(folder)
+    run, keep, batches = stages(folder), shield_table.keep, []
+
+    def dying(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        batches.append(path)
+        if len(batches) == 9 and run.peers.rank == killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        keep(path, tensors)
+
     shown = table(run, config)
-    return shielded(method(config), run, shown, toys.attack(), toys.images()).metrics
+    with mock.patch.object(shield_table, "keep", dying):
+        return shielded(method(config), run, shown, toys.attack(), toys.images()).metrics
 
 
 def detect(folder: Path) -> dict[str, Any]:

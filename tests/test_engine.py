@@ -62,16 +62,24 @@ def test_compiled_is_eager_within_the_tolerance_for_any_batch(precision: str) ->
     assert eager.evaluations == compiled.evaluations == 21
 
 
-def test_gradients_to_the_input_go_through_compiled_mode_and_recomputation() -> None:
-    found = []
+@pytest.mark.slow
+def test_gradients_to_the_input_go_through_compiled_mode_and_recomputation(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, calls, compiled = [], [], engines.compiled
+
+    def watched(evaluate: engines.Evaluate, graphs: bool) -> engines.Evaluate:
+        calls.append(1)
+        return compiled(evaluate, graphs)
+
+    monkeypatch.setattr(engines, "compiled", watched)
     for recompute in (False, True):
         for batch in (None, 4):
             one = Suspect(Tiny(), toys.schedule(100), SHAPE, recompute=recompute)
             if batch:
-                one.engine.compile(batch)
-            x = noise(6).requires_grad_()
+                one.engine.compile(batch, gradients=True)
+            x, before = noise(6).requires_grad_(), len(calls)
             (gradient,) = torch.autograd.grad(one.eps(x, torch.arange(6)).square().sum(), x)
             found.append(gradient)
+            assert (len(calls) > before) == bool(batch) and one.engine.batch == batch
     for gradient in found[1:]:
         torch.testing.assert_close(gradient, found[0], rtol=1e-4, atol=1e-5)
 
@@ -141,6 +149,20 @@ def test_auto_compiles_where_the_work_pays_for_it(tmp_path: Path, monkeypatch: p
     costs.keep(Inference(engine, inputs(4), Work(1, 4)), 1e-6, 2.0)  # as if it were known to cost nothing
     known = choose("auto", engine, inputs(4), Work(10**9, 4), costs)
     assert known.compiled or "times as fast" in known.reason  # compiled at any rate, and kept where it was faster
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({}, (60.0, 1.2)),  # what is assumed
+        ({"cold": 40.0, "gain": 1.5}, (10.0, 1.5)),  # its kernels are on disk: a quarter of the time
+        ({"cold": 40.0, "warm": 3.0, "gain": 1.5}, (3.0, 1.5)),
+    ],
+)
+def test_kernels_that_are_on_disk_are_expected_to_take_less_time(tmp_path, known, expected) -> None:
+    costs, subject = Costs(tmp_path), Inference(suspect().engine, inputs(4), Work(8, 4))
+    costs.path(subject).write_text(json.dumps(known))
+    assert costs.expected(subject) == expected
 
 
 def test_a_compiled_network_that_is_off_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ from bdiff.diffusion.sampling import handed
 from bdiff.diffusion.schedule import Schedule, residual
 
 LINEAR = Schedule(1000, 1e-4, 0.02, "linear")
+DOUBLE = Schedule(1000, 1e-4, 0.02, "linear")
+DOUBLE.abar = LINEAR.abar.double()  # whose steps are a stock sampler's to the last digits
 ALL = torch.arange(1000)
 SCHEDULES = [LINEAR, Schedule(100, 1e-3, 0.1, "linear"), Schedule(50, 1e-4, 0.02, "squaredcos_cap_v2")]
 
@@ -78,6 +80,13 @@ LEFT = [
 ]
 
 
+def precise(scheduler):
+    """The scheduler with its tables in float64, `DOUBLE`'s."""
+    for name in ("betas", "alphas", "alphas_cumprod"):
+        setattr(scheduler, name, getattr(scheduler, name).double())
+    return scheduler
+
+
 def correction(law: str, psi: float) -> torch.Tensor:
     if law == TWICE:
         return path.villan(LINEAR, ALL, psi, "ode")
@@ -90,7 +99,7 @@ def test_what_stock_samplers_leave_of_the_trigger(psi, law, steps, leading, trai
     kept = {**LINEAR.config, "clip_sample": False}
     for spacing, left in (("leading", leading), ("trailing", trailing)):
         ddim = DDIMScheduler(**kept, timestep_spacing=spacing, set_alpha_to_one=True)
-        scheduler = ddim if steps else DDPMScheduler(**kept)
+        scheduler = precise(ddim if steps else DDPMScheduler(**kept))
         scheduler.set_timesteps(steps or 1000)
         x = h[scheduler.timesteps[0]].double().view(1, 1, 1, 1)
         with handed(scheduler, lambda x=x: torch.zeros_like(x)):
@@ -98,21 +107,24 @@ def test_what_stock_samplers_leave_of_the_trigger(psi, law, steps, leading, trai
                 x = scheduler.step(c[t].double().view(1, 1, 1, 1), t, x, return_dict=False)[0]
         close = {"abs": max(0.01 * abs(left), 4e-3 if abs(left) < 1 else 0.6)}
         assert float(x) == pytest.approx(left, **close), spacing
-    found = residual(LINEAR, h[-1], lambda _, t: c[t], steps or 1000, eta=float(steps is None))
-    assert found == pytest.approx(trailing, **close)
-    assert found == pytest.approx(float(x), rel=1e-3, abs=1e-4)
+    found = residual(DOUBLE, h[-1], lambda _, t: c[t], steps or 1000, eta=float(steps is None))
+    assert found == pytest.approx(float(x), rel=1e-9, abs=1e-9)
+    assert residual(LINEAR, h[-1], lambda _, t: c[t], steps or 1000, float(steps is None)) == pytest.approx(
+        found, abs=1e-3
+    )
 
 
 @pytest.mark.parametrize(("eta", "left"), [(0, 0), (0.05, -0.3), (0.1, -1.21), (0.5, -31), (1, None)])
 def test_what_ddim_with_an_eta_leaves_of_the_noise_path(eta, left):
-    scheduler = DDIMScheduler(**LINEAR.config, clip_sample=False, timestep_spacing="trailing", set_alpha_to_one=True)
+    ddim = DDIMScheduler(**LINEAR.config, clip_sample=False, timestep_spacing="trailing", set_alpha_to_one=True)
+    scheduler = precise(ddim)
     scheduler.set_timesteps(50)
     x = path.drift(LINEAR, ALL, 0)[-1].double().view(1, 1, 1, 1)
     with handed(scheduler, lambda: torch.zeros_like(x)):
         for t in scheduler.timesteps:
             x = scheduler.step(torch.ones_like(x), t, x, eta=eta, return_dict=False)[0]
-    found = residual(LINEAR, path.drift(LINEAR, ALL, 0)[-1], lambda _, t: torch.ones(()), 50, eta)
-    assert found == pytest.approx(float(x), rel=1e-3, abs=1e-3)
+    found = residual(DOUBLE, path.drift(LINEAR, ALL, 0)[-1], lambda _, t: torch.ones(()), 50, eta)
+    assert found == pytest.approx(float(x), rel=1e-6, abs=1e-6)
     assert left is None or found == pytest.approx(left, rel=0.03, abs=0.01)
 
 

@@ -190,6 +190,23 @@ def test_training_lowers_the_loss(tmp_path, card, precision, compiled):
     assert len(losses) == 200 and sum(losses[-20:]) < 0.8 * sum(losses[:20])
 
 
+def test_by_cuda_graphs_an_output_outlives_the_calls_that_follow(card):
+    """Their memory is one for all calls, so what a caller has kept must be a copy."""
+    if DEVICE == "cpu":
+        pytest.skip("there are no CUDA graphs on a CPU")
+    suspect = Suspect(toys.unet(), toys.schedule(), SHAPE, card)
+    suspect.engine.compile(4)
+    x = [torch.randn((4, *SHAPE), generator=torch.Generator().manual_seed(k)).to(card) for k in range(4)]
+    with torch.inference_mode():
+        for one in x:  # a graph is recorded at one of the first calls
+            suspect.eps(one, 5)
+        outputs = [suspect.eps(one, 5) for one in x]
+        expected = [Suspect(toys.unet(), toys.schedule(), SHAPE, card).eps(one, 5) for one in x]
+    assert suspect.engine.batch == 4 and suspect.engine.failure is None
+    for found, eager in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(found, eager, rtol=1e-3, atol=1e-3)
+
+
 KILLED = """
 import os, signal, sys
 sys.path[:0] = [sys.argv[2], sys.argv[3]]

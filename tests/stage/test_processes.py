@@ -70,6 +70,15 @@ def test_two_processes_purify_attack_and_check_as_one(tmp_path):
     assert found == shared_work.purify(tmp_path / "two") and {"strip/tpr", "shield/adaptive/accuracy"} <= found.keys()
 
 
+@pytest.mark.slow
+def test_a_purification_goes_on_where_a_process_was_killed(tmp_path):
+    shared_work.purify(tmp_path / "one")
+    codes = together(shared_work.purify, tmp_path / "two", 1)
+    assert codes[1] == -9 and codes[0] != 0 and files(tmp_path / "two", "shield/*/batches/*/*.safetensors")
+    assert together(shared_work.purify, tmp_path / "two") == [0, 0]
+    assert_same_tensors(tmp_path / "one", tmp_path / "two", "shield/*/*.safetensors")
+
+
 def test_two_processes_find_the_trigger_that_one_finds(tmp_path):
     alone = shared_work.detect(tmp_path / "one")
     assert together(shared_work.detect, tmp_path / "two") == [0, 0]
