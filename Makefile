@@ -17,7 +17,7 @@ RATES ?= 1
 comma := ,
 first = $(subst $(eval) ,$(comma),$(wordlist 1,$(1),$(2)))
 
-# make photos takes DATA too; further options of its jobs.
+# make matrix and make photos take DATA too; further options of the jobs of make photos.
 PHOTOS ?=
 
 # make site: JSONs of results from elsewhere, or a folder of them.
@@ -87,7 +87,7 @@ site: $(READY)  ## leaderboards of all runs in outputs/ as a static site, output
 	$(BIN)/bdiff report outputs --site outputs/site $(if $(RESULTS),--results $(RESULTS))
 
 matrix: $(READY)  ## every attack against every defense: tables, a figure, a site; PROFILE=digits, cifar10 or paper; SEEDS=2 RATES=2
-	$(BIN)/bdiff table matrix --profile $(PROFILE) $(RUN) seed=$(call first,$(SEEDS),0 1 2 3 4) \
+	$(BIN)/bdiff table matrix --profile $(PROFILE) $(RUN) $(DATA:%=data.path=%) seed=$(call first,$(SEEDS),0 1 2 3 4) \
 		attack.poison_rate=$(call first,$(RATES),0.1 0.05 0.01)
 
 photos: PROFILE = small

@@ -148,6 +148,7 @@ def test_every_target_of_make_is_there_and_its_commands_are_sound(clone, capsys)
         assert {word.partition("=")[0] for word in words if "=" in word} <= variables
         made = subprocess.run(["make", "-C", ROOT, "-n", *words[1:]], capture_output=True, text=True)
         assert made.returncode == 0, made.stderr
+        assert all(word.partition("=")[2] in made.stdout for word in words if word.startswith("DATA="))
         for line in re.findall(r"^\S*/(bdiff (?:.*\\\n)*.*)", made.stdout, re.MULTILINE):
             if "run" in (words := shlex.split(line.replace("\\\n", " ")))[:2]:
                 check(Command(tuple(words), frozenset()), capsys)
