@@ -55,6 +55,7 @@ PRESETS = {
     *("diff2_cifar10", "trojdiff_blend", "trojdiff_in_d2d", "class_target"),
     *("noise_path_ancestral", "noise_path_ode", "hidden_path"),
     *("purification_cifar10", "certification_cifar10", "terd_digits", "terd_input_digits"),
+    *("terd_input_trojdiff", "terd_input_trojdiff_digits"),
     *("finetune_digits", "fine_pruning_digits"),
     *("terd_trojdiff_digits",),
     *("elijah_ode", "elijah_trojdiff", "purediffusion_mixture"),
