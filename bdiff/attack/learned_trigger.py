@@ -22,7 +22,7 @@ class LearnedTrigger(AddedTrigger):
 
     g minimizes the loss of the poisoned rows under the clean model (see `update_trigger`), so that little is left for
     training to change: what TooBad (2026, arXiv 2606.23362), known to us by its abstract, does for a trigger of its own
-    kind.
+    kind. That the samples of several noises agree is no term of its own: they do as far as the law's loss is small.
 
     Args:
         trigger: where learning starts, times `bound`; with learn=0 it is the trigger.
