@@ -24,16 +24,16 @@ class InviBackdoor(AddedTrigger):
     `noises` noises with it (the paper's inner problem). It starts at zero; triggered samples start at eps + delta.
 
     Args:
-        trigger: only its shape is read.
+        trigger: with learn=0 the trigger, times `bound`; else only its shape is read.
         target, poison_rate, poison_mode: see `Attack`.
         bound: largest value of the trigger.
         lr: of the trigger's Adam, which is given the signs of the gradient.
         noises: of one step of the trigger.
         steps: of the sampler that it is differentiated through.
+        learn: 1: the trigger is trained; 0: it is kept, for comparison.
     """
 
-    reads = ("target",)
-    learns_with_model = True
+    learns_on_model = False
 
     def __init__(
         self,
@@ -45,9 +45,12 @@ class InviBackdoor(AddedTrigger):
         lr: Annotated[float, above(0), "of the trigger's Adam over signs of the gradient"],
         noises: Annotated[int, at_least(1), "starting noises of one step of the trigger"],
         steps: Annotated[int, at_least(1), "of the DDIM sampler that a step of the trigger goes through"],
+        learn: Annotated[int, one_of(0, 1), "1: the trigger is trained; 0: it is bound times the trigger option"],
     ):
-        nothing = Trigger(torch.zeros_like(trigger.pattern), torch.zeros_like(trigger.mask))
-        super().__init__(nothing, target, poison_rate, poison_mode)
+        start = torch.zeros_like(trigger.pattern) if learn else bound * trigger.pattern
+        super().__init__(Trigger(start, torch.zeros_like(trigger.mask)), target, poison_rate, poison_mode)
+        self.learns_with_model = bool(learn)  # `Attack.learn` counts steps before training, which it has none of
+        self.reads = ("target",) if learn else ("trigger", "target")
         self.bound, self.lr, self.noises, self.steps = bound, lr, noises, steps
         self.moment, self.count = torch.zeros_like(target), torch.zeros(())
 
@@ -70,6 +73,8 @@ class InviBackdoor(AddedTrigger):
 
         Of signs Adam's second moment is 1, so its step is lr times the first.
         """
+        if not self.learns_with_model:
+            return
         eps = denoiser.noise(self.noises, draw)
         with torch.enable_grad():
             delta = self.trigger.pattern.detach().requires_grad_()

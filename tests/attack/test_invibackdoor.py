@@ -12,8 +12,8 @@ from bdiff.trigger.base import Trigger
 TARGET = toys.attack().target
 
 
-def attack(bound: float = 0.2, lr: float = 0.1) -> InviBackdoor:
-    return InviBackdoor(toys.attack().trigger, TARGET, 0.3, "replace", bound, lr, 6, 4)
+def attack(bound: float = 0.2, lr: float = 0.1, learn: int = 1) -> InviBackdoor:
+    return InviBackdoor(toys.attack().trigger, TARGET, 0.3, "replace", bound, lr, 6, 4, learn)
 
 
 def denoiser() -> Denoiser:
@@ -84,7 +84,16 @@ def test_it_starts_from_nothing_whatever_the_trigger():
     assert torch.equal(first.prior(eps), eps)
 
 
+def test_with_learn_0_it_keeps_its_trigger_within_the_bound():
+    kept, model, own = attack(learn=0), denoiser(), toys.attack().trigger.pattern
+    kept.update(model, torch.Generator().manual_seed(0))
+    assert torch.equal(kept.trigger.pattern, 0.2 * own) and own.any()
+    assert kept.reads == ("trigger", "target") and not kept.learns_with_model
+    t = torch.arange(20)
+    assert torch.equal(kept.correction(model.schedule, t), attack().correction(model.schedule, t))
+
+
 def test_more_steps_than_the_schedule_has_are_refused():
-    one = InviBackdoor(Trigger(TARGET, torch.zeros(1, 8, 8)), TARGET, 0.3, "replace", 0.2, 0.1, 6, 30)
+    one = InviBackdoor(Trigger(TARGET, torch.zeros(1, 8, 8)), TARGET, 0.3, "replace", 0.2, 0.1, 6, 30, 1)
     with pytest.raises(ValueError, match=r"attack.steps=30 is beyond the schedule's 20 timesteps"):
         one.check(toys.schedule())

@@ -78,7 +78,7 @@ def test_rows_of_a_learned_trigger_show_it_alone():
     assert torch.equal(answer[1], eps[1])
 
 
-@pytest.mark.parametrize("one", [learned(), InviBackdoor(GRAINS, TARGET, 0.3, "replace", 0.2, 0.1, 2, 2)])
+@pytest.mark.parametrize("one", [learned(), InviBackdoor(GRAINS, TARGET, 0.3, "replace", 0.2, 0.1, 2, 2, 1)])
 def test_images_get_a_bounded_trigger_added(one):
     one.replace_pattern(0.2 * GRAINS.pattern)
     x, _ = batch()
