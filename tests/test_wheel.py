@@ -1,15 +1,18 @@
 """The wheel holds the configs, and runs from them without the checkout."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from tiny import TINY
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").rglob("*.y*ml"))
@@ -58,3 +61,24 @@ def test_the_wheel_finds_its_configs_from_anywhere(wheel, tmp_path):
     config = OmegaConf.create(answer.stdout)
     assert config.from_the_wheel and config.data._target_ == "bdiff.data.cifar10.cifar10"
     assert not list(here.iterdir())
+
+
+@pytest.mark.slow
+def test_the_wheel_installs_and_runs_and_leaves_a_page(wheel, tmp_path):
+    """In an environment of its own, which finds the packages of this one but not this bdiff."""
+    venv.create(tmp_path / "venv")
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    (site / "outer.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
+    pip = [sys.executable, "-m", "pip", "--python", tmp_path / "venv" / "bin" / "python", "install"]
+    subprocess.run([*pip, "--quiet", "--no-deps", "--no-index", wheel], check=True, timeout=120)
+    here = tmp_path / "here"
+    here.mkdir()
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = ["run", "--quiet", *TINY, "attack=none", "paths.cache=cache", "hydra.run.dir=outputs/run"]
+    done = subprocess.run(
+        [tmp_path / "venv" / "bin" / "bdiff", *words], cwd=here, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((here / "outputs" / "run" / "metrics.json").read_text())
+    assert "suspect/false_trigger" in record["metrics"]
+    assert "<html" in (here / "outputs" / "run" / "report.html").read_text()
