@@ -9,7 +9,9 @@ from fake_runs import settings, write_run
 from omegaconf import OmegaConf
 
 from bdiff.cli import main as cli
+from bdiff.cli.shared import written
 from bdiff.cli.table import rows_of
+from bdiff.common.errors import RequestError
 from bdiff.config.compose import jobs
 
 ROW = "baddiffusion/box_14-trigger-p10"
@@ -150,6 +152,14 @@ def test_rows_of_an_experiment_in_the_order_of_their_numbers():
     options = ["paper/box_14", "paper/box_4", "other/box_4"]
     assert rows_of("paper", options) == ["paper/box_4", "paper/box_14"]
     assert rows_of("paper/box_4", options) == ["paper/box_4"] and rows_of("pap", options) == []
+
+
+def test_a_file_that_cannot_be_written_is_named_with_the_reason_there_is():
+    def full() -> None:
+        raise OSError("no place left")
+
+    with pytest.raises(RequestError, match=r"^--out there cannot be written \(no place left\)$"):
+        written(Path("there"), "--out", full)
 
 
 def test_help_names_the_options(capsys):

@@ -1,6 +1,6 @@
 """`bdiff attacks`: attacks by samplers: which opens each backdoor, whether it was expected to, and the leak."""
 
-from bdiff.cli.table import Parser, deliver, drawn, found_below, known_keys, over_runs
+from bdiff.cli.shared import Parser, deliver, drawn, found_below, known_keys, over_runs
 from bdiff.report.attacks import ASR, CLASS_ASR, attack_sheet, attempts
 from bdiff.report.runs import measured
 

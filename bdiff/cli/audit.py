@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from bdiff.cli.table import Parser, names
+from bdiff.cli.shared import Parser, names
 from bdiff.common.errors import RequestError, named
 from bdiff.common.progress import Screen, console
 from bdiff.config.options import group_options, own_settings

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from bdiff.cli.table import Parser, deliver, drawn, found_below, fraction, known_keys, names, over_runs
+from bdiff.cli.shared import Parser, deliver, drawn, found_below, fraction, known_keys, names, over_runs
 from bdiff.report.cost import RATE, STEPS, USES, attacked, base_of, cost_sheet, facts, methods
 from bdiff.report.pivot import latest
 from bdiff.report.runs import measured

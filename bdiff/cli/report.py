@@ -1,17 +1,12 @@
 """`bdiff report`: leaderboards over run folders and results from elsewhere, as tables and as a static site."""
 
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
-from bdiff.cli.table import Parser, deliver, existing_folders
+from bdiff.cli.shared import Parser, deliver, existing_folders, written
 from bdiff.common.errors import RequestError
 from bdiff.report.board_sheets import boards, sheets, write_tables
 from bdiff.report.cells import cells_of, read_cells
 from bdiff.report.runs import find
-
-T = TypeVar("T")
 
 EXAMPLES = """
   bdiff report outputs                                      all runs below outputs, as tables
@@ -66,11 +61,3 @@ def report(words: list[str]) -> None:
         print(f"{args.site / 'index.html'}: {counts['cells']} cells of {counts['results']} results{elsewhere}")
     if not (args.tables or args.site):
         deliver([sheet for board in boards(cells).values() for sheet in sheets(board)[:1]], "rich", None)
-
-
-def written(place: Path, option: str, write: Callable[[], T]) -> T:
-    """Return what `write` returns. Raises RequestError if the folder that `option` names cannot be written."""
-    try:
-        return write()
-    except OSError as error:
-        raise RequestError(f"{option} {place} cannot be written ({os.strerror(error.errno or 0)})") from error

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bdiff.cli.table import Parser, existing_folders
+from bdiff.cli.shared import Parser, existing_folders
 from bdiff.common.errors import RequestError
 from bdiff.report.cells import cells_of, files
 from bdiff.report.runs import find

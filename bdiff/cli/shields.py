@@ -1,6 +1,6 @@
 """`bdiff shields`: a classifier's accuracy behind shields, over many runs with a purification or a certification."""
 
-from bdiff.cli.table import Parser, deliver, found_below, known_keys, over_runs
+from bdiff.cli.shared import Parser, deliver, found_below, known_keys, over_runs
 from bdiff.common.errors import RequestError
 from bdiff.report.shields import shielded
 from bdiff.report.shields import shields as sheets_of

@@ -1,6 +1,6 @@
 """`bdiff zoo`: a benchmark of detections: how well each finds the backdoored models of a zoo, and their triggers."""
 
-from bdiff.cli.table import Parser, deliver, drawn, found_below, fraction, over_runs
+from bdiff.cli.shared import Parser, deliver, drawn, found_below, fraction, over_runs
 from bdiff.report.benchmark import benchmark, detecting, judged, unfinished
 from bdiff.report.carried_over import carried_over
 

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from bdiff.cli.table import Parser
+from bdiff.cli.shared import Parser
 from bdiff.common.errors import RequestError
 from bdiff.common.spelling import nearest
 from bdiff.config.options import group_options
