@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 from rich.filesize import decimal
 from rich.text import Text
 
-from bdiff.common.errors import RequestError, RunError
+from bdiff.cli.main import DONE, FAILED
+from bdiff.common.errors import RequestError, RunError, few
 from bdiff.common.progress import Screen
 from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
@@ -22,7 +23,6 @@ from bdiff.store import artifacts
 if TYPE_CHECKING:
     from bdiff.data.base import Images
 
-DONE, FAILED = 0, 1
 SHOWN = 64  # pictures in a preview
 
 HELP = """usage: bdiff data [prepare|verify <name> [key=value ...]]
@@ -221,10 +221,8 @@ def verify(config: DictConfig) -> int:
     return report(name, [], f"ok, {count} images, fingerprint {fingerprint}, {how}")
 
 
-def report(name: str, problems: list[str], well: str = "", most: int = 20) -> int:
-    """Print the problems, in at most `most` lines and a count, or `well` if there are none; return the exit code."""
-    for line in problems[:most] or [well]:
+def report(name: str, problems: list[str], well: str = "") -> int:
+    """Print the problems, or `well` if there are none; return the exit code."""
+    for line in few(problems, 21, "and {} more") or [well]:
         print(f"{name}: {line}")
-    if len(problems) > most:
-        print(f"{name}: and {len(problems) - most} more")
     return FAILED if problems else DONE

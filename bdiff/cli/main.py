@@ -7,15 +7,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from bdiff import __version__
-from bdiff.common.errors import RequestError, RunError
+from bdiff.common.errors import RequestError, RunError, few
 from bdiff.common.places import has_cwd
 from bdiff.common.spelling import did_you_mean
+from bdiff.launch.process import WATCHED
 
 #: each command's module, which has a function of its name
 PLAIN = ("run", "rerun", "audit", "table", "zoo", "attacks", "cost", "shields", "report", "results", "data")
@@ -62,7 +63,7 @@ Set BDIFF_DEBUG=1 for tracebacks."""
 
 def main() -> None:
     """Entry point of the `bdiff` script."""
-    if "BDIFF_WATCHED" in os.environ:
+    if WATCHED in os.environ:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it by default
         threading.Thread(target=end_with_the_sweep, daemon=True).start()
     os.environ["MPLBACKEND"] = "Agg"  # one inherited from a notebook may need a package that is missing
@@ -153,12 +154,9 @@ def guarded(work: Callable[[], int | None]) -> int:
         return FAILED
 
 
-def complain(problems: tuple[str, ...] | list[str], most: int = 5) -> int:
-    """Print the problems of a request, in at most `most` lines."""
-    shown = list(problems[:most])
-    if len(problems) > most:
-        shown = [*problems[: most - 1], f"and {len(problems) - most + 1} more problems"]
-    for line in shown:
+def complain(problems: Sequence[str]) -> int:
+    """Print the problems of a request, in a few lines."""
+    for line in few(problems, 5, "and {} more problems"):
         print(line if line.startswith("  ") else f"bdiff: {line}", file=sys.stderr)
     return WRONG
 

@@ -1,6 +1,5 @@
 """`bdiff table <name> --run`: run the sweeps of a table of conf/experiment/table, then show the table."""
 
-import os
 from functools import partial
 
 from omegaconf import DictConfig
@@ -70,7 +69,6 @@ def start(configs: list[DictConfig], overrides: list[str]) -> int:
     """Run one sweep and return its exit code."""
     from bdiff.cli.run import sweep
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
     return guarded(partial(sweep, configs, ["-m"], overrides))
 
 

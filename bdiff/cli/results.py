@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bdiff.cli.shared import Parser, existing_folders
-from bdiff.common.errors import RequestError
+from bdiff.common.errors import RequestError, few
 from bdiff.report.cells import cells_of, files
 from bdiff.report.runs import find
 from bdiff.store import artifacts
@@ -16,7 +16,6 @@ EXAMPLES = """
 
 DEFAULT = "default: %(default)s"
 USAGE = "bdiff results export [folder] [--out DIR], or bdiff results check FILE ..."
-MOST = 30  # faults of one file that are printed
 
 
 def results(words: list[str]) -> int:
@@ -59,8 +58,7 @@ def check(paths: list[Path]) -> int:
         found, faults = load(path)
         if faults:
             wrong += 1
-            more = [f"and {len(faults) - MOST} more faults"] if len(faults) > MOST else []
-            print(*(f"{path}: {fault}" for fault in [*faults[:MOST], *more]), sep="\n")
+            print(*(f"{path}: {fault}" for fault in few(faults, 31, "and {} more faults")), sep="\n")
         else:
             print(f"{path}: fits {found['schema']}" + ("" if "cell" in found else ", without a cell: not for the site"))
     return 1 if wrong else 0

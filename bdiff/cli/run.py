@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bdiff.cli.main import DONE, FAILED
 from bdiff.cli.plan import print_plans, settled
 from bdiff.common.errors import RequestError, RunError, one_line
 from bdiff.common.progress import Screen, console
@@ -39,13 +40,10 @@ from bdiff.report.table import boxed, metrics_table
 from bdiff.store import artifacts
 from bdiff.store.ledger import config_key
 
-DONE, FAILED = 0, 1
-
 
 def run(words: list[str]) -> int:
     """Execute `bdiff run` with these arguments; return its exit code."""
     words = heed_quiet(words)
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
     # argparse would print many lines of usage; unknown flags are reported in one line instead.
     parser = get_args_parser()
     parser.exit_on_error = False
@@ -196,6 +194,7 @@ def labels(configs: list[DictConfig]) -> list[str]:
 
 def compose_and(task: Callable[[DictConfig], None], options: list[str], overrides: list[str]) -> None:
     """Compose the request with Hydra and pass its jobs to `task`."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
     sys.argv = ["bdiff", *options, *overrides]
     started = False
 

@@ -13,7 +13,6 @@ import json
 import os
 import runpy
 import socket
-import struct
 import sys
 import threading
 import traceback
@@ -22,11 +21,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
+from bdiff.launch.process import NUMBER
 from bdiff.library.request import composed
 from bdiff.store import provenance
 from bdiff.store.threads import wait_briefly
-
-NUMBER = struct.Struct("!i")
 
 #: what jobs import, most of them only when it is needed
 MODULES = (

@@ -1,6 +1,6 @@
 """The two kinds of errors that end a run, each with its own exit code."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -23,6 +23,12 @@ def named(usual: str, here: str) -> Iterator[None]:
         yield
     except RequestError as error:
         raise type(error)(*(line.replace(usual, here) for line in error.problems)) from error
+
+
+def few(lines: Sequence[str], most: int, rest: str) -> list[str]:
+    """Return the lines, `most` at most: of more, the last is `rest`, as "and {} more", with the number of others."""
+    left = len(lines) - most + 1
+    return [*lines] if left <= 1 else [*lines[: most - 1], rest.format(left)]
 
 
 def one_line(error: BaseException) -> str:

@@ -25,6 +25,7 @@ JOBS = "BDIFF_JOBS"
 #: of the environment, what differs between the jobs of a process: read when a job computes, not when it is loaded
 OWN = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
+#: how a server writes a number
 NUMBER = struct.Struct("!i")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bdiff.common.errors import few
 from bdiff.report.page import duration, embed, write
 from bdiff.report.plan import size
 from bdiff.report.table import shown
@@ -74,9 +75,9 @@ def repaired(record: Mapping[str, Any]) -> str:
     return f"its picture shows in {100 * before:.0f} % of samples from the trigger before, {100 * now:.0f} % after"
 
 
-def some(names: Sequence[str], most: int = 3) -> str:
+def some(names: Sequence[str]) -> str:
     """Return the first of several names."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(few(names, 4, "and {} more"))
 
 
 def cost_line(seconds: float, most: float, unknown: bool) -> str:

@@ -6,14 +6,15 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bdiff.common.errors import RequestError
+from bdiff.common.errors import RequestError, few
 from bdiff.report.runs import Run, flat
 from bdiff.report.sheet import Cell, Sheet
 from bdiff.report.table import columns, shown, with_error
+from bdiff.store.ledger import ASIDE
 from bdiff.store.provenance import in_words
 
 #: what of a config does not affect a run's numbers, such as its name and folders, and what is only said of its attack
-IDLE = {"name", "paths", "runtime", "sweep", "tracker", "published", "hydra", "seed", "attack.adaptive_to"}
+IDLE = {*ASIDE, "published", "seed", "attack.adaptive_to"}
 
 #: the order of metrics; others follow by name
 ORDER = ["asr", "class_asr", "class_asr_real", "class_precision", "class_precision_real", "false_trigger"]
@@ -192,11 +193,11 @@ def counted(runs: Sequence[Run], used: Sequence[Run]) -> str:
     return f"{len(used)} run{'s' * (len(used) != 1)}{doubles}{seeds}"
 
 
-def failures(runs: Sequence[Run], most: int = 5) -> list[str]:
-    """Return a line for each failed run, `most` of them."""
+def failures(runs: Sequence[Run]) -> list[str]:
+    """Return a line for each failed run, of many the first."""
     lines = [f"failed: {run.folder}: {run.record.get('error', 'no reason recorded')}" for run in runs
              if run.record["status"] == "failed"]  # fmt: skip
-    return lines if len(lines) <= most else [*lines[: most - 1], f"and {len(lines) - most + 1} more failed runs"]
+    return few(lines, 5, "and {} more failed runs")
 
 
 #: the kinds of origin of numbers, and how to read them from a stage's provenance
@@ -207,7 +208,7 @@ ORIGINS: dict[str, Callable[[dict[str, Any]], str | None]] = {
 }
 
 
-def origins(runs: Sequence[Run], most: int = 3) -> list[str]:
+def origins(runs: Sequence[Run]) -> list[str]:
     """Return a marked line for each kind of origin, device or version, in which the stages of `runs` differ."""
     lines = []
     for what, of in ORIGINS.items():
@@ -218,8 +219,7 @@ def origins(runs: Sequence[Run], most: int = 3) -> list[str]:
                     found.setdefault(origin, {})[stage] = None
         if len(found) > 1:
             named = [f"{origin} ({', '.join(stages)})" for origin, stages in found.items()]
-            more = [f"{len(named) - most} more"] if len(named) > most else []
-            lines.append(f"! numbers come from different {what}: {'; '.join([*named[:most], *more])}")
+            lines.append(f"! numbers come from different {what}: {'; '.join(few(named, 4, '{} more'))}")
     return lines
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bdiff.common.errors import few
 from bdiff.pictures.authors import FILES, ORIGINALS
 from bdiff.pictures.draw import length, margin
 from bdiff.report.pivot import (
@@ -211,10 +212,9 @@ def departures(run: Run, row: Row, judged: set[str]) -> list[str]:
     return [f"{key}={text(run.settings[key])}" for key in sorted(keys, key=lambda key: "." in key)]
 
 
-def listed(reasons: list[str], most: int = 4) -> str:
-    """Return up to `most` of the reasons in a line, and the number of others."""
-    shown = reasons if len(reasons) <= most else [*reasons[: most - 1], f"{len(reasons) - most + 1} more"]
-    return ", ".join(shown)
+def listed(reasons: list[str]) -> str:
+    """Return the first of the reasons in a line, and the number of others."""
+    return ", ".join(few(reasons, 4, "{} more"))
 
 
 def variance_doubt(published: dict[str, Any], run: Run) -> str:

@@ -6,12 +6,12 @@ from rich.text import Text
 from bdiff.cli.doctor import machine, parts
 from bdiff.cli.doctor.finding import MISSING, OK, WARN, Finding
 from bdiff.cli.doctor.selftest import selftest
+from bdiff.cli.main import DONE, FAILED
 from bdiff.common.errors import RequestError
 from bdiff.common.progress import Screen
 from bdiff.config.compose import jobs
 from bdiff.config.environment import device_problems
 
-WORKS, FAILS = 0, 1
 STYLES = {OK: "green", WARN: "yellow", MISSING: "red"}
 CUDA_DATA = ["data=cifar10"]
 CUDA_RUN = [*CUDA_DATA, "runtime.device=cuda"]
@@ -32,7 +32,7 @@ def doctor(words: list[str]) -> int:
     """
     if {"-h", "--help"} & set(words):
         print(HELP)
-        return WORKS
+        return DONE
     flags = [word for word in words if word.startswith("-") and word != "--cuda"]
     if flags:
         raise RequestError(f"{flags[0]} is not an option of bdiff doctor: see bdiff doctor --help")
@@ -93,6 +93,6 @@ def verdict(asked: str, needed: list[Finding]) -> int:
     lacking = [one.what for one in needed if one.state == MISSING]
     if lacking:
         console.print(Text(f"\n{asked} would not work here: see {', '.join(lacking)}", "bold red"))
-        return FAILS
+        return FAILED
     console.print(Text(f"\n{asked} would work here", "bold green"))
-    return WORKS
+    return DONE
