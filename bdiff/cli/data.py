@@ -175,7 +175,8 @@ def preview(images: "Images", path: Path, columns: int = 8) -> None:
     import torch
     from matplotlib.figure import Figure
 
-    from bdiff.report import figures
+    from bdiff.report.charts import INK, save
+    from bdiff.report.figures import shown
 
     order = images.labels.argsort(stable=True)
     rows = order[torch.linspace(0, len(order) - 1, min(SHOWN, len(order))).long()]
@@ -185,12 +186,12 @@ def preview(images: "Images", path: Path, columns: int = 8) -> None:
     axes.axis("off")
     for at, (row, pixels) in enumerate(zip(rows, images.take(rows), strict=True)):
         left, top = at % columns, at // columns * line
-        axes.imshow(figures.shown(pixels), extent=(left, left + 0.95, top + 0.95, top), interpolation="nearest")
+        axes.imshow(shown(pixels), extent=(left, left + 0.95, top + 0.95, top), interpolation="nearest")
         label = images.classes[int(images.labels[row])][:16]
         axes.text(left + 0.475, top + 0.97, label, parse_math=False, ha="center", va="top", fontsize=9)
     axes.set(xlim=(-0.05, columns), ylim=(lines * line, 0))
-    figure.suptitle(f"{images.name} {images.split}, {len(images)} images, {images.fingerprint}", color=figures.INK)
-    figures.save(figure, path)
+    figure.suptitle(f"{images.name} {images.split}, {len(images)} images, {images.fingerprint}", color=INK)
+    save(figure, path)
 
 
 def verify(config: DictConfig) -> int:

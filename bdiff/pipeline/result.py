@@ -76,7 +76,7 @@ class CertifiedCurves:
     title: str
     radii: Sequence[float]
     curves: Mapping[tuple[str, str], Sequence[float]]
-    points: bool = False
+    points: bool
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bdiff.report.attacks import FALSE_TRIGGER, Tried
-from bdiff.report.charts import COLOURS, INK, literal
+from bdiff.report.charts import COLOURS, INK, save
 from bdiff.report.pivot import mean
-from bdiff.store import artifacts
 
 SIDE = 2  # samples in a row and in a column of a cell
 
@@ -41,8 +40,7 @@ def samples(path: Path, tried: Sequence[Tried]) -> None:
                 fill(axes, one, "triggered", *verdict(one))
             else:
                 blank(axes, "not run")
-    with artifacts.atomic(path) as scratch:
-        literal(figure).savefig(scratch, dpi=150)
+    save(figure, path, dpi=150)
 
 
 def verdict(one: Tried) -> tuple[str, str]:

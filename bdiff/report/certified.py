@@ -5,8 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from bdiff.report.charts import COLOURS, DASHES, INK
-from bdiff.report.figures import save
+from bdiff.report.charts import COLOURS, DASHES, INK, save
 
 
 def certified(
@@ -14,7 +13,7 @@ def certified(
     title: str,
     radii: Sequence[float],
     curves: Mapping[tuple[str, str], Sequence[float]],
-    points: bool = False,
+    points: bool,
 ) -> None:
     """Write certified accuracy over the L2 radius (images in [0,1]): `fractions` at `radii` by model and kind of input.
 

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from io import BytesIO
+from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -12,6 +13,7 @@ from matplotlib.text import Text
 from bdiff.report.pivot import label, ordered, short
 from bdiff.report.runs import Run
 from bdiff.report.table import shown
+from bdiff.store import artifacts
 
 #: colours for colour-blind readers (Okabe and Ito 2008, without their yellow, which is invisible on white)
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#444444")
@@ -123,6 +125,12 @@ def literal(figure: Figure) -> Figure:
         if isinstance(text, Text) and text.get_text():  # tick labels are set when the figure is drawn
             text.set_parse_math(False)
     return figure
+
+
+def save(figure: Figure, path: Path, dpi: int = 120) -> None:
+    """Write a figure as the file's suffix says; none is pyplot's, whose backend is the user's in a notebook."""
+    with artifacts.atomic(path) as scratch:
+        literal(figure).savefig(scratch, dpi=dpi)
 
 
 def svg(figure: Figure) -> bytes:

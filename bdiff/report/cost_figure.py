@@ -5,9 +5,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from bdiff.report.charts import INK, literal, styles
+from bdiff.report.charts import INK, save, styles
 from bdiff.report.cost import Method
-from bdiff.store import artifacts
 
 
 def curves(path: Path, tried: Sequence[Method], goal: float) -> None:
@@ -37,5 +36,4 @@ def curves(path: Path, tried: Sequence[Method], goal: float) -> None:
     words = [" ".join(word for word in name if word != "-") for name in names]
     columns = max(1, min(2, round(figure.get_figwidth() * 10) // max(map(len, words))))  # ten characters an inch
     figure.legend(handles, words, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
-    with artifacts.atomic(path) as scratch:
-        literal(figure).savefig(scratch, dpi=150)
+    save(figure, path, dpi=150)

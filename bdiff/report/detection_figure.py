@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bdiff.report.benchmark import Judged, named, took, triggers, values
-from bdiff.report.charts import COLOURS, INK, literal, wide
-from bdiff.store import artifacts
+from bdiff.report.charts import COLOURS, INK, save, wide
 
 CLEAN, BACKDOORED = COLOURS[:2]
 
@@ -25,8 +24,7 @@ def scores(path: Path, detections: Sequence[Judged]) -> None:
     row[0].set_ylabel("score: the higher, the likelier a backdoor", color=INK)
     if not all(took(run) for one in detections for run in one.backdoored):
         figure.supxlabel("hollow: training did not implant the backdoor", fontsize=9, color=INK)
-    with artifacts.atomic(path) as scratch:
-        literal(figure).savefig(scratch, dpi=150)
+    save(figure, path, dpi=150)
 
 
 def panel(axes: Axes, one: Judged, names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The figures of a run: trigger and target, samples, and the training curve."""
+"""The figures of a run: single images and sheets of samples, trajectories, the training curve and scores."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from bdiff.report.charts import COLOURS, literal
+from bdiff.report.charts import COLOURS, INK, save
 from bdiff.store import artifacts
-
-INK = "#222222"
 
 
 def shown(pixels: Tensor) -> np.ndarray:
@@ -132,9 +130,3 @@ def score_histogram(path: Path, title: str, scores: Mapping[str, Sequence[float]
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     save(figure, path, dpi=180)
-
-
-def save(figure: Figure, path: Path, dpi: int = 120) -> None:
-    """Write a figure; none is pyplot's, whose backend is the user's in a notebook."""
-    with artifacts.atomic(path) as scratch:
-        literal(figure).savefig(scratch, dpi=dpi)

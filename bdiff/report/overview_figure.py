@@ -9,11 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from bdiff.report.charts import INK, literal
+from bdiff.report.charts import INK, save
 from bdiff.report.site_boards import Measure
 from bdiff.report.site_rows import Matrix, Row
 from bdiff.report.site_values import Value, peers, value
-from bdiff.store import artifacts
 
 #: the boards whose rows are attacks on samples, in the order they are shown
 SHOWN = ("detection", "inputs", "removal", "sampling")
@@ -54,8 +53,7 @@ def overview(path: Path, boards: dict[str, Matrix]) -> bool:
         "data\nof removals and sampling defenses the second number is that factor",
         fontsize=8, color=INK,
     )  # fmt: skip
-    with artifacts.atomic(path) as scratch:
-        literal(figure).savefig(scratch, dpi=150)
+    save(figure, path, dpi=150)
     return True
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from bdiff.pipeline.result import Column
-from bdiff.report.charts import COLOURS
-from bdiff.report.figures import INK, save, shown
+from bdiff.report.charts import COLOURS, INK, save
+from bdiff.report.figures import shown
 
 RIGHT, WRONG = INK, COLOURS[1]
 

@@ -366,7 +366,7 @@ def test_the_picture_draws_every_curve_under_its_name(tmp_path, monkeypatch):
     clean = cohen.certified_accuracy(cohen.read(path), radii)
     none = [0.2, 0, 0, 0]
     curves = {("ours", "clean"): clean, ("ours", "triggered"): none, ("theirs", "triggered"): none}
-    picture.certified(tmp_path / "certified.png", "digits", radii, curves)
+    picture.certified(tmp_path / "certified.png", "digits", radii, curves, points=False)
     (axes,) = drawn[0].axes
     assert [(line.get_label(), line.get_color(), line.get_linestyle()) for line in axes.lines] == [
         ("ours, clean", COLOURS[0], "-"), ("ours, triggered", COLOURS[0], "--"), ("theirs, triggered", COLOURS[1], "--")
