@@ -34,7 +34,7 @@ from bdiff.launch.sweep import carry_out, ledger_of
 from bdiff.report.options import settings_of, settings_table
 from bdiff.report.removal_table import removal_tables
 from bdiff.report.runs import JOBS, read
-from bdiff.report.shield_table import shield_tables
+from bdiff.report.shields import shields
 from bdiff.report.summary import summary, summary_table
 from bdiff.report.table import boxed, metrics_table
 from bdiff.store import artifacts
@@ -222,10 +222,10 @@ def closing(record: dict[str, Any]) -> None:
     """Print the numbers of a finished job, what they say, and where to find more."""
     out = terminal()
     out.print(metrics_table(record))
-    for sheet in shield_tables(record["metrics"]) + removal_tables(record["metrics"]):
+    run, here = read(folder := Path(record["folder"])), Path.cwd()
+    for sheet in shields([run], []) + removal_tables(run.metrics):
         out.print(boxed(sheet))
-    out.print(summary_table(summary(read(Path(record["folder"])))))
-    folder, here = Path(record["folder"]), Path.cwd()
+    out.print(summary_table(summary(run)))
     shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
     page = (folder / "report.html").exists()
     out.print(f"page      {shown / 'report.html'}" if page else f"folder    {shown}", soft_wrap=True)

@@ -23,7 +23,7 @@ from bdiff.report.meanings import EXPLAINED, meaning
 from bdiff.report.pivot import decides, differ, in_order, label, ordered, short, text
 from bdiff.report.removal_table import removal_tables
 from bdiff.report.runs import Run, read, readable
-from bdiff.report.shield_table import shield_tables
+from bdiff.report.shields import shields
 from bdiff.report.table import columns, shown, with_error
 from bdiff.store import artifacts
 from bdiff.store.provenance import in_words
@@ -94,8 +94,7 @@ def pretty(value: Any) -> str:
 
 def write(path: Path, template: str, **parts: Any) -> Path:
     """Write the page `path` from a template and return it."""
-    with artifacts.atomic(path) as scratch:
-        scratch.write_text(templates().get_template(template).render(parts), encoding="utf-8")
+    artifacts.write_text(path, templates().get_template(template).render(parts))
     return path
 
 
@@ -127,7 +126,7 @@ def write_run_page(folder: Path, published: Path | None = None) -> Path:
         others=[name for name in figures if name not in PLACED],
         explained=EXPLAINED,
         published=(record.get("published") or {}).get("metrics", {}),
-        sheets=shield_tables(metrics) + removal_tables(metrics),
+        sheets=shields([run], []) + removal_tables(metrics),
         command=shlex.join(["bdiff", "run", *overrides]),
         config=OmegaConf.to_yaml(OmegaConf.create(config)),
     )
@@ -155,7 +154,7 @@ def write_sweep_page(folders: Sequence[Path], out: Path, title: str) -> Path:
 
 
 def run_or_trace(folder: Path) -> Run:
-    """Return the run in `folder`, or a stand-in with status lost or damaged if its files are missing or damaged."""
+    """Return the run in `folder`, or a stand-in with status lost if its files are missing or damaged."""
     there = (folder / "config.yaml").exists() and (folder / "metrics.json").exists()
     run = readable(folder) if there else None
     return run or Run(folder, {"name": folder.name, "status": "lost", "overrides": []}, {})

@@ -11,12 +11,14 @@ from bdiff.report.cells import option, role
 from bdiff.report.pivot import agree, counted, failures, label, latest, mean, ordered, origins, protocols, text, varying
 from bdiff.report.runs import Run, flat
 from bdiff.report.sheet import Cell, Sheet
-from bdiff.report.shield_table import BESIDE
 
 #: keys of the protocol that follow from the shield's strength, in which compared runs may differ
 STRENGTH = {"t", "sampler", "steps", "copies", "sigma", "network evaluations of an image"}
 
 TPR, FPR = "strip/tpr", "strip/fpr"
+
+#: the last column of certified accuracies: the average radius, or the number of draws per image
+BESIDE = {"acr": "ACR", "draws": "draws"}
 
 Cells = dict[tuple[str, ...], list[Run]]  # by the values of the rows' settings
 

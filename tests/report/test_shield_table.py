@@ -1,13 +1,17 @@
-"""The tables of a shield against metrics by hand, and its picture."""
+"""The tables of a single run with a shield against metrics by hand, and its picture."""
+
+from pathlib import Path
 
 import numpy as np
 import torch
+from fake_runs import settings, write_run
+from fake_shields import write_shielded
 from PIL import Image
 
 from bdiff.pipeline.result import Column
-from bdiff.report.sheet import Sheet
+from bdiff.report.runs import read
 from bdiff.report.shield_figure import shield
-from bdiff.report.shield_table import shield_tables
+from bdiff.report.shields import shields
 
 PURIFIED = {
     "suspect/asr": 0.9,
@@ -28,31 +32,30 @@ CERTIFIED = {
 }
 
 
-def cells(table: Sheet) -> list[list[str]]:
-    """A table's heads and rows as text."""
-    return [table.heads, *([cell.text for cell in row] for row in table.rows)]
+def cells(folder: Path) -> list[list[list[str]]]:
+    """The tables of the run in a folder, each its heads and rows as text."""
+    tables = shields([read(folder)], [])
+    return [[table.heads, *([cell.text for cell in row] for row in table.rows)] for table in tables]
 
 
-def test_a_shield_is_a_row_per_model_and_a_column_per_kind_of_input():
-    (table,) = shield_tables(PURIFIED)
-    assert cells(table) == [
-        ["", "clean", "triggered", "adaptive", "ASR"],
-        ["no shield", "0.980", "0.950", "", "0.030"],
-        ["shield with the suspect", "0.960", "0.030", "0.500", ""],
-    ]
+def test_a_shield_is_a_row_per_model_and_a_column_per_kind_of_input(tmp_path):
+    assert cells(write_shielded(tmp_path / "run", PURIFIED)) == [[
+        ["shield", "clean", "triggered", "adaptive", "ASR"],
+        ["no shield", "0.980", "0.950", "-", "0.030"],
+        ["shield with the suspect", "0.960", "0.030", "0.500", "-"],
+    ]]  # fmt: skip
 
 
-def test_certified_accuracies_stand_under_their_radii():
-    (table,) = shield_tables(CERTIFIED)
-    assert cells(table) == [
-        ["", "0", "0.25", "ACR"],
-        ["no shield, triggered", "0.100", "0.050", "0.010"],
-        ["shield with the suspect, clean", "0.900", "0.700", "0.310"],
-    ]
+def test_certified_accuracies_stand_under_their_radii(tmp_path):
+    assert cells(write_shielded(tmp_path / "run", CERTIFIED, "certification")) == [[
+        ["shield", "input", "acc@0", "acc@0.25", "ACR"],
+        ["no shield", "triggered", "0.100", "0.050", "0.010"],
+        ["shield with the suspect", "clean", "0.900", "0.700", "0.310"],
+    ]]  # fmt: skip
 
 
-def test_runs_without_a_shield_have_no_table():
-    assert shield_tables({"suspect/asr": 0.9, "audit/score": 1.0}) == []
+def test_runs_without_a_shield_have_no_table(tmp_path):
+    assert cells(write_run(tmp_path / "run", {"asr": 0.9}, settings(), choices={"defense": "none"})) == []
 
 
 def test_the_figure_has_a_row_per_image_and_marks_wrong_labels(tmp_path):
