@@ -29,33 +29,37 @@ class Rule:
         return self.problem(value)
 
 
-def within(words: str, fits: Callable[[Any], bool], otherwise: str = "") -> Rule:
+def within(
+    words: str,
+    fits: Callable[[Any], bool],
+    otherwise: str = "",
+    *,
+    bound: bool = False,
+    types: tuple[type, ...] = (),
+) -> Rule:
     """Return a rule that accepts what `fits`, and else returns `otherwise` or, by default, "must be {words}"."""
-    return Rule(words, lambda value: None if fits(value) else otherwise or f"must be {words}")
+    return Rule(words, lambda value: None if fits(value) else otherwise or f"must be {words}", types, bound)
 
 
 def at_least(least: float) -> Rule:
     """Return a rule: a number not below `least`."""
-    words = f"at least {least}"
-    return Rule(words, lambda value: None if value >= least else f"must be {words}", bound=True)
+    return within(f"at least {least}", lambda value: value >= least, bound=True)
 
 
 def at_most(most: float) -> Rule:
     """Return a rule: a number not above `most`."""
-    words = f"at most {most}"
-    return Rule(words, lambda value: None if value <= most else f"must be {words}", bound=True)
+    return within(f"at most {most}", lambda value: value <= most, bound=True)
 
 
 def above(bound: float) -> Rule:
     """Return a rule: a number above `bound`."""
-    words = f"above {bound}"
-    return Rule(words, lambda value: None if value > bound else f"must be {words}", bound=True)
+    return within(f"above {bound}", lambda value: value > bound, bound=True)
 
 
 def multiple_of(unit: int, plus: int = 0) -> Rule:
     """Return a rule: a multiple of `unit` from 1 times it up, to which `plus` is added."""
     words = f"{', '.join(str(plus + unit * n) for n in (1, 2, 3))}, ..."
-    return Rule(words, lambda value: None if value > plus and (value - plus) % unit == 0 else f"must be one of {words}")
+    return within(words, lambda value: value > plus and (value - plus) % unit == 0, f"must be one of {words}")
 
 
 def one_of(*names: Any) -> Rule:
@@ -100,8 +104,7 @@ def one_of_or_above(bound: float, *names: str) -> Rule:
 
 def auto_or(words: str, fits: Callable[[Any], bool]) -> Rule:
     """Return a rule: auto, which the pipeline resolves to a value of the setting's type, or what `fits`."""
-    problem = f"must be {words}"
-    return Rule(words, lambda value: None if value == "auto" or fits(value) else problem, (str,))
+    return within(words, lambda value: value == "auto" or fits(value), types=(str,))
 
 
 def is_number(value: Any) -> bool:

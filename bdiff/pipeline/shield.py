@@ -69,7 +69,7 @@ def purified(stages: Stages, shield: LabelShield, table: ShieldTable, backdoor: 
     if networks and stages.main:
         eps = mean_denoiser(table, table.rows["suspect"])
         batch = table.on.inputs["clean"][: config.batch_size].to(stages.device)
-        shown = networks * evaluations(shield, table)
+        shown = networks * label_evaluations(shield, config, len(table.on.labels), len(table.on.inputs))
         announce("shield", shown, lambda x: eps(x, 0), batch, stages.peers.count)
     manifests = {
         row: purify(stages, shield, table, table.rows[row], stage, ROWS[row].purified) for row, stage in rows.items()
@@ -98,13 +98,11 @@ def purified(stages: Stages, shield: LabelShield, table: ShieldTable, backdoor: 
     return StageResult(metrics, {"shield": protocol}, figures={"shield": figure(table, labels, pictures)})
 
 
-def evaluations(shield: LabelShield, table: ShieldTable) -> int:
-    """Return how many images one row shows to one network, those of an adaptive attack by what their gradients cost."""
-    return label_evaluations(shield, table.config, len(table.on.labels), len(table.on.inputs))
-
-
 def label_evaluations(shield: LabelShield, config: DictConfig, count: int, kinds: int) -> int:
-    """Return the same for `count` images of so many kinds, beside those of an adaptive attack."""
+    """Return how many images one row shows to one network: `count` of so many kinds, and those of an adaptive attack.
+
+    An attack's gradients count by what they cost.
+    """
     adaptive = config.adaptive
     attacks = cost(count, adaptive.steps, adaptive.eot, shield.evaluations) * GRADIENTS[adaptive.gradient]
     return attacks + count * (kinds + (adaptive.steps > 0)) * shield.evaluations

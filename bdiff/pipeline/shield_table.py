@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bdiff.common.device import synchronize
 from bdiff.common.peers import ALONE, Peers
 from bdiff.common.progress import Meter
 from bdiff.defense.base import Eps
@@ -94,7 +95,7 @@ def by_batch(
     return torch.cat([load_file(path)["part"] for path in paths])
 
 
-def announce(name: str, evaluations: int, ask: Callable[[Tensor], Any], batch: Tensor, processes: int = 1) -> None:
+def announce(name: str, evaluations: int, ask: Callable[[Tensor], Any], batch: Tensor, processes: int) -> None:
     """Log what is to come: so many images shown to the network, and an estimate of the time from one batch on it.
 
     `processes` share the images.
@@ -103,8 +104,7 @@ def announce(name: str, evaluations: int, ask: Callable[[Tensor], Any], batch: T
     def timed() -> float:
         began = time.monotonic()
         ask(batch)
-        if batch.device.type == "cuda":
-            torch.cuda.synchronize(batch.device)
+        synchronize(batch.device)
         return time.monotonic() - began
 
     with torch.inference_mode():

@@ -18,6 +18,7 @@ from bdiff.report.runs import Run
 from bdiff.store import artifacts, results
 from bdiff.store.foreign import load
 from bdiff.store.provenance import in_words
+from bdiff.store.schema import ROLES
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +30,6 @@ PREFIXES = {
     "shield/": "shield",
     "certified/": "shield",
     "repaired/": "removal",
-}
-#: the same by the folder of bdiff/defense, for runs without metrics
-FOLDERS = {
-    "detection": "detection",
-    "inputs": "inputs",
-    "removal": "removal",
-    "sampling": "sampling",
-    "shields": "shield",
 }
 #: parts of a config that name the user's folders and accounts, and do not belong in what is passed on
 PRIVATE = ("paths", "tracker", "hydra", "sweep")
@@ -130,7 +123,8 @@ def role(run: Run, defense: str) -> str:
         return "none"
     found = (kind for prefix, kind in PREFIXES.items() if any(name.startswith(prefix) for name in run.metrics))
     folder = str(run.value("defense._target_")).removeprefix("bdiff.defense.").partition(".")[0]
-    return next(found, FOLDERS.get(folder, "none"))
+    folder = {"shields": "shield"}.get(folder, folder)
+    return next(found, folder if folder in ROLES else "none")
 
 
 def number(value: Any) -> float | None:

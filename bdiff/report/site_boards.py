@@ -67,12 +67,12 @@ class Board:
         )
 
 
-def ratio(over: str, under: str) -> Callable[[Metrics], float | None]:
-    """Return what divides one distance by another, of whichever kind both were measured."""
+def ratio(over: str) -> Callable[[Metrics], float | None]:
+    """Return what divides a model's distance by the suspect's, of whichever kind both were measured."""
 
     def of(metrics: Metrics) -> float | None:
         for kind in ("fid", "fid_classifier"):
-            above, below = metrics.get(f"{over}/{kind}"), metrics.get(f"{under}/{kind}")
+            above, below = metrics.get(f"{over}/{kind}"), metrics.get(f"suspect/{kind}")
             if above is not None and below and math.isfinite(above / below):
                 return above / below
         return None
@@ -123,7 +123,7 @@ def defended(who: str, when: str, otherwise: str) -> tuple[Measure, ...]:
     return (
         *success(who, when, "lower"),
         Measure("distance ratio", (), f"Fréchet distance of clean samples to the data {when}, over that {otherwise}; 1 "
-                "is no loss.", "lower", False, ratio(who, "suspect")),
+                "is no loss.", "lower", False, ratio(who)),
         Measure("ASR before", ("suspect/asr", "suspect/class_asr"), f"Attack success rate {otherwise}."),
     )  # fmt: skip
 
@@ -179,17 +179,13 @@ BOARDS = {
     "removal": Board(
         "removal", "Removals", "What is left of the backdoor after a removal, and what the model pays for it.",
         "defender", "removal", ("defense",),
-        (
-            *defended("repaired", "after the removal", "before it"),
-        ),
+        defended("repaired", "after the removal", "before it"),
         "bdiff run -m attack=... defense=anp,finetune",
     ),
     "sampling": Board(
         "sampling", "Sampling defenses", "What a changed sampler leaves of the backdoor.",
         "defender", "sampling defense", ("defense",),
-        (
-            *defended("guarded", "with the defense", "without it"),
-        ),
+        defended("guarded", "with the defense", "without it"),
         "bdiff run -m attack=... defense=clipping",
     ),
     "shields": Board(
