@@ -215,7 +215,7 @@ def test_the_figure_shows_every_score_and_the_threshold(place, monkeypatch):
             super().savefig(*args, **options)
 
     monkeypatch.setattr(detection_figure, "Figure", Watched)
-    detection_figure.scores(place / "new" / "zoo.png", judged(find([place])))
+    detection_figure.scores(place / "new" / "zoo.png", judged(find([place]), "score", None))
     assert Image.open(place / "new" / "zoo.png").width > 500
     elijah, terd = drawn["figure"].axes
     assert [label.get_text() for label in elijah.get_xticklabels()] == ["clean", "noise", "stop_sign"]

@@ -30,7 +30,7 @@ class Found(NamedTuple):
 class Known(NamedTuple):
     """What the defender has beside the suspect and clean images, and by what name."""
 
-    found: Found | None = None
+    found: Found | None
     clean: InitialWeights | None = None  # a clean model's
     removal: str = "defense.removal"  # the request's key of what he removes it with, for messages
 

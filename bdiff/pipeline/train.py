@@ -150,7 +150,7 @@ def initial_weights(stages: Stages, setup: TrainingSetup, model: DictConfig, pre
     return InitialWeights(str(stage.folder / "model"), stage.key, start.prediction)
 
 
-def prediction(model: DictConfig, planning: bool = False) -> str:
+def prediction(model: DictConfig, planning: bool) -> str:
     """Return what the network predicts: what the checkpoint says that training starts from, or model.prediction.
 
     Where it is only planned and the checkpoint is not here, it is taken for one that predicts noise.

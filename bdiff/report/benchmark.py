@@ -29,8 +29,8 @@ class Judged:
     method: str
     clean: list[Run]
     backdoored: list[Run]
-    score: str = SCORE  # the metric that its models are judged by
-    rate: float | None = None  # false-positive rate of the threshold; None: it is DEVIATIONS above the mean
+    score: str  # the metric that its models are judged by
+    rate: float | None  # false-positive rate of the threshold; None: it is DEVIATIONS above the mean
 
     @property
     def runs(self) -> list[Run]:
@@ -49,7 +49,7 @@ def detecting(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if run.done and SCORE in run.metrics] + unfinished(runs)
 
 
-def judged(runs: Iterable[Run], score: str = "score", rate: float | None = None) -> list[Judged]:
+def judged(runs: Iterable[Run], score: str, rate: float | None) -> list[Judged]:
     """Return the runs of each detection; of runs of the same config and seed, or the same detection, the newest counts.
 
     Models are judged by `score`, one of the detection's, and by the threshold at a false-positive rate, if given one.

@@ -62,7 +62,7 @@ def attacked(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.value(RATE) is not None and run.value(STEPS) is not None]
 
 
-def methods(runs: Sequence[Run], rows: list[str] | None = None) -> tuple[list[str], list[Method]]:
+def methods(runs: Sequence[Run], rows: list[str] | None) -> tuple[list[str], list[Method]]:
     """Return the settings that tell attacks apart, and each attack at each poison rate.
 
     With `rows` None, the settings are those in which the runs differ. Raises RequestError if runs of one attack, rate

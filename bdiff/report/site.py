@@ -69,7 +69,7 @@ class Site:
         return {words: self.beside(path) for words, path in paths.items() if path.is_file()}
 
 
-def write_site(out: Path, cells: Sequence[Cell], title: str, copied: bool = False) -> dict[str, int]:
+def write_site(out: Path, cells: Sequence[Cell], title: str, copied: bool) -> dict[str, int]:
     """Write the site of `cells` into the folder `out`, in place of an earlier one, and return what it holds.
 
     It links to the runs' pages where they are, or, with `copied`, to copies of them. Raises RequestError if `out` has
