@@ -38,7 +38,7 @@ class Scratch(NamedTuple):
 
 
 def scratch(network: nn.Module, shape: tuple[int, ...], precision: str, gradients: bool) -> Scratch:
-    """Return what a pass forth takes; with `gradients`, what is kept of it for those to its input, too.
+    """Return what a forward pass takes; with `gradients`, what is kept of it for those to its input, too.
 
     `network` is one of diffusers for images (C,H,W), its weights frozen, and made within `FakeTensorMode`, in which
     this is called.

@@ -12,7 +12,7 @@ from bdiff.diffusion.engine import CompilerFailed
 from bdiff.diffusion.mode import network_facts
 from bdiff.diffusion.step import Step
 
-#: as in `bdiff.diffusion.mode`, of a network forth and back
+#: as in `bdiff.diffusion.mode`, of a network, forward and backward
 ASSUMED = {"cpu": (200.0, 1.15), "cuda": (150.0, 1.5)}
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}  # of gradients, which are sums of terms that cancel
 

@@ -39,7 +39,7 @@ from bdiff.pipeline.threshold import Threshold, resolve_threshold
 from bdiff.store.artifacts import Stage
 from bdiff.tracker.none import NoTracker
 
-SHARE = 0.6  # of the free memory that an audit may take
+FRACTION = 0.6  # of the free memory that an audit may take
 SHOWN = 16  # samples of each kind, at least
 LEAST = 10  # gradient steps that a budget cuts an inversion down to
 
@@ -80,14 +80,14 @@ def fit(made: Subject) -> None:
     """Let the inversion keep fewer activations, and batches of samples be smaller, where memory is short."""
     config, of, device = made.config, network(made), made.stages.device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-    room = SHARE * free - FP32 * size(of)[0]
+    room = FRACTION * free - FP32 * size(of)[0]
     detection, defense = examiner(config), config.defense
     if detection.work.gradients:
         kept = scratch_of(of, defense.precision, True)
         if kept.of(detection.work.batch * detection.alive) > room:
             defense.checkpoint = max(1, int((room - kept.once) / kept.image))
-    forth = scratch_of(of, config.sample.precision, False)
-    most = max(1, int((room - forth.once) / forth.image))
+    forward = scratch_of(of, config.sample.precision, False)
+    most = max(1, int((room - forward.once) / forward.image))
     if most < config.sample.batch_size:  # a power of 2, so that the samples' key does not vary with every byte
         config.sample.batch_size = 2 ** (most.bit_length() - 1)
 
@@ -125,12 +125,12 @@ def within(config: DictConfig, facts: Facts, budget: float, repairs: bool = Fals
     return shorter(config, fewest + (1 - fewest) * (budget - needs) / (total - needs))
 
 
-def shorter(config: DictConfig, share: float) -> DictConfig:
-    """Return the config with a share, above 0, of each of the detection's numbers of steps, but at least one step."""
+def shorter(config: DictConfig, fraction: float) -> DictConfig:
+    """Return the config with a fraction, above 0, of each of the detection's numbers of steps, but at least one."""
     made = config.copy()
     for name in examiner(config).shortened:
         steps = config.defense[name]
-        made.defense[name] = min(steps, max(1, int(share * steps + 1e-9)))
+        made.defense[name] = min(steps, max(1, int(fraction * steps + 1e-9)))
     return made
 
 

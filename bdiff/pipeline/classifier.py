@@ -38,7 +38,7 @@ def train_classifier(
     """
     model = build_classifier(images, config, key)
     parts, train = plain(config), train_config(config.train)
-    given = parts.pop("weights", None)  # runs of before this key can be run again
+    given = parts.pop("weights", None)  # runs of earlier versions, without this key, can be run again
     if given is not None:  # keys hold the file's content, not its place
         parts |= {"weights": file_hash(Path(given).expanduser()), "train": None}
         train = replace(train, steps=0)
@@ -76,7 +76,7 @@ def build_classifier(images: Images, config: DictConfig, key: str) -> Classifier
     torch.manual_seed(seed_of(config.seed, "weights"))
     with named("classifier.model", f"{key}.model"):
         model: Classifier = make(config.model, channels=images.shape[0], classes=len(images.classes))
-    if config.get("weights") is not None:  # a key that configs of before lack
+    if config.get("weights") is not None:  # a key that configs of earlier versions lack
         load_weights(model, config.weights, f"{key}.weights")
     return model
 

@@ -20,7 +20,7 @@ from bdiff.pipeline.experiment import Experiment, Subject
 from bdiff.pipeline.planned import REUSED, Step
 from bdiff.pipeline.prepare import plain, without
 from bdiff.pipeline.stages import STATE
-from bdiff.pipeline.work import CLASSIFIER, DENOISER, FEATURES, FORTH, SURROGATE, Asked, asked
+from bdiff.pipeline.work import CLASSIFIER, DENOISER, FEATURES, FORWARD, SURROGATE, Asked, asked
 from bdiff.store.provenance import device_name
 
 FP32 = 4  # bytes of a number
@@ -79,7 +79,7 @@ def network(run: Subject, work: Asked | None = None) -> Network:
 
 @cache
 def size(of: Network) -> tuple[int, int]:
-    """Return how many weights a network has, and the operations of a pass forth of an image."""
+    """Return how many weights a network has, and the operations of a forward pass of an image."""
     made = of.make().to("meta") if of.kind != DENOISER else None
     with torch.device("meta"):
         made = made or of.make()
@@ -148,7 +148,7 @@ def memory(run: Subject, work: Asked) -> float | None:
     of, train, loop = network(run), work.training, run.stages.loop
     if train:
         return training_of(of, train.batch_size, work.precision, train.ema, loop.micro_batch, loop.recompute).most
-    return FP32 * size(of)[0] + scratch_of(of, work.precision, work.passes > FORTH).of(work.batch)
+    return FP32 * size(of)[0] + scratch_of(of, work.precision, work.passes > FORWARD).of(work.batch)
 
 
 def basis(run: Subject, steps: list[Step]) -> list[str]:

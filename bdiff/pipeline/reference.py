@@ -121,7 +121,7 @@ def reference_activations(stages: Stages, features: Features, images: Images, ba
 
 
 def streamed(stages: Stages, images: Images, rows: Tensor, name: str, batch_size: int) -> Iterator[Tensor]:
-    """Yield the images at `rows` (n,) batch by batch on the device, with a progress bar called `name`.
+    """Yield the images at `rows` (n,) as uint8 (B,C,H,W) on the device, with a progress bar called `name`.
 
     Only those batches of them that are this process's own.
     """

@@ -32,7 +32,7 @@ class Known(NamedTuple):
 
     found: Found | None
     clean: InitialWeights | None = None  # a clean model's
-    removal: str = "defense.removal"  # the request's key of what he removes it with, for messages
+    removal: str = "defense.removal"  # the removal's key in the request, for messages
 
 
 def remove(

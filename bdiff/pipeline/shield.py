@@ -34,7 +34,7 @@ from bdiff.pipeline.stages import BATCHES, Stages, keep
 from bdiff.store.artifacts import Stage
 
 SHOWN = 8  # images of the figure
-GRADIENTS = {"full": 4, "bpda": 1}  # network evaluations' worth of one in an attack: forth, forth again, and back
+GRADIENTS = {"full": 4, "bpda": 1}  # forward passes' worth of a step of an attack: two, and the way back
 
 
 @singledispatch

@@ -68,9 +68,10 @@ def mean_denoiser(
     recompute: bool = False,
     settle: Callable[[Suspect], None] = lambda suspect: None,
 ) -> Eps:
-    """Return the mean noise that models predict; with `recompute`, gradients through it take less memory.
+    """Return the mean noise that models predict of x (B,C,H,W), in the same shape.
 
-    `settle` puts each into the mode of its stage; eager mode without.
+    With `recompute`, gradients through it take less memory; `settle` puts each model into the mode of its stage, eager
+    mode without.
     """
     suspects = [suspect_of(model, table.diffusion, table.config.precision, recompute) for model in models]
     for suspect in suspects:
@@ -81,9 +82,10 @@ def mean_denoiser(
 def by_batch(
     folder: Path, count: int, size: int, make: Callable[[slice], Tensor], meter: Meter, peers: Peers = ALONE
 ) -> Tensor:
-    """Return `make` of every batch of `count` rows, joined; kept in `folder` as they come, so that none is made twice.
+    """Return (count,...): `make` of every batch of the rows, joined; kept in `folder` as they come, to be made once.
 
-    `size` is the batch's, and changes no number. Each of several processes makes its part, and all get the whole.
+    `make` returns (B,...), of any dtype, of a slice of B rows. `size` is the batch's, and changes no number. Each of
+    several processes makes its part, and all get the whole.
     """
     batches = [(first, min(first + size, count)) for first in range(0, count, size)]
     paths = [folder / f"{first}-{last}.safetensors" for first, last in batches]
@@ -98,7 +100,7 @@ def by_batch(
 def announce(name: str, evaluations: int, ask: Callable[[Tensor], Any], batch: Tensor, processes: int) -> None:
     """Log what is to come: so many images shown to the network, and an estimate of the time from one batch on it.
 
-    `processes` share the images.
+    The `batch` is (B,C,H,W), float, on the device. `processes` share the images.
     """
 
     def timed() -> float:

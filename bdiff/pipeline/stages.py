@@ -120,7 +120,7 @@ class Stages:
         assert manifest is not None, f"{stage.name} left no manifest"
         self.keys[name], self.seconds[name] = stage.key, manifest["seconds"]
         about = {what: manifest[what] for what in ("key", "seconds", "finished")}
-        self.provenance[name] = about | manifest.get("made_by", {})  # which manifests of before lack
+        self.provenance[name] = about | manifest.get("made_by", {})  # which manifests of earlier versions lack
         return manifest
 
     def read(self, path: Path, name: str, shape: tuple[int, ...]) -> Tensor:

@@ -46,6 +46,6 @@ def own(config: DictConfig, *but: str) -> dict[str, Any]:
 
 
 def settled(config: DictConfig) -> dict[str, Any]:
-    """Return a node of conf/defense, for keys: without settings that have the value of before they were added."""
+    """Return a node of conf/defense, for keys: without later settings that have the value of earlier versions."""
     new = defaults(config)
     return {name: value for name, value in plain(config).items() if name not in new or value != new[name]}

@@ -126,14 +126,14 @@ def attack_key(attack: Attack, settings: DictConfig) -> dict[str, Any]:
 
 
 def clean(stages: Stages, setup: TrainingSetup, name: str, train: TrainConfig, start: InitialWeights) -> Stage:
-    """Train the model that nobody attacked, from `start`: what a run with attack=none would train."""
+    """Train the clean model, from `start`: what a run with attack=none would train."""
     attack = NoAttack(setup.pictures.trigger, setup.pictures.target)
     key = {"_target_": f"{NoAttack.__module__}.{NoAttack.__qualname__}"}
     return train_denoiser(stages, setup, name, attack, key, train, start)
 
 
 def clean_model(stages: Stages, setup: TrainingSetup, train: TrainConfig, start: InitialWeights) -> tuple[Stage, str]:
-    """Return the model that nobody attacked, and in words which: what training started from, or one trained beside."""
+    """Return the clean model, and in words which: what training started from, or one trained beside."""
     if start.folder is None:
         return clean(stages, setup, "clean", train, start), "the same training without the attack"
     untrained = replace(train, steps=0)

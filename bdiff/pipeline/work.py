@@ -18,7 +18,8 @@ from bdiff.pipeline.suspect import method
 from bdiff.pipeline.trigger import BATCH
 
 DENOISER, CLASSIFIER, SURROGATE, FEATURES = "denoiser", "classifier", "surrogate", "features"
-FORTH, INPUT, WEIGHTS = 1, 2, 3  # passes' worth of one forth, of one with the gradient to its input, or to its weights
+#: forward passes' worth of one, of one with the gradient to its input, and of one with that to its weights
+FORWARD, INPUT, WEIGHTS = 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,13 @@ class Asked:
     words: str  # how these come about
     batch: int = 1  # at a time
     network: str = DENOISER
-    passes: int = FORTH  # that one of them is worth
+    passes: int = FORWARD  # that one of them is worth
     precision: str = "fp32"
     training: TrainConfig | None = None  # of the network
 
 
 def asked(run: Subject, step: Step) -> Asked | None:
-    """Return what a stage asks of a network; None if nobody knows."""
+    """Return what a stage asks of a network; None if unknown."""
     parts = step.stage.parts
     name = f"shield: {parts['what']}" if step.stage.name == "shield" else step.stage.name
     if name not in ASKED:
@@ -92,10 +93,10 @@ def inverted(detection: Any, config: Any, steps: int, forward: int = 0) -> Asked
     """Return what a detection asks of the suspect, which it shows `forward` images without gradients too."""
     work = detection.work
     most = config.checkpoint if work.gradients else False  # without gradients no activations are kept
-    again = FORTH if most else 0  # activations are computed a second time, of a part of the batch if it is a number
+    again = FORWARD if most else 0  # activations are computed a second time, of a part of the batch if it is a number
     batch = work.batch * detection.alive if not most else work.batch if most is True else min(work.batch, most)
-    passes = (INPUT if work.gradients else FORTH) + again
-    images = work.images + math.ceil(forward * FORTH / passes)
+    passes = (INPUT if work.gradients else FORWARD) + again
+    images = work.images + math.ceil(forward * FORWARD / passes)
     return Asked(images, f"{steps:,} steps", batch, passes=passes, precision=config.precision)
 
 

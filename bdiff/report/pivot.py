@@ -62,7 +62,7 @@ def head(cols: list[str], place: tuple[str, ...], metric: str) -> str:
 def mean(runs: Sequence[Run], metric: str) -> Cell:
     """Return the mean of `metric` over runs that differ in their seed, with its sample standard deviation.
 
-    A dash if it was not measured, as by a bdiff of before.
+    A dash if it was not measured, as by an earlier version.
     """
     values = [run.metrics[metric] for run in runs if run.done and metric in run.metrics]
     if not values:

@@ -23,7 +23,7 @@ from bdiff.diffusion.schedule import Schedule
 from bdiff.pipeline.family import eta_of, family_of, of_family
 from bdiff.pipeline.suspect import own
 from bdiff.pipeline.threshold import resolve_threshold
-from bdiff.pipeline.work import FORTH, INPUT, inverted
+from bdiff.pipeline.work import FORWARD, INPUT, inverted
 
 LINEAR = Schedule(T, 1e-4, 0.02, "linear")
 PAIRS = [(name, law) for name in path.PATHS for law in path.LAWS]
@@ -269,10 +269,10 @@ def test_all_calls_of_a_refinements_step_are_kept_for_its_gradients(name):
 @pytest.mark.parametrize(
     ("name", "checkpoint", "forward", "passes", "images"),
     [
-        ("diff_cleanse", False, 0, FORTH, 0),
-        ("diff_cleanse", True, 5, FORTH, 5),
+        ("diff_cleanse", False, 0, FORWARD, 0),
+        ("diff_cleanse", True, 5, FORWARD, 5),
         ("purediffusion", False, 5, INPUT, 3),
-        ("purediffusion", True, 5, INPUT + FORTH, 2),
+        ("purediffusion", True, 5, INPUT + FORWARD, 2),
     ],
 )
 def test_passes_are_counted_as_what_they_are(name, checkpoint, forward, passes, images):
