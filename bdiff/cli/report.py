@@ -5,7 +5,7 @@ from pathlib import Path
 from bdiff.cli.shared import Parser, deliver, existing_folders, written
 from bdiff.common.errors import RequestError
 from bdiff.report.board_sheets import boards, sheets, write_tables
-from bdiff.report.cells import cells_of, read_cells
+from bdiff.report.cells import read_results, results_of
 from bdiff.report.runs import find
 
 EXAMPLES = """
@@ -44,8 +44,8 @@ def report(words: list[str]) -> None:
     args = parser().parse_args(words)
     folders = args.folders or ([] if args.results else [Path("outputs")])
     existing_folders(folders)
-    theirs, without = read_cells(args.results)
-    cells = [*cells_of(find(folders)), *theirs]
+    theirs, without = read_results(args.results)
+    cells = [*results_of(find(folders)), *theirs]
     if not cells:
         places = ", ".join(map(str, [*folders, *args.results]))
         raise RequestError(f"no runs and no results of a cell found in {places}: name a folder that bdiff run wrote")

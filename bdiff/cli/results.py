@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bdiff.cli.shared import Parser, existing_folders
 from bdiff.common.errors import RequestError, few
-from bdiff.report.cells import cells_of, files
+from bdiff.report.cells import files, results_of
 from bdiff.report.runs import find
 from bdiff.store import artifacts
 from bdiff.store.foreign import load
@@ -40,7 +40,7 @@ def results(words: list[str]) -> int:
 def export(folder: Path, out: Path) -> int:
     """Write the JSON of each run below a folder that is done, of one config and seed the newest; return 0."""
     existing_folders([folder])
-    cells = cells_of(find([folder]))
+    cells = results_of(find([folder]))
     done = [cell for cell in cells if cell.json is not None]
     if not done:
         raise RequestError(f"no run below {folder} is done ({len(cells)} did not finish)")

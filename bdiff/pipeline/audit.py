@@ -64,7 +64,7 @@ def subject(config: DictConfig, facts: Facts, kind: type[Stages] = Stages) -> Su
     diffusion = Diffusion(schedule, plain(config.schedule), facts.shape, stages.device)
     sampling = Sampling(diffusion, scheduler, config.sampler, config.sample, config.seed)
     made = Subject(config, stages, diffusion, sampling)
-    fit(made)
+    fit_memory(made)
     return made
 
 
@@ -76,7 +76,7 @@ def examiner(config: DictConfig) -> Detection:
     return made
 
 
-def fit(made: Subject) -> None:
+def fit_memory(made: Subject) -> None:
     """Let the inversion keep fewer activations, and batches of samples be smaller, where memory is short."""
     config, of, device = made.config, network(made), made.stages.device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()

@@ -38,9 +38,9 @@ from bdiff.pipeline.suspect import method
 from bdiff.pipeline.train import (
     InitialWeights,
     attack_key,
-    clean,
     clean_model,
     initial_weights,
+    train_clean,
     train_denoiser,
 )
 from bdiff.pipeline.trigger import learn_trigger
@@ -145,7 +145,7 @@ def train_suspect(run: Experiment, start: InitialWeights) -> Stage:
     """
     config, stages, attack = run.config, run.stages, run.attack
     if attack.poison_rate == 0:  # nothing to attack with: one clean model serves every trigger and target
-        return clean(stages, run.setup, "train", run.train, start)
+        return train_clean(stages, run.setup, "train", run.train, start)
     key, surrogate = attack_key(attack, config.attack), None
     if attack.needs_surrogate:
         name = "surrogate" if config.get("surrogate") else "classifier"

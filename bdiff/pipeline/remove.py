@@ -48,7 +48,7 @@ def remove(
     """Take the backdoor out of the model; the stage's `model` folder is a checkpoint as the suspect's is."""
     rows = torch.randperm(len(images), generator=generator(seed, "repair"))
     rows = rows[: max(1, math.ceil(settings.get("images", 0) * len(rows)))].sort().values
-    config = train_config(settings, len(rows))
+    config = removal_training(settings, len(rows))
     found, clean, place = known
     version = removal.version(model.parts["prediction"])
     stage = stages.stage(
@@ -86,7 +86,7 @@ def remove(
     return stage
 
 
-def train_config(settings: dict[str, Any], rows: int) -> TrainConfig | None:
+def removal_training(settings: dict[str, Any], rows: int) -> TrainConfig | None:
     """Return how a removal trains on so many images, its number of steps counted; None if it does not."""
     if "train" not in settings:
         return None

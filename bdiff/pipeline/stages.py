@@ -46,7 +46,7 @@ MEMORY_HINTS = {
 }
 
 
-class Asked(Protocol):
+class HasEngine(Protocol):
     """A network that a stage asks, as `Denoiser` is one."""
 
     @property
@@ -159,7 +159,9 @@ class Stages:
         }
         stage.finish(seconds, made_by=made, **facts)
 
-    def settle(self, stage: Stage, asked: Asked, work: Work, purpose: str = "network", together: bool = False) -> None:
+    def settle(
+        self, stage: Stage, asked: HasEngine, work: Work, purpose: str = "network", together: bool = False
+    ) -> None:
         """Put a network's engine into the mode that the stage has for it, chosen here before its first step.
 
         `runtime.compile=false` is always heard: there has to be a way out.

@@ -125,7 +125,7 @@ def attack_key(attack: Attack, settings: DictConfig) -> dict[str, Any]:
     return parts | others | ({"version": attack.version} if attack.version > 1 else {})
 
 
-def clean(stages: Stages, setup: TrainingSetup, name: str, train: TrainConfig, start: InitialWeights) -> Stage:
+def train_clean(stages: Stages, setup: TrainingSetup, name: str, train: TrainConfig, start: InitialWeights) -> Stage:
     """Train the clean model, from `start`: what a run with attack=none would train."""
     attack = NoAttack(setup.pictures.trigger, setup.pictures.target)
     key = {"_target_": f"{NoAttack.__module__}.{NoAttack.__qualname__}"}
@@ -135,9 +135,9 @@ def clean(stages: Stages, setup: TrainingSetup, name: str, train: TrainConfig, s
 def clean_model(stages: Stages, setup: TrainingSetup, train: TrainConfig, start: InitialWeights) -> tuple[Stage, str]:
     """Return the clean model, and in words which: what training started from, or one trained beside."""
     if start.folder is None:
-        return clean(stages, setup, "clean", train, start), "the same training without the attack"
+        return train_clean(stages, setup, "clean", train, start), "the same training without the attack"
     untrained = replace(train, steps=0)
-    return clean(stages, setup, "clean", untrained, start), "the model that training started from"
+    return train_clean(stages, setup, "clean", untrained, start), "the model that training started from"
 
 
 def initial_weights(stages: Stages, setup: TrainingSetup, model: DictConfig, pretrain: DictConfig) -> InitialWeights:
@@ -146,7 +146,7 @@ def initial_weights(stages: Stages, setup: TrainingSetup, model: DictConfig, pre
     start = InitialWeights(model.pretrained, checkpoint.weights_digest(model.pretrained), predicted)
     if pretrain.train is None:
         return start
-    stage = clean(stages, setup, "pretrain", train_config(pretrain.train), start)
+    stage = train_clean(stages, setup, "pretrain", train_config(pretrain.train), start)
     return InitialWeights(str(stage.folder / "model"), stage.key, start.prediction)
 
 

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from bdiff.report.cells import Cell
-from bdiff.report.sheet import Cell as Entry
-from bdiff.report.sheet import Sheet, to_csv, to_latex, to_md, to_rich
+from bdiff.report.cells import Result
+from bdiff.report.sheet import Cell, Sheet, to_csv, to_latex, to_md, to_rich
 from bdiff.report.site_boards import BOARDS, Measure
 from bdiff.report.site_rows import Matrix, matrix
 from bdiff.report.site_values import DAGGER, Value, adapted, value
@@ -15,7 +14,7 @@ from bdiff.store import artifacts
 FORMATS = {"txt": to_rich, "md": to_md, "latex": to_latex}
 
 
-def boards(cells: Sequence[Cell]) -> dict[str, Matrix]:
+def boards(cells: Sequence[Result]) -> dict[str, Matrix]:
     """Return the boards that `cells` fill, by name."""
     found = {name: matrix(board, cells) for name, board in BOARDS.items()}
     return {name: one for name, one in found.items() if one.rows}
@@ -32,7 +31,7 @@ def sheet(board: Matrix, measure: Measure) -> Sheet:
     every = {name: [cell for row in board.rows for cell in row.columns.get(name, [])] for name in board.columns}
     marks = {name: "" if board.board.role == "none" or adapted(board, name) else f" {DAGGER}" for name in every}
     rows = [
-        [Entry(" ".join(filter(None, ["clean model" if row.clean else row.attack, row.trigger, row.said])))]
+        [Cell(" ".join(filter(None, ["clean model" if row.clean else row.attack, row.trigger, row.said])))]
         + [entry(value(measure, row.columns.get(name, []), every[name])) for name in every]
         for row in board.rows
     ]
@@ -43,15 +42,15 @@ def sheet(board: Matrix, measure: Measure) -> Sheet:
     return Sheet(f"{board.board.title}: {measure.name}", heads, rows, [*filter(None, notes)])
 
 
-def entry(found: Value) -> Entry:
+def entry(found: Value) -> Cell:
     """Return a cell as a table shows it: its number, or the reason why there is none."""
-    return Entry(found.text or found.reason, found.number, found.std, found.count)
+    return Cell(found.text or found.reason, found.number, found.std, found.count)
 
 
 def long_form(board: Matrix) -> Sheet:
     """Return all numbers of a board in one table, a row each."""
     rows = [
-        [Entry(one.title.partition(": ")[2]), row[0], Entry(head.removesuffix(f" {DAGGER}")), cell]
+        [Cell(one.title.partition(": ")[2]), row[0], Cell(head.removesuffix(f" {DAGGER}")), cell]
         for one in sheets(board)
         for row in one.rows
         for head, cell in zip(one.heads[1:], row[1:], strict=True)
@@ -59,7 +58,7 @@ def long_form(board: Matrix) -> Sheet:
     return Sheet(board.board.title, ["number", "attack, trigger", board.board.column, "value"], rows, [])
 
 
-def write_tables(out: Path, cells: Sequence[Cell]) -> list[Path]:
+def write_tables(out: Path, cells: Sequence[Result]) -> list[Path]:
     """Write the tables of each board that `cells` fill into the folder `out`, and return the files.
 
     Text, Markdown and LaTeX hold a table for each number; CSV holds all numbers, a line each. overview.png shows the

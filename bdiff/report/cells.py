@@ -1,4 +1,4 @@
-"""Cells: a result with what places it (attack, trigger, data, model, sampler, defense), from a run or from a JSON."""
+"""Results with what places each (attack, trigger, data, model, sampler, defense), from a run or from a JSON."""
 
 import logging
 import re
@@ -43,7 +43,7 @@ GROUPS = ("attack", "trigger", "target", "data", "model", "sampler", "defense")
 
 
 @dataclass(frozen=True)
-class Cell:
+class Result:
     """A result and its place; one from elsewhere is the Run of its JSON, in `file`."""
 
     run: Run
@@ -87,9 +87,9 @@ class Cell:
         return f"{'-'.join(safe)}-{artifacts.digest([self.place, self.run.config, self.run.record])[:8]}"
 
 
-def cells_of(runs: Iterable[Run]) -> list[Cell]:
-    """Return the cells of runs, one for each config and seed: the newest that is done, else the newest."""
-    return [Cell(run, place_of(run), json=exported(run)) for run in latest(runs, [])]
+def results_of(runs: Iterable[Run]) -> list[Result]:
+    """Return the results of runs, one for each config and seed: the newest that is done, else the newest."""
+    return [Result(run, place_of(run), json=exported(run)) for run in latest(runs, [])]
 
 
 def place_of(run: Run) -> dict[str, Any]:
@@ -199,24 +199,24 @@ def exported(run: Run) -> dict[str, Any] | None:
     return found
 
 
-def read_cells(paths: Iterable[Path]) -> tuple[list[Cell], list[str]]:
-    """Return the cells of JSONs, given as files or folders, and a line for each that is a result of no cell.
+def read_results(paths: Iterable[Path]) -> tuple[list[Result], list[str]]:
+    """Return the results in JSONs, given as files or folders, and a line for each that is a result of no cell.
 
     Raises RequestError, with all faults, if one of them does not fit the schema.
     """
-    cells, without, wrong = [], [], []
+    placed, without, wrong = [], [], []
     for path in files(paths):
         found, faults = load(path)
         wrong += [f"{path}: {fault}" for fault in faults]
         if faults:
             continue
         if "cell" in found:
-            cells.append(from_json(path, found))
+            placed.append(from_json(path, found))
         else:
             without.append(f"{path} has no cell, and is left out")
     if wrong:
         raise RequestError(*wrong)
-    return cells, without
+    return placed, without
 
 
 def files(paths: Iterable[Path]) -> list[Path]:
@@ -230,8 +230,8 @@ def files(paths: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(one for some in found.values() for one in some))
 
 
-def from_json(path: Path, found: dict[str, Any]) -> Cell:
-    """Return the cell of a result from elsewhere that fits the schema."""
+def from_json(path: Path, found: dict[str, Any]) -> Result:
+    """Return a result from elsewhere that fits the schema."""
     place = found["cell"]
     record = {
         "name": found.get("name", path.stem),
@@ -242,4 +242,4 @@ def from_json(path: Path, found: dict[str, Any]) -> Cell:
         "overrides": found.get("overrides", []),
         "choices": {group: place[group] for group in GROUPS},
     }
-    return Cell(Run(path.parent, record, found["config"]), place, path, found)
+    return Result(Run(path.parent, record, found["config"]), place, path, found)

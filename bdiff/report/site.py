@@ -15,7 +15,7 @@ from PIL import UnidentifiedImageError
 
 from bdiff import __version__
 from bdiff.common.errors import RequestError
-from bdiff.report.cells import Cell
+from bdiff.report.cells import Result
 from bdiff.report.page import templates, write_run_page
 from bdiff.report.site_boards import BOARDS
 from bdiff.report.site_pages import BoardPage, board_page, cell_page
@@ -47,7 +47,7 @@ class Site:
         text = templates().get_template(template).render(known | parts)
         (self.scratch / name).write_text(text, encoding="utf-8")
 
-    def link(self, cell: Cell) -> str | None:
+    def link(self, cell: Result) -> str | None:
         """Return the page of a result, from the site's folder: that of a run, or of the fields of a JSON."""
         if cell.file is not None:
             return f"results/{cell.slug}.html"
@@ -61,7 +61,7 @@ class Site:
         """Return a file outside of the site as a link from its folder."""
         return quote(Path(os.path.relpath(path, self.out)).as_posix())
 
-    def figures(self, cell: Cell) -> dict[str, str]:
+    def figures(self, cell: Result) -> dict[str, str]:
         """Return the pictures of a run by what they are; none where its pages are copied, which hold them."""
         if cell.file is not None or self.copied:
             return {}
@@ -69,7 +69,7 @@ class Site:
         return {words: self.beside(path) for words, path in paths.items() if path.is_file()}
 
 
-def write_site(out: Path, cells: Sequence[Cell], title: str, copied: bool) -> dict[str, int]:
+def write_site(out: Path, cells: Sequence[Result], title: str, copied: bool) -> dict[str, int]:
     """Write the site of `cells` into the folder `out`, in place of an earlier one, and return what it holds.
 
     It links to the runs' pages where they are, or, with `copied`, to copies of them. Raises RequestError if `out` has
@@ -108,7 +108,7 @@ def write_site(out: Path, cells: Sequence[Cell], title: str, copied: bool) -> di
     return counts
 
 
-def copy_pages(site: Site, cells: Sequence[Cell]) -> None:
+def copy_pages(site: Site, cells: Sequence[Result]) -> None:
     """Copy the runs' pages; one with a damaged picture is left out, with a warning."""
     for cell in cells:
         if cell.file is None and (cell.run.folder / "report.html").is_file():
@@ -126,7 +126,7 @@ def write_cells(site: Site, page: BoardPage) -> None:
                    **cell_page(page, slot, site.link))  # fmt: skip
 
 
-def write_results(site: Site, cells: Sequence[Cell]) -> None:
+def write_results(site: Site, cells: Sequence[Result]) -> None:
     """Write the JSON of each result, and a page for each from elsewhere."""
     for cell in cells:
         if cell.json is not None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from bdiff.report.cells import PREFIXES, Cell
+from bdiff.report.cells import PREFIXES, Result
 from bdiff.report.table import shown
 
 Metrics = Mapping[str, float]
@@ -55,7 +55,7 @@ class Board:
     hint: str  # what fills it
     idle: tuple[str, ...] = ()  # prefixes of settings that its numbers do not depend on
 
-    def holds(self, cell: Cell) -> bool:
+    def holds(self, cell: Result) -> bool:
         """Return whether a result, or a run that did not finish, belongs here."""
         if self.role == "none":
             return bool({"suspect/asr", "suspect/class_asr"} & {*cell.run.metrics}) or (

@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bdiff.report.cells import Cell
+from bdiff.report.cells import Result
 from bdiff.report.pivot import in_order, mean, origins, protocols
 from bdiff.report.site_boards import Measure
 from bdiff.report.site_rows import Matrix, Row
 from bdiff.report.site_values import Rank, Value, adapted, counted, defenses, peers, ranking, references, value
 from bdiff.store import artifacts
 
-Link = Callable[[Cell], str | None]
+Link = Callable[[Result], str | None]
 
 SHOWN = 3  # seeds that a cell links to; its own page has all
 
@@ -22,7 +22,7 @@ class Slot:
 
     row: Row
     column: str
-    cells: list[Cell]
+    cells: list[Result]
     slug: str
     seeds: list[tuple[str, str | None, str]]  # of the first few: the seed, the page of its result, and a full name
     values: dict[str, Value] = field(default_factory=dict)
@@ -118,7 +118,7 @@ def tabled(page: BoardPage, measure: Measure) -> Table:
     return Table(measure, ranking(page.matrix, measure, page.numbers(measure)) if ranked else [], numbers)
 
 
-def slot(board: str, row: Row, column: str, cells: list[Cell], link: Link) -> Slot:
+def slot(board: str, row: Row, column: str, cells: list[Result], link: Link) -> Slot:
     """Return a cell of a leaderboard."""
     key = artifacts.digest([board, row.attack, row.trigger, row.facts, row.more, column])
     seeds = [(cell.seed, link(cell), f"seed {cell.seed}, {row.attack} {row.trigger}, {column}")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from bdiff.report.cells import Cell, last_part
+from bdiff.report.cells import Result, last_part
 from bdiff.report.pivot import decides, ordered, text
 from bdiff.report.runs import flat
 from bdiff.report.site_boards import Board
@@ -23,10 +23,10 @@ class Row:
     trigger: str
     facts: dict[str, str]
     more: dict[str, str]  # further settings in which rows of this attack and trigger differ
-    columns: dict[str, list[Cell]] = field(default_factory=dict)
+    columns: dict[str, list[Result]] = field(default_factory=dict)
 
     @property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[Result]:
         """All its results."""
         return [cell for members in self.columns.values() for cell in members]
 
@@ -63,18 +63,18 @@ class Matrix:
     notes: list[str]
 
     @property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[Result]:
         """All results of the board."""
         return [cell for row in self.rows for cell in row.cells]
 
 
-def matrix(board: Board, cells: Iterable[Cell]) -> Matrix:
+def matrix(board: Board, cells: Iterable[Result]) -> Matrix:
     """Return the board of those `cells` that belong to it."""
     held = undefended(board, [cell for cell in cells if board.holds(cell)])
     facts = {name: list(dict.fromkeys(said for cell in held if (said := fact(cell, name)) != "-"))
              for name in FACTS if name not in board.own}  # fmt: skip
     varied = [name for name, values in facts.items() if len(values) > 1]
-    groups: dict[tuple[str, str], list[Cell]] = {}
+    groups: dict[tuple[str, str], list[Result]] = {}
     for cell in held:
         groups.setdefault((cell.place["attack"], cell.place["trigger"]), []).append(cell)
     rows = [row for names, members in groups.items() for row in split(board, *names, members, varied)]
@@ -86,12 +86,12 @@ def matrix(board: Board, cells: Iterable[Cell]) -> Matrix:
     return Matrix(board, rows, columns, shared, notes)
 
 
-def undefended(board: Board, cells: list[Cell]) -> list[Cell]:
+def undefended(board: Board, cells: list[Result]) -> list[Result]:
     """Return, for the board of attacks, results without a defense; of models that have no such, one with a defense."""
     if board.role != "none":
         return cells
 
-    def model(cell: Cell) -> tuple[str, ...]:
+    def model(cell: Result) -> tuple[str, ...]:
         return tuple(fact(cell, name) for name in ("attack", "trigger", *FACTS))
 
     plain = {model(cell) for cell in cells if cell.place["defense"] == "none"}
@@ -99,7 +99,7 @@ def undefended(board: Board, cells: list[Cell]) -> list[Cell]:
     return [*{str((cell.seed, [settings(board, cell, own) for own in (True, False)])): cell for cell in kept}.values()]
 
 
-def split(board: Board, attack: str, trigger: str, cells: list[Cell], varied: list[str]) -> list[Row]:
+def split(board: Board, attack: str, trigger: str, cells: list[Result], varied: list[str]) -> list[Row]:
     """Return the rows of one attack and trigger, each of results that differ in seed and column alone."""
     found: dict[str, Row] = {}
     for cell, more in zip(cells, labels(cells, [settings(board, cell, False) for cell in cells]), strict=True):
@@ -113,9 +113,9 @@ def split(board: Board, attack: str, trigger: str, cells: list[Cell], varied: li
     return [*found.values()]
 
 
-def apart(board: Board, name: str, cells: list[Cell]) -> dict[str, list[Cell]]:
+def apart(board: Board, name: str, cells: list[Result]) -> dict[str, list[Result]]:
     """Return the results of one cell by column: several columns if they differ in a defense's own settings."""
-    found: dict[str, list[Cell]] = {}
+    found: dict[str, list[Result]] = {}
     for cell, more in zip(cells, labels(cells, [settings(board, cell, True) for cell in cells]), strict=True):
         words = (f"{key.rpartition('.')[2]} {value}" for key, value in more.items())
         found.setdefault(", ".join([name, *words]), []).append(cell)
@@ -137,7 +137,7 @@ def mixed(board: Board, columns: list[str], rows: list[Row]) -> list[str]:
     return lines
 
 
-def settings(board: Board, cell: Cell, column: bool) -> Leaves:
+def settings(board: Board, cell: Result, column: bool) -> Leaves:
     """Return the settings of a result that belong to its column, or those that belong to its row.
 
     A precision that was not typed is the device's choice.
@@ -159,7 +159,7 @@ def below(key: str, prefixes: Iterable[str]) -> bool:
     return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
 
 
-def labels(cells: Sequence[Cell], leaves: Sequence[Leaves]) -> list[dict[str, str]]:
+def labels(cells: Sequence[Result], leaves: Sequence[Leaves]) -> list[dict[str, str]]:
     """Return, for each result, those of its settings that tell it from all others that differ in any.
 
     Facts tell first, then whether a result is from elsewhere, then what was typed.
@@ -194,7 +194,7 @@ def parts(group: list[Leaves], key: str) -> list[list[Leaves]]:
     return [*found.values()]
 
 
-def column(board: Board, cell: Cell) -> str:
+def column(board: Board, cell: Result) -> str:
     """Return the name of a result's column."""
     if board.role == "none":
         steps = cell.place["steps"]
@@ -203,6 +203,6 @@ def column(board: Board, cell: Cell) -> str:
     return " + ".join(filter(None, names))
 
 
-def fact(cell: Cell, name: str) -> str:
+def fact(cell: Result, name: str) -> str:
     """Return a fact of a result's place, as readers see it."""
     return text(cell.place[name])

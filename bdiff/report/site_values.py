@@ -7,7 +7,7 @@ from typing import Any
 
 from bdiff.metric.roc import auroc
 from bdiff.report.attacks import ASR, CLASS_ASR, OPENED
-from bdiff.report.cells import Cell
+from bdiff.report.cells import Result
 from bdiff.report.site_boards import Measure
 from bdiff.report.site_rows import Matrix, Row
 
@@ -27,21 +27,21 @@ class Value:
     count: int = 0  # results that it is over
 
 
-def counted(cells: Sequence[Cell]) -> list[Cell]:
+def counted(cells: Sequence[Result]) -> list[Result]:
     """Return the results that a mean is over: the first of each seed that is done, runs before what is elsewhere."""
-    found: dict[str, Cell] = {}
+    found: dict[str, Result] = {}
     for cell in sorted(cells, key=lambda cell: cell.file is not None):
         if cell.run.done:
             found.setdefault(cell.seed if cell.seed != "?" else f"? {cell.file}", cell)
     return [*found.values()]
 
 
-def peers(matrix: Matrix, column: str) -> list[Cell]:
+def peers(matrix: Matrix, column: str) -> list[Result]:
     """Return the results of a column that numbers are over, among them those of clean models."""
     return [cell for row in matrix.rows for cell in counted(row.columns.get(column, []))]
 
 
-def value(measure: Measure, cells: Sequence[Cell], others: Sequence[Cell]) -> Value:
+def value(measure: Measure, cells: Sequence[Result], others: Sequence[Result]) -> Value:
     """Return a cell's number. `others` are the `peers` of its column."""
     if measure.triggered and cells and all(cell.clean for cell in cells):
         return Value(reason=CLEAN)
@@ -57,7 +57,7 @@ def value(measure: Measure, cells: Sequence[Cell], others: Sequence[Cell]) -> Va
     return Value(text, middle, tone(measure, middle), std=std, count=len(numbers))
 
 
-def ranked(measure: Measure, cells: Sequence[Cell], others: Sequence[Cell]) -> Value:
+def ranked(measure: Measure, cells: Sequence[Result], others: Sequence[Result]) -> Value:
     """Return the AUROC of models' scores against those of the clean models of the same data and architecture."""
     if cells[0].clean:
         return Value(reason="the reference of others")
@@ -69,7 +69,7 @@ def ranked(measure: Measure, cells: Sequence[Cell], others: Sequence[Cell]) -> V
     return Value(measure.shown(found), found, tone(measure, found), count=len(scores))
 
 
-def references(score: str, cells: Sequence[Cell], others: Sequence[Cell]) -> list[Cell]:
+def references(score: str, cells: Sequence[Result], others: Sequence[Result]) -> list[Result]:
     """Return the clean models among `others` that scores of `cells` are held against."""
     kind = [cells[0].place[name] for name in ("data", "model")]
     return [cell for cell in others if cell.clean and score in cell.run.metrics
@@ -84,7 +84,7 @@ def tone(measure: Measure, number: float) -> int | None:
     return round(100 * max(0.0, good - measure.guess) / (1 - measure.guess))
 
 
-def reason(measure: Measure, cells: Sequence[Cell]) -> str:
+def reason(measure: Measure, cells: Sequence[Result]) -> str:
     """Return why a cell has no number: no run, how the run ended, or what its protocol says is absent."""
     if not cells:
         return NO_RUN
@@ -98,7 +98,7 @@ def reason(measure: Measure, cells: Sequence[Cell]) -> str:
     return absent[0] if absent else "not measured"
 
 
-def lacking(cell: Cell, metric: str) -> str | None:
+def lacking(cell: Result, metric: str) -> str | None:
     """Return what a protocol says on why a metric is absent, if it does."""
     protocol: dict[str, Any] = cell.run.record.get("protocol", {})
     who, _, what = metric.rpartition("/")
@@ -115,7 +115,7 @@ def adapted(matrix: Matrix, name: str) -> bool:
                if any(cell.run.done and opened(cell) for cell in row.columns.get(name, [])))  # fmt: skip
 
 
-def opened(cell: Cell) -> bool:
+def opened(cell: Result) -> bool:
     """Return whether the undefended model's backdoor opened; also where that was not measured, as behind a shield."""
     rates = [cell.run.metrics[name] for name in (ASR, CLASS_ASR) if name in cell.run.metrics]
     return not rates or max(rates) >= OPENED

@@ -34,7 +34,7 @@ PERMISSIONS = 0o666 & ~UMASK  # of files that a group shares if its members' uma
 SCRATCH = ".tmp-"
 
 #: files of a stage that nothing is computed from, so that the stage is complete without them
-ASIDE = ("manifest.json", "seconds.json", "threads.json", "modes.json", "history.jsonl")
+RECORDS = ("manifest.json", "seconds.json", "threads.json", "modes.json", "history.jsonl")
 
 
 def digest(value: Any) -> str:
@@ -276,7 +276,7 @@ class Stage:
     def files(self) -> dict[str, int]:
         """Return the sizes of the stage's result files, by path in its folder; logs are excluded."""
         found = {str(path.relative_to(self.folder)): path for path in walk(self.folder) if path.is_file()}
-        return {name: found[name].stat().st_size for name in sorted(found) if name not in ASIDE}
+        return {name: found[name].stat().st_size for name in sorted(found) if name not in RECORDS}
 
 
 def named(value: Any) -> Any:

@@ -15,7 +15,7 @@ from PIL import Image
 from bdiff.cli.main import command
 from bdiff.common.errors import RequestError
 from bdiff.report.board_sheets import boards
-from bdiff.report.cells import cells_of, read_cells
+from bdiff.report.cells import read_results, results_of
 from bdiff.report.overview_figure import Entry, entry, naming
 from bdiff.report.runs import find
 from bdiff.report.site import write_site
@@ -97,7 +97,7 @@ def made(tmp_path_factory) -> tuple[Path, Path]:
 
 def stranger(root: Path) -> dict:
     """A result of somebody else, in words that a page must not take for its own."""
-    (cell,) = (one for one in cells_of(find([root])) if one.run.folder.name == "other")
+    (cell,) = (one for one in results_of(find([root])) if one.run.folder.name == "other")
     assert cell.json
     place = cell.place | {"attack": HOSTILE, "trigger": HOSTILE, "seed": 9}
     return cell.json | {"cell": place, "name": HOSTILE, "command": HOSTILE, "note": HOSTILE,
@@ -106,7 +106,7 @@ def stranger(root: Path) -> dict:
 
 def board(root: Path, name: str):
     """The leaderboard's numbers by attack, column and measure, and its page."""
-    page = board_page(name, matrix(BOARDS[name], cells_of(find([root]))), lambda cell: None)
+    page = board_page(name, matrix(BOARDS[name], results_of(find([root]))), lambda cell: None)
     return {(slot.row.attack, slot.column): slot.values for slot in page.slots}, page
 
 
@@ -153,7 +153,7 @@ def test_an_attack_made_against_a_defense_counts_where_it_opened(metrics, unadap
 def test_what_is_said_of_an_attack_makes_no_other_result(tmp_path):
     for known in ([], ["elijah"]):
         run(tmp_path / str(len(known)), "learned", "elijah", {"audit/score": 0.0}, adaptive_to=known)
-    assert len(cells_of(find([tmp_path]))) == 1
+    assert len(results_of(find([tmp_path]))) == 1
 
 
 def test_results_of_a_cell_are_in_the_order_of_their_seeds(tmp_path):
@@ -167,7 +167,7 @@ def test_results_of_a_cell_are_in_the_order_of_their_seeds(tmp_path):
 def test_a_repair_makes_no_other_detection(tmp_path):
     for seed, repair in enumerate((False, True)):
         run(tmp_path / str(seed), "baddiffusion", "elijah", {"audit/score": 0.5}, seed=seed, parts={"repair": repair})
-    found = matrix(BOARDS["detection"], cells_of(find([tmp_path])))
+    found = matrix(BOARDS["detection"], results_of(find([tmp_path])))
     assert found.columns == ["elijah"] and len(found.rows) == 1
 
 
@@ -228,7 +228,7 @@ def test_every_link_of_the_site_leads_somewhere_within_reach(made):
 def test_a_run_with_a_damaged_picture_has_no_copy_of_its_page(tmp_path, caplog):
     folder = run(tmp_path / "run", "baddiffusion", metrics={"suspect/asr": 0.5})
     (folder / "figures" / "trigger.png").write_bytes(b"")
-    write_site(tmp_path / "site", cells_of(find([folder])), "site", copied=True)
+    write_site(tmp_path / "site", results_of(find([folder])), "site", copied=True)
     assert f"no page of {folder}: cannot identify image" in caplog.text
     assert not [*(tmp_path / "site" / "runs").iterdir()]
     assert 'href="runs/' not in (tmp_path / "site" / "attacks.html").read_text()
@@ -253,12 +253,12 @@ def test_a_cell_says_how_it_was_measured_and_how_to_repeat_it_without_the_users_
 def test_what_is_written_is_a_result_that_the_site_takes_again(made, tmp_path):
     assert command(["results", "export", str(made[0]), "--out", str(tmp_path / "mine")]) == 0
     assert command(["results", "check", str(tmp_path / "mine")]) == 0
-    cells, without = read_cells([tmp_path / "mine"])
+    cells, without = read_results([tmp_path / "mine"])
     assert len(cells) == 12 and without == []
     assert command(["report", "--results", str(tmp_path / "mine"), "--site", str(tmp_path / "site")]) == 0
     text = (tmp_path / "site" / "detection.html").read_text()
     assert "0.750" in text and "adaptive to elijah" in text
-    again = read_cells([*tmp_path.glob("mine/*")])[0] + cells_of(find([made[0]]))
+    again = read_results([*tmp_path.glob("mine/*")])[0] + results_of(find([made[0]]))
     page = board_page("attacks", matrix(BOARDS["attacks"], again), lambda cell: None)
     assert {slot.count for slot in page.slots if slot.row.attack == "baddiffusion"} == {2}, "a seed counts once"
 
@@ -347,7 +347,7 @@ def test_paper_is_light_and_shows_what_is_closed_or_scrolls(made, browser):
 )
 def test_the_overview_has_no_colour_where_a_removal_costs_too_much(metrics, expected, tmp_path):
     run(tmp_path / "one", "baddiffusion", "anp", {"repaired/mse": 0.0, "suspect/fid": 2.5} | metrics)
-    found = boards(cells_of(find([tmp_path])))["removal"]
+    found = boards(results_of(find([tmp_path])))["removal"]
     asr, loss = (next(one for one in found.board.measures if one.name == name) for name in ("ASR", "distance ratio"))
     assert entry(asr, loss, found, found.rows, "anp") == expected
 
