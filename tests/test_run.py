@@ -301,8 +301,11 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
             break
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    rest = process.stderr.read()
-    assert process.wait(timeout=60) == 130
+    try:
+        _, rest = process.communicate(timeout=120)
+    finally:
+        process.kill()  # or one that did not hear it would train for an hour
+    assert process.returncode == 130
     assert "run the same command to resume" in rest
     assert "Traceback" not in rest
     assert json.loads((tmp_path / "here" / "metrics.json").read_text())["status"] == "interrupted"
