@@ -254,8 +254,7 @@ def opens(attack: Attack, schedule: Schedule, config: DictConfig) -> bool:
     expected = attack.opens(schedule, steps, eta)
     if not expected:
         samplers = {0.0: "ODE samplers", 1.0: "ancestral samplers"}.get(eta, f"samplers with eta={eta:g}")
-        message = "%s is not made for %s in %d steps: expect an ASR near 0"
-        log.warning(message, type(attack).__name__, samplers, steps)
+        log.warning("the attack is not made for %s in %d steps: expect an ASR near 0", samplers, steps)
     return expected
 
 
