@@ -7,6 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bdiff.launch.process import JOBS
 from bench.timing import Figures, rates
 
 ROOT = Path(__file__).parents[2]
@@ -29,5 +30,5 @@ def sweep(count: int, way: str) -> float:
         seeds = f"seed={','.join(map(str, range(count)))}"
         words = [sys.executable, "-m", "bdiff", "run", "-m", *TINY, seeds, f"paths.outputs={folder}"]
         began = time.monotonic()
-        subprocess.run(words, check=True, capture_output=True, cwd=ROOT, env=os.environ | {"BDIFF_JOBS": way})
+        subprocess.run(words, check=True, capture_output=True, cwd=ROOT, env=os.environ | {JOBS: way})
         return time.monotonic() - began
