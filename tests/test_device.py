@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 
 from bdiff.common import device
-from bdiff.common.device import fits, open_device
+from bdiff.common.device import fits, open_device, resolve_precision
 from bdiff.common.errors import RunError
 from bdiff.common.peers import meet
 
@@ -58,6 +58,16 @@ def test_another_device_than_before_starts_accelerate_anew(monkeypatch):
 )  # fmt: skip
 def test_whether_a_device_is_the_one_that_was_asked_for(found, name, fit):
     assert fits(torch.device(found), name, cpu=name == "cpu") == fit
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "precision"), [(True, True, "bf16"), (False, True, "bf16"), (False, False, "fp32")]
+)
+def test_auto_is_the_precision_that_the_cpu_has_instructions_for(monkeypatch, amx, avx512, precision):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert resolve_precision("auto", torch.device("cpu")) == precision
+    assert [resolve_precision(asked, torch.device("cpu")) for asked in ("fp32", "bf16")] == ["fp32", "bf16"]
 
 
 @pytest.mark.parametrize(("rank", "why"), [("0", "1/2 clients joined"), ("1", "timed out")])

@@ -75,13 +75,13 @@ class Alone:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """Return bf16 or fp32; `auto` is bf16 if the device supports it in hardware (AMX, on a CPU)."""
+    """Return bf16 or fp32; `auto` is bf16 if the device supports it in hardware (AMX or AVX512_BF16, on a CPU)."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = torch.cpu._is_amx_tile_supported()
+        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return "bf16" if fast else "fp32"
 
 

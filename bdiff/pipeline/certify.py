@@ -7,21 +7,24 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bdiff.common.device import autocast
+from bdiff.common.device import to_device
+from bdiff.common.seeds import generator
 from bdiff.defense.base import Logits, RadiusShield
 from bdiff.defense.shields import cohen
-from bdiff.diffusion.denoiser import Suspect
-from bdiff.diffusion.engine import steady
+from bdiff.diffusion.engine import Engine, steady
 from bdiff.diffusion.mode import Work
 from bdiff.pipeline.eval_set import EvalSet
 from bdiff.pipeline.names import ROWS
 from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.result import CertifiedCurves, StageResult
 from bdiff.pipeline.shield_table import ShieldTable, announce, mean_denoiser, networks_left, row_stage
-from bdiff.pipeline.stages import BATCHES, Stages
+from bdiff.pipeline.stages import BATCHES, HasEngine, Stages
 from bdiff.store.artifacts import Stage
+
+#: puts a network into the mode that a stage has for what it is called there
+Settle = Callable[[HasEngine, str], None]
 
 POINTS = 201  # of a curve in the figure
 STOPPED = "defense.stop=radii ends an image when the radii asked for are decided, so its radius is only a lower bound"
@@ -68,24 +71,37 @@ def certified(stages: Stages, shield: RadiusShield, table: ShieldTable) -> Stage
     return StageResult(metrics, {"certification": protocol}, figures={"certified": figure})
 
 
+class Classifies:
+    """The classifier as a certification asks it, as often as the denoiser: in its precision, by an engine."""
+
+    def __init__(self, table: ShieldTable):
+        self.table, self.engine = table, Engine(table.on.classifier, logits_of, table.config.precision)
+
+    def example(self, count: int) -> tuple[Tensor, ...]:
+        """Return `count` images of noise."""
+        drawn = torch.randn((count, *self.table.diffusion.shape), generator=generator("certify"))
+        return (to_device(drawn, self.table.diffusion.device),)
+
+
+def logits_of(classifier: nn.Module, x: Tensor) -> Tensor:
+    """Return a classifier's logits (B, classes), float32, of x (B,C,H,W) in [-1,1]."""
+    logits: Tensor = classifier(x).float()
+    return logits
+
+
 def noisy_classifier(
-    shield: RadiusShield,
-    table: ShieldTable,
-    models: list[Stage],
-    settle: Callable[[Suspect], None] = lambda suspect: None,
+    shield: RadiusShield, table: ShieldTable, models: list[Stage], settle: Settle = lambda asked, purpose: None
 ) -> Logits:
     """Return the classifier of noisy images behind the models' denoiser; alone if there are none.
 
-    `settle` is for `mean_denoiser`.
+    `settle` puts each network into the mode of the stage, under its purpose there; eager mode without.
     """
-
-    def classifier(x: Tensor) -> Tensor:
-        with autocast(table.config.precision, table.diffusion.device):  # it is asked as often as the denoiser is
-            return table.on.classifier(x).float()
-
+    classifier = Classifies(table)
+    settle(classifier, "classifier")
     if not models:
-        return classifier
-    return shield.behind(mean_denoiser(table, models, settle=settle), table.diffusion.schedule_here, classifier)
+        return classifier.engine
+    eps = mean_denoiser(table, models, settle=lambda suspect: settle(suspect, "network"))
+    return shield.behind(eps, table.diffusion.schedule_here, classifier.engine)
 
 
 def certify(
@@ -101,7 +117,7 @@ def certify(
     def build() -> dict[str, Any]:
         stage.folder.mkdir(parents=True, exist_ok=True)
         logits = noisy_classifier(
-            shield, table, models, lambda suspect: stages.settle(stage, suspect, work, together=True)
+            shield, table, models, lambda asked, purpose: stages.settle(stage, asked, work, purpose, together=True)
         )
         known = joined(stages, stage, on)
         for kind, x in on.inputs.items():

@@ -6,22 +6,19 @@ import torch
 from torch import Tensor
 
 from bdiff.classifier.resnet18 import ResNet18
-from bdiff.common.device import autocast
 from bdiff.defense.base import Logits
 from bdiff.defense.shields.votes import Certificate, Count, Votes
 from bdiff.diffusion.denoiser import Suspect
+from bdiff.diffusion.engine import Engine
+from bdiff.pipeline.certify import logits_of
 from bench.subject import Subject
 from bench.timing import Figures, rates
 
 
 def certification(on: Subject, images: int, draws: int, batch: int) -> Figures:
     """Count `draws` votes of each of `images`, `batch` at a time, behind one-shot denoising."""
-    torch.manual_seed(0)
-    classifier = ResNet18(on.shape[0], 10).to(on.device).eval()
-    fast, eager, fp32 = (
-        behind(on, suspect, classifier, suspect.precision)
-        for suspect in (on.suspect(batch), on.suspect(), Suspect(on.net(), on.schedule, on.shape, on.device))
-    )
+    fast, eager = behind(on, on.precision, batch), behind(on, on.precision)
+    fp32 = behind(on, "fp32")
     noise = on.noise(batch)
     contenders = {
         "bdiff": counted(on, fast, images, draws, batch),
@@ -35,16 +32,17 @@ def certification(on: Subject, images: int, draws: int, batch: int) -> Figures:
     return Figures(config, rates(contenders, over))
 
 
-def behind(on: Subject, suspect: Suspect, classifier: torch.nn.Module, precision: str) -> Logits:
-    """Return the classifier behind one-shot denoising."""
-    t = len(on.schedule) // 10
+def behind(on: Subject, precision: str, batch: int | None = None) -> Logits:
+    """Return the classifier behind one-shot denoising; both compiled for batches of `batch`, if one is given."""
+    torch.manual_seed(0)
+    classifier = Engine(ResNet18(on.shape[0], 10).to(on.device).eval(), logits_of, precision)
+    suspect, t = Suspect(on.net(), on.schedule, on.shape, on.device, precision=precision), len(on.schedule) // 10
+    for engine in (classifier, suspect.engine) if batch else ():
+        engine.compile(batch)
 
     @torch.inference_mode()
     def logits(x: Tensor) -> Tensor:
-        clean = on.schedule.x0(x, suspect.eps(x, t), t).clamp(-1, 1)
-        with autocast(precision, on.device):
-            found: Tensor = classifier(clean).float()
-        return found
+        return classifier(on.schedule.x0(x, suspect.eps(x, t), t).clamp(-1, 1))
 
     return logits
 

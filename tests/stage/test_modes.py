@@ -1,6 +1,8 @@
 """The mode of a stage: chosen before its first step, kept when it goes on, recorded with what fell back."""
 
+import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import shared_work
@@ -13,6 +15,7 @@ from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.engine import steady
 from bdiff.diffusion.mode import Costs, Mode, Work
 from bdiff.metric.fid.base import Features, Frechet
+from bdiff.pipeline.certify import certified
 from bdiff.pipeline.check_inputs import checked
 from bdiff.pipeline.main import compiled_protocol
 from bdiff.pipeline.prepare import Pictures
@@ -180,6 +183,21 @@ def test_networks_of_a_stage_have_modes_by_their_purpose(tmp_path, compiler):
         "adaptive": (2, True),
     }
     assert (forth.engine.gradients, back.engine.gradients) == (False, True)
+
+
+def test_a_certification_compiles_the_classifier_too_and_certifies_the_same(tmp_path, compiler):
+    config = shared_work.defense("certification", n0=8, n=40, batch_size=60, stop="never", radii=[0.0, 0.1])
+    found, purposes = [], {}
+    for setting in (False, True):
+        run = stages(tmp_path / str(setting), setting)
+        table, shield = shared_work.table(run, config), method(config)
+        result = certified(run, shield, table)
+        found.append(result.metrics)
+        for row, folder in result.protocol["certification"]["tables"].items():
+            purposes[row] = {*json.loads((Path(folder) / "manifest.json").read_text())["made_by"]["compiled"]}
+    assert found[0] == found[1]
+    assert purposes["certified_no_shield"] == {"classifier"}
+    assert purposes["certified"] == {"classifier", "network"}
 
 
 class Means(Features):
