@@ -197,7 +197,7 @@ def test_two_processes_train_compiled_what_one_does(tmp_path):
          "--rdzv-endpoint=localhost:0", str(tmp_path / "worker.py"), str(tmp_path / "two")],
         check=True, env=environment, capture_output=True, timeout=900,
     )  # fmt: skip
-    kept = Mode.kept(tmp_path / "two")
+    kept = Mode.kept(tmp_path / "two", "train")
     assert kept is not None and kept.compiled and "failed" not in kept.reason
     two = torch.load(max((tmp_path / "two" / "state").glob("*.pt")), weights_only=True)["ema"]["shadow_params"]
     alone = trained(tmp_path / "one", loop=toys.LOOP, lr=1e-4)
@@ -324,5 +324,5 @@ def test_a_perturbed_denoiser_trains_compiled_too(tmp_path):
         fit(perturbed, ascent, toys.images(), torch.arange(20), toys.train_config(steps=STEPS, lr=0.02), 0, session)
         found.append(perturbed.change.detach().clone())
     assert near(found[1], found[0], 1e-4) and found[0].abs().max() > 0.04
-    kept = Mode.kept(tmp_path / "True")
+    kept = Mode.kept(tmp_path / "True", "train")
     assert kept is not None and kept.compiled and "the network alone" not in kept.reason

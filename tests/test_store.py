@@ -296,3 +296,22 @@ def test_the_code_s_commit_is_that_of_the_repository_it_stands_in():
     commit = provenance.code()["commit"]  # of the first call: others may have been made since
     found = subprocess.run([*git, "cat-file", "-t", str(commit)], capture_output=True, text=True)
     assert found.stdout.strip() == "commit"
+
+
+def test_a_tree_is_dirty_by_its_code_and_configs_alone(tmp_path, monkeypatch):
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
+
+    for name in ("bdiff/__init__.py", "conf/a.yaml", "pyproject.toml", "notes.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "all")
+    monkeypatch.setattr(provenance.bdiff, "__file__", str(tmp_path / "bdiff" / "__init__.py"))
+    found = []
+    for name in ("notes.md", "results.json", "conf/new.yaml"):
+        (tmp_path / name).write_text("changed")
+        found.append(provenance.code.__wrapped__()["dirty"])
+    assert found == [False, False, True]

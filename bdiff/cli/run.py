@@ -30,6 +30,7 @@ from bdiff.config.sweeps import repeated_values, shared_alike, written_out
 from bdiff.config.words import normal, quoted
 from bdiff.launch.live_view import BEFORE, WAITING, Board
 from bdiff.launch.place import SWEEP, TO_RUN
+from bdiff.launch.process import WATCHED
 from bdiff.launch.sweep import carry_out, ledger_of
 from bdiff.report.options import settings_of, settings_table
 from bdiff.report.removal_table import removal_tables
@@ -61,7 +62,8 @@ def run(words: list[str]) -> int:
         overrides = written_out(overrides)
     options = [word for word in words if word not in args.overrides]
     asks = args.cfg or args.info or args.shell_completion or args.hydra_help or args.help
-    configs = [] if args.shell_completion else jobs(overrides, args.multirun)
+    checked = WATCHED in os.environ and not asks  # a job, by the sweep that has started it
+    configs = [] if args.shell_completion or checked else jobs(overrides, args.multirun)
     package = args.package and args.package.partition("@")[0]
     if args.cfg and package and configs and OmegaConf.select(configs[0], package) is None:
         raise RequestError(f"--package {args.package} is not part of the config: see bdiff run --cfg {args.cfg}")

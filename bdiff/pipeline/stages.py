@@ -174,7 +174,8 @@ class Stages:
         if self.main:
             if mode is None:
                 mode = choose(self.loop.compile, asked.engine, asked.example(work.batch), work, self.costs)
-                log_mode(stage.name, mode, self.loop.compile, work.calls)
+                who = stage.name if purpose == "network" else f"{stage.name}, {purpose}"
+                log_mode(who, mode, self.loop.compile, work.calls)
             mode = mode.under(self.loop.compile)
             mode.keep(stage.folder, purpose)
         if together:

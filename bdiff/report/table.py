@@ -23,12 +23,13 @@ def columns(metrics: Iterable[str]) -> list[str]:
 def with_error(metric: str, metrics: Mapping[str, float]) -> str:
     """Return a metric as a table shows it, with its standard error if there is one.
 
-    It is 0 if all samples are hits, or none is, which does not mean that the fraction is exact.
+    It is 0 if all samples are hits, or none is, which does not mean that the fraction is exact: the table says which.
     """
-    text, error = shown(metric, metrics[metric]), metrics.get(metric + ERROR)
+    value, error = metrics[metric], metrics.get(metric + ERROR)
     if error is None:
-        return text
-    return f"{text} (se {error:.3f})" if error else f"{text} (se unknown: all alike)"
+        return shown(metric, value)
+    beside = f"se {error:.3f}" if error else {0.0: "none", 1.0: "all"}.get(value, "all alike")
+    return f"{shown(metric, value)} ({beside})"
 
 
 def shown(metric: str, value: float) -> str:

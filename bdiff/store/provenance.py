@@ -11,6 +11,8 @@ from typing import Any
 import bdiff
 from bdiff import __version__
 
+#: what git is asked about: a results file or a note beside it changes no number
+SOURCES = ("bdiff", "conf", "pyproject.toml")
 #: the packages that can affect the numbers
 PACKAGES = ("torch", "torchvision", "diffusers", "accelerate", "torchmetrics", "hydra-core")
 
@@ -28,7 +30,8 @@ def code() -> dict[str, Any]:
         return found
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        state = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+        status = [*git, "status", "--porcelain", "--", *SOURCES]
+        state = subprocess.run(status, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):  # no git here, or a folder that is another user's
         return found
     return found | {"commit": commit, "dirty": bool(state.strip())}

@@ -50,7 +50,7 @@ FIELDS = {
     "config": Field(OBJECT, "the resolved config"),
     "commit": Field((str, type(None)), "of bdiff, 40 hex digits; null from a wheel", form=HEX),
     "version": Field(TEXT, "of bdiff"),
-    "dirty": Field((bool, type(None)), "whether the tree had uncommitted changes; null without a commit"),
+    "dirty": Field((bool, type(None)), "whether the code or conf/ had uncommitted changes; null without a commit"),
     "device": Field(TEXT, "name of the device that computed the numbers"),
     "protocol": Field(OBJECT, "what is needed to compare the numbers"),
     "provenance": Field(OBJECT, "the provenance of each stage that the numbers depend on, by its name"),

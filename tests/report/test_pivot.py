@@ -260,7 +260,8 @@ def test_an_asr_stands_with_its_standard_error_and_over_seeds_with_their_deviati
     write_run(tmp_path / "a", {"asr": 0.5, "asr_se": 0.0442}, {"name": "n", "seed": 0})
     sheet = pivot(find([tmp_path]), None, [], in_order(find([tmp_path])[0].metrics))
     assert (sheet.heads[1:], sheet.rows[0][1].text) == (["asr"], "0.500 (se 0.044)")
-    assert with_error("asr", {"asr": 1.0, "asr_se": 0.0}) == "1.000 (se unknown: all alike)"
+    found = [with_error("asr", {"asr": value, "asr_se": 0.0}) for value in (1.0, 0.0, 0.5)]
+    assert found == ["1.000 (all)", "0.000 (none)", "0.500 (all alike)"]
     write_run(tmp_path / "b", {"asr": 0.7, "asr_se": 0.04}, {"name": "n", "seed": 1})
     assert pivot(find([tmp_path]), None, [], ["suspect/asr"]).rows[0][1].text == "0.600 ± 0.141 (n=2)"
 
