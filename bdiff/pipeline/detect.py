@@ -24,7 +24,7 @@ from bdiff.pipeline.family import family_of, of_family
 from bdiff.pipeline.measure import Measuring, target_hits
 from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.remove import Found
-from bdiff.pipeline.result import StageResult, first_images
+from bdiff.pipeline.result import SHEET, StageResult, first_images
 from bdiff.pipeline.sample import Sampling, clean, draw_samples, shifted
 from bdiff.pipeline.stages import STATE, Stages, keep
 from bdiff.pipeline.suspect import Diffusion, own, suspect_of
@@ -43,6 +43,11 @@ class Truth(NamedTuple):
     attack: Attack
     trigger: Trigger
     measuring: Measuring
+
+    @property
+    def of_samples(self) -> bool:
+        """Whether there is a trigger that samples start from, to hold an inverted one and its samples against."""
+        return self.attack.poison_rate > 0 and self.attack.starts_samples
 
 
 class Drawings(NamedTuple):
@@ -63,16 +68,18 @@ def detected(
 ) -> tuple[StageResult, Found]:
     """Invert a trigger, draw samples from it, give the verdict, and compare with the true trigger if there is one.
 
-    The samples are the run's sampler's, or those of a sampler of the family that the inverted trigger belongs to; clean
-    ones for comparison are the run's own, or a few more by that sampler. Returns the inverted trigger too. Without a
-    truth, those are returned among the samples as well.
+    The samples are the run's sampler's, or those of a sampler of the family that the inverted trigger belongs to; as
+    many as the run's triggered ones if they are held against these, or else no more than the verdict reads. Clean ones
+    for comparison are the run's own, or a few more by that sampler. Returns the inverted trigger too. Without a truth,
+    those are returned among the samples as well.
     """
     diffusion, seed = drawings.sampling.diffusion, drawings.sampling.seed
     stage, manifest = invert(stages, model, detection, config, diffusion, seed)
     found = inversion(stages, stage, manifest, diffusion.shape)
     sampling = sampling_of(drawings.sampling, found.family)
     trigger, ode = found.trigger, family_of(sampling.sampler) == "ode"
-    samples = draw_samples(stages, sampling, model, {"inverted": shifted(trigger, found.gamma, ode)}, "audit_sample")
+    drawing = sampling if truth and truth.of_samples else fewer(sampling, max(detection.reads, SHEET))
+    samples = draw_samples(stages, drawing, model, {"inverted": shifted(trigger, found.gamma, ode)}, "audit_sample")
     benign = clean_samples(stages, model, drawings, sampling, detection.reads) if detection.compares else None
     if stages.planning:
         return StageResult(), Found(found, stage.key)
@@ -115,9 +122,8 @@ def compared(
     truth: Truth, samples: Stage, found: Inversion, device: torch.device, seed: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Return how near an inversion comes to the true trigger, and what the protocol says of that."""
-    backdoored = truth.attack.poison_rate > 0
-    about = {"backdoored": backdoored, "marks": truth.measuring.marks}
-    lacking = None if backdoored and truth.attack.starts_samples else "no true trigger of samples"
+    about = {"backdoored": truth.attack.poison_rate > 0, "marks": truth.measuring.marks}
+    lacking = None if truth.of_samples else "no true trigger of samples"
     metrics: dict[str, float] = {}
     if lacking is None:
         metrics |= input_check(truth.attack, found, seed)
@@ -195,8 +201,13 @@ def clean_samples(stages: Stages, model: Stage, drawings: Drawings, sampling: Sa
     """Return clean samples of the model by `sampling`: the run's if that is the run's, or else `count` more."""
     if sampling is drawings.sampling:
         return drawings.samples
-    few = replace(sampling, sample=OmegaConf.create(plain(sampling.sample) | {"count": count}))
-    return draw_samples(stages, few, model, {"clean": clean()}, "audit_clean")
+    return draw_samples(stages, fewer(sampling, count), model, {"clean": clean()}, "audit_clean")
+
+
+def fewer(sampling: Sampling, count: int) -> Sampling:
+    """Return how to draw at most `count` images of a kind."""
+    count = min(count, sampling.sample.count)
+    return replace(sampling, sample=OmegaConf.create(plain(sampling.sample) | {"count": count}))
 
 
 def fidelity(trigger: Tensor, pattern: Tensor, mask: Tensor) -> dict[str, float]:

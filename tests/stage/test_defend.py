@@ -20,6 +20,7 @@ from bdiff.defense.base import Inversion
 from bdiff.defense.detection.evidence import kl_of, relative_uniformity, uniformity
 from bdiff.diffusion.sampling import shards
 from bdiff.pictures.draw import to_channels
+from bdiff.pipeline import detect
 from bdiff.pipeline.detect import fidelity, input_check
 from bdiff.pipeline.threshold import Threshold, resolve_threshold
 from bdiff.trigger.box import box
@@ -267,9 +268,11 @@ def test_amplification_stands_beside_the_trigger_and_its_multiple(both):
         torch.testing.assert_close(states[kind][0].float(), noise.float() + trigger, atol=1e-2, rtol=1e-2)
 
 
-def test_a_clean_model_has_no_trigger_to_come_near_to(home):
-    ran = run(home, "clean", "attack=none", "defense=elijah", *DETECTIONS["elijah"])
-    assert ran.code == 0
+def test_a_clean_model_has_no_trigger_to_come_near_to(home, monkeypatch):
+    """So no more samples are drawn from the inverted one than the verdict reads."""
+    monkeypatch.setattr(detect, "SHEET", 0)
+    ran = run(home, "clean", "attack=none", "defense=elijah", *DETECTIONS["elijah"], "defense.samples=9")
+    assert ran.code == 0 and len(ran.images("audit_sample", "inverted")) == 9
     names = {"score", "flagged", "seconds", "evaluations"} | EVIDENCE["elijah"]
     assert ran.metrics("audit").keys() == names
     protocol = ran.record["protocol"]["audit"]
