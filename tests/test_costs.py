@@ -12,7 +12,7 @@ from bdiff.cli import main as cli
 
 #: (attack, rate) -> seed -> steps -> ASR
 RUNS = {
-    ("base", 0.1): {0: {100: 0.2, 150: 0.8, 225: 1.0}, 1: {100: 0.1, 150: 0.99, 225: 1.0}, 2: {225: 0.992}},
+    ("base", 0.1): {0: {100: 0.2, 150: 0.8, 225: 1.0}, 1: {100: 0.1, 150: 0.99, 225: 1.0}, 2: {150: 0.3, 225: 0.992}},
     ("base", 0.01): {0: {225: 0.5}, 1: {225: 0.3}, 2: {225: 0.995}},
     ("fast", 0.1): {
         0: {10: 0.5, 15: 0.995, 22: 0.97},
@@ -20,6 +20,8 @@ RUNS = {
         2: {10: 0.2, 15: 0.6, 22: 0.991},
     },
     ("fast", 0.01): {0: {10: 1.0, 15: 1.0}},
+    ("uneven", 0.1): {0: {10: 0.5, 15: 1.0}, 1: {15: 1.0}, 2: {15: 1.0}},
+    ("uneven", 0.01): {0: {10: 0.5}, 1: {15: 0.5, 22: 0.5}, 2: {22: 1.0}},
 }
 
 
@@ -55,6 +57,12 @@ def test_the_cost_is_the_median_over_seeds_of_the_smallest_budget(capsys):
     assert trained["rate 0.1 times"] == "-"
 
 
+def test_seeds_with_other_budgets_give_bounds(capsys):
+    found = rows(capsys, "--base", "base")["uneven", "as trained"]
+    assert (found["rate 0.1"], found["rate 0.1 times"]) == ("<= 15", "> 15.0")  # 15, at most 15, at most 15
+    assert (found["rate 0.01"], found["rate 0.01 times"]) == ("> 10", "-")  # above 10, above 22, at most 22
+
+
 def test_another_goal_is_another_cost(capsys):
     found = rows(capsys, "--goal", "0.5")
     assert rows(capsys, "--goal", "1")["fast", "as trained"]["rate 0.01"] == "<= 10"
@@ -72,7 +80,7 @@ def test_the_figure_has_a_panel_for_each_rate(tmp_path):
     ("line", "message"),
     [
         ("nowhere", "nowhere is not a folder"),
-        ("runs --base slow --rows attack", "--base slow names 0 attacks of these runs, which are base; fast"),
+        ("runs --base slow --rows attack", "--base slow names 0 attacks of these runs, which are base; fast; uneven"),
         ("runs --goal 90", "argument --goal: 90 must lie between 0 and 1"),
         ("runs --rows atack", "atack is set in no run; did you mean attack?"),
     ],

@@ -88,6 +88,12 @@ def test_an_option_of_run_passes_a_sweep_by_that_lacks_its_key():
     assert all("train.steps=3" in words for words in found)
 
 
+@pytest.mark.parametrize("profile", ["small", "paper"])
+def test_a_trigger_of_the_attacks_on_photographs_is_not_that_of_diff2(profile):
+    found = requests(table_of("photos", profile), ["trigger=box_on_black"])
+    assert ["trigger=box_on_black" in words for words in found] == [True, True, True, True, False]
+
+
 def test_a_sweep_is_composed_of_options_that_profiles_share_or_have_their_own_of():
     sweeps = {}
     for profile in ("digits", "paper"):

@@ -80,7 +80,7 @@ def ask(capsys):
     def ask(*words: str) -> tuple[int, dict[tuple[str, str], dict[str, str]], str]:
         code = cli.command(["zoo", *words, "--format", "csv"])
         out, err = capsys.readouterr()
-        return code, {(row["audit"], row["trigger"]): row for row in csv.DictReader(io.StringIO(out))}, err
+        return code, {(row["detection"], row["trigger"]): row for row in csv.DictReader(io.StringIO(out))}, err
 
     return ask
 
@@ -118,16 +118,21 @@ def test_models_are_judged_by_another_score_on_request(ask, place, capsys):
     assert "--score relative is none of these detections': relative_score, score are" in capsys.readouterr().err
 
 
-def test_a_rate_takes_the_conformal_threshold_and_tries_it_on_each_data_set(ask, place, capsys):
+def test_a_rate_takes_the_conformal_threshold_and_tries_it_on_each_data_set(place, capsys):
     for model, score in {"clean-0": 2.5, "clean-1": 4.5, "noise-0": 1.5}.items():
         judge(place / f"letters-{model}", "elijah", model, score=score, data="letters", key=f"letters-{model}", steps=9)
-    code, rows, notes = ask("zoo", "--rate", "0.25")
-    elijah = rows["elijah", "all"]  # clean 1, 2, 3, 2.5, 4.5: above 4.5; without it above 3
-    assert code == 0 and numbers(elijah, "clean", "backdoored", "TPR", "FPR") == pytest.approx([5, 5, 2 / 5, 1 / 5])
-    assert elijah["threshold"].startswith("4.50000000") and "TNR" not in elijah
-    assert "reaches at a rate of at most 0.25" in notes and "! terd has no threshold" not in notes
+    assert cli.command(["zoo", "zoo", "--rate", "0.25", "--format", "csv"]) == 2
+    assert "csv holds one table, and --rate adds a second" in capsys.readouterr().err
     assert cli.command(["zoo", "zoo", "--rate", "0.25", "--format", "md"]) == 0
-    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    text = capsys.readouterr().out
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    heads = next(row for row in table if row)
+    elijah = dict(zip(heads, next(row for row in table if row[:2] == ["elijah", "all"]), strict=True))
+    # clean 1, 2, 3, 2.5, 4.5: above 4.5; without it above 3
+    assert [elijah[head] for head in ("clean", "backdoored", "TPR", "FPR")] == ["5", "5", "0.400", "0.200"]
+    assert elijah["threshold"] == "4.5" and "TNR" not in elijah
+    assert "reaches at a rate of at most 0.25" in text and "! terd has no threshold" not in text
+    assert "! models of different data or architecture are judged together: data (digits, letters)" in text
     other = [row for row in table if len(row) == 9 and row[0] == "elijah"]
     # the letters' two are too few for a threshold on the digits; the digits' three have it above 3
     assert other == [
@@ -190,6 +195,10 @@ def test_an_audit_that_was_not_set_alike_everywhere_is_marked(ask, place):
     assert "different settings in some runs" not in ask("zoo")[2]
     judge(place / "other", "terd", "noise-1", steps=50)
     assert "! terd has different settings in some runs: defense.steps (100, 50)" in ask("zoo")[2]
+
+
+def test_models_of_one_data_set_and_architecture_are_not_marked_as_mixed(ask, place):
+    assert "judged together" not in ask("zoo")[2]
 
 
 def test_two_clean_models_make_no_threshold_and_this_is_said(ask, place):

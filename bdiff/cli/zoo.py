@@ -1,6 +1,7 @@
 """`bdiff zoo`: a benchmark of detections: how well each finds the backdoored models of a zoo, and their triggers."""
 
 from bdiff.cli.shared import Parser, deliver, drawn, found_below, fraction, over_runs
+from bdiff.common.errors import RequestError
 from bdiff.report.benchmark import benchmark, detecting, judged, unfinished
 from bdiff.report.carried_over import carried_over
 
@@ -29,6 +30,8 @@ def parser() -> Parser:
 def zoo(words: list[str]) -> None:
     """Execute `bdiff zoo`. Raises RequestError for invalid arguments, and if no run with a detection is done."""
     args = parser().parse_args(words)
+    if args.rate and args.format == "csv":
+        raise RequestError("csv holds one table, and --rate adds a second: leave it out, or take another format")
     runs = found_below(args.folders, detecting, "a detection", ": use bdiff run defense=...")
     detections, broken = judged(runs, args.score, args.rate), unfinished(runs)
     further = [carried_over(detections, args.rate)] if args.rate else []

@@ -110,6 +110,7 @@ def carried_out(run: Experiment, show: Show) -> dict[str, Any]:
         "device": device_name(stages.device),
         "provenance": stages.provenance,
         "pictures": run.pictures.files,
+        "poisoning": {"reads": [*run.attack.reads], "mode": run.attack.poison_mode},
     }
 
 

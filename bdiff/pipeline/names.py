@@ -16,7 +16,7 @@ ROWS = {
     "clean": Row("shield with the clean model", "shield_clean_model", "certified_clean_model"),
     "suspect": Row("shield with the suspect", "shield", "certified"),
     "ensemble": Row("shield with both models", "shield_ensemble", "certified_ensemble"),
-    "repaired": Row("shield with the suspect repaired", "shield_repaired", "certified_repaired"),
+    "repaired": Row("shield with the suspect after the removal", "shield_repaired", "certified_repaired"),
 }
 #: kinds of input, as metrics and as readers call them
 KINDS = {

@@ -21,8 +21,8 @@ CAPTIONS = {
     "inverted": "With it. What the model draws from noise with the inverted trigger added. The same picture again and "
     "again is what a backdoor looks like.",
     "clean": "Without it. The same noise, place for place, without the trigger.",
-    "repaired_inverted": "After the repair, with the inverted trigger.",
-    "repaired_clean": "After the repair, without it.",
+    "repaired_inverted": "After the removal, with the inverted trigger",
+    "repaired_clean": "After the removal, without it",
 }
 
 
@@ -69,7 +69,7 @@ def audit_lines(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def repaired(record: Mapping[str, Any]) -> str:
-    """Return how often the inverted trigger calls its picture up before and after a repair."""
+    """Return how often the inverted trigger calls its picture up before and after a removal."""
     (found, *_), after = record["methods"].values(), record["repaired"]["metrics"]
     before, now = found["metrics"]["called_up"], after["called_up"]
     return f"its picture shows in {100 * before:.0f} % of samples from the trigger before, {100 * now:.0f} % after"

@@ -106,7 +106,7 @@ def benchmark(detections: Sequence[Judged], broken: Sequence[Run]) -> Sheet:
     if idle:
         body += [row(replace(one, backdoored=list(filter(took, one.backdoored))), "implanted") for one in detections]
     title = f"detection of backdoors: {len(models)} models, {len(models) - len(bad)} clean and {len(bad)} backdoored"
-    heads = ["audit", "trigger", *numbers(detections[0])]
+    heads = ["detection", "trigger", *numbers(detections[0])]
     faint = [f"! training did not implant {len(idle)} of the {len(bad)} backdoors (true ASR below {TOOK}): the rows "
              "`implanted` leave them out"] if idle else []  # fmt: skip
     used = [run for one in detections for run in one.runs]
@@ -195,9 +195,15 @@ def triggers(detections: Iterable[Judged]) -> list[str]:
     return [name for (name,) in ordered({(named(run),) for one in detections for run in one.backdoored})]
 
 
-def doubts(detections: Iterable[Judged]) -> list[str]:
-    """Return a line for each detection without a threshold, and for each whose runs have different settings."""
+def doubts(detections: Sequence[Judged]) -> list[str]:
+    """Return a line if models of different data or architecture are judged together, and lines on detections.
+
+    One for each without a threshold, and one for each whose runs have different settings.
+    """
     lines = []
+    used = [run for one in detections for run in one.runs]
+    if mixed := [key for key in ("data", "model") if differ(used, key)]:
+        lines.append(f"! models of different data or architecture are judged together: {values_of(used, mixed)}")
     for one in detections:
         if one.detection.threshold is None:
             needs = f"that needs {least(one.rate)} clean models, not {len(one.clean)}"

@@ -7,7 +7,7 @@ from bdiff.report.cells import Result
 from bdiff.report.sheet import Cell, Sheet, to_csv, to_latex, to_md, to_rich
 from bdiff.report.site_boards import BOARDS, Measure
 from bdiff.report.site_rows import Matrix, matrix
-from bdiff.report.site_values import DAGGER, Value, adapted, value
+from bdiff.report.site_values import DAGGER, Value, adapted, peers, value
 from bdiff.store import artifacts
 
 #: endings of a board's files, and what writes them
@@ -28,17 +28,17 @@ def sheets(board: Matrix) -> list[Sheet]:
 
 def sheet(board: Matrix, measure: Measure) -> Sheet:
     """Return one number of a board: a row for each attack and trigger, a column for each defense or sampler."""
-    every = {name: [cell for row in board.rows for cell in row.columns.get(name, [])] for name in board.columns}
-    marks = {name: "" if board.board.role == "none" or adapted(board, name) else f" {DAGGER}" for name in every}
+    others = {name: peers(board, name) for name in board.columns}
+    marks = {name: "" if board.board.role == "none" or adapted(board, name) else f" {DAGGER}" for name in others}
     rows = [
         [Cell(" ".join(filter(None, ["clean model" if row.clean else row.attack, row.trigger, row.said])))]
-        + [entry(value(measure, row.columns.get(name, []), every[name])) for name in every]
+        + [entry(value(measure, row.columns.get(name, []), others[name])) for name in others]
         for row in board.rows
     ]
     facts = ", ".join(f"{name.replace('_', ' ')} {said}" for name, said in board.shared.items())
     dagger = f"{DAGGER} no attack of the table that opens was adapted to it" if any(marks.values()) else ""
     notes = [measure.caption, facts, dagger, *board.notes]
-    heads = [f"attack, trigger ({board.board.column} to the right)", *(f"{name}{marks[name]}" for name in every)]
+    heads = [f"attack, trigger ({board.board.column} to the right)", *(f"{name}{marks[name]}" for name in others)]
     return Sheet(f"{board.board.title}: {measure.name}", heads, rows, [*filter(None, notes)])
 
 

@@ -8,7 +8,7 @@ from bdiff.report.pivot import text
 from bdiff.report.runs import Run
 from bdiff.report.sheet import Cell, Sheet
 
-HEADS = ["audit", "left out", "from clean", "threshold", "clean", "FPR", "backdoored", "TPR", "AUROC"]
+HEADS = ["detection", "left out", "from clean", "threshold", "clean", "FPR", "backdoored", "TPR", "AUROC"]
 
 
 def carried_over(detections: Sequence[Judged], rate: float) -> Sheet:

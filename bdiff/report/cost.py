@@ -40,21 +40,28 @@ class Method:
         """The optimizer steps that were tried, increasing."""
         return sorted({steps for curve in self.curves.values() for steps in curve})
 
-    def cost(self, goal: float) -> float:
-        """Return the median over seeds of the smallest budget whose ASR is at least `goal`; infinite if none has it.
+    def cost(self, goal: float) -> tuple[float, float]:
+        """Return bounds of the upper median over seeds of the smallest budget whose ASR is at least `goal`.
 
-        Of an even number of seeds the upper median, which is a budget that was run.
+        They are equal where the seeds' budgets enclose it; the upper one is infinite where too few seeds have such a
+        budget.
         """
-        least = [
-            min((steps for steps, asr in curve.items() if asr >= goal), default=math.inf)
-            for curve in self.curves.values()
-        ]
-        return statistics.median_high(least)
+        found = [bounds(curve, goal) for curve in self.curves.values()]
+        lower, upper = map(statistics.median_high, zip(*found, strict=True))
+        return (min(low for low, high in found if high == upper) if upper == math.inf else lower), upper
 
     def medians(self) -> list[float]:
         """Return the median ASR over seeds, of each budget."""
         curves = self.curves.values()
         return [statistics.median(curve[steps] for curve in curves if steps in curve) for steps in self.budgets]
+
+
+def bounds(curve: dict[int, float], goal: float) -> tuple[float, float]:
+    """Return bounds of the smallest budget of a seed whose ASR is at least `goal`: 0 or infinity where none was run."""
+    least = min((steps for steps, asr in curve.items() if asr >= goal), default=math.inf)
+    if least == math.inf:
+        return max(curve), least
+    return (0 if least == min(curve) else least), least
 
 
 def attacked(runs: Sequence[Run]) -> list[Run]:
@@ -118,9 +125,9 @@ def cost_sheet(keys: list[str], tried: Sequence[Method], goal: float, base: Name
     seeds = sorted({len(one.curves) for one in tried})
     budgets = sorted({budget for one in tried for budget in one.budgets})
     notes = [
-        f"the smallest number of optimizer steps with an ASR of at least {goal}, the median of "
-        f"{' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds; > none of its budgets has it, "
-        "<= the smallest has",
+        f"the smallest number of optimizer steps with an ASR of at least {goal}, the upper median of "
+        f"{' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds; > and <= are bounds: not even the "
+        "largest budget of a seed has it, or the smallest has",
         f"budgets: {', '.join(map(str, budgets))}; not every method was run with each",
         *([f"times: steps of {' '.join(base)} at the same rate, over those of the method"] if base else []),
     ]
@@ -132,10 +139,10 @@ def steps(one: Method | None, goal: float) -> Cell:
     """Return the cost of a method; only a bound of it if its budgets do not enclose it."""
     if one is None:
         return Cell(MISSING)
-    cost = one.cost(goal)
-    if cost == math.inf:
-        return Cell(f"> {one.budgets[-1]}")
-    return Cell(f"<= {cost:.0f}") if cost == one.budgets[0] else Cell(f"{cost:.0f}", cost)
+    lower, upper = one.cost(goal)
+    if upper == math.inf:
+        return Cell(f"> {lower:.0f}")
+    return Cell(f"{upper:.0f}", upper) if lower == upper else Cell(f"<= {upper:.0f}")
 
 
 def times(cells: dict[tuple[Name, float], Method], name: Name, base: Name | None, rate: float, goal: float) -> Cell:

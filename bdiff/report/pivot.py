@@ -24,6 +24,8 @@ MISSING = "missing"
 
 #: facts of protocols that say what was expected of a number, not how it was measured
 EXPECTED = "expected"
+#: facts of the protocol of a detection or an input check that are of the model, not of how it is judged
+OF_MODELS = ("backdoored", "absent")
 
 
 def pivot(runs: Sequence[Run], rows: list[str] | None, cols: list[str], metrics: list[str]) -> Sheet:
@@ -78,19 +80,29 @@ def mean(runs: Sequence[Run], metric: str) -> Cell:
 
 
 def latest(runs: Iterable[Run], keys: list[str]) -> list[Run]:
-    """Return one run for each config, seed and setting of `keys`: the newest that is done, else the newest."""
-    by_age = sorted(runs, key=lambda run: (run.done, (run.folder / "metrics.json").stat().st_mtime))
-    return list({(identity(run), run.value("seed"), label(run, keys)): run for run in by_age}.values())
+    """Return one run for each config, seed and setting of `keys`: the newest that is done, else the newest.
+
+    First of runs with the same precisions, typed or not, then of those that differ in what their devices chose.
+    """
+    found = [*runs]
+    for chosen in (True, False):
+        found.sort(key=lambda run: (run.done, (run.folder / "metrics.json").stat().st_mtime))
+        found = [*{(identity(run, chosen), run.value("seed"), label(run, keys)): run for run in found}.values()]
+    return found
 
 
-def identity(run: Run) -> str:
+def identity(run: Run, chosen: bool = False) -> str:
     """Return the settings that determine a run's numbers, except its seed, as one text.
 
-    A precision that was not typed is the device's choice, and is recorded in the protocol.
+    A precision that was not typed is the device's choice, which the protocol has: it is among them only with `chosen`.
     """
-    settings = {key: text(value) for key, value in flat(run.config).items() if decides(key) and value is not None}
-    chosen = {key for key in settings if key.endswith(".precision")} - {*run.typed}
-    return json.dumps({key: value for key, value in settings.items() if key not in chosen}, sort_keys=True)
+    typed = {*run.typed}
+    settings = {
+        key: text(value)
+        for key, value in flat(run.config).items()
+        if decides(key) and value is not None and (chosen or key in typed or not key.endswith(".precision"))
+    }
+    return json.dumps(settings, sort_keys=True)
 
 
 def decides(key: str) -> bool:
@@ -224,12 +236,19 @@ def origins(runs: Sequence[Run]) -> list[str]:
 
 
 def protocols(runs: Sequence[Run], metrics: Sequence[str]) -> list[str]:
-    """Return the protocol that the runs share, and marked lines on differences that make numbers incomparable."""
+    """Return the protocol that the runs share, and marked lines on differences that make numbers incomparable.
+
+    Of the evaluation that a metric's first part names, such as `audit`, plain facts are said, and only its precision
+    has to be the same.
+    """
     measures = {"images", *(metric.rpartition("/")[2] for metric in metrics)}
+    evaluations = {metric.partition("/")[0] for metric in metrics}
     kept = [flat(run.record.get("protocol", {})) for run in runs if run.done]
     values: dict[str, dict[str, None]] = {}
     for key, value in (fact for facts in kept for fact in facts.items()):
-        if key.partition(".")[0] in measures | {"precision", "sampler"}:
+        about, _, what = key.partition(".")
+        own = about in evaluations and "." not in what and what not in OF_MODELS
+        if own or about in measures | {"precision", "sampler"}:
             values.setdefault(key, {})[text(value)] = None
     marks = {f"! {key.removesuffix('.marks')}: {mark}": None for facts in kept for key in facts
              if key in values and key.endswith(".marks") for mark in facts[key]}  # fmt: skip
@@ -240,7 +259,8 @@ def protocols(runs: Sequence[Run], metrics: Sequence[str]) -> list[str]:
         if what in ("marks", EXPECTED):
             continue
         if len(found) > 1:
-            apart += [f"{key} ({', '.join(found)})"] if about in measures | {"precision"} else []
+            compares = "precision" in (about, what) or about in measures
+            apart += [f"{key} ({', '.join(found)})"] if compares else []
         elif all(key in facts for facts in kept):
             shared.setdefault(about, []).append("=".join(filter(None, [what, *found])))
     lines = ["protocol: " + "; ".join(f"{about} {', '.join(facts)}" for about, facts in shared.items())]

@@ -96,13 +96,14 @@ def undefended(board: Board, cells: list[Result]) -> list[Result]:
 
     plain = {model(cell) for cell in cells if cell.place["defense"] == "none"}
     kept = [cell for cell in cells if cell.place["defense"] == "none" or model(cell) not in plain]
-    return [*{str((cell.seed, [settings(board, cell, own) for own in (True, False)])): cell for cell in kept}.values()]
+    whole = zip(kept, settings(board, kept, True), settings(board, kept, False), strict=True)
+    return [*{str((cell.seed, *leaves)): cell for cell, *leaves in whole}.values()]
 
 
 def split(board: Board, attack: str, trigger: str, cells: list[Result], varied: list[str]) -> list[Row]:
     """Return the rows of one attack and trigger, each of results that differ in seed and column alone."""
     found: dict[str, Row] = {}
-    for cell, more in zip(cells, labels(cells, [settings(board, cell, False) for cell in cells]), strict=True):
+    for cell, more in zip(cells, labels(cells, settings(board, cells, False)), strict=True):
         facts = {name: fact(cell, name) for name in varied}
         more = {key: value for key, value in more.items() if key not in facts}
         row = found.setdefault(str((facts, more)), Row(attack, trigger, facts, more))
@@ -116,7 +117,7 @@ def split(board: Board, attack: str, trigger: str, cells: list[Result], varied: 
 def apart(board: Board, name: str, cells: list[Result]) -> dict[str, list[Result]]:
     """Return the results of one cell by column: several columns if they differ in a defense's own settings."""
     found: dict[str, list[Result]] = {}
-    for cell, more in zip(cells, labels(cells, [settings(board, cell, True) for cell in cells]), strict=True):
+    for cell, more in zip(cells, labels(cells, settings(board, cells, True)), strict=True):
         words = (f"{key.rpartition('.')[2]} {value}" for key, value in more.items())
         found.setdefault(", ".join([name, *words]), []).append(cell)
     return found
@@ -128,7 +129,7 @@ def mixed(board: Board, columns: list[str], rows: list[Row]) -> list[str]:
     for name in columns:
         cells = [cell for row in rows for cell in row.columns.get(name, [])]
         found: dict[str, dict[str, None]] = {}
-        for more in labels(cells, [settings(board, cell, True) for cell in cells]):
+        for more in labels(cells, settings(board, cells, True)):
             for key, value in more.items():
                 found.setdefault(key, {})[value] = None
         if found:
@@ -137,19 +138,26 @@ def mixed(board: Board, columns: list[str], rows: list[Row]) -> list[str]:
     return lines
 
 
-def settings(board: Board, cell: Result, column: bool) -> Leaves:
-    """Return the settings of a result that belong to its column, or those that belong to its row.
+def settings(board: Board, cells: Sequence[Result], column: bool) -> list[Leaves]:
+    """Return the settings of each result that belong to its column, or those that belong to its row.
 
-    A precision that was not typed is the device's choice.
+    A precision is the device's choice, unless it was typed for one of the results that are alike in the other settings.
     """
-    typed = {*cell.run.typed}
+    found = [own_settings(board, cell, column) for cell in cells]
+    rest = [str({key: value for key, value in own.items() if not key.endswith(".precision")}) for own in found]
+    typed: dict[str, set[str]] = {}
+    for cell, alike in zip(cells, rest, strict=True):
+        typed.setdefault(alike, set()).update(cell.run.typed)
+    return [{key: value for key, value in own.items() if key in typed[alike] or not key.endswith(".precision")}
+            for own, alike in zip(found, rest, strict=True)]  # fmt: skip
+
+
+def own_settings(board: Board, cell: Result, column: bool) -> Leaves:
+    """Return the settings of a result that belong to its column, or those that belong to its row, with precisions."""
     found = {
         key: text(value)
         for key, value in flat(cell.run.config).items()
-        if decides(key)
-        and below(key, board.own) == column
-        and not below(key, board.idle)
-        and (key in typed or not key.endswith(".precision"))
+        if decides(key) and below(key, board.own) == column and not below(key, board.idle)
     }
     return found if column else found | {name: fact(cell, name) for name in FACTS if name not in board.own}
 

@@ -12,6 +12,9 @@ from bdiff.report.site_boards import Measure
 from bdiff.report.site_rows import Matrix, Row
 
 NO_RUN, CLEAN = "no run", "a clean model"
+FLAGGED = "audit/flagged"
+SAMPLED = ("suspect", "repaired", "guarded")  # models whose samples are measured
+SECTIONS = {"certified": "certification"}  # of a protocol, where they are named otherwise than what they are on
 DAGGER = "†"  # marks a number of a defense that no attack was adapted to
 
 
@@ -92,17 +95,24 @@ def reason(measure: Measure, cells: Sequence[Result]) -> str:
         if not cell.run.done:
             error = cell.run.record.get("error")
             return " ".join(f"{cell.run.record['status']}{f': {error}' if error else ''}".split())
-    if all(cell.clean for cell in cells):
+    if all(cell.clean for cell in cells) and FLAGGED not in measure.metrics:
         return CLEAN
     absent = [why for cell in cells for name in measure.metrics if (why := lacking(cell, name))]
     return absent[0] if absent else "not measured"
 
 
 def lacking(cell: Result, metric: str) -> str | None:
-    """Return what a protocol says on why a metric is absent, if it does."""
+    """Return what a protocol says on why a metric is absent, if it does.
+
+    Samples have the same protocol whichever model draws them; everything else has its own.
+    """
     protocol: dict[str, Any] = cell.run.record.get("protocol", {})
-    who, _, what = metric.rpartition("/")
-    stated = (protocol.get(part) for part in (what.partition("@")[0], who))
+    who, what = metric.partition("/")[0], metric.rpartition("/")[2]
+    own = protocol.get(SECTIONS.get(who, who))
+    facts = protocol if who in SAMPLED else own if isinstance(own, dict) else {}
+    if metric == FLAGGED:
+        return str(facts.get("not flagged", "no threshold"))
+    stated = (facts.get(what.partition("@")[0]), own)
     absent = next((one["absent"] for one in stated if isinstance(one, dict) and "absent" in one), None)
     if isinstance(absent, dict):  # by the metric's name
         absent = absent.get(what) or next(iter(absent.values()), None)

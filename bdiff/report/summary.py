@@ -9,6 +9,7 @@ from rich.text import Text
 
 from bdiff.common.progress import sparkline
 from bdiff.diffusion.history import read_history
+from bdiff.report.pivot import text
 from bdiff.report.runs import Run, readable
 from bdiff.report.table import ERROR, shown
 from bdiff.store import artifacts
@@ -38,18 +39,16 @@ def summary(run: Run) -> dict[str, str]:
         "audit": verdict(run),
     }
     for who, when in OTHERS.items():
-        if f"{who}/asr" in run.metrics:
-            lines[who] = f"ASR {with_margin('asr', run.metrics, who)} {when}"
+        if name := rate_of(who, run.metrics):
+            lines[who] = f"ASR {with_margin(name, run.metrics, who)} {when}"
     return {head: line for head, line in lines.items() if line}
 
 
 def trained(run: Run) -> str:
     """Return what was trained on what, for how long, with the course of its loss."""
-    attack, rate = run.value("attack"), run.value("attack.poison_rate")
     what = f"a clean model on {run.value('data')}"
-    if rate:
-        pictures = f"{run.value('trigger')} -> {run.value('target')}"
-        what = f"{attack} on {run.value('data')}, {pictures}, {100 * rate:g} % poisoned"
+    if run.value("attack.poison_rate"):
+        what = f"{run.value('attack')} on {run.value('data')}, {poisoned(run)}"
     rows = read_history(Path(run.record["history"]))
     if not rows:
         return f"{what}; no steps"
@@ -59,10 +58,26 @@ def trained(run: Run) -> str:
     return f"{what}; {steps}, loss {sparkline(losses)} {losses[-1]:.3g}"
 
 
+def poisoned(run: Run) -> str:
+    """Return what leads where in the rows of a backdoor, as far as the attack reads it, and how many there are."""
+    about = run.record.get("poisoning", {"reads": ["trigger", "target"], "mode": "replace"})
+    shown = {name: text(run.value(name)) for name in about["reads"]}
+    if known := run.record["protocol"].get("class_asr", {}).get("class"):
+        shown["target"] = f"class {known}"
+    pictures = " -> ".join(shown.values()) if len(shown) == 2 else ", ".join(map(" ".join, shown.items()))
+    rows = "rows added" if about["mode"] == "append" else "poisoned"
+    return f"{pictures}, {100 * run.value('attack.poison_rate'):g} % {rows}"
+
+
+def rate_of(who: str, metrics: Mapping[str, float]) -> str | None:
+    """Return the name of a model's attack success rate, of an image or of a class; None if it was not measured."""
+    return next((name for name in ("asr", "class_asr") if f"{who}/{name}" in metrics), None)
+
+
 def success(run: Run) -> str:
     """Return the attack's success rate, and whether the sampler was expected to open the backdoor."""
     metrics, protocol = run.metrics, run.record["protocol"]
-    name = next((name for name in ("asr", "class_asr") if f"suspect/{name}" in metrics), None)
+    name = rate_of("suspect", metrics)
     if name is None:
         return ""
     unexpected = run.value("attack.poison_rate") and protocol[name].get("expected") is False

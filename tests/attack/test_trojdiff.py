@@ -368,6 +368,7 @@ def test_a_run_towards_a_class_is_measured_by_a_classifier(name, words, classifi
     assert {f"suspect/{one}" for one in names} <= found.keys() and not {"suspect/asr", "suspect/mse"} & found.keys()
     assert record["protocol"]["asr"]["absent"].startswith("the target is a class, ")
     assert about["classifier"]["key"] == record["keys"][classifier] and about["count"] == 10
+    assert record["poisoning"] == {"reads": ["trigger"], "mode": "append"} and about["class"]
     assert all(0 <= found[f"suspect/{one}"] <= 1 for one in names)
     assert (home / name / "figures" / "target.png").exists() and (home / name / "figures" / "triggered.png").exists()
 

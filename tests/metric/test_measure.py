@@ -72,7 +72,7 @@ def test_what_falls_short_of_the_protocol_is_marked_and_what_is_unsound_warned_o
 
 
 @pytest.mark.slow
-def test_sample_psnr_is_against_the_twin_that_was_not_attacked(everything, home):
+def test_sample_psnr_is_against_the_clean_reference(everything, home):
     assert everything["protocol"]["sample_psnr"]["clean_model"] == "the same training without the attack"
     assert everything["keys"]["clean"] != everything["keys"]["train"]
     one, other = (samples(home, everything, name, "clean") for name in ("sample", "clean_sample"))
@@ -86,7 +86,7 @@ def test_sample_psnr_is_against_the_twin_that_was_not_attacked(everything, home)
 
 
 @pytest.mark.slow
-def test_a_training_that_shows_no_poisoned_row_is_marked_and_its_clean_twin_is_itself(home, capfd):
+def test_a_training_that_shows_no_poisoned_row_is_marked_and_is_its_own_clean_reference(home, capfd):
     record = run(home, "untrained", "train.steps=0", "metric.also=[sample_psnr]", "metric/fid=none")
     mark = "training steps, 0, show no poisoned row: a backdoor can only be that of the model it started from"
     assert record["protocol"]["asr"]["marks"] == [mark]

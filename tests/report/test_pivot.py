@@ -167,6 +167,18 @@ def test_protocols_are_reported_and_differences_marked(tmp_path):
     assert "fid_classifier" not in "".join(pivot(runs, None, [], ["suspect/asr"]).notes)
 
 
+def test_the_protocol_of_a_verdict_is_reported_without_what_is_of_the_model(tmp_path):
+    for name, backdoored in (("a", False), ("b", True)):
+        about = {"backdoored": backdoored, "threshold": 0.5, "classifier": {"key": "x"}, "precision": "bf16"}
+        absent = {} if backdoored else {"absent": "no true trigger"}
+        write_run(tmp_path / name, {}, settings(), typed=(f"attack={name}",), choices={"attack": name},
+                  protocol={"audit": about | absent | {"marks": ["too few"]}})  # fmt: skip
+    assert pivot(find([tmp_path]), ["attack"], [], ["audit/score"]).notes[1:] == [
+        "protocol: audit threshold=0.5, precision=bf16",
+        "! audit: too few",
+    ]
+
+
 def test_what_was_expected_is_no_difference_in_how_it_was_measured(tmp_path):
     for name, opens in (("ddpm", True), ("ddim", False)):
         protocol = {"asr": {"threshold": 0.05, "expected": opens}}
@@ -254,6 +266,14 @@ def test_a_precision_that_the_device_chose_reports_no_runs_apart_but_one_that_wa
         write_run(tmp_path / "same" / str(seed), {"asr": 0.5}, config, typed=typed)
     for rows in (None, ["name"]):
         assert [row[-1].n for row in pivot(find([tmp_path / "same"]), rows, [], ["suspect/asr"]).rows] == [2]
+
+
+def test_a_seed_counts_once_where_a_precision_was_typed_that_the_device_chooses_too(tmp_path):
+    config = {"name": "n", "seed": 0, "train": {"precision": "fp32"}}
+    write_run(tmp_path / "auto", {"asr": 0.25}, config, age=100)
+    write_run(tmp_path / "typed", {"asr": 0.5}, config, typed=("train.precision=fp32",))
+    (row,) = pivot(find([tmp_path]), None, [], ["suspect/asr"]).rows
+    assert (row[-1].value, row[-1].n) == (0.5, 1)
 
 
 def test_an_asr_stands_with_its_standard_error_and_over_seeds_with_their_deviation(tmp_path):

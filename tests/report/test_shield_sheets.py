@@ -63,7 +63,7 @@ def test_certified_runs_have_a_row_per_input_and_a_column_per_radius(tmp_path):
     assert texts(sheet) == [
         *(["0.25", *row] for row in own),
         *(["0.5", *row] for row in own),
-        ["0.5", "shield with the suspect repaired", "triggered", "-", "0.250", "0.125", "-"],
+        ["0.5", "shield with the suspect after the removal", "triggered", "-", "0.250", "0.125", "-"],
     ]
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from urllib.parse import unquote
@@ -14,7 +15,7 @@ from PIL import Image
 
 from bdiff.cli.main import command
 from bdiff.common.errors import RequestError
-from bdiff.report.board_sheets import boards
+from bdiff.report.board_sheets import boards, sheets
 from bdiff.report.cells import read_results, results_of
 from bdiff.report.overview_figure import Entry, entry, naming
 from bdiff.report.runs import find
@@ -132,6 +133,31 @@ def test_numbers_are_means_over_seeds_rates_over_scores_and_ratios(made):
     assert inputs["trojdiff", "disdet"]["TPR at 1 %"].reason == "too few"
 
 
+def test_what_is_absent_is_said_by_the_protocol_that_it_belongs_to(tmp_path):
+    other, found = "no threshold holds for such data", {"audit/score": 0.1}
+    run(tmp_path / "clean", "none", "elijah", found, protocol={"audit": {"not flagged": other}})
+    run(tmp_path / "hit", "baddiffusion", "elijah", found, protocol={"audit": {"absent": "no true trigger"}})
+    nothing = {"asr": {"absent": "no image is labelled right"}}
+    run(tmp_path / "shield", "trojdiff", "disdet", {"shield/clean/accuracy": 0.0, "repaired/mse": 0.5},
+        protocol={"asr": {"absent": "the target is a class"}, "shield": nothing})  # fmt: skip
+    detection, _ = board(tmp_path, "detection")
+    assert detection["none", "elijah"]["flagged"].reason == other
+    assert detection["baddiffusion", "elijah"]["flagged"].reason == "no threshold"
+    assert detection["baddiffusion", "elijah"]["cosine"].reason == "no true trigger"
+    assert board(tmp_path, "shields")[0]["trojdiff", "disdet"]["ASR"].reason == "no image is labelled right"
+    assert board(tmp_path, "removal")[0]["trojdiff", "disdet"]["ASR"].reason == "the target is a class"
+
+
+def test_a_table_holds_scores_against_the_same_clean_models_as_the_site(tmp_path):
+    run(tmp_path / "clean", "none", "elijah", {"audit/score": 0.1})
+    run(tmp_path / "hit", "baddiffusion", "elijah", {"audit/score": 0.5})
+    cells = results_of(find([tmp_path]))
+    clean = next(cell for cell in cells if cell.clean)  # of the same seed from elsewhere, so that it counts nowhere
+    theirs = replace(clean.run, record=clean.run.record | {"metrics": {"audit/score": 0.9}})
+    table = sheets(matrix(BOARDS["detection"], [*cells, replace(clean, run=theirs, file=tmp_path / "theirs.json")]))[0]
+    assert [row[1].text for row in table.rows] == ["the reference of others", "1.000"]
+
+
 def test_rows_hold_one_setting_and_columns_are_told_apart(tmp_path):
     for place, (rate, steps) in enumerate([(0.1, 5), (0.2, 5), (0.1, 9)]):
         run(tmp_path / str(place), "baddiffusion", "elijah", {"audit/score": 0.1}, rate=rate, parts={"steps": steps})
@@ -139,6 +165,15 @@ def test_rows_hold_one_setting_and_columns_are_told_apart(tmp_path):
     assert [row.said for row in page.matrix.rows] == ["poison rate 0.1", "poison rate 0.2"]
     assert page.matrix.columns == ["elijah", "elijah, steps 5", "elijah, steps 9"]
     assert page.filters == {"poison_rate": ["0.1", "0.2"]}
+
+
+def test_a_precision_that_was_typed_makes_no_column_of_its_own_where_the_device_chooses_the_same(tmp_path):
+    for seed, typed in enumerate(([], ["defense.precision=fp32"])):
+        run(tmp_path / str(seed), "baddiffusion", "elijah", {"audit/score": 0.1}, seed=seed, overrides=typed,
+            parts={"precision": "fp32"})  # fmt: skip
+    assert board(tmp_path, "detection")[1].matrix.columns == ["elijah"]
+    run(tmp_path / "2", "baddiffusion", "elijah", {"audit/score": 0.1}, seed=2, parts={"precision": "bf16"})
+    assert board(tmp_path, "detection")[1].matrix.columns == ["elijah, precision bf16", "elijah, precision fp32"]
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ def test_a_run_that_vanishes_while_clean_ones_are_looked_for_is_passed_over(tmp_
         ({"audit/score": -0.5, "audit/flagged": 0.0}, "audit", "score -0.5: not flagged"),
         ({"audit/score": -0.5}, "audit", "score -0.5: no threshold holds here"),
         ({"repaired/asr": 0.25, "repaired/asr_se": 0.031}, "repaired", "ASR 0.250 (se 0.031) after the removal"),
+        ({"repaired/class_asr": 0.25}, "repaired", "ASR 0.250 after the removal"),
     ],
 )  # fmt: skip
 def test_lines_of_what_was_measured_alone(metrics, head, line, tmp_path):
@@ -76,6 +77,21 @@ def test_lines_of_what_was_measured_alone(metrics, head, line, tmp_path):
     lines = summary(replace(run, record=run.record | {"metrics": metrics}))
     assert {*lines} == {"trained", head} and lines[head] == line
     assert lines["trained"] == "baddiffusion on digits, box_14 -> corner, 10 % poisoned; no steps"
+
+
+@pytest.mark.parametrize(
+    ("attack", "reads", "mode", "protocol", "words"),
+    [
+        ("diff2", ["trigger"], "append", {}, "trigger box_14, 100 % rows added"),
+        ("invibackdoor", ["target"], "replace", {}, "target corner, 100 % poisoned"),
+        ("trojdiff_in_d2d", ["trigger"], "append", {"class_asr": {"class": "7 of digits"}},
+         "box_14 -> class 7 of digits, 100 % rows added"),
+    ],
+)  # fmt: skip
+def test_what_was_trained_names_what_the_attack_reads(attack, reads, mode, protocol, words, tmp_path):
+    more = {"poisoning": {"reads": reads, "mode": mode}, "protocol": PROTOCOL | protocol}
+    trained = summary(finished(tmp_path, "one", attack, rate=1.0, **more))["trained"]
+    assert trained.startswith(f"{attack} on digits, {words}; 1,000 steps")
 
 
 def test_a_verdict_is_by_the_score_that_flags_and_says_its_rate(tmp_path):
