@@ -331,6 +331,9 @@ def test_the_input_checks_rates_are_those_of_two_gaussians():
         (["schedule.beta_start=0.002"], "beta_start=0.001 (here 0.002)"),
         (["data.channels=3"], "channels=1 (here 3)"),
         (["defense.steps=99"], "defense.steps=100 (here 99)"),
+        (["sample.steps=50"], "sampler_steps=100 (here 50)"),
+        (["sampler=ddim"], "sampler=DDPMScheduler (here DDIMScheduler), sampler_steps=100 (here 50)"),
+        (["defense.family=ode"], "sampler=DDPMScheduler (here DDIMScheduler), sampler_steps=100 (here 50)"),
     ],
 )  # fmt: skip
 def test_a_calibrated_threshold_holds_for_what_it_was_calibrated_on_alone(home, overrides, reason):
@@ -347,7 +350,15 @@ def test_a_threshold_that_does_not_hold_here_flags_nothing_and_the_protocol_says
     ran = run(home, "elsewhere", "defense=elijah", *DETECTIONS["elijah"], *elsewhere)
     assert "flagged" not in ran.metrics("audit")
     why = ran.record["protocol"]["audit"]["not flagged"]
-    assert "calibrated on beta_end=0.1 (here 0.09), defense.steps=100 (here 3)" in why
+    assert "calibrated on sampler_steps=100 (here 3), beta_end=0.1 (here 0.09), defense.steps=100 (here 3)" in why
+
+
+def test_the_sampler_of_a_calibration_is_that_of_the_verdict_s_samples():
+    """The run's, or where the detection names a family, its usual one: DDPM under an ancestral law."""
+    (config,) = jobs(["defense=purediffusion", "sampler=ddim"], multirun=False)
+    assert resolve_threshold(config, "digits") == Threshold() and config.defense.threshold == -0.074
+    (config,) = jobs(["defense=elijah"], multirun=False)
+    assert resolve_threshold(config, "digits") == Threshold() and config.defense.threshold == -0.048
 
 
 def test_a_poison_rate_that_comes_to_no_image_is_refused(home):
