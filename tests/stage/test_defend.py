@@ -39,7 +39,7 @@ PATTERN = torch.from_numpy(to_channels(box(16, 14), 1))
 
 #: what is measured of samples that the target is known of, and of an inverted trigger if there is a true one
 HITS = {"mse", "ssim", "psnr", "asr", "asr_se", "false_trigger", "false_trigger_se"}
-TRUTH = {"asr", "asr_se", "mse", "l2", "l2_patch", "cosine", "cosine_patch", "input_tpr", "input_tnr"}
+TRUTH = {"asr", "asr_se", "mse", "l2", "l2_patch", "cosine", "input_tpr", "input_tnr"}
 EVIDENCE = {
     "purediffusion": {"loss", "uniformity", "tv", "kl_mean", "kl_variance", "relative_score", "specific_score",
                       "trigger_score", "combined_score"},
@@ -296,6 +296,14 @@ def test_fidelity_by_hand():
     assert found["cosine_patch"] == pytest.approx((1 + 3) / (math.sqrt(10) * math.sqrt(7)))
     exact = fidelity(pattern, pattern, mask)
     assert exact == {"l2": 0, "l2_patch": 0, "cosine": pytest.approx(1), "cosine_patch": pytest.approx(1)}
+
+
+@pytest.mark.parametrize(("background", "mask"), [(-1.0, 0.0), (0.0, 1.0)])
+def test_angles_are_taken_from_a_background_of_minus_one_alone(background, mask):
+    """A trigger that covers the image has none, and nothing is to be seen from another."""
+    pattern = torch.tensor([[[background, 0.5, 1.0]]])
+    found = fidelity(torch.zeros(1, 1, 3), pattern, torch.tensor([[[mask, 0.0, 0.0]]]))
+    assert found.keys() == {"l2", "l2_patch", "cosine"}
 
 
 def test_the_input_checks_rates_are_those_of_two_gaussians():
