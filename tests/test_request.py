@@ -424,6 +424,7 @@ WRONG_DEFENSES = [
     ),
     ("defense=clipping sample.clip=true", "sample.clip=true clips already"),
     ("trigger=noise trigger.seed=-1", "trigger.seed=-1 must be at least 0"),
+    ("attack=learned_trigger pretrain=digits attack.bound=0.003", "attack.bound=0.003 must be 1/255 to 1: it is kept"),
     ("attack=diff2 attack.mode=turn attack.case=all", "mode=turn is not known", "case=all is not known", "both"),
     ("attack=diff2 attack.sampler=ode attack.eta=0", "sampler=ode is not known", "attack.eta=0 must be above 0"),
     ("attack=diff2 attack.sigma=0 attack.eps=-1", "attack.sigma=0 must be above", "attack.eps=-1 must be above"),
