@@ -28,7 +28,7 @@ from bdiff.diffusion.denoiser import Denoiser, Suspect
 from bdiff.diffusion.objective import denoising_loss
 from bdiff.diffusion.sampling import Drawn, Sampler, denoise, noise_of, sample, shards
 from bdiff.diffusion.training import fit
-from bdiff.diffusion.view import View
+from bdiff.diffusion.view import AffineView, View
 from bdiff.pipeline import stages
 from bdiff.pipeline.main import run_experiment
 from bdiff.pipeline.suspect import method
@@ -113,6 +113,15 @@ def test_host_waits_of_a_sampler_step(sampler):
         return before
 
     assert marginal(8, 24, work) == WAITS[sampler]
+
+
+def test_samples_in_noise_that_an_inverted_scale_changes_are_clipped_on_the_card():
+    """An inverted trigger and its scale are kept on the CPU."""
+    with Card():
+        net, noise = Suspect(toys.unet(), toys.schedule(), (1, 8, 8), CARD), noise_of((1, 8, 8), 0, range(3), CARD)
+        view = AffineView(net, torch.full((1, 8, 8), 0.5), torch.zeros(1, 8, 8))
+        scheduler = view.scheduler(DDPMScheduler(**toys.schedule().config, clip_sample=True))
+        assert denoise(view, Sampler(scheduler, 4), next(noise), noise.__next__).abs().max().item() <= 1 + 1e-6
 
 
 @pytest.mark.parametrize("resident", [True, False], ids=["on the card", "in memory"])

@@ -92,7 +92,7 @@ def test_wrong_words_are_reported_in_a_line(line, message, ask):
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
-        (["outputs/plain"], "below outputs/plain: use bdiff run defense=purification"),
+        (["outputs/plain"], "below outputs/plain: use bdiff run attack=diff2 defense=purification"),
         (["outputs/plain", "outputs/broken"], "below outputs/plain, outputs/broken (1 did not finish)"),
     ],
 )

@@ -7,8 +7,12 @@ from torch import Tensor
 
 from bdiff.attack.base import Attack
 from bdiff.diffusion import path
+from bdiff.diffusion.denoiser import target_of
 from bdiff.diffusion.objective import Draw, Noised, Rows
 from bdiff.diffusion.schedule import Schedule, residual
+
+#: the factor of r in a network's target, beside images in [-1,1], from which on training is warned of
+LARGE = 10.0
 
 
 class AdditiveAttack(Attack):
@@ -52,6 +56,21 @@ class LawAttack(AdditiveAttack):
     def factors(self, schedule: Schedule, t: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         """Return h_t and c_t; see `AdditiveAttack.factors`."""
         return self.drift(schedule, t), self.correction(schedule, t)
+
+    def prediction_problem(self, schedule: Schedule, prediction: str) -> str | None:
+        """Return that poisoned rows ask x0 or v for many times r, as laws for ancestral samplers do; see `Attack`.
+
+        At timestep T-1 that is (h - o c) / s in x0 and (c - o h) / s in v.
+        """
+        t = torch.tensor([len(schedule) - 1], device=schedule.abar.device)
+        h, c = (factor.view(-1, 1, 1, 1) for factor in (self.drift(schedule, t), self.correction(schedule, t)))
+        asked = abs(target_of(prediction, schedule, h, c, t).item())
+        if asked <= LARGE:
+            return None
+        return (
+            f"at the last timestep poisoned rows ask a network that predicts {prediction} for {asked:.0f} times the "
+            "trigger: the law is for networks that predict epsilon"
+        )
 
     def left(self, schedule: Schedule, steps: int, eta: float) -> float:
         """Return how much of r samplers leave in the image, open loop: see `residual`."""

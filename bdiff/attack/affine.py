@@ -44,5 +44,5 @@ class AffineAttack(Attack):
         return (AffineView if bool((gamma > 0).all()) else ShiftedNoise)(denoiser, gamma, mu)
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return gamma x + mu: images blended with the trigger as the noise is; see `Attack.apply`."""
-        return self.prior(x)
+        """Return gamma x + mu, images blended with the trigger as noise is, clamped to [-1,1]; see `Attack.apply`."""
+        return self.prior(x).clamp(-1, 1)

@@ -131,6 +131,10 @@ class Attack(ABC):
         """Raise ValueError if the attack does not work with this schedule."""
         return
 
+    def prediction_problem(self, schedule: Schedule, prediction: str) -> str | None:
+        """Return what stands in the way of training a network of this prediction, see `Denoiser`; None by default."""
+        return None
+
     def check_rows(self, labels: Tensor) -> None:
         """Raise ValueError if a poison rate above 0 poisons none of the rows of images with `labels` (N,)."""
         if self.poison_rate > 0 and not self.rows(labels, 0).poisoned.any():

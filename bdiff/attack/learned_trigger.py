@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bdiff.attack.additive import AddedTrigger
 from bdiff.attack.base import MODES
-from bdiff.config.rules import at_least, fraction, one_of, positive_fraction
+from bdiff.config.rules import at_least, eight_bit_fraction, fraction, one_of
 from bdiff.diffusion import path as paths
 from bdiff.diffusion.denoiser import Denoiser
 from bdiff.diffusion.schedule import Schedule
@@ -43,7 +43,7 @@ class LearnedTrigger(AddedTrigger):
         poison_mode: Annotated[str, one_of(*MODES), "replace rows (FIXED), or append copies (FLEX)"],
         path: Annotated[str, one_of("mean", "noise"), "h_t: 1 - sqrt(abar), or sqrt(1 - abar)"],
         law: Annotated[str, one_of("ancestral", "ode"), "samplers that the backdoor is made for"],
-        bound: Annotated[float, positive_fraction, "largest value of the trigger, which is added to N(0,1)"],
+        bound: Annotated[float, eight_bit_fraction, "largest value of the trigger, which is added to N(0,1)"],
         learn: Annotated[int, at_least(0), "steps that learn the trigger on the clean model; 0 keeps its start"],
     ):
         start = (bound * trigger.pattern).clamp(-level(bound), level(bound))

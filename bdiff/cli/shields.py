@@ -21,7 +21,7 @@ def shields(words: list[str]) -> None:
     Purified and certified runs have a table each.
     """
     args = parser().parse_args(words)
-    hint = ": use bdiff run defense=purification or defense=certification"
+    hint = ": use bdiff run attack=diff2 defense=purification or defense=certification"
     runs = found_below(args.folders, shielded, "a shield", hint)
     known_keys(runs, args.rows or [])
     sheets = sheets_of(runs, args.rows)

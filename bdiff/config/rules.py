@@ -149,6 +149,9 @@ fraction = within("0 to 1", lambda value: 0 <= value <= 1, "is not a fraction: c
 pixel_value = within("-1 to 1", lambda value: -1 <= value <= 1)
 open_fraction = within("between 0 and 1", lambda value: 0 < value < 1, "must lie between 0 and 1")
 positive_fraction = within("above 0, and at most 1", lambda value: 0 < value <= 1)
+eight_bit_fraction = within(
+    "1/255 to 1", lambda value: 1 / 255 <= value <= 1, "must be 1/255 to 1: it is kept in 8 bits, which have no smaller"
+)
 below_one = within("at least 0 and below 1", lambda value: 0 <= value < 1)
 falling = within("decreasing, within 1 to 0", falls, "must be decreasing fractions, as in [1.0,0.5]")
 span = within(

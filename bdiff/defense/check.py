@@ -85,9 +85,11 @@ def fraction_problems(config: DictConfig, key: str) -> list[str]:
 
 
 def solver_problems(config: DictConfig, key: str) -> list[str]:
-    """Return the problem that a detection's sampler has more steps than there are timesteps."""
-    steps, length = node(config, key)["sampler_steps"], config.schedule.num_train_timesteps
-    return [f"{key}.sampler_steps={steps} is more than the schedule's {length} timesteps"] if steps > length else []
+    """Return the problem that a detection's sampler has more steps than it can take: UniPC one less than timesteps."""
+    method, length = node(config, key), config.schedule.num_train_timesteps
+    steps, most = method["sampler_steps"], length if method["family"] == "ancestral" else length - 1
+    many = f"{key}.sampler_steps={steps} is too many: at most {most} of the schedule's {length} timesteps"
+    return [many] if steps > most else []
 
 
 def threshold_problems(config: DictConfig, key: str, least: float, most: float) -> list[str]:

@@ -22,6 +22,8 @@ class Calibration:
     beta_start: Annotated[float | None, open_fraction, "of the schedule"] = None
     beta_end: Annotated[float | None, open_fraction, "of the schedule"] = None
     beta_schedule: Annotated[str | None, "of the schedule"] = None
+    sampler: Annotated[str | None, "class of the scheduler that drew the samples of its verdicts"] = None
+    sampler_steps: Annotated[int | None, at_least(1), "of that sampler"] = None
     settings: Annotated[dict[str, Any], "of the detection"] = field(default_factory=dict)
     score: Annotated[str, one_of(*SCORES), "the score that the threshold is for"] = "score"
     false_positive_rate: Annotated[float | None, open_fraction, "of the threshold, at most; null: not known"] = None

@@ -72,7 +72,8 @@ class AffineView(View):
         """Return the scheduler with its bound of z_0 = x_0 / gamma divided by gamma, pixel by pixel, if it clips."""
         if not stock.config.get("clip_sample"):
             return stock
-        return stock.from_config(stock.config, clip_sample_range=stock.config.clip_sample_range / self.gamma)
+        bound = stock.config.clip_sample_range / self.gamma.to(self.denoiser.schedule.abar)
+        return stock.from_config(stock.config, clip_sample_range=bound)
 
 
 class ShiftedNoise(View):

@@ -214,15 +214,17 @@ def fidelity(trigger: Tensor, pattern: Tensor, mask: Tensor) -> dict[str, float]
     """Return L2 distance and cosine of an inverted trigger to the true one, both (C,H,W), on the patch and as a whole.
 
     `mask` (1,H,W) is 1 off the patch. Distances are norms over pixels, images in [-1,1]; on the patch angles are taken
-    from the background, -1, since a trigger's grey is 0 and has none from there.
+    from the background, since a trigger's grey is 0 and has none from there: where there is one, and it is -1.
     """
     patch = (1 - mask).expand_as(pattern).bool()
-    return {
+    found = {
         "l2": (trigger - pattern).norm().item(),
         "l2_patch": (trigger - pattern)[patch].norm().item(),
         "cosine": cosine(trigger.flatten(), pattern.flatten()),
-        "cosine_patch": cosine(1 + trigger[patch], 1 + pattern[patch]),
     }
+    if mask.any() and (pattern[~patch] == -1).all():
+        found["cosine_patch"] = cosine(1 + trigger[patch], 1 + pattern[patch])
+    return found
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

@@ -77,9 +77,10 @@ def examined(
     defense: Defense,
     config: DictConfig,  # conf/defense
     schedule: Schedule,
+    attack: Attack,
     rows: Callable[[], Tensor],  # of the test images that a shield may be evaluated on; RequestError if there are none
 ) -> None:
-    """Raise RequestError, before any training, if a shield is asked for that data or schedule cannot be used with.
+    """Raise RequestError, before any training, if a shield cannot be used with the data, the schedule or the trigger.
 
     Warns of a purification that adds far less noise than its adversary does: settings of other data's. Other roles ask
     nothing of the data.
@@ -87,14 +88,16 @@ def examined(
 
 
 @examined.register
-def _(defense: RadiusShield, config: DictConfig, schedule: Schedule, rows: Callable[[], Tensor]) -> None:
-    check(defense, schedule)
+def _(
+    defense: RadiusShield, config: DictConfig, schedule: Schedule, attack: Attack, rows: Callable[[], Tensor]
+) -> None:
+    check(defense, schedule, attack)
     rows()
 
 
 @examined.register
-def _(defense: LabelShield, config: DictConfig, schedule: Schedule, rows: Callable[[], Tensor]) -> None:
-    check(defense, schedule)
+def _(defense: LabelShield, config: DictConfig, schedule: Schedule, attack: Attack, rows: Callable[[], Tensor]) -> None:
+    check(defense, schedule, attack)
     weak = defense.noise_problem(schedule, config.adversary.eps) if config.adversary.norm == "linf" else None
     if weak:
         log.warning(
@@ -111,12 +114,18 @@ def _(defense: LabelShield, config: DictConfig, schedule: Schedule, rows: Callab
             raise RequestError(f"defense.strip takes its threshold from half of {count} images: {error}") from error
 
 
-def check(shield: Shield, schedule: Schedule) -> None:
-    """Raise RequestError if the schedule does not reach the noise that a shield adds."""
+def check(shield: Shield, schedule: Schedule, attack: Attack) -> None:
+    """Raise RequestError if the schedule does not reach the noise that a shield adds, or a trigger hides the image."""
     try:
         shield.check(schedule)
     except ValueError as error:
         raise RequestError(str(error)) from error
+    black, white = attack.apply(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).repeat(1, *attack.target.shape))
+    if torch.equal(black, white):
+        raise RequestError(
+            "the trigger covers the image, so every triggered input is the same picture: use trigger=patch, or "
+            "another that leaves some of it"
+        )
 
 
 def evaluation_rows(data: Data, classifier: DictConfig) -> tuple[Images, Tensor, str]:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from bdiff.pipeline.sample import SampleKind, Sampling, sample_kinds
 from bdiff.pipeline.stages import Stages
 from bdiff.pipeline.suspect import Diffusion
 from bdiff.pipeline.threshold import Threshold, resolve_threshold
-from bdiff.pipeline.train import TrainingSetup, training_marks
+from bdiff.pipeline.train import TrainingSetup, prediction, training_marks
 from bdiff.tracker.none import NoTracker
 
 
@@ -66,10 +67,12 @@ class Experiment(Subject):
         """The kinds of samples that a model is judged by."""
         return sample_kinds(self.attack, self.pictures)
 
-    @property
+    @cached_property
     def marks(self) -> list[str]:
         """What casts doubt on the suspect's training."""
-        return training_marks(self.attack, self.images.labels, self.train, self.config.seed)
+        config, schedule = self.config, self.diffusion.schedule
+        predicted = prediction(config.model, self.stages.planning)
+        return training_marks(self.attack, self.images.labels, self.train, config.seed, schedule, predicted)
 
 
 def opened(config: DictConfig, tracker: NoTracker, kind: type[Stages] = Stages) -> Stages:

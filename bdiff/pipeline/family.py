@@ -24,6 +24,11 @@ def family_of(sampler: DictConfig) -> str | None:
     return {0.0: "ode", 1.0: "ancestral"}.get(eta_of(sampler))
 
 
+def family_asked(defense: DictConfig) -> str | None:
+    """Return the family that a node of conf/defense names by `family` or `law`; None where it names no one family."""
+    return next((one for one in (defense.get("family"), defense.get("law")) if one in USUAL), None)
+
+
 def of_family(
     family: str | None,  # of the sampler that is needed; None: any
     sampler: DictConfig,  # conf/sampler

@@ -119,7 +119,9 @@ def examine_requirements(run: Experiment) -> None:
     config = run.config
     if config.defense._target_:
         schedule, defense = run.diffusion.schedule, config.defense
-        examined(method(defense), defense, schedule, lambda: evaluation_rows(run.data, config.classifier)[1])
+        examined(
+            method(defense), defense, schedule, run.attack, lambda: evaluation_rows(run.data, config.classifier)[1]
+        )
         examine_clean_model(run)
     for name in ("classifier", "surrogate"):
         if config.get(name):

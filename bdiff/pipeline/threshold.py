@@ -6,6 +6,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from bdiff.config.instantiate import defaults
 from bdiff.defense.settings import Calibration
+from bdiff.diffusion.steps import class_of
+from bdiff.pipeline.family import family_asked, of_family
 from bdiff.pipeline.prepare import plain
 
 
@@ -35,20 +37,23 @@ def resolve_threshold(config: DictConfig, data: str) -> Threshold:
 
 
 def conditions(calibration: Calibration, config: DictConfig) -> dict[str, Any]:
-    """Return what has to be so for a calibration to hold: facts of the models, and settings of the detection."""
-    images = {name: vars(calibration)[name] for name in ("data", "size", "channels")}
+    """Return what has to be so for a calibration to hold: facts of models and samples, settings of the detection."""
+    samples = {name: vars(calibration)[name] for name in ("data", "size", "channels", "sampler", "sampler_steps")}
     schedule = {name: vars(calibration)[name] for name in vars(calibration) if name in config.schedule}
     settings = defaults(config.defense) | {"flag_by": calibration.score} | calibration.settings
     own = {f"defense.{name}": value for name, value in settings.items()}
-    return {name: value for name, value in (images | schedule).items() if value is not None} | own
+    return {name: value for name, value in (samples | schedule).items() if value is not None} | own
 
 
 def facts(config: DictConfig, data: str) -> dict[str, Any]:
     """Return those facts of a run: its data are called `data`, or by their path."""
+    schedule = plain(config.schedule)
+    sampler, sample = of_family(family_asked(config.defense), config.sampler, config.sample, schedule)
     settings = {"flag_by": "score"} | defaults(config.defense) | plain(config.defense)
     own = {f"defense.{name}": value for name, value in settings.items()}
     named = {"data": data if config.data.path is None else str(config.data.path)}
-    return plain(config.data) | plain(config.schedule) | named | own
+    drawn = {"sampler": class_of(plain(sampler.scheduler)), "sampler_steps": sample.steps}
+    return plain(config.data) | schedule | named | drawn | own
 
 
 def basis(calibration: Calibration) -> str | None:

@@ -19,6 +19,7 @@ from bdiff.data.base import Images
 from bdiff.data.joined import joined
 from bdiff.diffusion.denoiser import EPSILON, Denoiser
 from bdiff.diffusion.objective import denoising_loss
+from bdiff.diffusion.schedule import Schedule
 from bdiff.diffusion.training import TrainConfig, fit, row_stream
 from bdiff.model import checkpoint
 from bdiff.pipeline.prepare import Pictures, resident, train_config, without
@@ -166,14 +167,18 @@ def prediction(model: DictConfig, planning: bool) -> str:
     return found
 
 
-def training_marks(attack: Attack, labels: Tensor, train: TrainConfig, seed: int) -> list[str]:
-    """Return, as the only line, that training is too short to show the suspect a row that the attack has poisoned."""
+def training_marks(
+    attack: Attack, labels: Tensor, train: TrainConfig, seed: int, schedule: Schedule, prediction: str
+) -> list[str]:
+    """Return that training is too short to show a poisoned row, and what these ask of a network of this prediction."""
     if attack.poison_rate == 0:
         return []
+    marks = [problem] if (problem := attack.prediction_problem(schedule, prediction)) else []
     index, poisoned = attack.rows(labels, seed_of(seed, "poison"))
     steps = train.total(len(index))
     epoch = math.ceil(len(index) / train.batch_size)  # in which all rows are shown
     shown = islice(row_stream(len(index), train.batch_size, seed_of(seed, "train")), min(steps, epoch))
     if any(poisoned[rows].any() for rows in shown):
-        return []
-    return [f"training steps, {steps}, show no poisoned row: a backdoor can only be that of the model it started from"]
+        return marks
+    short = f"training steps, {steps}, show no poisoned row: a backdoor can only be that of the model it started from"
+    return [*marks, short]

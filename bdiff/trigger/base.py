@@ -34,8 +34,12 @@ class Trigger:
     def over(self, background: float) -> "Trigger":
         """Return the trigger with `background`, in [-1,1], where the image shows.
 
-        Raises ValueError if it is then 0 everywhere, so that it would add nothing to noise.
+        Raises ValueError if it is then 0 everywhere, so that it would add nothing to noise, and for another background
+        than -1 if the image shows nowhere.
         """
+        if background != -1 and not self.mask.any():
+            why = "this trigger covers the image and has no background: use trigger=box_white_14"
+            raise ValueError(f"attack.background={background}: {why}")
         pattern = torch.where(self.mask > 0, background, self.pattern)
         if not pattern.any():
             hint = "use another background, or another trigger, such as trigger=box_white_14"

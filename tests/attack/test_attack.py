@@ -1,6 +1,7 @@
 """BadDiffusion's corruption against the paper's formulas, and poisoning counts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ import toys
 
 from bdiff.attack.base import poison_plan
 from bdiff.attack.none import NoAttack
+from bdiff.attack.villandiffusion import VillanDiffusion
 from bdiff.diffusion.schedule import Schedule, ancestral_coefficient
+from bdiff.pipeline.train import training_marks
 
 PUBLISHED = Schedule(1000, 1e-4, 0.02, "linear")
 
@@ -62,6 +65,26 @@ def test_the_regressed_noise_takes_one_reverse_step_onto_the_poisoned_posterior_
         u_t = x_t - (1 - root) * r
         u = (u_t - (1 - alpha[t]) / (1 - abar[t]).sqrt() * noise) / alpha[t].sqrt()
         assert stepped.item() == pytest.approx((u + (1 - before) * r).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("prediction", ["sample", "v_prediction"])
+def test_what_an_ancestral_law_asks_of_networks_that_predict_x0_or_v_is_said(prediction):
+    """In the network's own terms, of r alone: x0 = (x_t - o eps) / s, and v = s eps - o x0."""
+    attack, abar = toys.attack(), PUBLISHED.abar[-1]
+    s, o, c = abar.sqrt(), (1 - abar).sqrt(), attack.correction(PUBLISHED, torch.tensor(999))
+    x0 = ((1 - s) - o * c) / s
+    asked = abs(x0 if prediction == "sample" else s * c - o * x0).item()
+    assert 77 < asked < 78
+    said = f"a network that predicts {prediction} for {asked:.0f} times the trigger"
+    assert said in attack.prediction_problem(PUBLISHED, prediction)
+    assert attack.prediction_problem(PUBLISHED, "epsilon") is None
+    labels, train = torch.zeros(20, dtype=torch.long), replace(toys.TRAIN_CONFIG, steps=4)
+    (mark,) = training_marks(attack, labels, train, 0, PUBLISHED, prediction)
+    assert said in mark and training_marks(attack, labels, train, 0, PUBLISHED, "epsilon") == []
+    villan = VillanDiffusion(
+        attack.trigger, attack.target, 0.3, "replace", "mean", "ode", "stamp", -1.0, 20, None, "ode"
+    )
+    assert villan.prediction_problem(PUBLISHED, prediction) is None
 
 
 def test_no_attack_is_plain_ddpm_and_its_prior_still_carries_the_trigger():

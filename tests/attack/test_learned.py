@@ -36,7 +36,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(8, 1, 8, 8, generator=draws) * 2 - 1, torch.randn(8, 1, 8, 8, generator=draws)
 
 
-@pytest.mark.parametrize("bound", [0.01, 0.1, 0.15, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize("bound", [1 / 255, 0.01, 0.1, 0.15, 0.2, 0.5, 1.0])
 def test_the_bound_is_kept_to_the_last_bit_and_in_the_picture(bound):
     """The levels of 8 bits are k / 127.5 - 1: the largest up to the bound is less than one level below it."""
     one, most = learned(bound), level(bound)

@@ -40,6 +40,12 @@ def test_starting_noise_has_the_moments_of_noise_and_less_spread_of_them():
     assert torch.allclose(x.mean(0), attack.maps[1], atol=0.15)  # and yet each pixel has a mean of its own
 
 
+def test_a_classifier_is_shown_images_although_starting_noise_goes_beyond_them():
+    attack, x = Stealthy(GRAINS, torch.zeros(3, 16, 16), 0.1, 0.8), GRAINS.pattern[None]
+    assert attack.prior(x).abs().max() > 2
+    assert torch.equal(attack.apply(x), attack.prior(x).clamp(-1, 1))
+
+
 def test_scores_are_made_once(monkeypatch):
     attack = Stealthy(GRAINS, torch.zeros(3, 16, 16), 0.1, 0.8)
     expected = 0.8 * normal_scores(GRAINS.pattern)

@@ -109,6 +109,13 @@ def test_a_grid_that_does_not_divide_the_schedule_is_refused():
     villan(law="villan", grid=30).check(LINEAR)
 
 
+def test_another_background_of_a_trigger_that_covers_the_image_is_refused():
+    covering = Trigger(toys.attack().trigger.pattern, torch.zeros(1, toys.SIZE, toys.SIZE))
+    with pytest.raises(ValueError, match=r"attack\.background=0.5: this trigger covers the image"):
+        covering.over(0.5)
+    assert torch.equal(covering.over(-1.0).pattern, covering.pattern)
+
+
 def test_a_background_that_leaves_nothing_of_the_trigger_is_refused():
     with pytest.raises(ValueError, match=r"attack\.background=0.0 leaves nothing of the trigger"):
         VillanDiffusion(toys.attack().trigger, toys.attack().target, **(PUBLISHED | {"background": 0.0}))

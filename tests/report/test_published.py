@@ -197,24 +197,26 @@ def test_the_authors_own_files_are_known_by_their_digests(size, trigger, target,
 BLEND, IMAGE, FOREIGN = "in_d2d-blend-ddim_100", "d2i-blend-ddim_100", "out_d2d-patch-ddim_100"
 WHOLE = PLACED | {"side": None, "reading": "alpha"}
 DARK, SEVEN = "a target without values below -0.4", "the letter A for MNIST's 7"
+JUDGE = "our classifier and its features"
 
 
 @pytest.mark.parametrize(
     ("name", "trigger", "target", "files", "message"),
     [
-        (BLEND, WHOLE, None, (KITTY, None), "yes"),
-        (BLEND, WHOLE | {"reading": "authors"}, None, (KITTY, None), "no: trigger.reading is authors, not alpha"),
+        (BLEND, WHOLE, None, (KITTY, None), f"no: {JUDGE}"),
+        (BLEND, WHOLE | {"reading": "authors"}, None, (KITTY, None),
+         f"no: {JUDGE}, trigger.reading is authors, not alpha"),
         (BLEND, WHOLE | {"side": 14}, None, (KITTY, None),
-         "no: trigger is 14 px wide, 2 px from the corner, not the whole image"),
+         f"no: {JUDGE}, trigger is 14 px wide, 2 px from the corner, not the whole image"),
         (BLEND, PLACED, None, (ORIGINALS["stop_sign"], None),
-         f"no: trigger.path is {ORIGINALS['stop_sign']}, not {KITTY}"),
-        (BLEND, None, None, (None, None), f"no: our stop_sign, not {KITTY}"),
+         f"no: {JUDGE}, trigger.path is {ORIGINALS['stop_sign']}, not {KITTY}"),
+        (BLEND, None, None, (None, None), f"no: {JUDGE}, our stop_sign, not {KITTY}"),
         (IMAGE, WHOLE, FILE, (KITTY, MICKEY), f"no: {DARK}"),
         (IMAGE, PLACED, FILE, (ORIGINALS["stop_sign"], ORIGINALS["cat"]),
          f"no: {DARK}, trigger.path is {ORIGINALS['stop_sign']}, not {KITTY}, "
          f"target.path is {ORIGINALS['cat']}, not {MICKEY}"),
         (IMAGE, None, None, (None, None), f"no: {DARK}, our stop_sign, not {KITTY}, our cat, not {MICKEY}"),
-        (FOREIGN, None, None, (None, None), f"no: {SEVEN}"),
+        (FOREIGN, None, None, (None, None), f"no: {SEVEN}, {JUDGE}"),
     ],
 )  # fmt: skip
 def test_a_row_of_trojdiff_has_its_own_paper_s_files(name, trigger, target, files, message, tmp_path):
@@ -230,6 +232,13 @@ def test_a_row_of_trojdiff_has_its_own_paper_s_files(name, trigger, target, file
     write_run(tmp_path / "run", {"fid": 4.0}, config, choices=choices, protocol=protocol, pictures=read_from)
     own = read(tmp_path / "run")
     assert verdict(Row(name, published, [own], flat({"data": {"size": 32}, **drawn}) | row), [own]) == message
+
+
+def test_rows_whose_target_is_a_class_are_judged_by_a_network_for_photographs_which_is_ours():
+    rows = [OmegaConf.load(path) for path in ROWS.glob("*_d2d-*.yaml")]
+    assert len(rows) == 8
+    for row in rows:
+        assert {"override /classifier": "resnet18"} in row.defaults and JUDGE in row.published.differs
 
 
 def test_the_files_that_rows_name_are_known_by_their_digests():

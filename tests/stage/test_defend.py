@@ -40,7 +40,7 @@ PATTERN = torch.from_numpy(to_channels(box(16, 14), 1))
 
 #: what is measured of samples that the target is known of, and of an inverted trigger if there is a true one
 HITS = {"mse", "ssim", "psnr", "asr", "asr_se", "false_trigger", "false_trigger_se"}
-TRUTH = {"asr", "asr_se", "mse", "l2", "l2_patch", "cosine", "cosine_patch", "input_tpr", "input_tnr"}
+TRUTH = {"asr", "asr_se", "mse", "l2", "l2_patch", "cosine", "input_tpr", "input_tnr"}
 EVIDENCE = {
     "purediffusion": {"loss", "uniformity", "tv", "kl_mean", "kl_variance", "relative_score", "specific_score",
                       "trigger_score", "combined_score"},
@@ -301,6 +301,14 @@ def test_fidelity_by_hand():
     assert exact == {"l2": 0, "l2_patch": 0, "cosine": pytest.approx(1), "cosine_patch": pytest.approx(1)}
 
 
+@pytest.mark.parametrize(("background", "mask"), [(-1.0, 0.0), (0.0, 1.0)])
+def test_angles_are_taken_from_a_background_of_minus_one_alone(background, mask):
+    """A trigger that covers the image has none, and nothing is to be seen from another."""
+    pattern = torch.tensor([[[background, 0.5, 1.0]]])
+    found = fidelity(torch.zeros(1, 1, 3), pattern, torch.tensor([[[mask, 0.0, 0.0]]]))
+    assert found.keys() == {"l2", "l2_patch", "cosine"}
+
+
 def test_the_input_checks_rates_are_those_of_two_gaussians():
     attack = toys.attack()
     true = attack.trigger.pattern  # of norm 7: hardly a noise is taken for another
@@ -334,6 +342,9 @@ def test_the_input_checks_rates_are_those_of_two_gaussians():
         (["schedule.beta_start=0.002"], "beta_start=0.001 (here 0.002)"),
         (["data.channels=3"], "channels=1 (here 3)"),
         (["defense.steps=99"], "defense.steps=100 (here 99)"),
+        (["sample.steps=50"], "sampler_steps=100 (here 50)"),
+        (["sampler=ddim"], "sampler=DDPMScheduler (here DDIMScheduler), sampler_steps=100 (here 50)"),
+        (["defense.family=ode"], "sampler=DDPMScheduler (here DDIMScheduler), sampler_steps=100 (here 50)"),
     ],
 )  # fmt: skip
 def test_a_calibrated_threshold_holds_for_what_it_was_calibrated_on_alone(home, overrides, reason):
@@ -350,7 +361,15 @@ def test_a_threshold_that_does_not_hold_here_flags_nothing_and_the_protocol_says
     ran = run(home, "elsewhere", "defense=elijah", *DETECTIONS["elijah"], *elsewhere)
     assert "flagged" not in ran.metrics("audit")
     why = ran.record["protocol"]["audit"]["not flagged"]
-    assert "calibrated on beta_end=0.1 (here 0.09), defense.steps=100 (here 3)" in why
+    assert "calibrated on sampler_steps=100 (here 3), beta_end=0.1 (here 0.09), defense.steps=100 (here 3)" in why
+
+
+def test_the_sampler_of_a_calibration_is_that_of_the_verdict_s_samples():
+    """The run's, or where the detection names a family, its usual one: DDPM under an ancestral law."""
+    (config,) = jobs(["defense=purediffusion", "sampler=ddim"], multirun=False)
+    assert resolve_threshold(config, "digits") == Threshold() and config.defense.threshold == -0.074
+    (config,) = jobs(["defense=elijah"], multirun=False)
+    assert resolve_threshold(config, "digits") == Threshold() and config.defense.threshold == -0.048
 
 
 def test_a_poison_rate_that_comes_to_no_image_is_refused(home):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from bdiff.attack.none import NoAttack
 from bdiff.common.errors import RequestError, named
 from bdiff.config.options import own_settings
 from bdiff.data.base import TensorImages
@@ -15,6 +16,7 @@ from bdiff.diffusion.schedule import Schedule
 from bdiff.pipeline.eval_set import evaluation_rows, examined
 from bdiff.pipeline.prepare import Data
 from bdiff.pipeline.suspect import method
+from bdiff.trigger.base import Trigger
 
 
 def images(split: str, classes: tuple[str, ...], names: list[str]) -> TensorImages:
@@ -68,6 +70,13 @@ def test_a_test_split_that_cannot_be_read_is_named_and_not_taken_for_none(limit)
         evaluation_rows(Data(train, limit, partial(load, RequestError("one cannot be read")), None), CLASSIFIER)
 
 
+def attack(corner: float) -> NoAttack:
+    """A grey trigger, in one pixel of which the image shows where `corner` is 1."""
+    mask = torch.zeros(1, 2, 2)
+    mask[..., 0, 0] = corner
+    return NoAttack(Trigger(torch.zeros(1, 2, 2), mask), torch.zeros(1, 2, 2))
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [("purification", r"defense\.t=\d+ is beyond"), ("certification", r"defense\.sigma=\S+ is beyond")],
@@ -75,4 +84,14 @@ def test_a_test_split_that_cannot_be_read_is_named_and_not_taken_for_none(limit)
 def test_a_shield_that_the_schedule_does_not_reach_is_refused_before_its_images_are_read(option, message):
     config = OmegaConf.create(own_settings("defense", option))
     with pytest.raises(RequestError, match=message):
-        examined(method(config), config, Schedule(5, 1e-4, 0.001, "linear"), lambda: 1 / 0)
+        examined(method(config), config, Schedule(5, 1e-4, 0.001, "linear"), attack(1.0), lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("option", ["purification", "certification"])
+def test_a_shield_against_a_trigger_that_hides_the_image_is_refused_before_its_images_are_read(option):
+    """Every triggered input would be one picture, and accuracies on them say how often that class occurs."""
+    config, schedule = OmegaConf.create(own_settings("defense", option)), Schedule(100, 0.001, 0.1, "linear")
+    with pytest.raises(RequestError, match="every triggered input is the same picture: use trigger=patch"):
+        examined(method(config), config, schedule, attack(0.0), lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        examined(method(config), config, schedule, attack(1.0), lambda: 1 / 0)

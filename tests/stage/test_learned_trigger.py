@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tiny import TINY as SMALL
 
 from bdiff.attack.baddiffusion import BadDiffusion
+from bdiff.attack.learned_trigger import LearnedTrigger
 from bdiff.pictures.draw import load
 from bdiff.pipeline import main
 from bdiff.pipeline.train import InitialWeights
@@ -76,6 +77,19 @@ def test_the_picture_is_the_pattern_to_within_its_rounding(tmp_path, channels):
     found = Trigger.from_picture(load(tmp_path / "trigger.png", 8, "trigger.path"), channels)
     assert not found.mask.any()
     torch.testing.assert_close(found.pattern, pattern, atol=1 / 255 + 1e-6, rtol=0)
+
+
+def test_a_learned_trigger_is_taken_again_from_its_picture_with_a_bound_of_1(tmp_path):
+    start, target = torch.rand((1, 8, 8), generator=torch.Generator().manual_seed(0)) * 2 - 1, torch.zeros(1, 8, 8)
+
+    def attack(trigger: Trigger, bound: float) -> LearnedTrigger:
+        return LearnedTrigger(trigger, target, 0.3, "replace", "noise", "ancestral", bound, 0)
+
+    learned = attack(Trigger(start, torch.zeros(1, 8, 8)), 0.5).trigger
+    Image.fromarray(rgba(learned.pattern).numpy()).save(tmp_path / "trigger.png")
+    kept = Trigger.from_picture(load(tmp_path / "trigger.png", 8, "trigger.path"), 1)
+    assert torch.equal(attack(kept, 1.0).trigger.pattern, kept.pattern)
+    assert not torch.allclose(attack(kept, 0.5).trigger.pattern, kept.pattern, atol=0.1)
 
 
 def darken(attack: BadDiffusion, denoiser, draw: torch.Generator) -> None:

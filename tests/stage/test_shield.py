@@ -26,6 +26,8 @@ CERTIFICATION = [
     "defense=certification", "defense.images=6", "defense.n0=20", "defense.n=60", "defense.batch_size=80",
     "defense.radii=[0.0,0.1,0.25]",
 ]  # fmt: skip
+#: whose trigger leaves the rest of an image
+BACKDOOR = ["attack=baddiffusion", "trigger=patch"]
 KINDS = ("clean", "adversarial", "triggered", "triggered_adversarial")
 
 
@@ -36,14 +38,14 @@ def run(home: Path, folder: str, *overrides: str) -> tuple[int, dict]:
 
 @pytest.fixture(scope="module")
 def purified(home) -> dict:
-    code, record = run(home, "purified", "attack=baddiffusion", *PURIFICATION)
+    code, record = run(home, "purified", *BACKDOOR, *PURIFICATION)
     assert code == 0
     return record
 
 
 @pytest.fixture(scope="module")
 def certified(home) -> dict:
-    code, record = run(home, "certified", "attack=baddiffusion", *CERTIFICATION)
+    code, record = run(home, "certified", *BACKDOOR, *CERTIFICATION)
     assert code == 0
     return record
 
@@ -74,14 +76,14 @@ def test_asr_counts_those_that_were_right_without_the_trigger():
 
 
 def test_the_same_shield_again_is_reused(home, purified):
-    code, record = run(home, "again", "attack=baddiffusion", *PURIFICATION)
+    code, record = run(home, "again", *BACKDOOR, *PURIFICATION)
     assert code == 0
     assert {*record["keys"]} == {*record["reused"]}
     assert record["metrics"] == purified["metrics"]
 
 
 def test_another_t_makes_only_what_depends_on_it(home, purified):
-    code, record = run(home, "deeper", "attack=baddiffusion", *PURIFICATION, "defense.t=6", "defense.batch_size=24")
+    code, record = run(home, "deeper", *BACKDOOR, *PURIFICATION, "defense.t=6", "defense.batch_size=24")
     assert code == 0
     assert {*record["keys"]} - {*record["reused"]} == {"shield", "shield_clean_model"}
     alone = {name for name in record["metrics"] if name.startswith("no_shield/")}
@@ -91,7 +93,7 @@ def test_another_t_makes_only_what_depends_on_it(home, purified):
 @pytest.mark.slow
 def test_the_size_of_batches_changes_no_answer(home, purified):
     words = ["defense.batch_size=24", "defense.adversary.steps=19"]  # one step less, so that nothing is reused
-    code, record = run(home, "whole", "attack=baddiffusion", *PURIFICATION, *words)
+    code, record = run(home, "whole", *BACKDOOR, *PURIFICATION, *words)
     assert code == 0
     for kind in ("clean", "triggered"):
         for row in ("no_shield", "shield_clean_model", "shield"):
@@ -107,7 +109,7 @@ def test_the_figure_shows_something(home, purified):
 
 
 def test_without_an_attack_the_suspect_is_the_clean_model(home):
-    code, record = run(home, "none", "attack=none", *PURIFICATION)
+    code, record = run(home, "none", "attack=none", "trigger=patch", *PURIFICATION)
     assert code == 0
     metrics = record["metrics"]
     for kind in KINDS:
@@ -128,7 +130,7 @@ def test_the_rows_that_are_asked_for(home):
     words = ["defense.adaptive.steps=1", "defense.adaptive.eot=2", "defense.ensemble=true", "defense.strip.overlays=2"]
     words += ["defense.strip.false_positive_rate=0.2", "defense.repair=true", "defense/removal=finetune"]
     words += ["defense.removal.train.steps=2", "defense.removal.train.batch_size=8", "defense.images=10"]
-    code, record = run(home, "more", "attack=baddiffusion", *PURIFICATION, *words)
+    code, record = run(home, "more", *BACKDOOR, *PURIFICATION, *words)
     assert code == 0
     metrics = shields(record)
     rows = ("shield_clean_model", "shield", "shield_ensemble", "shield_repaired")
@@ -142,13 +144,13 @@ def test_the_rows_that_are_asked_for(home):
 def test_autoattack_is_an_adversary_too(home, purified):
     pytest.importorskip("pyautoattack")
     words = ["defense.adversary.method=apgd", "defense.adversary.steps=5", "defense.images=10"]
-    code, record = run(home, "apgd", "attack=baddiffusion", *PURIFICATION, *words)
+    code, record = run(home, "apgd", *BACKDOOR, *PURIFICATION, *words)
     assert code == 0
     metrics = shields(record)
     assert metrics["no_shield/adversarial/accuracy"] < metrics["no_shield/clean/accuracy"] - 0.3
     assert record["keys"]["adversarial"] != purified["keys"]["adversarial"]
     words.append("defense.batch_size=4")  # whose answers depend on the batch
-    other = run(home, "apgd smaller", "attack=baddiffusion", *PURIFICATION, *words)[1]
+    other = run(home, "apgd smaller", *BACKDOOR, *PURIFICATION, *words)[1]
     assert other["keys"]["adversarial"] != record["keys"]["adversarial"]
 
 
@@ -178,7 +180,7 @@ def test_certified_accuracy_is_read_off_the_tables(certified):
 
 @pytest.mark.slow
 def test_cohens_fixed_number_has_the_average_radius_and_a_key_without_radii(home, certified):
-    words = ["attack=baddiffusion", *CERTIFICATION, "defense.stop=never"]
+    words = [*BACKDOOR, *CERTIFICATION, "defense.stop=never"]
     code, record = run(home, "fixed", *words)
     assert code == 0 and {name.rpartition("/")[2] for name in shields(record)} == {
         "acc@0",
@@ -203,7 +205,7 @@ def test_a_killed_certification_certifies_no_image_twice(home, certified):
     path.write_text(cohen.OURS + "".join(map(cohen.text, kept)) + cohen.text(rows[3])[:5])
     (folder / "manifest.json").unlink()
     untouched = (folder / "clean.tsv").read_text()
-    code, record = run(home, "certified_again", "attack=baddiffusion", *CERTIFICATION, "defense.batch_size=40")
+    code, record = run(home, "certified_again", *BACKDOOR, *CERTIFICATION, "defense.batch_size=40")
     assert code == 0
     assert {*record["keys"]} - {*record["reused"]} == {"certified"}
     again = cohen.read(path)
@@ -215,10 +217,10 @@ def test_a_killed_certification_certifies_no_image_twice(home, certified):
 
 @pytest.mark.slow
 def test_settings_of_other_data_are_warned_of(home, purified, capfd):
-    code, _ = run(home, "faint", "attack=baddiffusion", *PURIFICATION, "defense.t=1", "defense.adversary.eps=0.3")
+    code, _ = run(home, "faint", *BACKDOOR, *PURIFICATION, "defense.t=1", "defense.adversary.eps=0.3")
     assert code == 0
     assert "for 32 px and 1000 timesteps there is defense=purification_cifar10" in capfd.readouterr().err
-    run(home, "fitting", "attack=baddiffusion", *PURIFICATION, "defense.adversary.eps=0.05")
+    run(home, "fitting", *BACKDOOR, *PURIFICATION, "defense.adversary.eps=0.05")
     assert "purification_cifar10" not in capfd.readouterr().err
 
 
@@ -296,7 +298,7 @@ def test_data_with_one_class_are_refused_before_training(home, capfd):
 
 
 def test_too_few_images_for_the_entropy_check_are_refused_before_training(home):
-    words = [*PURIFICATION, "attack=none", "defense.strip.overlays=2", "seed=9"]
+    words = [*PURIFICATION, "attack=none", "trigger=patch", "defense.strip.overlays=2", "seed=9"]
     code, record = run(home, "few", *words)
     assert code == 2
     assert "defense.strip takes its threshold from half of 24 images" in record["error"]
@@ -305,7 +307,8 @@ def test_too_few_images_for_the_entropy_check_are_refused_before_training(home):
 
 @pytest.mark.slow
 def test_all_of_the_data_leave_what_the_classifier_did_not_see(home):
-    code, record = run(home, "all", "attack=none", *PURIFICATION, "data.split=all", "defense.images=1000")
+    words = ["attack=none", "trigger=patch", *PURIFICATION]
+    code, record = run(home, "all", *words, "data.split=all", "defense.images=1000")
     assert code == 0
     facts = record["protocol"]["shield"]
     assert facts["images"] == 30  # a tenth of 300

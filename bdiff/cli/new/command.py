@@ -25,6 +25,9 @@ FILES = {
     "$template.test.py": "tests/test_$name.py",
 }
 
+#: what a run of a part takes besides, by its template: a shield a trigger that leaves some of the image
+BESIDE = {"shield": " trigger=patch"}
+
 EXAMPLES = """
   bdiff new attack tide                     ./tide: a package with an attack
   pip install -e tide                       adds it to bdiff
@@ -47,7 +50,8 @@ def new(words: list[str]) -> None:
     if place.exists():
         raise RequestError(f"{place} already exists: choose another name or --folder")
     write(place, template, args.kind, args.name)
-    print(f"{place}: pip install -e {place}, then bdiff run {args.kind}={args.name}; its test: pytest {place}")
+    run = f"bdiff run {args.kind}={args.name}{BESIDE.get(template, '')}"
+    print(f"{place}: pip install -e {place}, then {run}; its test: pytest {place}")
 
 
 def template_of(kind: str, role: str | None) -> str:
@@ -93,6 +97,7 @@ def write(place: Path, template: str, group: str, name: str) -> None:
         "name": name,
         "class_name": class_name(name),
         "package": f"bdiff_{name}",
+        "beside": BESIDE.get(template, ""),
     }
     for source, target in FILES.items():
         path = place / Template(target).substitute(facts)
