@@ -182,6 +182,7 @@ class Stages:
             mode = Mode.kept(stage.folder, purpose)
         assert mode is not None, f"{stage.folder} has no mode for {purpose}"
         if mode.compiled and asked.engine.batch is None:
+            self.costs.use()
             asked.engine.compile(mode.batch, mode.gradients)
         self.engines.append((purpose, mode, asked.engine))
 
