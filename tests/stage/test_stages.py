@@ -18,6 +18,7 @@ from bdiff.pipeline.sample import Sampling, draw_samples, sample_kinds
 from bdiff.pipeline.stages import Stages
 from bdiff.pipeline.suspect import Diffusion, suspect_of
 from bdiff.pipeline.train import InitialWeights, TrainingSetup, clean_model, train_denoiser
+from bdiff.store.artifacts import Stage
 from bdiff.tracker.none import NoTracker
 
 START = InitialWeights(None, None, "epsilon")
@@ -71,6 +72,30 @@ def test_what_fails_is_not_finished_and_goes_on(tmp_path):
         run.once(stage, fail)
     assert stage.manifest is None and run.keys == {}
     assert run.once(stage, lambda: {"tried": 2})["tried"] == 2
+
+
+def test_work_is_kept_until_the_manifest_is_written_and_removed_by_whoever_meets_the_stage_next(tmp_path, monkeypatch):
+    run = stages(tmp_path)
+    stage = run.stage("measure", samples="some")
+    state = stage.folder / "state" / "3.pt"
+
+    def build():
+        state.parent.mkdir(parents=True)
+        state.write_text("weights")
+        return {}
+
+    def killed(*given, **facts):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Stage, "finish", killed)
+        run.once(stage, build)
+    assert state.exists() and stage.manifest is None
+    assert run.once(stage, dict)["files"] == {} and not state.parent.exists()
+    build()  # what is left where a run is killed right behind the manifest
+    again = stages(tmp_path)
+    again.once(stage, build)
+    assert again.reused == ["measure"] and not state.parent.exists()
 
 
 def on_a_cpu():
