@@ -13,14 +13,14 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bdiff.common.device import synchronize
+from bdiff.common.device import memory_errors, synchronize
 from bdiff.common.peers import ALONE, Peers
 from bdiff.common.progress import Meter
 from bdiff.defense.base import Eps
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.engine import steady
 from bdiff.pipeline.eval_set import EvalSet
-from bdiff.pipeline.stages import Stages, keep
+from bdiff.pipeline.stages import MEMORY_HINTS, Stages, keep
 from bdiff.pipeline.suspect import Diffusion, suspect_of
 from bdiff.store import artifacts
 from bdiff.store.artifacts import Stage
@@ -109,7 +109,7 @@ def announce(name: str, evaluations: int, ask: Callable[[Tensor], Any], batch: T
         synchronize(batch.device)
         return time.monotonic() - began
 
-    with torch.inference_mode():
+    with torch.inference_mode(), memory_errors(name, batch.device, MEMORY_HINTS["shield"]):
         timed()  # the first is slower than those that follow
         seconds = timed() * evaluations / len(batch) / processes
     log.info("%s: %s images to be shown to the network, about %.3g s", name, f"{evaluations:,}", seconds)

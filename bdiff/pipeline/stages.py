@@ -39,6 +39,7 @@ MEMORY_HINTS = {
     "sample": "lower sample.batch_size",
     "audit": "set defense.checkpoint=true, or for an input check defense.inversion.checkpoint=true",
     "amplify": "set amplify.inversion.checkpoint=true",
+    "shield": "lower defense.batch_size",
     "measure": MEASURES,
     "reference": MEASURES,
     "activations": MEASURES,

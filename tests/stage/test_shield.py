@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from runs import carry_out
 
-from bdiff.common.errors import RequestError
+from bdiff.common.errors import RequestError, RunError
 from bdiff.common.progress import Meter
 from bdiff.config.compose import jobs
 from bdiff.defense.shields import cohen
 from bdiff.pipeline.shield import asr
-from bdiff.pipeline.shield_table import by_batch, networks_left
+from bdiff.pipeline.shield_table import announce, by_batch, networks_left
 from bdiff.store.artifacts import Stage
 
 TINY = [
@@ -238,6 +238,14 @@ def test_on_a_gpu_a_shield_answers_as_on_a_cpu(tmp_path, shield):
         assert code == 0 and not record["reused"]
         found[device] = shields(record)
     assert found["cuda"] == pytest.approx(found["cpu"], abs=0.2)  # rounding moves a label here and there
+
+
+def test_a_batch_that_is_too_large_for_the_device_is_named_before_the_first_row_is_begun():
+    def full(x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(RunError, match=r"certification ran out of memory on cpu .*: lower defense.batch_size"):
+        announce("certification", 10, full, torch.zeros(2, 1, 8, 8), 1)
 
 
 def test_batches_are_made_once_and_joined_in_order(tmp_path):

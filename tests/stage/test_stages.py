@@ -125,7 +125,8 @@ def elsewhere():
         ),
         ("audit", in_numpy, "set defense.checkpoint=true, or for an input check defense.inversion.checkpoint=true"),
         ("trigger", in_numpy, "set train.precision=bf16, or a smaller model.unet"),  # its batch cannot be set
-        ("shield", in_numpy, r"\(Unable to allocate .*\): lower its batch_size"),
+        ("shield", in_numpy, r"\(Unable to allocate .*\): lower defense.batch_size"),
+        ("classifier", in_numpy, r"\(Unable to allocate .*\): lower its batch_size"),
     ],
 )
 def test_a_stage_that_runs_out_of_memory_says_what_to_set(name, build, said, tmp_path):
