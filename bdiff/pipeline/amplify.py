@@ -13,7 +13,7 @@ from bdiff.pipeline.prepare import Pictures, plain
 from bdiff.pipeline.result import StageResult, first_images
 from bdiff.pipeline.sample import Sampling, draw_samples, shifted
 from bdiff.pipeline.stages import Stages, keep
-from bdiff.pipeline.suspect import method, settled, suspect_of
+from bdiff.pipeline.suspect import method, settled, suspect_of, work_of
 from bdiff.store.artifacts import Stage
 
 
@@ -45,7 +45,7 @@ def amplify(
 
     def build() -> dict[str, Any]:
         suspect = suspect_of(model, sampling.diffusion, inversion.precision, inversion.checkpoint)
-        stages.settle(stage, suspect, amplifier.inversion.work)
+        stages.settle(stage, suspect, work_of(amplifier.inversion, inversion.checkpoint))
         seed = seed_of(sampling.seed, "amplify")
         with stages.meter("amplify", inversion.steps, "steps") as meter:
             found = steady(lambda: amplifier.reinforce(suspect, pattern, seed, partial(meter.advance, 1)))

@@ -1,13 +1,15 @@
 """What the stages make of conf/defense: the method, and what it may see of a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
 from bdiff.config.instantiate import around, defaults, made_of
+from bdiff.defense.base import Detection
 from bdiff.diffusion.denoiser import Suspect
+from bdiff.diffusion.mode import Work
 from bdiff.diffusion.schedule import Schedule
 from bdiff.model import checkpoint
 from bdiff.pipeline.prepare import plain
@@ -33,6 +35,15 @@ def suspect_of(model: Stage, diffusion: Diffusion, precision: str = "fp32", reco
     """Return what a defense may see of the model of `model`; with `recompute`, gradients take less memory."""
     folder = model.folder / "model"
     return checkpoint.suspect(folder, diffusion.schedule, diffusion.shape, diffusion.device, precision, recompute)
+
+
+def work_of(inversion: Detection, most: bool | int) -> Work:
+    """Return what an inversion asks of a suspect; with gradients, at most `most` images at a time if that is a number.
+
+    Then their activations are recomputed in parts of the batch, see `DetectionSettings.checkpoint`.
+    """
+    work = inversion.work
+    return replace(work, batch=min(work.batch, most)) if work.gradients and most and most is not True else work
 
 
 def method(config: DictConfig) -> Any:

@@ -14,7 +14,7 @@ from bdiff.pipeline.experiment import Experiment, Subject
 from bdiff.pipeline.planned import Step
 from bdiff.pipeline.reference import KEPT
 from bdiff.pipeline.shield import GRADIENTS, label_evaluations
-from bdiff.pipeline.suspect import method
+from bdiff.pipeline.suspect import method, work_of
 from bdiff.pipeline.trigger import BATCH
 
 DENOISER, CLASSIFIER, SURROGATE, FEATURES = "denoiser", "classifier", "surrogate", "features"
@@ -91,10 +91,9 @@ def referred(run: Experiment, most: float = math.inf) -> Asked:
 
 def inverted(detection: Any, config: Any, steps: int, forward: int = 0) -> Asked:
     """Return what a detection asks of the suspect, which it shows `forward` images without gradients too."""
-    work = detection.work
-    most = config.checkpoint if work.gradients else False  # without gradients no activations are kept
-    again = FORWARD if most else 0  # activations are computed a second time, of a part of the batch if it is a number
-    batch = work.batch * detection.alive if not most else work.batch if most is True else min(work.batch, most)
+    work = work_of(detection, config.checkpoint)
+    again = FORWARD if config.checkpoint and work.gradients else 0  # activations are computed a second time
+    batch = work.batch if again else work.batch * detection.alive
     passes = (INPUT if work.gradients else FORWARD) + again
     images = work.images + math.ceil(forward * FORWARD / passes)
     return Asked(images, f"{steps:,} steps", batch, passes=passes, precision=config.precision)
