@@ -12,7 +12,7 @@ from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.mode import Work
 from bdiff.diffusion.schedule import Schedule
 from bdiff.model import checkpoint
-from bdiff.pipeline.prepare import plain
+from bdiff.pipeline.prepare import without
 from bdiff.store.artifacts import Stage
 
 
@@ -52,11 +52,9 @@ def method(config: DictConfig) -> Any:
 
 
 def own(config: DictConfig, *but: str) -> dict[str, Any]:
-    """Return the keys of a node of conf/defense that are the method's own, for keys; without some."""
-    return {name: value for name, value in settled(config).items() if name not in {"removal", *around(config), *but}}
+    """Return the keys of a node of conf/defense that are the method's own, for keys; without some.
 
-
-def settled(config: DictConfig) -> dict[str, Any]:
-    """Return a node of conf/defense, for keys: without later settings that have the value of earlier versions."""
-    new = defaults(config)
-    return {name: value for name, value in plain(config).items() if name not in new or value != new[name]}
+    Later settings that have the value of earlier versions are left out too.
+    """
+    found, new = without(config, "removal", *around(config), *but), defaults(config)
+    return {name: value for name, value in found.items() if name not in new or value != new[name]}
