@@ -16,7 +16,7 @@ from torch import Tensor
 from bdiff.common.device import memory_errors, synchronize
 from bdiff.common.peers import ALONE, Peers
 from bdiff.common.progress import Meter
-from bdiff.defense.base import Eps
+from bdiff.defense.base import Eps, LabelShield, RadiusShield
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.engine import steady
 from bdiff.pipeline.eval_set import EvalSet
@@ -55,6 +55,12 @@ def row_stage(stages: Stages, table: ShieldTable, what: str, models: list[Stage]
         **table.on.identity,
         **settings,
     )
+
+
+def identity(shield: LabelShield | RadiusShield) -> dict[str, Any]:
+    """Return what keys say of a shield: its settings, and its class if that is of another package."""
+    path = f"{type(shield).__module__}.{type(shield).__qualname__}"
+    return shield.key | ({} if path.startswith("bdiff.") else {"_target_": path})
 
 
 def networks_left(stages: dict[str, Stage], rows: dict[str, list[Stage]]) -> int:
