@@ -25,6 +25,8 @@ from bdiff.config.rules import Rule
 
 #: names of types in tables of options
 WORDS: dict[type, str] = {bool: "true, false", int: "whole number", float: "number", str: "text", ListConfig: "list"}
+#: what a class calls the versions of its code: attributes, or methods where they depend on its settings
+VERSIONS = ("version", "learn_version")
 #: types that annotations name, and the types that a config holds for them
 TYPES: dict[str, type] = {
     **{"bool": bool, "int": int, "float": float, "str": str, "Path": str},
@@ -65,7 +67,7 @@ class Part:
     bases: tuple[str, ...] = ()  # dotted paths of all its base classes, the nearest first
     checks: tuple[str, ...] = ()  # dotted paths of functions: (config, key of the part) -> problems
     flags: frozenset[str] = frozenset()  # class attributes that are True
-    version: int = 1  # of its code, the class attribute
+    versions: tuple[str, ...] = ()  # the code by which it states the versions of its own, see `VERSIONS`
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,6 @@ def describe(target: str) -> Part:
     flags: dict[str, bool] = {}
     for _, one in reversed(family):
         flags |= switches(one)
-    versions = [value.value for _, one in family if isinstance(value := assigned(one, "version"), ast.Constant)]
     return Part(
         target,
         module.doc or first_line(part),
@@ -192,7 +193,7 @@ def describe(target: str) -> Part:
         bases,
         tuple(dict.fromkeys(sum(checks, ()))),
         frozenset(name for name, on in flags.items() if on),
-        next((one for one in versions if isinstance(one, int)), 1),
+        tuple(ast.unparse(line) for _, one in family for line in one.body if stated(line) in VERSIONS),
     )
 
 
@@ -279,6 +280,18 @@ def assigned(node: ast.ClassDef, name: str) -> ast.expr | None:
         match one:
             case ast.Assign(targets=[ast.Name(id=known)]) | ast.AnnAssign(target=ast.Name(id=known)) if known == name:
                 return one.value
+    return None
+
+
+def stated(node: ast.stmt) -> str | None:
+    """Return the name that a statement in the body of a class gives to a value or a method."""
+    match node:
+        case (
+            ast.FunctionDef(name=name)
+            | ast.Assign(targets=[ast.Name(id=name)])
+            | ast.AnnAssign(target=ast.Name(id=name))
+        ):
+            return name
     return None
 
 
