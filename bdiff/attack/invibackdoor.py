@@ -87,10 +87,12 @@ class InviBackdoor(AddedTrigger):
         self.replace_pattern((self.trigger.pattern - step).clamp(-self.bound, self.bound))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the trigger with the state of its Adam."""
-        return super().state_dict() | {"moment": self.moment, "count": self.count}
+        """Return the trigger with the state of its Adam; nothing if it is kept."""
+        return super().state_dict() | {"moment": self.moment, "count": self.count} if self.learns_with_model else {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Load what `state_dict` returned."""
+        if not self.learns_with_model:  # models of before have the state of an Adam that took no step
+            return
         super().load_state_dict(state)
         self.moment, self.count = state["moment"], state["count"]
