@@ -21,6 +21,7 @@ from bdiff.launch.job import setup_logging
 from bdiff.pipeline.estimate import Row
 from bdiff.pipeline.plan import Plan, plan
 from bdiff.pipeline.planned import GOES_ON, NEW, REUSED
+from bdiff.pipeline.work import trained
 from bdiff.report.plan import show
 
 SMALL = [*(word for word in TINY if "unet" in word), "model.unet.norm_num_groups=4"]
@@ -162,6 +163,11 @@ def test_a_training_that_was_killed_goes_on(decoded):
     (left,) = [row for row in planned(decoded, overrides).rows if row.name == "train"]
     assert (new.state, left.state) == (NEW, GOES_ON)
     assert left.seconds == pytest.approx(new.seconds / 4)
+
+
+def test_a_model_that_is_taken_as_it_is_asks_nothing():
+    work = trained({"steps": 0}, 0)
+    assert (work.images, work.words, work.training) == (0, "as it was", None)
 
 
 def test_what_is_wrong_or_not_a_command_is_refused(tmp_path, capsys):

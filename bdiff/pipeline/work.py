@@ -47,10 +47,11 @@ def asked(run: Subject, step: Step) -> Asked | None:
 
 def trained(config: dict[str, Any], rows: int, network: str = DENOISER) -> Asked:
     """Return what a training of conf/train asks over so many rows."""
+    if config["steps"] == 0:  # of a model that is another one's, its stage says no more
+        return Asked(0, "as it was", network=network)
     train = TrainConfig(**config)
     steps = train.total(rows)
-    words = f"{steps:,} steps of {train.batch_size}" if steps else "as it was"
-    images = steps * train.batch_size
+    words, images = f"{steps:,} steps of {train.batch_size}", steps * train.batch_size
     return Asked(images, words, train.batch_size, network, WEIGHTS, train.precision, train)
 
 

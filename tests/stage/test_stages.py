@@ -1,6 +1,7 @@
 """A stage is built once, finished and recorded; each can be called with what it needs, without a request."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from bdiff.pipeline.prepare import Pictures
 from bdiff.pipeline.sample import Sampling, draw_samples, sample_kinds
 from bdiff.pipeline.stages import Stages
 from bdiff.pipeline.suspect import Diffusion, suspect_of
-from bdiff.pipeline.train import InitialWeights, TrainingSetup, clean_model, train_denoiser
+from bdiff.pipeline.train import InitialWeights, TrainingSetup, clean_model, train_clean, train_denoiser
 from bdiff.store.artifacts import Stage
 from bdiff.tracker.none import NoTracker
 
@@ -180,12 +181,13 @@ def test_the_clean_model_is_another_and_what_a_training_started_from_is_itself(t
     run, parts = stages(tmp_path), setup()
     beside, words = clean_model(run, parts, toys.train_config(steps=2), START)
     assert words == "the same training without the attack"
-    weights = str(beside.folder / "model")
-    same, words = clean_model(
-        run, parts, toys.train_config(steps=2), START._replace(folder=weights, identity=beside.key)
-    )
+    start = START._replace(folder=str(beside.folder / "model"), identity=beside.key)
+    same, words = clean_model(run, parts, toys.train_config(steps=2), start)
     assert words == "the model that training started from" and same.key != beside.key
     assert json.loads((same.folder / "manifest.json").read_text())["poisoned"] == 0
     x = torch.randn(2, *parts.diffusion.shape, generator=torch.Generator().manual_seed(0))
     one, other = (suspect_of(model, parts.diffusion).eps(x, 3) for model in (beside, same))
     assert torch.equal(one, other)
+    elsewhere, train = replace(parts, seed=1, images=toys.images(8)), toys.train_config(steps=3, lr=0.5)
+    assert clean_model(run, elsewhere, train, start)[0].key == same.key
+    assert train_clean(run, parts, "clean", train, start).key != same.key
