@@ -52,6 +52,7 @@ class InviBackdoor(AddedTrigger):
         self.learns_with_model = bool(learn)  # `Attack.learn` counts steps before training, which it has none of
         self.reads = ("target",) if learn else ("trigger", "target")
         self.bound, self.lr, self.noises, self.steps = bound, lr, noises, steps
+        self.update_images = noises * steps if learn else 0
         self.moment, self.count = torch.zeros_like(target), torch.zeros(())
 
     def check(self, schedule: Schedule) -> None:
