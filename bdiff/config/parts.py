@@ -25,8 +25,6 @@ from bdiff.config.rules import Rule
 
 #: names of types in tables of options
 WORDS: dict[type, str] = {bool: "true, false", int: "whole number", float: "number", str: "text", ListConfig: "list"}
-#: what a class calls the versions of its code: attributes, or methods where they depend on its settings
-VERSIONS = ("version", "learn_version")
 #: types that annotations name, and the types that a config holds for them
 TYPES: dict[str, type] = {
     **{"bool": bool, "int": int, "float": float, "str": str, "Path": str},
@@ -67,7 +65,7 @@ class Part:
     bases: tuple[str, ...] = ()  # dotted paths of all its base classes, the nearest first
     checks: tuple[str, ...] = ()  # dotted paths of functions: (config, key of the part) -> problems
     flags: frozenset[str] = frozenset()  # class attributes that are True
-    versions: tuple[str, ...] = ()  # the code by which it states the versions of its own, see `VERSIONS`
+    versions: tuple[str, ...] = ()  # code: the attributes and methods that say which version of it this is
 
 
 @dataclass(frozen=True)
@@ -193,7 +191,7 @@ def describe(target: str) -> Part:
         bases,
         tuple(dict.fromkeys(sum(checks, ()))),
         frozenset(name for name, on in flags.items() if on),
-        tuple(ast.unparse(line) for _, one in family for line in one.body if stated(line) in VERSIONS),
+        tuple(ast.unparse(one) for _, part in family for name, one in named(part) if name.endswith("version")),
     )
 
 
@@ -274,38 +272,26 @@ def kinds(module: Module, node: ast.expr) -> tuple[tuple[type, ...], Part | None
     return (DictConfig,), describe(module.path(node))
 
 
-def assigned(node: ast.ClassDef, name: str) -> ast.expr | None:
-    """Return the expression that a class assigns to a name in its body."""
+def named(node: ast.ClassDef) -> Iterator[tuple[str, ast.FunctionDef | ast.Assign | ast.AnnAssign]]:
+    """Yield what a class has in its body, methods and values, by name."""
     for one in node.body:
         match one:
-            case ast.Assign(targets=[ast.Name(id=known)]) | ast.AnnAssign(target=ast.Name(id=known)) if known == name:
-                return one.value
-    return None
+            case ast.FunctionDef(name=name):
+                yield name, one
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                yield name, one
 
 
-def stated(node: ast.stmt) -> str | None:
-    """Return the name that a statement in the body of a class gives to a value or a method."""
-    match node:
-        case (
-            ast.FunctionDef(name=name)
-            | ast.Assign(targets=[ast.Name(id=name)])
-            | ast.AnnAssign(target=ast.Name(id=name))
-        ):
-            return name
-    return None
+def assigned(node: ast.ClassDef, name: str) -> ast.expr | None:
+    """Return the expression that a class assigns to a name in its body."""
+    found = (one.value for known, one in named(node) if known == name and not isinstance(one, ast.FunctionDef))
+    return next(found, None)
 
 
 def switches(node: ast.ClassDef) -> dict[str, bool]:
     """Return the attributes that a class sets to True or False in its body."""
-    found = {}
-    for one in node.body:
-        match one:
-            case (
-                ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=bool(on)))
-                | ast.AnnAssign(target=ast.Name(id=name), value=ast.Constant(value=bool(on)))
-            ):
-                found[name] = on
-    return found
+    found = {name: one.value for name, _ in named(node) if isinstance(one := assigned(node, name), ast.Constant)}
+    return {name: on for name, on in found.items() if isinstance(on, bool)}
 
 
 def first_line(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str:

@@ -278,9 +278,8 @@ class Stage:
 
     def files(self) -> dict[str, int]:
         """Return the sizes of the stage's result files, by path in its folder; logs and what grew are excluded."""
-        found = {path.relative_to(self.folder): path for path in walk(self.folder) if path.is_file()}
-        results = {str(name): path for name, path in found.items() if name.parts[0] not in RECORDS + GROWING}
-        return {name: results[name].stat().st_size for name in sorted(results)}
+        found = {path.relative_to(self.folder): path.stat().st_size for path in walk(self.folder) if path.is_file()}
+        return {str(name): found[name] for name in sorted(found) if name.parts[0] not in RECORDS + GROWING}
 
 
 def named(value: Any) -> Any:
