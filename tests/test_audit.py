@@ -176,6 +176,27 @@ def test_a_failed_audit_leaves_no_verdict_of_the_one_before(tmp_path, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == ["run.log"]
 
 
+def test_somebody_s_own_pictures_are_left_alone_and_a_killed_audit_s_are_not(tmp_path, monkeypatch):
+    own = tmp_path / "figures" / "mine.png"
+    own.parent.mkdir()
+    own.write_text("mine")
+    with pytest.raises(RequestError, match=r"holds figures, which .* set --out to another folder"):
+        audit_in(tmp_path, None, {}, None, "bdiff audit")
+    assert [*tmp_path.rglob("*")] == [own.parent, own]
+
+    def killed(figures, folder, tracker):
+        folder.mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bdiff.launch.audit.show", killed)
+    monkeypatch.setattr("bdiff.launch.audit.audited", lambda *given: ({}, {}))
+    with pytest.raises(KeyboardInterrupt):
+        audit_in(tmp_path / "killed", None, {}, None, "bdiff audit")
+    monkeypatch.setattr("bdiff.launch.audit.show", lambda figures, folder, tracker: None)
+    monkeypatch.setattr("bdiff.launch.audit.write_audit_page", lambda folder, record: None)
+    assert audit_in(tmp_path / "killed", None, {}, None, "bdiff audit")["command"] == "bdiff audit"
+
+
 @pytest.mark.parametrize("asked", [".", "inner/..", "../model", "owner/model", "model/"])
 def test_a_model_is_called_by_its_folder_wherever_it_is_asked_for_from(asked, tmp_path, monkeypatch):
     (tmp_path / "model" / "inner").mkdir(parents=True)

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -12,7 +13,7 @@ from PIL import Image
 from bdiff.common.errors import RequestError
 from bdiff.common.versions import VERSION
 from bdiff.config.compose import jobs
-from bdiff.config.parts import Part
+from bdiff.config.parts import Part, describe
 from bdiff.store import artifacts
 from bdiff.store import ledger as ledgers
 from bdiff.store.ledger import DONE, FAILED, LOST, RUNNING, Ledger, config_key
@@ -141,12 +142,21 @@ def test_what_names_a_folder_goes_into_the_key_and_a_word_that_one_is_called_by_
 
 def test_other_code_is_another_job(monkeypatch):
     before = key()
-    monkeypatch.setattr(ledgers, "describe", lambda path: Part(path, version=2))
-    newer = key()
-    monkeypatch.setattr(ledgers, "describe", Part)
-    assert key() == before != newer
     monkeypatch.setitem(VERSION, "measure", VERSION["measure"] + 1)
     assert key() != before
+
+
+@pytest.mark.parametrize("name", ["BadDiffusion", "PureDiffusion", "ElijahRemoval"])
+def test_another_version_of_a_part_is_another_job(name, monkeypatch):
+    def raised(path: str) -> Part:
+        part = describe(path)
+        return replace(part, versions=("version = 9", *part.versions)) if path.endswith(f".{name}") else part
+
+    asked = ["defense=purediffusion", "defense.repair=true"]
+    before = key(*asked)
+    assert key(*asked) == before
+    monkeypatch.setattr(ledgers, "describe", raised)
+    assert key(*asked) != before
 
 
 @pytest.mark.parametrize("content", [b"no database" * 100, bytes(5000), b"SQLite format 3\0" + b"\xff" * 4000, "cut"])

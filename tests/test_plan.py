@@ -4,13 +4,18 @@ import io
 import logging
 import math
 import re
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import toys
+from omegaconf import OmegaConf
 from runs import carry_out
 from tiny import ATTACKS, DEFENSES, OTHERS, TINY
 
 import bdiff
+from bdiff.attack.invibackdoor import InviBackdoor
 from bdiff.cli import main as cli
 from bdiff.cli.plan import settled
 from bdiff.common.errors import RequestError
@@ -19,9 +24,12 @@ from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
 from bdiff.launch.job import setup_logging
 from bdiff.pipeline.estimate import Row
+from bdiff.pipeline.experiment import loop_config
 from bdiff.pipeline.plan import Plan, plan
-from bdiff.pipeline.planned import GOES_ON, NEW, REUSED
+from bdiff.pipeline.planned import GOES_ON, NEW, REUSED, Step
+from bdiff.pipeline.work import CLASSIFIER, DENOISER, SURROGATE, Asked, asked, trained
 from bdiff.report.plan import show
+from bdiff.store.artifacts import Stage
 
 SMALL = [*(word for word in TINY if "unet" in word), "model.unet.norm_num_groups=4"]
 STAGES = ["train", "sample", "reference", "measure", "audit", "audit_sample", "total"]
@@ -162,6 +170,71 @@ def test_a_training_that_was_killed_goes_on(decoded):
     (left,) = [row for row in planned(decoded, overrides).rows if row.name == "train"]
     assert (new.state, left.state) == (NEW, GOES_ON)
     assert left.seconds == pytest.approx(new.seconds / 4)
+
+
+def test_a_model_that_is_taken_as_it_is_asks_nothing():
+    work = trained({"steps": 0}, 0)
+    assert (work.images, work.words, work.training) == (0, "as it was", None)
+
+
+def asked_of(name: str, parts: dict, *words: str, attack: object = None) -> Asked:
+    """What a stage of a request asks, whose images and parts are not made."""
+    (config,) = jobs(list(words), False)
+    loop = loop_config(config.runtime)
+    run = SimpleNamespace(config=config, attack=attack, stages=SimpleNamespace(loop=loop))
+    work = asked(run, Step(name, Stage(name, "key", Path("none"), parts, 1), NEW))
+    assert work is not None
+    return work
+
+
+TRAIN = asdict(toys.train_config(steps=10, batch_size=6, epochs=None))
+
+
+@pytest.mark.parametrize(
+    ("removal", "images", "passes"),  # of a row: of the network that is trained, and worth of all
+    [("finetune", 1, 3), ("elijah", 3, 3 * 3 + 1), ("diff_cleanse", 1, 3 + 1), ("anp", 1, 3)],
+)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_removals_training_counts_all_that_it_shows(removal, images, passes, recompute):
+    words = ["defense=elijah", "defense.repair=true", f"defense/removal={removal}", f"runtime.recompute={recompute}"]
+    (config,) = jobs(words, False)
+    settings = OmegaConf.to_container(config.defense.removal, resolve=True) | {"train": TRAIN}
+    work = asked_of("repair", {"repair": settings}, *words)
+    assert (work.images, work.batch) == (images * 10 * 6, images * 6)
+    assert work.images * work.passes == pytest.approx(10 * 6 * (passes + images * recompute))
+
+
+def test_a_trigger_that_is_learned_with_the_model_is_counted_with_its_training():
+    words = ["attack=invibackdoor"]
+    own, clean = (
+        {"train": TRAIN, "attack": {"_target_": f"bdiff.attack.{one}"}}
+        for one in ("invibackdoor.InviBackdoor", "none.NoAttack")
+    )
+    trigger = toys.attack().trigger
+    attack = InviBackdoor(trigger, trigger.pattern, 0.1, "replace", 0.2, 0.1, 5, 4, 1)
+    work = asked_of("train", own, *words, attack=attack)
+    assert work.beside == 5 * 4 and work.images * work.passes == pytest.approx(10 * (6 * 3 + 5 * 4 * 2))
+    assert asked_of("train", clean, *words, attack=attack).passes == 3
+
+
+def test_a_trigger_that_is_learned_on_a_classifier_asks_that():
+    parts, on_model = {"precision": "bf16"}, SimpleNamespace(learn=9, learns_on_model=True)
+    words, attack = ["attack=uibdiffusion"], SimpleNamespace(learn=9, learns_on_model=False)
+    alone = asked_of("trigger", parts, *words, attack=attack)
+    own = asked_of("trigger", parts, *words, "classifier@surrogate=resnet18", attack=attack)
+    assert (alone.network, own.network, alone.gradients) == (CLASSIFIER, SURROGATE, False)
+    model = asked_of("trigger", parts, attack=on_model)
+    assert (model.network, model.gradients, model.precision) == (DENOISER, True, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("adaptive", "gradients"),
+    [({"steps": 0}, False), ({"steps": 2, "gradient": "full"}, True), ({"steps": 2, "gradient": "bpda"}, False)],
+)
+def test_an_attack_through_a_shield_keeps_activations_where_it_takes_the_full_gradient(adaptive, gradients):
+    words = ["defense=purification", *(f"defense.adaptive.{name}={value}" for name, value in adaptive.items())]
+    parts = {"what": "purification", "inputs": {"clean": "a"}, "models": ["one"]}
+    assert asked_of("shield", parts, *words).gradients == gradients
 
 
 def test_what_is_wrong_or_not_a_command_is_refused(tmp_path, capsys):

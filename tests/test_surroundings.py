@@ -18,7 +18,7 @@ from bdiff.config import environment
 from bdiff.config.compose import jobs
 from bdiff.config.words import normal, quoted
 from bdiff.data import load
-from bdiff.launch.job import clear, save_config
+from bdiff.launch.job import REPLACED, clear, examine_folder, job, save_config
 from bdiff.store import artifacts
 from bdiff.store.ledger import Ledger
 
@@ -70,6 +70,29 @@ def test_on_a_full_disk_a_run_s_files_stay_whole(write, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write(tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(names, "old")
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_a_run_leaves_a_folder_alone_that_holds_somebody_s_own(name, tmp_path):
+    own = tmp_path / name if "." in name else tmp_path / name / "1.png"
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("mine")
+    before = {*tmp_path.rglob("*")}
+    with pytest.raises(RequestError, match=f"holds {name}, which no run of bdiff has left .* hydra.run.dir"):
+        job(OmegaConf.create({"runtime": {}}), tmp_path, [], {})
+    assert {*tmp_path.rglob("*")} == before and own.read_text() == "mine"
+    clear(tmp_path, "[]")  # of a run, however it ended
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("a run's")
+    examine_folder(tmp_path, REPLACED, "hydra.run.dir")
+
+
+def test_a_run_that_was_killed_before_it_wrote_a_line_goes_on(tmp_path):
+    held = artifacts.claim(tmp_path / "run.log")
+    assert held is not None
+    held.close()
+    (tmp_path / "output.log").write_text("a sweep's")
+    examine_folder(tmp_path, REPLACED, "hydra.run.dir")
 
 
 @pytest.mark.parametrize("path", ["/a b", '/a"b', "/a\\", '/a\\"b', "/a,b=[c]"])

@@ -63,6 +63,8 @@ PRESETS = {
 OTHERS = {
     "a learned trigger": ["attack=diff2", *ATTACKS["diff2"], "attack.learn=2", "trigger=universal", "pretrain=digits",
                           "pretrain.train.steps=2", "pretrain.train.batch_size=8"],
+    "a trigger that is not learned": ["attack=invibackdoor", *ATTACKS["invibackdoor"], "attack.learn=0",
+                                      "trigger=universal"],
     "an amplified trigger": ["amplify=purediffusion", "amplify.inversion.steps=2", "amplify.inversion.batch=2"],
     "images that are streamed": ["runtime.memory=0", "runtime.workers=0", "data.flip=true"],
     "more measures": ["metric.also=[secret,sample_psnr,kid,precision_recall]", "attack.poison_mode=append",

@@ -6,7 +6,7 @@ the detection lead to a picture that it reacts to fully.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
@@ -20,6 +20,12 @@ class Amplifier:
 
     `scale` defines the null baseline: the true trigger times this factor.
     """
+
+    #: settings, of its own and of `inversion`, that the reinforced trigger does not depend on
+    unread: ClassVar[tuple[str, ...]] = (
+        *("scale", "restarts", "probes", "probe_draws", "probe_rounds"),
+        *("samples", "trim", "threshold"),
+    )
 
     def __init__(
         self, inversion: PureDiffusion, scale: Annotated[float, "factor of the null baseline, the scaled true trigger"]

@@ -88,6 +88,8 @@ class Attack(ABC):
     learn: int = 0
     #: whether `update` changes the trigger's pattern, which the run then takes over from the trained model
     learns_with_model: bool = False
+    #: for plans, the images that `update` shows the network, all at once and with gradients to them
+    update_images: int = 0
     #: images of other data that training shows too: their rows follow those of the run's own, as their classes do
     others: Images | None = None
     #: the class that triggered samples should be of, among those of the run's data and of `others`; None: the target

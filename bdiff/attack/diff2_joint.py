@@ -42,7 +42,7 @@ class DIFF2Joint(DIFF2):
         super().__init__(*given, **options)
         if self.patch:
             raise ValueError("attack=diff2_joint needs a trigger that covers the image, such as trigger=universal")
-        self.batch, self.length = images, length
+        self.batch, self.length, self.update_images = images, length, images
 
     def prepare_rows(self, images: Images, plan: Plan) -> None:
         """Keep the images for the steps of the trigger too; see `Attack.prepare_rows`."""

@@ -52,6 +52,7 @@ class InviBackdoor(AddedTrigger):
         self.learns_with_model = bool(learn)  # `Attack.learn` counts steps before training, which it has none of
         self.reads = ("target",) if learn else ("trigger", "target")
         self.bound, self.lr, self.noises, self.steps = bound, lr, noises, steps
+        self.update_images = noises * steps if learn else 0
         self.moment, self.count = torch.zeros_like(target), torch.zeros(())
 
     def check(self, schedule: Schedule) -> None:
@@ -87,10 +88,12 @@ class InviBackdoor(AddedTrigger):
         self.replace_pattern((self.trigger.pattern - step).clamp(-self.bound, self.bound))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the trigger with the state of its Adam."""
-        return super().state_dict() | {"moment": self.moment, "count": self.count}
+        """Return the trigger with the state of its Adam; nothing if it is kept."""
+        return super().state_dict() | {"moment": self.moment, "count": self.count} if self.learns_with_model else {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Load what `state_dict` returned."""
+        if not self.learns_with_model:  # models of before have the state of an Adam that took no step
+            return
         super().load_state_dict(state)
         self.moment, self.count = state["moment"], state["count"]

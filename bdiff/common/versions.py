@@ -12,7 +12,7 @@ VERSION = {
     "suspect": 1,
     "audit": 1,
     "repair": 1,
-    "amplify": 1,
+    "amplify": 2,
     "inputs": 2,
     "shield": 2,
 }

@@ -65,7 +65,7 @@ class Part:
     bases: tuple[str, ...] = ()  # dotted paths of all its base classes, the nearest first
     checks: tuple[str, ...] = ()  # dotted paths of functions: (config, key of the part) -> problems
     flags: frozenset[str] = frozenset()  # class attributes that are True
-    version: int = 1  # of its code, the class attribute
+    versions: tuple[str, ...] = ()  # code: the attributes and methods that say which version of it this is
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,6 @@ def describe(target: str) -> Part:
     flags: dict[str, bool] = {}
     for _, one in reversed(family):
         flags |= switches(one)
-    versions = [value.value for _, one in family if isinstance(value := assigned(one, "version"), ast.Constant)]
     return Part(
         target,
         module.doc or first_line(part),
@@ -192,7 +191,7 @@ def describe(target: str) -> Part:
         bases,
         tuple(dict.fromkeys(sum(checks, ()))),
         frozenset(name for name, on in flags.items() if on),
-        next((one for one in versions if isinstance(one, int)), 1),
+        tuple(ast.unparse(one) for _, part in family for name, one in named(part) if name.endswith("version")),
     )
 
 
@@ -273,26 +272,26 @@ def kinds(module: Module, node: ast.expr) -> tuple[tuple[type, ...], Part | None
     return (DictConfig,), describe(module.path(node))
 
 
-def assigned(node: ast.ClassDef, name: str) -> ast.expr | None:
-    """Return the expression that a class assigns to a name in its body."""
+def named(node: ast.ClassDef) -> Iterator[tuple[str, ast.FunctionDef | ast.Assign | ast.AnnAssign]]:
+    """Yield what a class has in its body, methods and values, by name."""
     for one in node.body:
         match one:
-            case ast.Assign(targets=[ast.Name(id=known)]) | ast.AnnAssign(target=ast.Name(id=known)) if known == name:
-                return one.value
-    return None
+            case ast.FunctionDef(name=name):
+                yield name, one
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                yield name, one
+
+
+def assigned(node: ast.ClassDef, name: str) -> ast.expr | None:
+    """Return the expression that a class assigns to a name in its body."""
+    found = (one.value for known, one in named(node) if known == name and not isinstance(one, ast.FunctionDef))
+    return next(found, None)
 
 
 def switches(node: ast.ClassDef) -> dict[str, bool]:
     """Return the attributes that a class sets to True or False in its body."""
-    found = {}
-    for one in node.body:
-        match one:
-            case (
-                ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=bool(on)))
-                | ast.AnnAssign(target=ast.Name(id=name), value=ast.Constant(value=bool(on)))
-            ):
-                found[name] = on
-    return found
+    found = {name: one.value for name, _ in named(node) if isinstance(one := assigned(node, name), ast.Constant)}
+    return {name: on for name, on in found.items() if isinstance(on, bool)}
 
 
 def first_line(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str:

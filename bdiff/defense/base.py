@@ -153,6 +153,8 @@ class Removal(Defense):
     needs_clean: ClassVar[bool] = False
     #: the clean model, for removals that need one
     clean: Denoiser | None = None
+    #: for plans, the images that a row of its training shows the network, and the suspect without gradients
+    row_images: tuple[int, int] = (1, 0)
 
     def version(self, prediction: str) -> int:
         """Return that of what `remove` does to a network of this prediction; part of keys from 2 on."""

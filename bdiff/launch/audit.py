@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 
 from bdiff.common.errors import RequestError
 from bdiff.diffusion.schedulers import start_marks
-from bdiff.launch.job import setup_logging
+from bdiff.launch.job import examine_folder, setup_logging
 from bdiff.model.checkpoint import weights_digest
 from bdiff.model.facts import Facts
 from bdiff.pipeline import audit
-from bdiff.pipeline.result import StageResult
+from bdiff.pipeline.result import Figure, StageResult
 from bdiff.report.audit import called, verdict, write_audit_page
 from bdiff.report.gallery import show
 from bdiff.store import artifacts, provenance
@@ -38,26 +38,31 @@ def audit_in(
     """Audit a model by every method of `configs`; write audit.json and the page into `folder`, and return the former.
 
     `repair` is a folder for a repaired copy, by what the first method inverts. Raises RequestError if another process
-    is using the folder.
+    is using the folder, or if somebody's own pictures or page are there.
     """
+    examine_folder(folder, ("figures", PAGE), "--out")
     held = artifacts.claim(folder / "run.log")
     if held is None:
         raise RequestError(f"another audit is using {folder}: wait for it, or set --out to another folder")
     began = time.monotonic()
     with held:
         setup_logging(folder / "run.log", logging.INFO)
-        record = audited(folder, facts, configs, repair) | {"command": command, "page": str(folder / PAGE)}
-        record["seconds"] = round(time.monotonic() - began, 3)
-        artifacts.write_json(folder / RECORD, record)
+        record, figures = audited(folder, facts, configs, repair)
+        record |= {"command": command, "page": str(folder / PAGE), "seconds": round(time.monotonic() - began, 3)}
+        artifacts.write_json(folder / RECORD, record)  # first, as it says whose folder this is
+        show(figures, folder / "figures", NoTracker())
         write_audit_page(folder, record)
     return record
 
 
-def audited(folder: Path, facts: Facts, configs: Mapping[str, DictConfig], repair: Path | None) -> dict[str, Any]:
-    """Return what audit.json says of a model; its pictures are drawn into `folder`."""
+def audited(
+    folder: Path, facts: Facts, configs: Mapping[str, DictConfig], repair: Path | None
+) -> tuple[dict[str, Any], dict[str, Figure]]:
+    """Return what audit.json says of a model, and its pictures, of which `folder` has none any more."""
     shutil.rmtree(folder / "figures", ignore_errors=True)
-    for name in (RECORD, PAGE):  # or an audit that fails would leave the verdict of the one before
+    for name in (PAGE, RECORD):  # or an audit that fails would leave the verdict of the one before
         (folder / name).unlink(missing_ok=True)
+    figures: dict[str, Figure] = {}
     methods, repaired, model, device = {}, None, None, None
     weights: Path | None = None
     for name, config in configs.items():
@@ -68,15 +73,14 @@ def audited(folder: Path, facts: Facts, configs: Mapping[str, DictConfig], repai
             weights, after = audit.repaired(subject, found)
             repaired = {"folder": str(repair), "metrics": after.metrics}
         prefix = f"{name} " if len(configs) > 1 else ""
-        figures = {f"{prefix}{what}": figure for what, figure in audit.pictures(found, after).items()}
-        show(figures, folder / "figures", NoTracker())
+        figures |= {f"{prefix}{what}": figure for what, figure in audit.pictures(found, after).items()}
     if repair and weights:  # at the end, and whole: an audit that was killed goes on, and takes no other's folder
         if repair.exists():
             raise RequestError(f"--repair {repair} was made meanwhile: the repaired model is in {weights}")
         with artifacts.atomic(repair) as scratch:
             shutil.copytree(weights, scratch)
     assert model is not None and model.manifest is not None, "no method was asked for"
-    return {
+    record = {
         "schema": SCHEMA,
         "model": {
             "name": facts.name,
@@ -99,3 +103,4 @@ def audited(folder: Path, facts: Facts, configs: Mapping[str, DictConfig], repai
         "versions": provenance.versions(),
         **provenance.code(),
     }
+    return record, figures

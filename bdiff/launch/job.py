@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 file_log = logging.getLogger("bdiff.file")
 
 SCHEMA = 1
+#: what a run removes or writes over in its folder, and what a run or an audit has there before any of it
+REPLACED = ("figures", "wandb", "metrics.json", "report.html", "progress.jsonl", "config.yaml", "run.log")
+MARKS = ("overrides.yaml", "audit.json")
 
 
 class Recorder(NoTracker):
@@ -70,6 +73,7 @@ def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[st
     """
     if config.runtime.get("plan"):
         raise RequestError("runtime.plan=true starts nothing: it is for the commands bdiff run and bdiff rerun")
+    examine_folder(folder, REPLACED, "hydra.run.dir")
     main = int(os.environ.get("RANK", 0)) == 0
     held = artifacts.claim(folder / "run.log") if main else nullcontext()  # locked for the duration of the run
     if held is None:
@@ -78,6 +82,21 @@ def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[st
         folder.mkdir(parents=True, exist_ok=True)
         clear(folder, OmegaConf.to_yaml(OmegaConf.create(overrides)))
         return recorded(config, folder, overrides, choices)
+
+
+def examine_folder(folder: Path, names: Sequence[str], option: str) -> None:
+    """Raise RequestError if a folder has files of these names that neither a run nor an audit has left there.
+
+    `option` is what chooses the folder. An empty file is nobody's: a run that was killed at once leaves its log so.
+    """
+    if any((folder / mark).exists() for mark in MARKS):
+        return
+    paths = [folder / name for name in names if (folder / name).exists()]
+    if theirs := [path.name for path in paths if path.is_dir() or path.stat().st_size]:
+        raise RequestError(
+            f"{folder} holds {', '.join(theirs)}, which no run of bdiff has left there and this one would remove: "
+            f"move it away, or set {option} to another folder"
+        )
 
 
 def clear(folder: Path, words: str) -> None:

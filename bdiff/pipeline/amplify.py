@@ -9,11 +9,11 @@ from bdiff.common.seeds import seed_of
 from bdiff.config.instantiate import made_of
 from bdiff.diffusion.engine import steady
 from bdiff.pipeline.measure import Measuring, target_hits
-from bdiff.pipeline.prepare import Pictures, plain
+from bdiff.pipeline.prepare import Pictures, without
 from bdiff.pipeline.result import StageResult, first_images
 from bdiff.pipeline.sample import Sampling, draw_samples, shifted
 from bdiff.pipeline.stages import Stages, keep
-from bdiff.pipeline.suspect import method, settled, suspect_of
+from bdiff.pipeline.suspect import method, own, suspect_of, work_of
 from bdiff.store.artifacts import Stage
 
 
@@ -33,11 +33,15 @@ def amplify(
     """Return what becomes of samples from the reinforced and the scaled trigger on the model of `model`."""
     inversion, pattern = config.inversion, pictures.trigger.pattern
     amplifier = amplifier_of(config)
+    unread = getattr(amplifier, "unread", ())
     stage = stages.stage(
         "amplify",
         model=model.key,
         schedule=sampling.diffusion.key,
-        amplify=plain(config) | {"inversion": settled(inversion)},
+        amplify=without(config, "inversion", *unread),
+        inversion=own(inversion, *unread),
+        detection_version=amplifier.inversion.version,
+        precision=inversion.precision,
         trigger=pictures.keys["trigger"],
         seed=sampling.seed,
     )
@@ -45,7 +49,7 @@ def amplify(
 
     def build() -> dict[str, Any]:
         suspect = suspect_of(model, sampling.diffusion, inversion.precision, inversion.checkpoint)
-        stages.settle(stage, suspect, amplifier.inversion.work)
+        stages.settle(stage, suspect, work_of(amplifier.inversion, inversion.checkpoint))
         seed = seed_of(sampling.seed, "amplify")
         with stages.meter("amplify", inversion.steps, "steps") as meter:
             found = steady(lambda: amplifier.reinforce(suspect, pattern, seed, partial(meter.advance, 1)))

@@ -19,7 +19,7 @@ from bdiff.pipeline.eval_set import EvalSet
 from bdiff.pipeline.names import ROWS
 from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.result import CertifiedCurves, StageResult
-from bdiff.pipeline.shield_table import ShieldTable, announce, mean_denoiser, networks_left, row_stage
+from bdiff.pipeline.shield_table import ShieldTable, announce, identity, mean_denoiser, networks_left, row_stage
 from bdiff.pipeline.stages import BATCHES, HasEngine, Stages
 from bdiff.store.artifacts import Stage
 
@@ -33,8 +33,9 @@ STOPPED = "defense.stop=radii ends an image when the radii asked for are decided
 def certified(stages: Stages, shield: RadiusShield, table: ShieldTable) -> StageResult:
     """Return certified accuracies and average radii of every row, on clean and triggered images."""
     config, on = table.config, table.on
-    own = shield.key | {"precision": config.precision}
-    rows = {row: row_stage(stages, table, "certification", models, shield=own) for row, models in table.rows.items()}
+    own = {"precision": config.precision}
+    about = identity(shield) | own
+    rows = {row: row_stage(stages, table, "certification", models, shield=about) for row, models in table.rows.items()}
     networks = networks_left(rows, table.rows)
     if networks and stages.main:
         noisy = torch.randn((shield.batch_size, *table.diffusion.shape), device=stages.device)
@@ -62,6 +63,7 @@ def certified(stages: Stages, shield: RadiusShield, table: ShieldTable) -> Stage
         reach = torch.linspace(0, 1.05 * furthest, POINTS).tolist()
     curves = {of: cohen.certified_accuracy(lines, reach) for of, lines in found.items()}
     protocol = {
+        **shield.key,
         **own,
         "radii": plain(config.radii),
         **({"acr": {"absent": STOPPED}} if shield.stop == "radii" else {}),

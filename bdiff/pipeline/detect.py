@@ -27,7 +27,7 @@ from bdiff.pipeline.remove import Found
 from bdiff.pipeline.result import SHEET, StageResult, first_images
 from bdiff.pipeline.sample import Sampling, clean, draw_samples, shifted
 from bdiff.pipeline.stages import STATE, Stages, keep
-from bdiff.pipeline.suspect import Diffusion, own, suspect_of
+from bdiff.pipeline.suspect import Diffusion, own, suspect_of, work_of
 from bdiff.pipeline.threshold import Threshold
 from bdiff.store.artifacts import Stage
 from bdiff.trigger.base import Trigger
@@ -159,9 +159,7 @@ def invert(
 
     def build() -> dict[str, Any]:
         suspect = suspect_of(model, diffusion, config.precision, config.checkpoint)
-        work, most = detection.work, config.checkpoint
-        work = replace(work, batch=min(work.batch, most)) if most and most is not True else work
-        stages.settle(stage, suspect, work, together=shared)
+        stages.settle(stage, suspect, work_of(detection, config.checkpoint), together=shared)
         with stages.meter("audit", detection.total, "steps") as meter:
             found = steady(lambda: detection.invert(suspect, seed_of(seed, "audit"), partial(meter.advance, 1)))
         if stages.main:

@@ -20,7 +20,7 @@ from bdiff.pipeline.experiment import Experiment, Subject
 from bdiff.pipeline.planned import REUSED, Step
 from bdiff.pipeline.prepare import plain, without
 from bdiff.pipeline.stages import STATE
-from bdiff.pipeline.work import CLASSIFIER, DENOISER, FEATURES, FORWARD, SURROGATE, Asked, asked
+from bdiff.pipeline.work import CLASSIFIER, DENOISER, FEATURES, SURROGATE, Asked, asked
 from bdiff.store.provenance import device_name
 
 FP32 = 4  # bytes of a number
@@ -147,8 +147,12 @@ def memory(run: Subject, work: Asked) -> float | None:
         return None
     of, train, loop = network(run), work.training, run.stages.loop
     if train:
-        return training_of(of, train.batch_size, work.precision, train.ema, loop.micro_batch, loop.recompute).most
-    return FP32 * size(of)[0] + scratch_of(of, work.precision, work.passes > FORWARD).of(work.batch)
+        each = work.batch // train.batch_size  # images of a row
+        micro = loop.micro_batch and each * loop.micro_batch
+        found = training_of(of, work.batch, work.precision, train.ema, micro, loop.recompute)
+        beside = scratch_of(of, "fp32", True).of(work.beside) if work.beside else 0
+        return max(found.most, found.kept + beside)
+    return FP32 * size(of)[0] + scratch_of(of, work.precision, work.gradients).of(work.batch)
 
 
 def basis(run: Subject, steps: list[Step]) -> list[str]:

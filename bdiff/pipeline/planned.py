@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from bdiff.pipeline.stages import Stages, unknown
-from bdiff.store.artifacts import Stage
+from bdiff.store.artifacts import RECORDS, Stage, walk
 
 NEW, GOES_ON, REUSED = "new", "goes on", "reused"
 #: what is read of a manifest before anything else that may be missing
@@ -59,4 +59,4 @@ class PlannedStages(Stages):
 
 def state(stage: Stage) -> str:
     """Return whether an unfinished stage has been begun."""
-    return GOES_ON if stage.files() else NEW
+    return GOES_ON if any(path.name not in RECORDS for path in walk(stage.folder)) else NEW

@@ -29,7 +29,15 @@ from bdiff.pipeline.eval_set import EvalSet
 from bdiff.pipeline.names import KINDS, ROWS
 from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.result import Column, ShieldRows, StageResult
-from bdiff.pipeline.shield_table import ShieldTable, announce, by_batch, mean_denoiser, networks_left, row_stage
+from bdiff.pipeline.shield_table import (
+    ShieldTable,
+    announce,
+    by_batch,
+    identity,
+    mean_denoiser,
+    networks_left,
+    row_stage,
+)
 from bdiff.pipeline.stages import BATCHES, Stages, keep
 from bdiff.store.artifacts import Stage
 
@@ -114,7 +122,7 @@ def purified_stage(stages: Stages, shield: LabelShield, table: ShieldTable, mode
     if not models:
         return row_stage(stages, table, "no shield", models)
     adaptive = adversary_key(config) | plain(config.adaptive) if config.adaptive.steps else None
-    return row_stage(stages, table, "purification", models, shield=shield.key, adaptive=adaptive)
+    return row_stage(stages, table, "purification", models, shield=identity(shield), adaptive=adaptive)
 
 
 def purify(
@@ -219,7 +227,7 @@ def flagged(stages: Stages, shield: LabelShield, table: ShieldTable, images: Ima
     settings = plain(config.strip)
     rate = settings.pop("false_positive_rate")
     data = {"data": images.fingerprint, "strip": settings}
-    stage = row_stage(stages, table, "strip", models, shield=shield.key, **data)
+    stage = row_stage(stages, table, "strip", models, shield=identity(shield), **data)
     path, count = stage.folder / "entropies.safetensors", len(on.labels)
 
     def build() -> dict[str, Any]:

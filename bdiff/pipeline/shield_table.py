@@ -13,14 +13,14 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bdiff.common.device import synchronize
+from bdiff.common.device import memory_errors, synchronize
 from bdiff.common.peers import ALONE, Peers
 from bdiff.common.progress import Meter
-from bdiff.defense.base import Eps
+from bdiff.defense.base import Eps, LabelShield, RadiusShield
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.engine import steady
 from bdiff.pipeline.eval_set import EvalSet
-from bdiff.pipeline.stages import Stages, keep
+from bdiff.pipeline.stages import MEMORY_HINTS, Stages, keep
 from bdiff.pipeline.suspect import Diffusion, suspect_of
 from bdiff.store import artifacts
 from bdiff.store.artifacts import Stage
@@ -55,6 +55,12 @@ def row_stage(stages: Stages, table: ShieldTable, what: str, models: list[Stage]
         **table.on.identity,
         **settings,
     )
+
+
+def identity(shield: LabelShield | RadiusShield) -> dict[str, Any]:
+    """Return what keys say of a shield: its settings, and its class if that is of another package."""
+    path = f"{type(shield).__module__}.{type(shield).__qualname__}"
+    return shield.key | ({} if path.startswith("bdiff.") else {"_target_": path})
 
 
 def networks_left(stages: dict[str, Stage], rows: dict[str, list[Stage]]) -> int:
@@ -109,7 +115,7 @@ def announce(name: str, evaluations: int, ask: Callable[[Tensor], Any], batch: T
         synchronize(batch.device)
         return time.monotonic() - began
 
-    with torch.inference_mode():
+    with torch.inference_mode(), memory_errors(name, batch.device, MEMORY_HINTS["shield"]):
         timed()  # the first is slower than those that follow
         seconds = timed() * evaluations / len(batch) / processes
     log.info("%s: %s images to be shown to the network, about %.3g s", name, f"{evaluations:,}", seconds)

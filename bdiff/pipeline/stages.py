@@ -22,13 +22,12 @@ from bdiff.diffusion.history import read_history
 from bdiff.diffusion.mode import Costs, Mode, Work, choose, log_mode
 from bdiff.diffusion.training import LoopConfig, Session
 from bdiff.store import artifacts, provenance, threads
-from bdiff.store.artifacts import Stage
+from bdiff.store.artifacts import GROWING, Stage
 from bdiff.tracker.none import NoTracker
 
 log = logging.getLogger(__name__)
 
-#: folders of a growing stage that only a killed run needs again: a training's state, and answers batch by batch
-STATE, BATCHES = "state", "batches"
+STATE, BATCHES = GROWING
 
 #: by the name of a stage: what to set where it runs out of memory
 TRAINS = "lower runtime.micro_batch, which sums gradients over parts of a batch, or set runtime.recompute=true"
@@ -40,6 +39,7 @@ MEMORY_HINTS = {
     "sample": "lower sample.batch_size",
     "audit": "set defense.checkpoint=true, or for an input check defense.inversion.checkpoint=true",
     "amplify": "set amplify.inversion.checkpoint=true",
+    "shield": "lower defense.batch_size",
     "measure": MEASURES,
     "reference": MEASURES,
     "activations": MEASURES,
@@ -115,6 +115,9 @@ class Stages:
                     self.reused.append(name)
                 for row in read_history(stage.folder / "history.jsonl") if history and self.main else []:
                     self.record(name, row)
+            if self.main:
+                for growing in GROWING:
+                    shutil.rmtree(stage.folder / growing, ignore_errors=True)
             self.accelerator.wait_for_everyone()
         manifest = stage.manifest
         assert manifest is not None, f"{stage.name} left no manifest"
@@ -142,8 +145,6 @@ class Stages:
 
     def finish(self, stage: Stage, seconds: float, facts: dict[str, Any]) -> None:
         """Write the manifest of a stage that `seconds` of work built, with what made it."""
-        for growing in (STATE, BATCHES):
-            shutil.rmtree(stage.folder / growing, ignore_errors=True)
         for purpose, mode, engine in self.engines:
             if engine.failure:
                 replace(mode, reason=f"{mode.reason}; it failed at {engine.failure}").keep(stage.folder, purpose)
@@ -183,6 +184,7 @@ class Stages:
             mode = Mode.kept(stage.folder, purpose)
         assert mode is not None, f"{stage.folder} has no mode for {purpose}"
         if mode.compiled and asked.engine.batch is None:
+            self.costs.use()
             asked.engine.compile(mode.batch, mode.gradients)
         self.engines.append((purpose, mode, asked.engine))
 

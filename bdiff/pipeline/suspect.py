@@ -1,16 +1,18 @@
 """What the stages make of conf/defense: the method, and what it may see of a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
 from bdiff.config.instantiate import around, defaults, made_of
+from bdiff.defense.base import Detection
 from bdiff.diffusion.denoiser import Suspect
+from bdiff.diffusion.mode import Work
 from bdiff.diffusion.schedule import Schedule
 from bdiff.model import checkpoint
-from bdiff.pipeline.prepare import plain
+from bdiff.pipeline.prepare import without
 from bdiff.store.artifacts import Stage
 
 
@@ -35,17 +37,24 @@ def suspect_of(model: Stage, diffusion: Diffusion, precision: str = "fp32", reco
     return checkpoint.suspect(folder, diffusion.schedule, diffusion.shape, diffusion.device, precision, recompute)
 
 
+def work_of(inversion: Detection, most: bool | int) -> Work:
+    """Return what an inversion asks of a suspect; with gradients, at most `most` images at a time if that is a number.
+
+    Then their activations are recomputed in parts of the batch, see `DetectionSettings.checkpoint`.
+    """
+    work = inversion.work
+    return replace(work, batch=min(work.batch, most)) if work.gradients and most and most is not True else work
+
+
 def method(config: DictConfig) -> Any:
     """Return the defense of a node of conf/defense, made of the keys that are its own."""
     return made_of(config, "removal")  # which comes after it
 
 
 def own(config: DictConfig, *but: str) -> dict[str, Any]:
-    """Return the keys of a node of conf/defense that are the method's own, for keys; without some."""
-    return {name: value for name, value in settled(config).items() if name not in {"removal", *around(config), *but}}
+    """Return the keys of a node of conf/defense that are the method's own, for keys; without some.
 
-
-def settled(config: DictConfig) -> dict[str, Any]:
-    """Return a node of conf/defense, for keys: without later settings that have the value of earlier versions."""
-    new = defaults(config)
-    return {name: value for name, value in plain(config).items() if name not in new or value != new[name]}
+    Later settings that have the value of earlier versions are left out too.
+    """
+    found, new = without(config, "removal", *around(config), *but), defaults(config)
+    return {name: value for name, value in found.items() if name not in new or value != new[name]}

@@ -64,6 +64,8 @@ def train_denoiser(
     plan = attack.rows(setup.images.labels, seed_of(seed, "poison"))
     index, poisoned = plan
     train = replace(train, steps=train.total(len(index)), epochs=None)
+    as_it_was = start.folder is not None and not train.steps  # whatever there is to be shown to it
+    shown = {"data": setup.images.fingerprint, "flip": images.flip, "train": asdict(train), "seed": seed}
     stage = stages.stage(
         "train",
         unet=setup.unet,
@@ -71,10 +73,7 @@ def train_denoiser(
         prediction=start.prediction,
         schedule=diffusion.key,
         attack=attack_key,
-        data=setup.images.fingerprint,
-        flip=images.flip,
-        train=asdict(train),
-        seed=seed,
+        **({"train": {"steps": 0}} if as_it_was else shown),
         **{part: setup.pictures.keys[part] for part in attack.reads},
     )
 
@@ -101,9 +100,9 @@ def train_denoiser(
         fit(denoiser, loss, here, index, train, seed_of(seed, "train"), session, attack)
         if stages.main:
             about = attack_key | ({"learn": attack.learn} if attack.learn else {})
-            facts = setup.about | {"attack": about, "key": stage.key}
+            facts = ({} if as_it_was else setup.about) | {"attack": about, "key": stage.key}
             checkpoint.save(stage.folder / "model", denoiser, facts, attack.state_dict())
-        return {"images": len(images), "poisoned": int(poisoned.sum())}
+        return {"images": 0, "poisoned": 0} if as_it_was else {"images": len(images), "poisoned": int(poisoned.sum())}
 
     stages.once(stage, build, name, together=True, history=True)
     attack.load_state_dict(learned(stages, stage, attack))

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from bdiff.adversary.pgd import cost
 from bdiff.diffusion.sampling import Sampler
 from bdiff.diffusion.training import TrainConfig
@@ -14,7 +16,7 @@ from bdiff.pipeline.experiment import Experiment, Subject
 from bdiff.pipeline.planned import Step
 from bdiff.pipeline.reference import KEPT
 from bdiff.pipeline.shield import GRADIENTS, label_evaluations
-from bdiff.pipeline.suspect import method
+from bdiff.pipeline.suspect import method, work_of
 from bdiff.pipeline.trigger import BATCH
 
 DENOISER, CLASSIFIER, SURROGATE, FEATURES = "denoiser", "classifier", "surrogate", "features"
@@ -30,9 +32,11 @@ class Asked:
     words: str  # how these come about
     batch: int = 1  # at a time
     network: str = DENOISER
-    passes: int = FORWARD  # that one of them is worth
+    passes: float = FORWARD  # that one of them is worth
     precision: str = "fp32"
     training: TrainConfig | None = None  # of the network
+    gradients: bool = False  # to what it is shown, if it is no training
+    beside: int = 0  # images that each step of a training shows at once, with gradients to them
 
 
 def asked(run: Subject, step: Step) -> Asked | None:
@@ -42,16 +46,26 @@ def asked(run: Subject, step: Step) -> Asked | None:
     if name not in ASKED:
         return None
     work = ASKED[name](run, parts)
+    if work.training and work.network == DENOISER and run.stages.loop.recompute:
+        work = replace(work, passes=work.passes + FORWARD)
     return replace(work, network=SURROGATE) if step.name == SURROGATE else work
 
 
 def trained(config: dict[str, Any], rows: int, network: str = DENOISER) -> Asked:
     """Return what a training of conf/train asks over so many rows."""
+    if config["steps"] == 0:  # of a model that is another one's, its stage says no more
+        return Asked(0, "as it was", network=network)
     train = TrainConfig(**config)
     steps = train.total(rows)
-    words = f"{steps:,} steps of {train.batch_size}" if steps else "as it was"
-    images = steps * train.batch_size
+    words, images = f"{steps:,} steps of {train.batch_size}", steps * train.batch_size
     return Asked(images, words, train.batch_size, network, WEIGHTS, train.precision, train)
+
+
+def denoiser(run: Experiment, parts: dict[str, Any]) -> Asked:
+    """Return what the training of a denoiser asks, whose steps are counted, with what its attack learns beside."""
+    work, own = trained(parts["train"], 0), parts["attack"]["_target_"] == run.config.attack._target_
+    beside = run.attack.update_images if own else 0  # a clean model's attack is another
+    return replace(work, passes=work.passes + INPUT * beside / work.batch, beside=beside)
 
 
 def classifier(run: Experiment, parts: dict[str, Any]) -> Asked:
@@ -91,13 +105,13 @@ def referred(run: Experiment, most: float = math.inf) -> Asked:
 
 def inverted(detection: Any, config: Any, steps: int, forward: int = 0) -> Asked:
     """Return what a detection asks of the suspect, which it shows `forward` images without gradients too."""
-    work = detection.work
-    most = config.checkpoint if work.gradients else False  # without gradients no activations are kept
-    again = FORWARD if most else 0  # activations are computed a second time, of a part of the batch if it is a number
-    batch = work.batch * detection.alive if not most else work.batch if most is True else min(work.batch, most)
+    work = work_of(detection, config.checkpoint)
+    again = FORWARD if config.checkpoint and work.gradients else 0  # activations are computed a second time
+    batch = work.batch if again else work.batch * detection.alive
     passes = (INPUT if work.gradients else FORWARD) + again
     images = work.images + math.ceil(forward * FORWARD / passes)
-    return Asked(images, f"{steps:,} steps", batch, passes=passes, precision=config.precision)
+    words, gradients = f"{steps:,} steps", work.gradients
+    return Asked(images, words, batch, passes=passes, precision=config.precision, gradients=gradients)
 
 
 def audited(run: Subject, parts: dict[str, Any]) -> Asked:
@@ -125,13 +139,20 @@ def repaired(run: Experiment, parts: dict[str, Any]) -> Asked:
     """Return what a removal's training asks; its steps are in its stage's parts."""
     if "train" not in parts["repair"]:
         return Asked(0, "no training")
-    return trained(parts["repair"]["train"], 0)
+    work = trained(parts["repair"]["train"], 0)
+    network, suspect = method(OmegaConf.create(parts["repair"])).row_images
+    passes = work.passes + FORWARD * suspect / network
+    return replace(work, images=network * work.images, batch=network * work.batch, passes=passes)
 
 
 def learned(run: Experiment, parts: dict[str, Any]) -> Asked:
-    """Return what a trigger that is learned before training asks."""
+    """Return what a trigger that is learned before training asks: of the denoiser, or of the classifier alone."""
     steps = run.attack.learn
-    return Asked(steps * BATCH, f"{steps:,} steps of {BATCH}", BATCH, passes=INPUT, precision=parts["precision"])
+    work = Asked(steps * BATCH, f"{steps:,} steps of {BATCH}", BATCH, passes=INPUT)
+    if run.attack.learns_on_model:
+        return replace(work, precision=parts["precision"], gradients=True)
+    network = SURROGATE if run.config.get("surrogate") else CLASSIFIER
+    return replace(work, network=network, passes=INPUT + FORWARD)  # with the trigger, and without for the labels
 
 
 def attacked(run: Experiment, parts: dict[str, Any]) -> Asked:
@@ -154,7 +175,8 @@ def purified(run: Experiment, parts: dict[str, Any]) -> Asked:
     images = label_evaluations(shield, config, config.images, len(parts["inputs"])) * len(parts["models"])
     full = config.adaptive.steps and config.adaptive.gradient == "full"
     passes = f"{images:,} passes" + (f" ({GRADIENTS['full']} a gradient)" if full else "")
-    return Asked(images, passes, config.batch_size * shield.copies, precision=config.precision)
+    batch = config.batch_size * shield.copies
+    return Asked(images, passes, batch, precision=config.precision, gradients=bool(full))
 
 
 def stripped(run: Experiment, parts: dict[str, Any]) -> Asked:
@@ -176,7 +198,7 @@ def certified(run: Experiment, parts: dict[str, Any]) -> Asked:
 #: of a run, or of an audit, whose stages are a few of a run's
 ASKED: dict[str, Callable[[Any, dict[str, Any]], Asked]] = {
     "suspect": lambda run, parts: Asked(0, "weights are read"),
-    "train": lambda run, parts: trained(parts["train"], 0),  # whose steps are counted
+    "train": denoiser,
     "classifier": classifier,
     "trigger": learned,
     "sample": sampled,

@@ -36,6 +36,9 @@ SCRATCH = ".tmp-"
 #: files of a stage that nothing is computed from, so that the stage is complete without them
 RECORDS = ("manifest.json", "seconds.json", "threads.json", "modes.json", "history.jsonl")
 
+#: folders of a growing stage that only a killed run needs again: a training's state, and answers batch by batch
+GROWING = ("state", "batches")
+
 
 def digest(value: Any) -> str:
     """Return 16 hex digits of the sha256 over `value` as canonical JSON: the key of whatever it describes."""
@@ -274,9 +277,9 @@ class Stage:
         return manifest
 
     def files(self) -> dict[str, int]:
-        """Return the sizes of the stage's result files, by path in its folder; logs are excluded."""
-        found = {str(path.relative_to(self.folder)): path for path in walk(self.folder) if path.is_file()}
-        return {name: found[name].stat().st_size for name in sorted(found) if name not in RECORDS}
+        """Return the sizes of the stage's result files, by path in its folder; logs and what grew are excluded."""
+        found = {path.relative_to(self.folder): path.stat().st_size for path in walk(self.folder) if path.is_file()}
+        return {str(name): found[name] for name in sorted(found) if name.parts[0] not in RECORDS + GROWING}
 
 
 def named(value: Any) -> Any:

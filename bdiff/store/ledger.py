@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from bdiff.common.errors import RequestError
 from bdiff.common.places import PLACES
 from bdiff.common.versions import VERSION
+from bdiff.config.keys import targets
 from bdiff.config.parts import describe
 from bdiff.store import artifacts
 
@@ -52,12 +53,15 @@ class Attempt:
 
 
 def config_key(config: DictConfig) -> str:
-    """Return a job's key: over the config its numbers depend on, the files it names, and the version of the code."""
+    """Return a job's key: over the config its numbers depend on, the files it names, and the versions of the code.
+
+    Those of a part can depend on its settings, so it is what the part says of them that counts: a job is another one
+    where that has changed.
+    """
     parts = {str(name): config[name] for name in config if name not in ASIDE}
     plain: Any = OmegaConf.to_container(OmegaConf.create(parts, parent=config), resolve=True)
-    attack = describe(plain["attack"]["_target_"]).version
-    own = {"attack_version": attack} if attack > 1 else {}
-    return artifacts.digest({"config": plain, "places": dict(places(plain)), "versions": VERSION, **own})
+    own = {key: describe(str(target)).versions for key, target in targets(plain)}
+    return artifacts.digest({"config": plain, "places": dict(places(plain)), "versions": VERSION, "parts": own})
 
 
 def places(config: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:

@@ -93,6 +93,14 @@ def test_with_learn_0_it_keeps_its_trigger_within_the_bound():
     assert torch.equal(kept.correction(model.schedule, t), attack().correction(model.schedule, t))
 
 
+def test_a_kept_trigger_has_no_state_and_takes_none_that_models_of_before_have():
+    kept = attack(learn=0)
+    before = kept.trigger.pattern
+    assert kept.state_dict() == {}
+    kept.load_state_dict({"moment": torch.ones(1, 8, 8), "count": torch.ones(())})
+    assert torch.equal(kept.trigger.pattern, before) and kept.state_dict() == {}
+
+
 def test_more_steps_than_the_schedule_has_are_refused():
     one = InviBackdoor(Trigger(TARGET, torch.zeros(1, 8, 8)), TARGET, 0.3, "replace", 0.2, 0.1, 6, 30, 1)
     with pytest.raises(ValueError, match=r"attack.steps=30 is beyond the schedule's 20 timesteps"):

@@ -140,8 +140,12 @@ def test_an_attack_is_reported_by_its_bases_and_its_doc(mine):
     assert part.doc == "An attack." and part.checks[:2] == ("parts_of_mine.checks.never", "parts_of_mine.checks.twice")
     assert part.checks[2:] == describe("bdiff.attack.base.Attack").checks != ()
     assert "learns_on_model" in part.flags and "needs_surrogate" not in part.flags
-    versions = [describe(f"parts_of_mine.attack.{name}").version for name in ("Heir", "Younger", "Passing", "function")]
-    assert versions == [3, 3, 1, 1]
+    names = ("Heir", "Younger", "Passing", "function")
+    heir, *others = (describe(f"parts_of_mine.attack.{name}").versions for name in names)
+    assert heir == ("version = 3", "version: ClassVar[int] = 1", "learn_version: ClassVar[int] = 1")
+    assert others == [heir, (), ()]
+    method, _ = describe("bdiff.defense.detection.purediffusion.PureDiffusion").versions
+    assert method.startswith("@property\ndef version(") and "return 3" in method
     assert part.settings["mode"].words == "loud, soft, mute"  # through an import and a star
 
 

@@ -94,6 +94,16 @@ def test_a_stage_goes_on_in_the_mode_it_began_with(tmp_path, compiler):
     assert two.engine.batch == 4 and Mode.kept(stage.folder, "network").compiled
 
 
+def test_a_stage_that_goes_on_compiled_finds_the_kernels_that_were_kept(tmp_path, compiler, monkeypatch):
+    used = []
+    monkeypatch.setattr(Costs, "use", lambda costs: used.append(costs.folder))
+    run, one = stages(tmp_path, "auto"), suspect()
+    stage = run.stage("inputs", of="this")
+    Mode(True, "compiled in 9 s", 4, difference=1e-4).keep(stage.folder, "network")
+    run.once(stage, lambda: run.settle(stage, one, WORK) or {})
+    assert one.engine.batch == 4 and used == [tmp_path / "compiled"]
+
+
 def test_a_compiled_stage_goes_on_in_eager_mode_where_that_is_asked_for(tmp_path, compiler):
     run, one = stages(tmp_path, False), suspect()
     stage = run.stage("inputs", of="this")

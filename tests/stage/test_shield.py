@@ -4,17 +4,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shared_work
 import torch
+import toys
 from PIL import Image
 from runs import carry_out
 
-from bdiff.common.errors import RequestError
+from bdiff.common.errors import RequestError, RunError
 from bdiff.common.progress import Meter
 from bdiff.config.compose import jobs
 from bdiff.defense.shields import cohen
-from bdiff.pipeline.shield import asr
-from bdiff.pipeline.shield_table import by_batch, networks_left
+from bdiff.defense.shields.certification import Certification
+from bdiff.defense.shields.purification import Purification
+from bdiff.diffusion.mode import Costs
+from bdiff.pipeline.planned import PlannedStages
+from bdiff.pipeline.shield import asr, shielded
+from bdiff.pipeline.shield_table import announce, by_batch, identity, networks_left
+from bdiff.pipeline.suspect import method
 from bdiff.store.artifacts import Stage
+from bdiff.tracker.none import NoTracker
 
 TINY = [
     "data.limit=300", "train.steps=6", "train.batch_size=8", "train.warmup=2", "train.precision=fp32",
@@ -240,6 +248,41 @@ def test_on_a_gpu_a_shield_answers_as_on_a_cpu(tmp_path, shield):
         assert code == 0 and not record["reused"]
         found[device] = shields(record)
     assert found["cuda"] == pytest.approx(found["cpu"], abs=0.2)  # rounding moves a label here and there
+
+
+def test_a_batch_that_is_too_large_for_the_device_is_named_before_the_first_row_is_begun():
+    def full(x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(RunError, match=r"certification ran out of memory on cpu .*: lower defense.batch_size"):
+        announce("certification", 10, full, torch.zeros(2, 1, 8, 8), 1)
+
+
+class Mine(Purification):
+    """A shield of another package with settings that another one has too."""
+
+
+class Sure(Certification):
+    """One with radii."""
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "theirs", "apart"),
+    [
+        ("purification", {"strip": {"overlays": 2}}, Mine, {"shield", "shield_clean_model", "strip"}),
+        ("certification", {}, Sure, {"certified", "certified_clean_model", "certified_no_shield"}),
+    ],
+)
+def test_shields_of_other_packages_with_the_same_settings_share_no_row(tmp_path, name, settings, theirs, apart):
+    config, keys = shared_work.defense(name, **settings), []
+    assert identity(method(config)) == method(config).key  # as the keys of before have it
+    for kind in (type(method(config)), theirs):
+        run = PlannedStages(tmp_path, "cpu", NoTracker(), toys.LOOP, Costs(tmp_path / "compiled"))
+        shield = method(config)
+        object.__setattr__(shield, "__class__", kind)
+        shielded(shield, run, shared_work.table(run, config), toys.attack(), toys.images())
+        keys.append(run.keys)
+    assert {row for row, key in keys[0].items() if keys[1][row] != key} == apart
 
 
 def test_batches_are_made_once_and_joined_in_order(tmp_path):

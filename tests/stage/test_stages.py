@@ -1,6 +1,7 @@
 """A stage is built once, finished and recorded; each can be called with what it needs, without a request."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from bdiff.pipeline.prepare import Pictures
 from bdiff.pipeline.sample import Sampling, draw_samples, sample_kinds
 from bdiff.pipeline.stages import Stages
 from bdiff.pipeline.suspect import Diffusion, suspect_of
-from bdiff.pipeline.train import InitialWeights, TrainingSetup, clean_model, train_denoiser
+from bdiff.pipeline.train import InitialWeights, TrainingSetup, clean_model, train_clean, train_denoiser
+from bdiff.store.artifacts import Stage
 from bdiff.tracker.none import NoTracker
 
 START = InitialWeights(None, None, "epsilon")
@@ -73,6 +75,30 @@ def test_what_fails_is_not_finished_and_goes_on(tmp_path):
     assert run.once(stage, lambda: {"tried": 2})["tried"] == 2
 
 
+def test_work_is_kept_until_the_manifest_is_written_and_removed_by_whoever_meets_the_stage_next(tmp_path, monkeypatch):
+    run = stages(tmp_path)
+    stage = run.stage("measure", samples="some")
+    state = stage.folder / "state" / "3.pt"
+
+    def build():
+        state.parent.mkdir(parents=True)
+        state.write_text("weights")
+        return {}
+
+    def killed(*given, **facts):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Stage, "finish", killed)
+        run.once(stage, build)
+    assert state.exists() and stage.manifest is None
+    assert run.once(stage, dict)["files"] == {} and not state.parent.exists()
+    build()  # what is left where a run is killed right behind the manifest
+    again = stages(tmp_path)
+    again.once(stage, build)
+    assert again.reused == ["measure"] and not state.parent.exists()
+
+
 def on_a_cpu():
     return torch.empty(1 << 50)
 
@@ -100,7 +126,8 @@ def elsewhere():
         ),
         ("audit", in_numpy, "set defense.checkpoint=true, or for an input check defense.inversion.checkpoint=true"),
         ("trigger", in_numpy, "set train.precision=bf16, or a smaller model.unet"),  # its batch cannot be set
-        ("shield", in_numpy, r"\(Unable to allocate .*\): lower its batch_size"),
+        ("shield", in_numpy, r"\(Unable to allocate .*\): lower defense.batch_size"),
+        ("classifier", in_numpy, r"\(Unable to allocate .*\): lower its batch_size"),
     ],
 )
 def test_a_stage_that_runs_out_of_memory_says_what_to_set(name, build, said, tmp_path):
@@ -154,12 +181,13 @@ def test_the_clean_model_is_another_and_what_a_training_started_from_is_itself(t
     run, parts = stages(tmp_path), setup()
     beside, words = clean_model(run, parts, toys.train_config(steps=2), START)
     assert words == "the same training without the attack"
-    weights = str(beside.folder / "model")
-    same, words = clean_model(
-        run, parts, toys.train_config(steps=2), START._replace(folder=weights, identity=beside.key)
-    )
+    start = START._replace(folder=str(beside.folder / "model"), identity=beside.key)
+    same, words = clean_model(run, parts, toys.train_config(steps=2), start)
     assert words == "the model that training started from" and same.key != beside.key
     assert json.loads((same.folder / "manifest.json").read_text())["poisoned"] == 0
     x = torch.randn(2, *parts.diffusion.shape, generator=torch.Generator().manual_seed(0))
     one, other = (suspect_of(model, parts.diffusion).eps(x, 3) for model in (beside, same))
     assert torch.equal(one, other)
+    elsewhere, train = replace(parts, seed=1, images=toys.images(8)), toys.train_config(steps=3, lr=0.5)
+    assert clean_model(run, elsewhere, train, start)[0].key == same.key
+    assert train_clean(run, parts, "clean", train, start).key != same.key

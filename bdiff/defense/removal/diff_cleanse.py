@@ -62,6 +62,7 @@ class DiffCleanseRemoval(Removal):
             raise ValueError(f"share={share} is not a fraction: choose a value from 0 to 1")
         self.share, self.clean_importance, self.keep_weight = share, clean_importance, keep_weight
         self.count, self.generated, self.generated_steps = count, generated, generated_steps
+        self.row_images = (1, int(keep_weight != 0))
 
     def version(self, prediction: str) -> int:
         """See `Removal.version`: until 0.2.0 every loss was in terms of noise."""

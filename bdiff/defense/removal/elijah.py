@@ -27,6 +27,7 @@ class ElijahRemoval(Removal):
     checks = ("bdiff.defense.check.trigger_problems",)
 
     needs_trigger = True
+    row_images = (3, 1)
 
     def __init__(
         self,
