@@ -16,8 +16,6 @@ class ShieldAttack(Attack):
         eta: L-inf bound of an added trigger, for images in [0,1].
         eps: L-inf bound of the adversarial perturbation, for images in [0,1].
         steps: of the ascent that finds it.
-
-    Raises ValueError for invalid values.
     """
 
     reads = ("trigger",)
@@ -28,9 +26,6 @@ class ShieldAttack(Attack):
         self, trigger: Trigger, target: Tensor, poison_rate: float, poison_mode: str, eta: float, eps: float, steps: int
     ):
         super().__init__(trigger, target, poison_rate, poison_mode)
-        for name, least in (("eta", eta), ("eps", eps), ("steps", steps)):
-            if least <= 0:
-                raise ValueError(f"attack.{name}={least} must be above 0")
         self.eta, self.eps, self.steps = eta, eps, steps
         self.patch = bool(trigger.mask.any())
 

@@ -352,11 +352,6 @@ def test_radii_that_cannot_be_reached_cost_no_draws():
     assert found == (cohen.ABSTAIN, 0.0, 100)
 
 
-def test_an_unknown_stop_is_refused():
-    with pytest.raises(ValueError, match=r"defense\.stop=soon is not known: choose from never, radii"):
-        cohens(stop="soon")
-
-
 def test_the_picture_draws_every_curve_under_its_name(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(picture, "save", lambda figure, path, dpi: drawn.append(figure))
