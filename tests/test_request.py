@@ -478,7 +478,7 @@ def test_a_wrong_defense_is_reported_before_anything_is_trained(line, words):
 RIGHT = [
     "attack=uibdiffusion attack.learn=4",  # on the classifier
     "attack=learned_trigger attack.learn=0",
-    "attack=villandiffusion amplify=purediffusion",
+    "attack=villandiffusion attack.grid=30 amplify=purediffusion",
     "+new.key=3",
     "hydra.run.dir=elsewhere hydra.job.chdir=true",
     "hydra/launcher=basic",

@@ -55,11 +55,6 @@ class VillanDiffusion(LawAttack):
         self.psi = paths.PATHS[path] if psi is None else psi
         self.r, self.grid, self.solver = r, grid, solver
 
-    def check(self, schedule: Schedule) -> None:
-        """Raise ValueError if law=grid has steps that do not divide the schedule."""
-        if "grid" in self.laws and len(schedule) % self.grid:
-            raise ValueError(f"attack.grid={self.grid} does not divide the schedule's {len(schedule)} timesteps")
-
     def correction(self, schedule: Schedule, t: Tensor) -> Tensor:
         """See `LawAttack.correction`."""
         found = [self.one(law, schedule, t) for law in self.laws]

@@ -93,12 +93,6 @@ def test_under_which_samplers_it_opens_is_computed_from_path_law_and_steps(setti
     assert {name for name, how in samplers.items() if attack.opens(LINEAR, *how)} == expected
 
 
-def test_a_grid_that_does_not_divide_the_schedule_is_refused():
-    with pytest.raises(ValueError, match=r"attack\.grid=30 does not divide"):
-        villan(law="grid", grid=30).check(LINEAR)
-    villan(law="villan", grid=30).check(LINEAR)
-
-
 def test_a_background_that_leaves_nothing_of_the_trigger_is_refused():
     with pytest.raises(ValueError, match=r"attack\.background=0.0 leaves nothing of the trigger"):
         VillanDiffusion(toys.attack().trigger, toys.attack().target, **(PUBLISHED | {"background": 0.0}))
