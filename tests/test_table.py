@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from fake_runs import settings, write_run
-from omegaconf import OmegaConf
 
 from bdiff.cli import main as cli
 from bdiff.cli.shared import written
 from bdiff.cli.table import rows_of
 from bdiff.common.errors import RequestError
 from bdiff.config.compose import jobs
+from bdiff.config.keys import plain, resolved
 
 ROW = "baddiffusion/box_14-trigger-p10"
 
@@ -49,10 +49,8 @@ def of_row(folder: Path, *typed: str, metrics: dict[str, float], protocol: dict)
     """Write a run of `ROW`, its config composed as a request composes it."""
     (config,) = jobs([f"experiment={ROW}", *typed], multirun=False)
     choices = {name: option for name, option in config.hydra.runtime.choices.items() if "hydra" not in name}
-    plain = OmegaConf.to_container(
-        OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), resolve=True
-    )
-    write_run(folder, metrics, plain, typed=(f"experiment={ROW}", *typed), choices=choices, protocol=protocol)
+    own = plain(resolved(config))
+    write_run(folder, metrics, own, typed=(f"experiment={ROW}", *typed), choices=choices, protocol=protocol)
 
 
 def test_outputs_are_looked_through_where_nothing_is_named(ask, outputs):

@@ -13,10 +13,11 @@ from omegaconf import DictConfig
 from bdiff.cli.shared import Parser, names
 from bdiff.common.errors import RequestError, named
 from bdiff.common.progress import Screen, console
+from bdiff.config.keys import resolved
 from bdiff.config.options import group_options, own_settings
 from bdiff.config.parts import describe
 from bdiff.config.words import literal
-from bdiff.library.request import METHOD, composed, overrides_of, resolved
+from bdiff.library.request import METHOD, composed, overrides_of
 
 EXAMPLES = """
   bdiff audit downloaded                                    a diffusers folder

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bdiff.common.places import is_file, no_file, odd_files
+from bdiff.config.keys import plain
 from bdiff.diffusion import schedulers
 from bdiff.model import architecture
 from bdiff.store.integrity import fault
@@ -183,8 +184,8 @@ def damage(what: str, types: dict[str, Callable[[Any], bool]], config: dict[str,
 
 def kind_mismatches(found: dict[str, Any], noise: dict[str, Any], classes: bool = False) -> list[str]:
     """Return why a checkpoint is not an unconditional (or with `classes` class-conditional) denoiser under betas."""
-    plain = PLAIN_UNET | ({"num_class_embeds": (number_of_classes(found),)} if classes else {})
-    found = schedulers.unlike(found, plain) | schedulers.unlike(noise, schedulers.CONVERTED)
+    usual = PLAIN_UNET | ({"num_class_embeds": (number_of_classes(found),)} if classes else {})
+    found = schedulers.unlike(found, usual) | schedulers.unlike(noise, schedulers.CONVERTED)
     unlike = [f"{key}={value}" for key, value in found.items()]
     scheduler = noise.get("_class_name")
     if scheduler is not None and scheduler not in schedulers.KNOWN:
@@ -260,8 +261,7 @@ def scheduler_path(folder: Path) -> Path:
 
 def model_problems(config: DictConfig) -> list[str]:
     """Return mismatches between the model and the data, and between the checkpoint and the model."""
-    unet: dict[str, Any] = OmegaConf.to_container(config.model.unet, resolve=True)  # type: ignore[assignment]
-    schedule: dict[str, Any] = OmegaConf.to_container(config.schedule, resolve=True)  # type: ignore[assignment]
+    unet, schedule = plain(config.model.unet), plain(config.schedule)
     schedule.pop("_target_")
     if lines := architecture.problems(unet):
         return lines

@@ -7,9 +7,10 @@ from omegaconf import DictConfig
 
 from bdiff.common.seeds import seed_of
 from bdiff.config.instantiate import made_of
+from bdiff.config.keys import plain
 from bdiff.diffusion.engine import steady
 from bdiff.pipeline.measure import Measuring, target_hits
-from bdiff.pipeline.prepare import Pictures, plain
+from bdiff.pipeline.prepare import Pictures
 from bdiff.pipeline.result import StageResult, first_images
 from bdiff.pipeline.sample import Sampling, draw_samples, shifted
 from bdiff.pipeline.stages import Stages, keep

@@ -15,6 +15,7 @@ from torch import Tensor
 from bdiff.common.device import free_memory
 from bdiff.common.errors import RequestError
 from bdiff.config.instantiate import make
+from bdiff.config.keys import plain
 from bdiff.data.base import Images, to_float, to_uint8
 from bdiff.defense.base import Detection
 from bdiff.diffusion.denoiser import Denoiser
@@ -29,7 +30,6 @@ from bdiff.pipeline.estimate import FP32, Row, estimate, network, scratch_of, si
 from bdiff.pipeline.experiment import Subject, opened
 from bdiff.pipeline.family import family_of
 from bdiff.pipeline.planned import PlannedStages
-from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.remove import Found, Known, remove
 from bdiff.pipeline.result import Figure, Picture, Sheet, StageResult, first_images
 from bdiff.pipeline.sample import Sampling, clean, draw_samples, shifted

@@ -13,12 +13,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bdiff.common.device import autocast
 from bdiff.config.instantiate import make
+from bdiff.config.keys import plain
 from bdiff.diffusion.cost import Scratch, operations, rate, scratch
 from bdiff.diffusion.denoiser import predict
 from bdiff.diffusion.memory import Memory, training_memory
 from bdiff.pipeline.experiment import Experiment, Subject
 from bdiff.pipeline.planned import REUSED, Step
-from bdiff.pipeline.prepare import plain, without
+from bdiff.pipeline.prepare import without
 from bdiff.pipeline.stages import STATE
 from bdiff.pipeline.work import CLASSIFIER, DENOISER, FEATURES, FORWARD, SURROGATE, Asked, asked
 from bdiff.store.provenance import device_name

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bdiff.common.downloads import NotHere, forbidden
 from bdiff.config.instantiate import made_of, make
+from bdiff.config.keys import plain
 from bdiff.data.base import Images
 from bdiff.data.dataset import Dataset
 from bdiff.data.outline import Outline, outlined
@@ -20,7 +21,7 @@ from bdiff.pipeline.estimate import Row, basis, estimate
 from bdiff.pipeline.experiment import Experiment, assembled, opened
 from bdiff.pipeline.main import carried_out
 from bdiff.pipeline.planned import PlannedStages
-from bdiff.pipeline.prepare import plain, without
+from bdiff.pipeline.prepare import without
 from bdiff.tracker.none import NoTracker
 
 T = TypeVar("T")

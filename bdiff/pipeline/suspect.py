@@ -7,10 +7,10 @@ import torch
 from omegaconf import DictConfig
 
 from bdiff.config.instantiate import around, defaults, made_of
+from bdiff.config.keys import plain
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.schedule import Schedule
 from bdiff.model import checkpoint
-from bdiff.pipeline.prepare import plain
 from bdiff.store.artifacts import Stage
 
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from bdiff.config.instantiate import defaults
+from bdiff.config.keys import plain
 from bdiff.defense.settings import Calibration
-from bdiff.pipeline.prepare import plain
 
 
 class Threshold(NamedTuple):
