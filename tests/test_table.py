@@ -12,6 +12,7 @@ from bdiff.cli.shared import written
 from bdiff.cli.table import rows_of
 from bdiff.common.errors import RequestError
 from bdiff.config.compose import jobs
+from bdiff.config.folders import asked
 from bdiff.config.keys import plain, resolved
 
 ROW = "baddiffusion/box_14-trigger-p10"
@@ -48,9 +49,8 @@ def outputs(tmp_path) -> Path:
 def of_row(folder: Path, *typed: str, metrics: dict[str, float], protocol: dict) -> None:
     """Write a run of `ROW`, its config composed as a request composes it."""
     (config,) = jobs([f"experiment={ROW}", *typed], multirun=False)
-    choices = {name: option for name, option in config.hydra.runtime.choices.items() if "hydra" not in name}
-    own = plain(resolved(config))
-    write_run(folder, metrics, own, typed=(f"experiment={ROW}", *typed), choices=choices, protocol=protocol)
+    words, choices = asked(config.hydra)
+    write_run(folder, metrics, plain(resolved(config)), typed=words, choices=choices, protocol=protocol)
 
 
 def test_outputs_are_looked_through_where_nothing_is_named(ask, outputs):

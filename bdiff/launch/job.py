@@ -18,7 +18,7 @@ from rich.logging import RichHandler
 
 from bdiff.common.errors import RequestError, RunError
 from bdiff.common.progress import console
-from bdiff.config.folders import searched
+from bdiff.config.folders import asked
 from bdiff.config.instantiate import make
 from bdiff.config.keys import plain
 from bdiff.launch.place import SWEEP
@@ -59,8 +59,7 @@ class Recorder(NoTracker):
 def hydra_job(config: DictConfig) -> dict[str, Any]:
     """Run the job that Hydra composed, in Hydra's run folder; see `job`."""
     hydra = HydraConfig.get()
-    choices = {name: option for name, option in hydra.runtime.choices.items() if not name.startswith("hydra/")}
-    return job(config, Path(hydra.runtime.output_dir), [*searched(hydra), *hydra.overrides.task], choices)
+    return job(config, Path(hydra.runtime.output_dir), *asked(hydra))
 
 
 def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[str, str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from bdiff.common.errors import RequestError
 from bdiff.common.progress import console
 from bdiff.config.compose import jobs
-from bdiff.config.folders import searched
+from bdiff.config.folders import asked
 from bdiff.config.keys import resolved
 from bdiff.config.words import literal
 from bdiff.library.records import Record, record_in
@@ -32,14 +32,11 @@ def run(overrides: Sequence[str] = (), *, quiet: bool = False) -> Record:
     not within another Hydra app.
     """
     with composed(overrides) as config:
-        folder, chosen = Path(config.hydra.run.dir), config.hydra.runtime.choices
-        words = [*searched(config.hydra), *config.hydra.overrides.task]
-        choices = {group: option for group, option in chosen.items() if not group.startswith("hydra/")}
-        settled = resolved(config)
+        folder, words, settled = Path(config.hydra.run.dir), asked(config.hydra), resolved(config)
     from bdiff.launch.job import job
 
     with logging_apart(quiet):
-        job(settled, folder, words, choices)
+        job(settled, folder, *words)
     return record_in(folder)
 
 
