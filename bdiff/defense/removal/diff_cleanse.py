@@ -45,8 +45,6 @@ class DiffCleanseRemoval(Removal):
 
     checks = ("bdiff.defense.check.trigger_problems", "bdiff.defense.check.generated_problems")
 
-    needs_trigger = True
-
     def __init__(
         self,
         share: Annotated[float, positive_fraction, "fraction of each convolution's channels that are pruned"],

@@ -24,8 +24,6 @@ class ElijahRemoval(Removal):
 
     checks = ("bdiff.defense.check.trigger_problems",)
 
-    needs_trigger = True
-
     def __init__(
         self,
         shift_weight: Annotated[float, at_least(0), "weight of the loss that removes the trigger's effect"],
