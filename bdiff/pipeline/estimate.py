@@ -1,9 +1,10 @@
 """How long a stage would take and how much of the device: counted operations and bytes, and rates measured here."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -38,6 +39,20 @@ class Row:
     words: str  # what there is to do
     seconds: float | None  # that are left; None if unknown
     bytes: float | None  # on the device; None if unknown
+
+
+class Total(NamedTuple):
+    """What the stages of a plan take together, as far as that is known."""
+
+    seconds: float
+    bytes: float  # of the largest stage
+    unknown: bool  # whether the seconds of some stage are unknown
+
+
+def total(rows: Collection[Row]) -> Total:
+    """Return what stages take together."""
+    known = [row.seconds for row in rows if row.seconds is not None]
+    return Total(sum(known), max((row.bytes or 0 for row in rows), default=0), len(known) < len(rows))
 
 
 @dataclass(frozen=True)

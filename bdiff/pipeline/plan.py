@@ -54,16 +54,6 @@ class Plan:
     missing: list[str]  # what is not here, in words
     basis: list[str]  # in lines: what the estimates rest on
 
-    @property
-    def seconds(self) -> float:
-        """Seconds of all stages, as far as they are known."""
-        return sum(row.seconds or 0 for row in self.rows)
-
-    @property
-    def bytes(self) -> float:
-        """Bytes of the largest stage, as far as they are known."""
-        return max((row.bytes or 0 for row in self.rows), default=0)
-
 
 def plan(config: DictConfig) -> Plan:
     """Return what the request would do. Nothing is written, downloaded or trained.
