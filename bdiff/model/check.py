@@ -1,7 +1,6 @@
 """Checks of a checkpoint before torch is imported."""
 
 import json
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from omegaconf import DictConfig
 
 from bdiff.common.places import is_file, no_file, odd_files
 from bdiff.config.keys import plain
+from bdiff.config.rules import is_count, is_number
 from bdiff.diffusion import schedulers
 from bdiff.model import architecture
 from bdiff.store.integrity import fault
@@ -37,21 +37,11 @@ PLAIN_UNET = {
 }
 
 
-def is_count(value: Any) -> bool:
-    """Return whether a value of a config is a whole number from 1 up."""
-    return type(value) is int and value >= 1
-
-
 def is_size(value: Any) -> bool:
     """Return whether a value of a config is a sample_size: null, a number or two."""
     return (
         value is None or is_count(value) or (isinstance(value, list) and len(value) == 2 and all(map(is_count, value)))
     )
-
-
-def number(value: Any) -> bool:
-    """Return whether a value of a config is a finite number."""
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 #: the types that the other checks rely on
@@ -62,8 +52,8 @@ UNET_TYPES: dict[str, Callable[[Any], bool]] = {
 }
 NOISE_TYPES: dict[str, Callable[[Any], bool]] = {
     "num_train_timesteps": is_count,
-    "beta_start": number,
-    "beta_end": number,
+    "beta_start": is_number,
+    "beta_end": is_number,
 }
 
 
