@@ -13,7 +13,7 @@ from bdiff.defense.shields import cohen
 from bdiff.defense.shields.certification import Certification
 from bdiff.defense.shields.sequential import LAST, looks
 from bdiff.defense.shields.votes import BLOCK, Certificate, Votes, noises
-from bdiff.report import certified as picture
+from bdiff.report import certified_figure as picture
 from bdiff.report.charts import COLOURS
 
 SHAPE = (1, 8, 8)
