@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,20 +42,15 @@ def judge(
 ) -> Path:
     """Write the run in which `audit` judged `model`, with Elijah's score of it by default."""
     trigger, true_asr, own_score, l2, asr = MODELS[model]
-    found = {"score": own_score if score is None else score, "l2": l2, "cosine": 0.5, "asr": asr, "seconds": 2,
-             "evaluations": 10_000}  # fmt: skip
+    audited = {"score": own_score if score is None else score, "l2": l2, "cosine": 0.5, "asr": asr, "seconds": 2,
+               "evaluations": 10_000}  # fmt: skip
+    found = {} if "status" in more else {f"audit/{name}": value for name, value in audited.items()}
     config = settings(seed=list(MODELS).index(model), defense={"steps": steps})
     choices: dict[str, str | None] = {"trigger": trigger or "box", "defense": audit, "data": data}
     keys = {"train": model if data == "digits" else f"{data}-{model}", "audit": key or f"{audit}-{model}"}
     protocol = {"audit": {"backdoored": trigger is not None}}
-    write_run(folder, {"asr": true_asr}, config, choices=choices, protocol=protocol, keys=keys, age=age, **more)
-    path = folder / "metrics.json"
-    record, time = json.loads(path.read_text()), path.stat().st_mtime
-    if record["status"] == "done":
-        record["metrics"] |= {f"audit/{name}": value for name, value in found.items()}
-        path.write_text(json.dumps(record))
-        os.utime(path, (time, time))
-    return folder
+    metrics = {"asr": true_asr, **found}
+    return write_run(folder, metrics, config, choices=choices, protocol=protocol, keys=keys, age=age, **more)
 
 
 @pytest.fixture
