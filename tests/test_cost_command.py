@@ -67,7 +67,6 @@ def test_the_figure_has_a_panel_for_each_rate(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("nowhere", "nowhere is not a folder"),
         ("runs --base slow --rows attack", "--base slow names 0 attacks of these runs, which are base; fast"),
         ("runs --goal 90", "argument --goal: 90 must lie between 0 and 1"),
         ("runs --rows atack", "atack is set in no run; did you mean attack?"),

@@ -158,9 +158,3 @@ def test_a_file_that_cannot_be_written_is_named_with_the_reason_there_is():
 
     with pytest.raises(RequestError, match=r"^--out there cannot be written \(no place left\)$"):
         written(Path("there"), "--out", full)
-
-
-def test_help_names_the_options(capsys):
-    code = cli.command(["table", "--help"])
-    out = capsys.readouterr().out
-    assert code == 0 and all(word in out for word in ("--rows", "--cols", "--metrics", "--out", "examples"))
