@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 
 from bdiff import __version__
 from bdiff.cli import main as cli
-from bdiff.config.words import normal
 
 TINY = [
     "data.limit=64", "train.steps=6", "train.batch_size=8", "train.warmup=2", "sample.count=12", "sample.batch_size=6",
@@ -317,10 +316,3 @@ def quiet():
     root, handlers, level = logging.getLogger(), logging.getLogger().handlers[:], logging.getLogger().level
     yield
     root.handlers[:], root.level = handlers, level
-
-
-@pytest.mark.parametrize("word", ["outputs=~/x", 'outputs="~/x"', "outputs='~/x'"])
-def test_a_home_is_expanded_in_any_option(word, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
-    assert normal(word) == 'outputs="/home/me/x"'
-    assert normal("trigger=BOX_14") == "trigger=box_14" and normal("~model.unet.dropout") == "~model.unet.dropout"
