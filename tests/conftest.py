@@ -35,8 +35,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def plain_logging() -> None:
-    """Undo the log level of a run that an earlier test carried out in this process."""
+    """Undo the log level and the handlers of a run that an earlier test carried out in this process."""
     logging.getLogger("bdiff").setLevel(logging.NOTSET)
+    logging.root.handlers[:] = [one for one in logging.root.handlers if type(one).__module__ == "_pytest.logging"]
 
 
 @pytest.fixture(scope="module")

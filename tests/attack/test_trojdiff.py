@@ -328,11 +328,6 @@ def test_what_goes_together_is_taken(words):
 RUN = [*TINY, "metric.also=[kid]", "classifier.train.steps=20"]
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
-
-
 def test_a_run_towards_an_image_is_measured_as_baddiffusion_is(home):
     code, record = carry_out(home, "d2i", *RUN, "attack=trojdiff")
     assert code == 0 and {"suspect/asr", "suspect/mse", "suspect/psnr"} <= record["metrics"].keys()

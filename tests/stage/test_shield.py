@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import carry_out
+from runs import runner
 
 from bdiff.common.errors import RequestError
 from bdiff.common.progress import Meter
@@ -29,9 +29,7 @@ CERTIFICATION = [
 KINDS = ("clean", "adversarial", "triggered", "triggered_adversarial")
 
 
-def run(home: Path, folder: str, *overrides: str) -> tuple[int, dict]:
-    """The exit code and metrics.json of one tiny run."""
-    return carry_out(home, folder, *TINY, *overrides)
+run = runner(*TINY)
 
 
 @pytest.fixture(scope="module")
