@@ -47,6 +47,12 @@ def home(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep compiled kernels out of the user's folders, in one for all tests."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "kernels"))
+
+
+@pytest.fixture
 def site(tmp_path, monkeypatch) -> Iterator[Path]:
     """A folder that packages can be put in, and are then installed for this process."""
     place = tmp_path / "site"

@@ -225,10 +225,6 @@ def test_rows_come_in_the_images_order_and_say_what_is_right(tmp_path):
     assert all(row.correct == (row.predict == row.label) for row in rows)
 
 
-class Killed(BaseException):
-    """Stands for a SIGKILL: nothing may catch it."""
-
-
 #: what the code wrote before images shared batches, less the times
 BEFORE = [
     (40, 0, 0, "0.165813", 1), (0, 1, 0, "0.0649096", 0), (10, 1, -1, "0", 0), (30, 0, 1, "0.144004", 0),
@@ -259,10 +255,10 @@ def test_rows_are_in_the_file_as_they_come_and_in_the_images_order(tmp_path):
     def dying(x):
         calls.append(path.read_text().count("\n") - 1)
         if len(calls) == 11:
-            raise Killed
+            raise toys.Killed
         return first_pixel(x)
 
-    with pytest.raises(Killed):
+    with pytest.raises(toys.Killed):
         certified(path, dying)
     assert calls == sorted(calls) and calls[0] == 0 and calls[-1] >= 2
     assert [row.idx for row in cohen.read(path)] == [40, 0, 10, 30, 20][: calls[-1]]
