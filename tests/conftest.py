@@ -35,14 +35,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def plain_logging() -> None:
-    """Undo the log level of a run that an earlier test carried out in this process."""
+    """Undo the log level and the handlers of a run that an earlier test carried out in this process."""
     logging.getLogger("bdiff").setLevel(logging.NOTSET)
+    logging.root.handlers[:] = [one for one in logging.root.handlers if type(one).__module__ == "_pytest.logging"]
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     """A folder with its own outputs and cache, shared by the tests of a file as by a user's runs."""
     return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep compiled kernels out of the user's folders, in one for all tests."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "kernels"))
 
 
 @pytest.fixture

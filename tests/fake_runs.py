@@ -25,7 +25,7 @@ def settings(trigger: str = "box_14", rate: float = 0.1, seed: int = 0, **more: 
 
 def write_run(
     folder: Path,
-    metrics: dict[str, float],
+    metrics: dict[str, float],  # by their full names, or those of the suspect by their last part
     config: dict[str, Any],
     *,
     typed: tuple[str, ...] = (),
@@ -43,7 +43,7 @@ def write_run(
         "status": "done",
         "overrides": list(typed),
         "choices": choices or {},
-        "metrics": {f"suspect/{name}": value for name, value in metrics.items()},
+        "metrics": {name if "/" in name else f"suspect/{name}": value for name, value in metrics.items()},
         **({} if more.get("status", "done") != "done" else {"protocol": protocol or {}}),
         **more,
     }

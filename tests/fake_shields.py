@@ -1,7 +1,5 @@
 """Folders of runs with a shield, written by hand: as far as tables read them."""
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +43,5 @@ def write_shielded(
     config = settings(seed=seed, defense={"_target_": TARGETS[shield], **(typed or {})})
     words = tuple(f"defense.{key}={value}" for key, value in (typed or {}).items())
     choices: dict[str, str | None] = {"trigger": "box", "defense": shield}
-    write_run(folder, {}, config, typed=words, choices=choices, protocol={"images": 256, PARTS[shield]: facts or {}},
-              **more)  # fmt: skip
-    path = folder / "metrics.json"
-    record, time = json.loads(path.read_text()), path.stat().st_mtime
-    path.write_text(json.dumps(record | {"metrics": metrics}))
-    os.utime(path, (time, time))
-    return folder
+    protocol = {"images": 256, PARTS[shield]: facts or {}}
+    return write_run(folder, metrics, config, typed=words, choices=choices, protocol=protocol, **more)

@@ -1,6 +1,7 @@
 """Runs in the tests' own process, as a user's commands."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from bdiff.cli import main as cli
@@ -13,3 +14,8 @@ def carry_out(home: Path, folder: str, *overrides: str) -> tuple[int, dict]:
     code = cli.command(words)
     record = place / "metrics.json"
     return code, json.loads(record.read_text()) if record.exists() else {}
+
+
+def runner(*settings: str) -> Callable[..., tuple[int, dict]]:
+    """Return `carry_out` with settings that all runs of a file have."""
+    return lambda home, folder, *overrides: carry_out(home, folder, *settings, *overrides)

@@ -162,7 +162,6 @@ def test_where_the_target_is_a_class_the_classifier_says_what_succeeded(place, c
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("nowhere", "nowhere is not a folder"),
         ("runs/shield", "no run with triggered samples is done below runs/shield"),
         ("runs/broken", "(1 did not finish)"),
         ("runs --rows atack", "atack is set in no run; did you mean attack?"),

@@ -82,6 +82,38 @@ def test_the_help_of_run_explains_the_options_that_are_chosen(ask):
     assert "attack.eps" not in ask("run", "--help")
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("table", ["--rows", "--cols", "--metrics", "--format", "--out"]),
+        ("zoo", ["--score", "--rate", "--figure", "--format"]),
+        ("shields", ["--rows", "--format"]),
+        ("attacks", ["--rows", "--figure"]),
+        ("cost", ["--goal", "--base"]),
+    ],
+)
+def test_the_help_of_a_command_names_its_options_with_examples(name, options, ask):
+    text = ask(name, "--help")
+    assert all(option in text for option in (*options, "examples:"))
+
+
+@pytest.mark.parametrize("name", ["zoo", "shields", "attacks", "cost"])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "the following arguments are required: folder: see bdiff {name} --help"),
+        (". nowhere", "nowhere is not a folder"),
+        (". --format xml", "invalid choice: 'xml'"),
+        (". --row trigger", "--row"),
+    ],
+)
+def test_wrong_words_to_a_command_over_runs_are_reported_in_a_line(name, line, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.command([name, *line.split()]) == 2
+    out, err = capsys.readouterr()
+    assert message.format(name=name) in err and len(err.splitlines()) == 1 and not out
+
+
 def test_the_installed_script_prints_the_config_from_any_folder(tmp_path):
     config = OmegaConf.create(script(["run", "--cfg", "job", "train.steps=7"], tmp_path))
     assert config.train.steps == 7 and config.data._target_ == "bdiff.data.digits.digits"

@@ -18,6 +18,7 @@ from bdiff.common.device import Late, to_device
 from bdiff.common.seeds import generator
 from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
+from bdiff.config.keys import resolved
 from bdiff.config.options import group_options
 from bdiff.data.base import to_float
 from bdiff.defense.detection.curve import STEPS
@@ -40,12 +41,9 @@ from bdiff.trigger.universal import universal
 def carried_out(monkeypatch, folder, *words: str, card: Card) -> dict:
     """The record of one tiny run on `card`."""
     (config,) = jobs([*TINY, f"paths.outputs={folder}/outputs", f"paths.cache={folder}/cache", *words], False)
-    plain = OmegaConf.to_container(
-        OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True
-    )
     monkeypatch.setattr(stages, "open_device", lambda name: accelerator())
     with card:
-        return run_experiment(OmegaConf.create(plain), NoTracker(), lambda figures: None)
+        return run_experiment(resolved(config), NoTracker(), lambda figures: None)
 
 
 def test_every_attack_defense_and_sampler_is_tried():

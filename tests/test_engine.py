@@ -14,6 +14,8 @@ from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.engine import TOLERANCE, steady
 from bdiff.diffusion.mode import Costs, Inference, Mode, Work, choose
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 SHAPE = (2, 8, 8)
 
 
@@ -40,13 +42,6 @@ def suspect(seed: int = 0, precision: str = "fp32") -> Suspect:
 
 def noise(count: int) -> Tensor:
     return torch.randn((count, *SHAPE), generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(autouse=True)
-def kernels(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep compiled kernels out of the user's folders, in one for all these tests."""
-    folder = tmp_path_factory.getbasetemp() / "kernels"
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])

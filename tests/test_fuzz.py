@@ -291,15 +291,6 @@ def whole(tmp_path_factory) -> Path:
     return place
 
 
-@pytest.fixture(scope="module", autouse=True)
-def imported() -> None:
-    """What a run needs, imported once before it is forked."""
-
-
-def test_there_are_300():
-    assert sum(FAMILIES.values()) == 300
-
-
 @pytest.mark.parametrize(
     ("family", "number"),
     [(family, number) for family, count in FAMILIES.items() for number in range(count)],

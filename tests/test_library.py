@@ -156,6 +156,7 @@ def test_an_auto_threshold_of_other_models_flags_none(made, caplog):
         ("elija", {}, "defense=elija is not known; did you mean elijah?"),
         ("elijah", {"stepps": 3}, "defense.stepps is not known; did you mean defense.steps?"),
         ("elijah", {"lr": "fast"}, "defense.lr=fast must be a number"),
+        ("terd", {"window": 101}, "defense.window=101 is more than the schedule's 100 timesteps"),
         ("elijah", {"precision": "bf16"}, "precision is not a setting of bdiff.audit"),
         ("elijah", {"sampler": "dpm"}, "sampler=dpm is not known"),
     ],

@@ -354,7 +354,17 @@ WRONG_DEFENSES = [
     ("defense=purediffusion defense.timesteps=[a,b]", "must be decreasing fractions"),
     ("defense=purediffusion defense.timesteps=0.5", "must be decreasing fractions"),
     ("defense=elijah defense.precision=fp8", "defense.precision=fp8 is not known"),
-    ("defense=anp defense.budget=0", "defense.budget=0 must be above 0"),
+    (
+        "defense=anp defense.budget=0 defense.share=1.1 defense.count=0",
+        *("defense.budget=0 must be above 0", "defense.share=1.1 must be above 0, and", "defense.count=0 must be at"),
+    ),
+    ("defense=elijah defense.removal.shift_weight=-1", "defense.removal.shift_weight=-1 must be at least 0"),
+    (
+        "defense=purification defense.t=0 defense.sampler=ode defense.copies=0",
+        *("defense.t=0 must be at least 1", "defense.sampler=ode is not known", "defense.copies=0 must be at least 1"),
+    ),
+    ("defense=certification defense.stop=soon", "defense.stop=soon is not known", "never, radii"),
+    ("defense=purification defense.strip.false_positive_rate=0", "false_positive_rate=0 must lie between 0 and 1"),
     ("defense=purification defense.steps=1.5", "defense.steps=1.5 must be a whole number"),
     ("defense=purification defense.steps=all", "defense.steps=all must be a whole number"),
     ("defense=purification defense.steps=0", "defense.steps=0 must be at least 1"),
@@ -429,6 +439,28 @@ WRONG_DEFENSES = [
     ("attack=diff2 attack.sampler=ode attack.eta=0", "sampler=ode is not known", "attack.eta=0 must be above 0"),
     ("attack=diff2 attack.sigma=0 attack.eps=-1", "attack.sigma=0 must be above", "attack.eps=-1 must be above"),
     ("attack=diff2_cifar10 attack.steps=0", "attack.steps=0 must be at least 1"),
+    ("attack=diff2 attack.t=[0,8]", "attack.t=[0, 8] must be whole numbers from 1 up"),
+    (
+        "attack=diff2_poisoning attack.eta=0 attack.eps=-1 attack.steps=0",
+        *("attack.eta=0 must be above 0", "attack.eps=-1 must be above 0", "attack.steps=0 must be at least 1"),
+    ),
+    (
+        "attack=villandiffusion attack.path=variance attack.law=exact attack.r=image",
+        *("attack.path=variance is not known", "attack.law=exact is not known", "attack.r=image is not known"),
+    ),
+    ("attack=villandiffusion attack.law=[]", "attack.law=[] is empty: name at least one"),
+    ("attack=villandiffusion attack.law=[ode,exact]", "holds exact, which is not known"),
+    (
+        "attack=trojdiff attack.mode=d2d attack.form=box attack.gamma=1",
+        *("attack.mode=d2d is not known", "attack.form=box is not known", "attack.gamma=1 must be at least 0 and"),
+    ),
+    ("attack=trojdiff attack.gamma=-0.1", "attack.gamma=-0.1 must be at least 0 and below 1"),
+    ("attack=stealthy attack.strength=1", "attack.strength=1 must lie between 0 and 1"),
+    (
+        "attack=learned_trigger attack.path=variance attack.law=grid",
+        *("attack.path=variance is not known", "attack.law=grid is not known"),
+    ),
+    ("attack=uibdiffusion attack.law=grid", "attack.law=grid is not known"),
     ("attack=learned_trigger pretrain=none", "attack.learn=200 needs a denoiser that training starts from"),
     ("attack=diff2 attack.learn=4", "attack.learn=4 needs a denoiser that training starts from"),
     ("attack=diff2 amplify=purediffusion", "amplify is for triggers that are added to a sample's starting noise"),
@@ -449,7 +481,7 @@ def test_a_wrong_defense_is_reported_before_anything_is_trained(line, words):
 RIGHT = [
     "attack=uibdiffusion attack.learn=4",  # on the classifier
     "attack=learned_trigger attack.learn=0",
-    "attack=villandiffusion amplify=purediffusion",
+    "attack=villandiffusion attack.grid=30 amplify=purediffusion",
     "+new.key=3",
     "hydra.run.dir=elsewhere hydra.job.chdir=true",
     "hydra/launcher=basic",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from runs import carry_out
 
 from bdiff.cli import main as cli
 
@@ -15,11 +16,9 @@ TINY = [
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
+def home(home) -> Path:
     """A folder with one finished run, `outputs/run`."""
-    home = tmp_path_factory.mktemp("home")
-    words = ["run", *TINY, "trigger=stop_sign", f"paths.outputs={home}/outputs", f"paths.cache={home}/cache"]
-    assert cli.command([*words, f"hydra.run.dir={home}/outputs/run"]) == 0
+    assert carry_out(home, "outputs/run", *TINY, "trigger=stop_sign")[0] == 0
     return home
 
 

@@ -1,7 +1,6 @@
 """`bdiff run` from end to end on the digits, with budgets of seconds."""
 
 import json
-import logging
 import os
 import re
 import signal
@@ -15,12 +14,11 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from runs import carry_out
+from runs import runner
 from safetensors.torch import load_file
 
 from bdiff import __version__
 from bdiff.cli import main as cli
-from bdiff.config.words import normal
 
 TINY = [
     "data.limit=64", "train.steps=6", "train.batch_size=8", "train.warmup=2", "sample.count=12", "sample.batch_size=6",
@@ -29,9 +27,7 @@ TINY = [
 ]  # fmt: skip
 
 
-def run(home: Path, folder: str, *overrides: str) -> tuple[int, dict]:
-    """The exit code and metrics.json of one tiny run."""
-    return carry_out(home, folder, *TINY, *overrides)
+run = runner(*TINY)
 
 
 @pytest.fixture(scope="module")
@@ -309,18 +305,3 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     assert "run the same command to resume" in rest
     assert "Traceback" not in rest
     assert json.loads((tmp_path / "here" / "metrics.json").read_text())["status"] == "interrupted"
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    """Leave logging as pytest set it up."""
-    root, handlers, level = logging.getLogger(), logging.getLogger().handlers[:], logging.getLogger().level
-    yield
-    root.handlers[:], root.level = handlers, level
-
-
-@pytest.mark.parametrize("word", ["outputs=~/x", 'outputs="~/x"', "outputs='~/x'"])
-def test_a_home_is_expanded_in_any_option(word, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
-    assert normal(word) == 'outputs="/home/me/x"'
-    assert normal("trigger=BOX_14") == "trigger=box_14" and normal("~model.unet.dropout") == "~model.unet.dropout"

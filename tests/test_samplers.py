@@ -13,11 +13,12 @@ import toys
 
 from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
+from bdiff.config.keys import plain
 from bdiff.config.options import group_options
 from bdiff.diffusion.sampling import Sampler, denoise
 from bdiff.diffusion.schedule import Schedule
 from bdiff.diffusion.steps import first_timestep, step_problem
-from bdiff.pipeline.prepare import check_start, plain
+from bdiff.pipeline.prepare import check_start
 
 MEAN, VARIANCE = 0.3, 0.25
 SAMPLERS = group_options()["sampler"]

@@ -2,8 +2,6 @@
 
 import csv
 import io
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -70,10 +68,6 @@ def test_csv_holds_a_table_at_full_precision_and_its_notes_go_to_stderr(ask):
 
 
 WRONG = [
-    ("", "the following arguments are required: folder", "bdiff shields --help"),
-    ("outputs nowhere", "nowhere is not a folder"),
-    ("outputs --format xml", "invalid choice: 'xml'", "bdiff shields --help"),
-    ("outputs --row trigger", "--row", "bdiff shields --help"),
     ("outputs --rows triger", "triger is set in no run; did you mean trigger?"),
     ("outputs --rows trigger", "2 runs belong to one cell but differ in defense.t (20, 8)"),
     ("outputs --format csv", "csv holds one table"),
@@ -99,14 +93,3 @@ def test_wrong_words_are_reported_in_a_line(line, message, ask):
 def test_no_runs_with_a_shield(folders, message, ask):
     code, out, err = ask(*folders)
     assert (code, out) == (2, "") and f"no run with a shield is done {message}" in err
-
-
-def test_help_comes_without_torch():
-    code = """
-import atexit, sys
-from bdiff.cli import main as cli
-atexit.register(lambda: print({"torch", "matplotlib"} & {*sys.modules}))
-cli.command(["shields", "--help"])
-"""
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "--rows" in out and "--format" in out and out.endswith("set()\n")

@@ -15,11 +15,13 @@ from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
+from toys import Killed, weights
 
 from bdiff.attack.baddiffusion import BadDiffusion
 from bdiff.attack.base import Parts
 from bdiff.attack.diff2 import DIFF2
 from bdiff.attack.diff2_poisoning import DIFF2Poisoning
+from bdiff.attack.shield import ShieldAttack
 from bdiff.classifier.small_cnn import SmallCNN
 from bdiff.defense.removal.anp import Perturbed
 from bdiff.diffusion import step as steps
@@ -35,6 +37,8 @@ from bdiff.diffusion.step import unchanging
 from bdiff.diffusion.training import fit
 from bdiff.trigger.base import Trigger
 from bdiff.trigger.universal import universal
+
+pytestmark = pytest.mark.usefixtures("kernels")
 
 STEPS = 5
 LOOP = replace(toys.LOOP, compile=True)
@@ -60,37 +64,30 @@ def denoiser() -> Denoiser:
     return Denoiser(Tiny(), toys.schedule(), (1, 8, 8))
 
 
-def diff2() -> DIFF2:
-    """DIFF2 with adversarial images made before training."""
-    picture, images = universal(8, cell=1, seed=0), toys.images()
-    settings = (0.5, "append", "redirect", "both", 0.15, [3], "ancestral", 0.25, 16 / 255, 2, 0)
-    attack = DIFF2(Trigger.from_picture(picture, 1), toys.attack().target, *settings)
-    torch.manual_seed(0)
-    attack.prepare(Parts(toys.schedule(), SmallCNN(1, 2, 4)))
-    attack.prepare_rows(images, attack.rows(images.labels, 0))
-    return attack
-
-
-def poisoning() -> DIFF2Poisoning:
-    """Poisoned images alone, their perturbation found before training."""
+def prepared(kind: type[ShieldAttack], *settings) -> ShieldAttack:
+    """An attack on shields after what it computes before training."""
+    attack = kind(Trigger.from_picture(universal(8, cell=1, seed=0), 1), toys.attack().target, 0.5, "append", *settings)
     images = toys.images()
-    attack = DIFF2Poisoning(
-        Trigger.from_picture(universal(8, cell=1, seed=0), 1), toys.attack().target, 0.5, "append", 0.1, 0.1, 3
-    )
     torch.manual_seed(0)
     attack.prepare(Parts(toys.schedule(), SmallCNN(1, 2, 4)))
     attack.prepare_rows(images, attack.rows(images.labels, 0))
     return attack
+
+
+def diff2() -> ShieldAttack:
+    """DIFF2 with adversarial images made before training."""
+    return prepared(DIFF2, "redirect", "both", 0.15, [3], "ancestral", 0.25, 16 / 255, 2, 0)
+
+
+def poisoning() -> ShieldAttack:
+    """Poisoned images alone, their perturbation found before training."""
+    return prepared(DIFF2Poisoning, 0.1, 0.1, 3)
 
 
 def asking(schedule: Schedule, rows: Rows, draw: Draw) -> Noised:
     """Poison as a plugin may have it: clean, and with a question that no compiler can answer."""
     found = clean(schedule, rows, draw)
     return found._replace(answer=found.answer + (0.0 if found.t.sum().item() >= 0 else 1.0))
-
-
-def weights(model: nn.Module) -> Tensor:
-    return torch.cat([weight.detach().flatten() for weight in model.parameters()])
 
 
 def trained(
@@ -107,12 +104,6 @@ def trained(
 
 def near(found: Tensor, expected: Tensor, tolerance: float) -> bool:
     return bool((found - expected).norm() <= tolerance * expected.norm())
-
-
-@pytest.fixture(autouse=True)
-def kernels(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep compiled kernels out of the user's folders, in one for all these tests."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "kernels"))
 
 
 ROWS = [
@@ -162,10 +153,6 @@ def test_a_compiled_step_sees_the_trigger_as_it_is_learned_and_is_compiled_once(
         assert not torch.equal(attack.trigger.pattern, fixed.trigger.pattern)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert near(found[2], found[1], 1e-5) and not near(found[2], found[0], 1e-4)
-
-
-class Killed(BaseException):
-    """Stands for a SIGKILL: nothing in the loop may catch it."""
 
 
 def test_a_killed_compiled_training_ends_with_the_same_bits(tmp_path):

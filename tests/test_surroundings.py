@@ -39,6 +39,9 @@ def script(*words: str, shell: str = "", **environment: str) -> subprocess.Compl
 @pytest.mark.parametrize(
     ("typed", "ours"),
     [
+        ("outputs=~/x", 'outputs="/home/me/x"'),
+        ('outputs="~/x"', 'outputs="/home/me/x"'),
+        ("~model.unet.dropout", "~model.unet.dropout"),
         ("data.path=~/a,~/b", 'data.path="/home/me/a","/home/me/b"'),
         ("data.path='~/a,b'", 'data.path="/home/me/a,b"'),
         (r"data.path=~/a\,b", 'data.path="/home/me/a,b"'),

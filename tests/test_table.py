@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 from fake_runs import settings, write_run
-from omegaconf import OmegaConf
 
 from bdiff.cli import main as cli
 from bdiff.cli.shared import written
 from bdiff.cli.table import rows_of
 from bdiff.common.errors import RequestError
 from bdiff.config.compose import jobs
+from bdiff.config.folders import asked
+from bdiff.config.keys import plain, resolved
 
 ROW = "baddiffusion/box_14-trigger-p10"
 
@@ -48,11 +49,8 @@ def outputs(tmp_path) -> Path:
 def of_row(folder: Path, *typed: str, metrics: dict[str, float], protocol: dict) -> None:
     """Write a run of `ROW`, its config composed as a request composes it."""
     (config,) = jobs([f"experiment={ROW}", *typed], multirun=False)
-    choices = {name: option for name, option in config.hydra.runtime.choices.items() if "hydra" not in name}
-    plain = OmegaConf.to_container(
-        OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), resolve=True
-    )
-    write_run(folder, metrics, plain, typed=(f"experiment={ROW}", *typed), choices=choices, protocol=protocol)
+    words, choices = asked(config.hydra)
+    write_run(folder, metrics, plain(resolved(config)), typed=words, choices=choices, protocol=protocol)
 
 
 def test_outputs_are_looked_through_where_nothing_is_named(ask, outputs):
@@ -160,9 +158,3 @@ def test_a_file_that_cannot_be_written_is_named_with_the_reason_there_is():
 
     with pytest.raises(RequestError, match=r"^--out there cannot be written \(no place left\)$"):
         written(Path("there"), "--out", full)
-
-
-def test_help_names_the_options(capsys):
-    code = cli.command(["table", "--help"])
-    out = capsys.readouterr().out
-    assert code == 0 and all(word in out for word in ("--rows", "--cols", "--metrics", "--out", "examples"))

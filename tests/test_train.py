@@ -15,6 +15,7 @@ import pytest
 import torch
 import toys
 from torch import nn
+from toys import Killed, weights
 
 from bdiff.common.errors import RunError
 from bdiff.diffusion import checkpointer, training
@@ -24,11 +25,6 @@ from bdiff.diffusion.classification import shifted
 from bdiff.diffusion.history import read_history
 from bdiff.diffusion.objective import denoising_loss
 from bdiff.diffusion.training import fit, row_stream
-
-
-def weights(model: nn.Module) -> torch.Tensor:
-    """All weights in one vector."""
-    return torch.cat([weight.detach().flatten() for weight in model.parameters()])
 
 
 def trained(folder: Path, loss=None, **options) -> nn.Module:
@@ -128,10 +124,6 @@ def test_the_average_is_the_hand_computed_one(tmp_path):
         decay = 0.0 if step == 0 else min(0.7, (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * weight
     assert model.weight.item() == pytest.approx(average, rel=1e-4)
-
-
-class Killed(BaseException):
-    """Stands for a SIGKILL: nothing in the loop may catch it."""
 
 
 @pytest.mark.parametrize("moment", [1, 5, 6, 11])

@@ -3,9 +3,6 @@
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -43,20 +40,15 @@ def judge(
 ) -> Path:
     """Write the run in which `audit` judged `model`, with Elijah's score of it by default."""
     trigger, true_asr, own_score, l2, asr = MODELS[model]
-    found = {"score": own_score if score is None else score, "l2": l2, "cosine": 0.5, "asr": asr, "seconds": 2,
-             "evaluations": 10_000}  # fmt: skip
+    audited = {"score": own_score if score is None else score, "l2": l2, "cosine": 0.5, "asr": asr, "seconds": 2,
+               "evaluations": 10_000}  # fmt: skip
+    found = {} if "status" in more else {f"audit/{name}": value for name, value in audited.items()}
     config = settings(seed=list(MODELS).index(model), defense={"steps": steps})
     choices: dict[str, str | None] = {"trigger": trigger or "box", "defense": audit, "data": data}
     keys = {"train": model if data == "digits" else f"{data}-{model}", "audit": key or f"{audit}-{model}"}
     protocol = {"audit": {"backdoored": trigger is not None}}
-    write_run(folder, {"asr": true_asr}, config, choices=choices, protocol=protocol, keys=keys, age=age, **more)
-    path = folder / "metrics.json"
-    record, time = json.loads(path.read_text()), path.stat().st_mtime
-    if record["status"] == "done":
-        record["metrics"] |= {f"audit/{name}": value for name, value in found.items()}
-        path.write_text(json.dumps(record))
-        os.utime(path, (time, time))
-    return folder
+    metrics = {"asr": true_asr, **found}
+    return write_run(folder, metrics, config, choices=choices, protocol=protocol, keys=keys, age=age, **more)
 
 
 @pytest.fixture
@@ -241,25 +233,11 @@ def test_the_figure_is_drawn_on_request(place, capsys):
     assert capsys.readouterr().err == "drawn to zoo.svg\n" and Path("zoo.svg").read_text().startswith("<?xml")
 
 
-WRONG = [
-    ("", "the following arguments are required: folder", "bdiff zoo --help"),
-    ("zoo nowhere", "nowhere is not a folder"),
-    ("zoo --formt md", "--formt", "bdiff zoo --help"),
-    ("zoo --figure zoo.txt", "zoo.txt does not end in .png, .pdf, .svg"),
-    ("zoo --out zoo", "--out zoo is a folder"),
-    ("zoo --rate 1", "--rate: 1 must lie between 0 and 1"),
-    ("zoo --rate 0", "--rate: 0 must lie between 0 and 1"),
-    ("zoo --rate 5%", "--rate: 5% must lie between 0 and 1"),
-]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"), [(line, message) for line, *message in WRONG], ids=[row[0] for row in WRONG]
-)
-def test_wrong_words_are_reported_in_a_line(line, message, place, capsys):
-    code = cli.command(["zoo", *line.split()])
+@pytest.mark.parametrize("rate", ["1", "0", "5%"])
+def test_a_rate_that_is_none_is_reported_in_a_line(rate, place, capsys):
+    code = cli.command(["zoo", "zoo", "--rate", rate])
     out, err = capsys.readouterr()
-    assert (code, out, len(err.splitlines())) == (2, "", 1) and all(word in err for word in message), err
+    assert (code, out, len(err.splitlines())) == (2, "", 1) and f"--rate: {rate} must lie between 0 and 1" in err
 
 
 def test_a_figure_where_a_folder_is_leaves_the_folder(place, capsys):
@@ -272,14 +250,3 @@ def test_no_audited_runs(place, capsys):
     assert cli.command(["zoo", "zoo/plain", "zoo/terd-noise-0"]) == 2
     message = capsys.readouterr().err
     assert "no run with a detection is done below zoo/plain, zoo/terd-noise-0 (1 did not" in message
-
-
-def test_help_comes_without_torch():
-    code = """
-import atexit, sys
-from bdiff.cli import main as cli
-atexit.register(lambda: print({"torch", "matplotlib"} & {*sys.modules}))
-cli.command(["zoo", "--help"])
-"""
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "--figure" in out and "--format" in out and out.endswith("set()\n")

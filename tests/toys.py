@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from accelerate import Accelerator
 from diffusers import UNet2DModel
+from torch import nn
 
 from bdiff.attack.baddiffusion import BadDiffusion
 from bdiff.data.base import TensorImages
@@ -90,6 +91,15 @@ def denoiser(channels: int = 1) -> Denoiser:
     return Denoiser(unet(channels), schedule(), (channels, SIZE, SIZE))
 
 
+def weights(model: nn.Module) -> torch.Tensor:
+    """All weights in one vector."""
+    return torch.cat([weight.detach().flatten() for weight in model.parameters()])
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing may catch it."""
+
+
 class Seen(View):
     """x itself, as a network sees it that is called as diffusers' are."""
 
@@ -101,7 +111,7 @@ class Seen(View):
 
 
 def train_config(**changes) -> TrainConfig:
-    """`RECIPE` with changes."""
+    """`TRAIN_CONFIG` with changes."""
     return replace(TRAIN_CONFIG, **changes)
 
 

@@ -47,10 +47,8 @@ def pgd(
 
     Madry et al. 2018; the gradient of the loss is averaged over `eot` calls of `logits` (Athalye et al. 2018). The last
     point is returned: choosing among points by a random loss would be biased towards lucky ones.
-    Raises ValueError for an unknown norm.
     """
     norm, eps = ball.norm, ball.eps
-    check(norm)
     x_adv = (x + start(x, norm, 2 * eps, generator)).clamp(-1, 1)
     for _ in range(steps):
         gradient = mean_gradient(logits, x_adv, y, eot)
@@ -96,21 +94,13 @@ def lengths(x: Tensor) -> Tensor:
     return x.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
 
 
-def check(norm: str) -> None:
-    """Raise ValueError for an unknown norm."""
-    if norm not in NORMS:
-        raise ValueError(f"norm={norm} is not known: choose from {', '.join(NORMS)}")
-
-
 def apgd(logits: Logits, x: Tensor, y: Tensor, *, ball: Ball, steps: int, eot: int, seed: int) -> Tensor:
     """Return adversarial images like `pgd`, by AutoAttack's APGD on the cross-entropy (Croce & Hein 2020).
 
     It adapts its step size, and returns the point of highest loss, by the last of the `eot` draws; so evaluate the
     result with new draws. The start depends on seed and batch.
-    Raises ValueError for an unknown norm, RunError if pyautoattack is not installed.
+    Raises RunError if pyautoattack is not installed.
     """
-    norm, eps = ball.norm, ball.eps
-    check(norm)
     try:
         from pyautoattack.autopgd_base import APGDAttack
     except ImportError as error:
@@ -121,7 +111,7 @@ def apgd(logits: Logits, x: Tensor, y: Tensor, *, ball: Ball, steps: int, eot: i
 
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        attack = APGDAttack(halved, n_iter=steps, norm=NORMS[norm], eps=eps, eot_iter=eot, device=x.device)
+        attack = APGDAttack(halved, n_iter=steps, norm=NORMS[ball.norm], eps=ball.eps, eot_iter=eot, device=x.device)
         return 2 * attack.perturb((x + 1) / 2, y, best_loss=True) - 1
 
 

@@ -57,7 +57,7 @@ class DIFF2(ShieldAttack):
         steps: of projected gradient ascent from x to x_a.
         learn: steps of `update_trigger`, which learn an added trigger before training; 0 keeps it fixed.
 
-    Raises ValueError for invalid values.
+    Raises ValueError if a patch is to be learned.
     """
 
     settings = AttackSettings
@@ -83,12 +83,6 @@ class DIFF2(ShieldAttack):
         learn: Annotated[int, at_least(0), "steps of sign ascent that learn an added trigger before training"],
     ):
         super().__init__(trigger, target, poison_rate, poison_mode, eta, eps, steps)
-        for name, value, known in (("mode", mode, MODES), ("case", case, CASES), ("sampler", sampler, tuple(POWERS))):
-            if value not in known:
-                raise ValueError(f"attack.{name}={value} is not known: choose from {', '.join(known)}")
-        for name, least in (("t", min(t, default=0)), ("sigma", sigma)):
-            if least <= 0:
-                raise ValueError(f"attack.{name}={least} must be above 0")
         self.mode, self.case, self.sampler = mode, case, sampler
         if learn and self.patch:
             raise ValueError(f"attack.learn={learn} needs a trigger that covers the image, such as trigger=universal")

@@ -4,20 +4,16 @@ Theirs is the setting, as later texts on the paper describe it: an attacker who 
 touch the loss. What is in the images is ours.
 """
 
-from typing import Annotated
-
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from bdiff.attack.base import MODES, Plan
+from bdiff.attack.base import Plan
 from bdiff.attack.shield import ShieldAttack
 from bdiff.common.device import to_device
-from bdiff.config.rules import above, at_least, fraction, one_of
 from bdiff.data.base import Images, to_float, to_uint8
 from bdiff.diffusion.objective import Draw, Noised, Rows, clean
 from bdiff.diffusion.schedule import Schedule
-from bdiff.trigger.base import Trigger
 
 BATCH = 256  # images per step
 LENGTH = 0.05  # of a step, whose perturbation is in [-1,1] before it is scaled
@@ -39,18 +35,6 @@ class DIFF2Poisoning(ShieldAttack):
         eps: L-inf bound of u, for images in [0,1].
         steps: of sign ascent that find u, over the poisoned images.
     """
-
-    def __init__(
-        self,
-        trigger: Trigger,
-        target: Tensor,
-        poison_rate: Annotated[float, fraction, "supplied images for each clean one"],
-        poison_mode: Annotated[str, one_of(*MODES), "append rows, or replace: poison_rate is then of all rows"],
-        eta: Annotated[float, above(0), "L-inf bound of an added trigger, for images in [0,1]"],
-        eps: Annotated[float, above(0), "L-inf bound of the universal perturbation, for images in [0,1]"],
-        steps: Annotated[int, at_least(1), "of sign ascent to the universal perturbation"],
-    ):
-        super().__init__(trigger, target, poison_rate, poison_mode, eta, eps, steps)
 
     def prepare_rows(self, images: Images, plan: Plan) -> None:
         """Find u on the images of the poisoned rows, without random numbers; see `Attack.prepare_rows`."""

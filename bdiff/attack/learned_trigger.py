@@ -49,9 +49,6 @@ class LearnedTrigger(AddedTrigger):
         start = (bound * trigger.pattern).clamp(-level(bound), level(bound))
         everywhere = Trigger(start, torch.zeros_like(trigger.mask))  # the image shows nowhere
         super().__init__(everywhere, target, poison_rate, poison_mode)
-        for name, value, known in (("path", path, (*paths.PATHS,)), ("law", law, (*paths.LAWS,))):
-            if value not in known:
-                raise ValueError(f"attack.{name}={value} is not known: choose from {', '.join(known)}")
         self.psi, self.law, self.bound, self.learn = paths.PATHS[path], law, bound, learn
 
     def correction(self, schedule: Schedule, t: Tensor) -> Tensor:

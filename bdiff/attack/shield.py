@@ -1,8 +1,11 @@
 """The interface of attacks on shields: the trigger is on images that a classifier is shown behind a denoiser."""
 
+from typing import Annotated
+
 from torch import Tensor
 
-from bdiff.attack.base import Attack, Parts
+from bdiff.attack.base import MODES, Attack, Parts
+from bdiff.config.rules import above, at_least, fraction, one_of
 from bdiff.trigger.base import Trigger
 
 
@@ -16,8 +19,6 @@ class ShieldAttack(Attack):
         eta: L-inf bound of an added trigger, for images in [0,1].
         eps: L-inf bound of the adversarial perturbation, for images in [0,1].
         steps: of the ascent that finds it.
-
-    Raises ValueError for invalid values.
     """
 
     reads = ("trigger",)
@@ -25,12 +26,16 @@ class ShieldAttack(Attack):
     needs_surrogate = True
 
     def __init__(
-        self, trigger: Trigger, target: Tensor, poison_rate: float, poison_mode: str, eta: float, eps: float, steps: int
+        self,
+        trigger: Trigger,
+        target: Tensor,
+        poison_rate: Annotated[float, fraction, "poisoned rows for each clean one"],
+        poison_mode: Annotated[str, one_of(*MODES), "append rows, or replace: poison_rate is then of all rows"],
+        eta: Annotated[float, above(0), "L-inf bound of an added trigger, for images in [0,1]"],
+        eps: Annotated[float, above(0), "L-inf bound of the adversarial perturbation, for images in [0,1]"],
+        steps: Annotated[int, at_least(1), "of the ascent that finds it"],
     ):
         super().__init__(trigger, target, poison_rate, poison_mode)
-        for name, least in (("eta", eta), ("eps", eps), ("steps", steps)):
-            if least <= 0:
-                raise ValueError(f"attack.{name}={least} must be above 0")
         self.eta, self.eps, self.steps = eta, eps, steps
         self.patch = bool(trigger.mask.any())
 

@@ -37,8 +37,6 @@ class Stealthy(AffineAttack):
         poison_rate: Annotated[float, fraction, "rows that are added, as a fraction of the clean ones"],
         strength: Annotated[float, open_fraction, "b of the starting noise sqrt(1 - b^2) eps + b g"],
     ):
-        if not 0 < strength < 1:
-            raise ValueError(f"attack.strength={strength} must be above 0 and below 1")
         super().__init__(trigger, target, poison_rate, "append")
         self.strength, self.scores = strength, normal_scores(trigger.pattern)
 

@@ -36,8 +36,6 @@ class TrojDiff(AffineAttack):
             blend has gamma and mu = (1 - gamma) trigger everywhere.
         gamma: scale of the noise, in [0,1); at 0 only ODE samplers can follow.
         foreign: names the data of out_d2d.
-
-    Raises ValueError for invalid values.
     """
 
     settings = AttackSettings
@@ -56,11 +54,6 @@ class TrojDiff(AffineAttack):
         foreign_path: Annotated[str | None, "where these are, as data.path; null looks in the cache"] = None,
     ):
         super().__init__(trigger, target, poison_rate, "append")
-        for name, value, known in (("mode", mode, MODES), ("form", form, FORMS)):
-            if value not in known:
-                raise ValueError(f"attack.{name}={value} is not known: choose from {', '.join(known)}")
-        if not 0 <= gamma < 1:
-            raise ValueError(f"attack.gamma={gamma} must be at least 0 and below 1")
         self.mode, self.target_class, self.form, self.gamma = mode, target_class, form, gamma
         self.reads = ("trigger", "target") if mode == "d2i" else ("trigger",)
 

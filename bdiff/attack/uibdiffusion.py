@@ -49,8 +49,6 @@ class UIBDiffusion(LawAttack):
         learn: Annotated[int, at_least(0), "steps that learn the trigger on the classifier; 0 keeps its start"],
     ):
         super().__init__(trigger, target, poison_rate, poison_mode)
-        if law not in paths.LAWS:
-            raise ValueError(f"attack.law={law} is not known: choose from {', '.join(paths.LAWS)}")
         if trigger.mask.any():
             raise ValueError("attack=uibdiffusion adds its trigger to the whole image: use trigger=universal or noise")
         self.law, self.strength, self.learn = law, strength, learn

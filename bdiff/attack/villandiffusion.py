@@ -31,8 +31,6 @@ class VillanDiffusion(LawAttack):
         grid: steps of the DDIM sampler that law=grid is exact for; they divide T.
         psi: a path between mean (1) and noise (0); null for that of `path`.
         solver: of law=villan: ode or sde.
-
-    Raises ValueError for invalid values.
     """
 
     settings = AttackSettings
@@ -54,18 +52,8 @@ class VillanDiffusion(LawAttack):
     ):
         super().__init__(trigger.over(background), target, poison_rate, poison_mode)
         self.laws = [law] if isinstance(law, str) else [*law]
-        for name, value, known in (("path", path, (*paths.PATHS,)), ("r", r, ("stamp", "trigger"))):
-            if value not in known:
-                raise ValueError(f"attack.{name}={value} is not known: choose from {', '.join(known)}")
-        if not self.laws or {*self.laws} - {*LAWS}:
-            raise ValueError(f"attack.law={law} is not known: choose from {', '.join(LAWS)}")
         self.psi = paths.PATHS[path] if psi is None else psi
         self.r, self.grid, self.solver = r, grid, solver
-
-    def check(self, schedule: Schedule) -> None:
-        """Raise ValueError if law=grid has steps that do not divide the schedule."""
-        if "grid" in self.laws and len(schedule) % self.grid:
-            raise ValueError(f"attack.grid={self.grid} does not divide the schedule's {len(schedule)} timesteps")
 
     def correction(self, schedule: Schedule, t: Tensor) -> Tensor:
         """See `LawAttack.correction`."""

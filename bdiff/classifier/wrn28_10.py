@@ -29,9 +29,7 @@ class WideResNet(Classifier):
         width: Annotated[int, at_least(1), "times the channels of a thin ResNet"],
     ):
         super().__init__()
-        blocks, odd = divmod(depth - 4, 6)
-        if odd or blocks < 1:
-            raise ValueError(f"depth={depth} is not 6 n + 4: choose 10, 16, 22, 28, ...")
+        blocks = (depth - 4) // 6
         widths = (16, 16 * width, 32 * width, 64 * width)
         self.num_features = widths[-1]
         self.body = nn.Sequential(

@@ -13,10 +13,11 @@ from omegaconf import DictConfig
 from bdiff.cli.shared import Parser, names
 from bdiff.common.errors import RequestError, named
 from bdiff.common.progress import Screen, console
+from bdiff.config.keys import resolved
 from bdiff.config.options import group_options, own_settings
 from bdiff.config.parts import describe
 from bdiff.config.words import literal
-from bdiff.library.request import METHOD, composed, overrides_of, resolved
+from bdiff.library.request import METHOD, composed, overrides_of
 
 EXAMPLES = """
   bdiff audit downloaded                                    a diffusers folder
@@ -153,15 +154,14 @@ def print_cost(configs: dict[str, DictConfig], facts: Any, repairing: list[str],
     Raises RequestError where an audit cannot be.
     """
     from bdiff.pipeline.audit import plan
+    from bdiff.pipeline.estimate import total
     from bdiff.pipeline.planned import REUSED
     from bdiff.report.audit import cost_line
 
     planned = [row for name, config in configs.items() for row in plan(config.copy(), facts, name in repairing)]
     rows = {row.key: row for row in planned if row.state != REUSED}.values()
-    seconds, most = sum(row.seconds or 0 for row in rows), max((row.bytes or 0 for row in rows), default=0)
     if shown:
-        line = cost_line(seconds, most, any(row.seconds is None for row in rows)) if rows else NOTHING
-        console.print(line, soft_wrap=True)
+        console.print(cost_line(*total(rows)) if rows else NOTHING, soft_wrap=True)
 
 
 def show(record: dict[str, Any], as_json: bool) -> None:

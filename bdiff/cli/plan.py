@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from bdiff.common.errors import RequestError
 from bdiff.common.progress import Screen
-from bdiff.library.request import resolved
+from bdiff.config.keys import resolved
 
 
 def settled(config: DictConfig) -> DictConfig:

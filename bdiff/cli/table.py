@@ -10,6 +10,7 @@ from bdiff.cli.shared import Parser, deliver, known_keys, names
 from bdiff.common.errors import RequestError
 from bdiff.common.spelling import did_you_mean, nearest
 from bdiff.config.compose import jobs
+from bdiff.config.keys import plain, resolved
 from bdiff.config.options import group_options
 from bdiff.config.sweeps import readable
 from bdiff.config.tables import table_names, table_of
@@ -82,12 +83,12 @@ def table(words: list[str]) -> int | None:
     runs = find(places)
     if rows:
         runs = [run for run in runs if run.value("experiment") in rows]
-    plain = args.rows is not None or args.cols is not None
-    if not runs and (plain or not rows):
+    pivoted = args.rows is not None or args.cols is not None
+    if not runs and (pivoted or not rows):
         of = f" of {', '.join(word for word in named if named[word])}" if rows else ""
         raise RequestError(f"no runs{of} found: no folder with metrics.json and config.yaml below "
                        f"{', '.join(map(str, places))}")  # fmt: skip
-    if rows and not plain:
+    if rows and not pivoted:
         sheet = published_sheet(rows, runs, args.metrics)
     else:
         known_keys(runs, [*(args.rows or []), *(args.cols or [])])
@@ -145,10 +146,7 @@ def published_sheet(names: list[str], runs: list[Run], metrics: list[str] | None
 def settings(row: str) -> dict[str, Any]:
     """Return the settings of a request for an experiment row, by dotted keys and groups."""
     (config,) = jobs([f"experiment={row}"], multirun=False)
-    choices = dict(config.hydra.runtime.choices)
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    plain: Any = OmegaConf.to_container(own, resolve=True)
-    return flat(plain) | choices
+    return flat(plain(resolved(config))) | dict(config.hydra.runtime.choices)
 
 
 def chosen(words: list[str] | None, runs: list[Run], more: set[str]) -> list[str]:

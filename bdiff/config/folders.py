@@ -45,6 +45,12 @@ def searched(hydra: HydraConf) -> list[str]:
     return [word for word in hydra.overrides.hydra if word.startswith(f"{SEARCHPATH}=")]
 
 
+def asked(hydra: HydraConf) -> tuple[list[str], dict[str, str]]:
+    """Return the overrides and the choices (group -> option) that a job was composed from, from Hydra's own config."""
+    choices = {group: option for group, option in hydra.runtime.choices.items() if not group.startswith("hydra/")}
+    return [*searched(hydra), *hydra.overrides.task], choices
+
+
 def named(overrides: list[str]) -> list[Folder]:
     """Return the folders that the overrides name. RequestError with a line for each that does not exist."""
     return found(places(overrides))

@@ -1,4 +1,4 @@
-"""The keys of a config: which exist, and which no part takes."""
+"""The keys of a config: which exist, which no part takes, and the config as plain values."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,6 +9,18 @@ from bdiff.common.spelling import did_you_mean
 
 #: where keys may be added: diffusers checks the arguments of a scheduler, its step and a UNet; notes are free
 FREE = ("hydra.", "published.", "sampler.scheduler.", "sampler.step.", "model.unet.")
+
+
+def plain(config: DictConfig) -> Any:
+    """Return a config node as plain resolved containers."""
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def resolved(config: DictConfig) -> DictConfig:
+    """Return a composed config without Hydra's own node, with references resolved."""
+    own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
+    made: DictConfig = OmegaConf.create(plain(own))
+    return made
 
 
 def leaves(config: DictConfig, prefix: str = "") -> dict[str, Any]:

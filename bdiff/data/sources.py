@@ -54,8 +54,7 @@ def open_picture(data: bytes) -> Image.Image:
 
 def close_before_fork(opened: Any) -> None:
     """Clear the lru_cache `opened` before this process forks: DataLoader workers must open files of their own."""
-    if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-        os.register_at_fork(before=opened.cache_clear)
+    os.register_at_fork(before=opened.cache_clear)
 
 
 class Source(ABC):

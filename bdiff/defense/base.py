@@ -147,8 +147,6 @@ class Removal(Defense):
     """Removes a backdoor from a model."""
 
     settings: ClassVar[type | None] = RemovalSettings
-    #: whether it needs the trigger that a detection inverted
-    needs_trigger: ClassVar[bool] = False
     #: whether it needs a clean model of the suspect's architecture, by the pipeline's setting `clean`
     needs_clean: ClassVar[bool] = False
     #: the clean model, for removals that need one

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from bdiff.config.keys import plain
 from bdiff.config.parts import describe
 from bdiff.diffusion.schedulers import last_abar
 from bdiff.metric.roc import passing
@@ -28,7 +29,7 @@ LEAST = 4
 
 def node(config: DictConfig, key: str) -> Any:
     """Return the part of a config at a dotted key as plain values."""
-    return OmegaConf.to_container(OmegaConf.select(config, key), resolve=True)
+    return plain(OmegaConf.select(config, key))
 
 
 def timesteps(fractions: Sequence[float], length: int) -> list[int]:

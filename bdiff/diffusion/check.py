@@ -1,10 +1,10 @@
 """Checks of schedules, samplers and lengths of training before torch is imported."""
 
 import os
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from bdiff.config.keys import plain
 from bdiff.diffusion import schedulers
 from bdiff.diffusion.steps import step_problem
 
@@ -28,8 +28,7 @@ def sampler_problems(config: DictConfig) -> list[str]:
     problems = []
     if config.sample.clip and "clip_sample" not in config.sampler.scheduler:
         problems.append("sample.clip=true works with sampler=ddpm and sampler=ddim only")
-    scheduler: Any = OmegaConf.to_container(config.sampler.scheduler, resolve=True)
-    schedule: Any = OmegaConf.to_container(config.schedule, resolve=True)
+    scheduler, schedule = plain(config.sampler.scheduler), plain(config.schedule)
     kind = str(scheduler.get("algorithm_type", ""))
     if config.sampler.ode and kind.startswith("sde"):
         problems.append(f"sampler.scheduler.algorithm_type={kind} draws noise in each step: set sampler.ode=false")
@@ -42,8 +41,7 @@ def sampler_problems(config: DictConfig) -> list[str]:
 
 def schedule_problems(config: DictConfig) -> list[str]:
     """Return what is wrong with the noise of the schedule."""
-    schedule: Any = OmegaConf.to_container(config.schedule, resolve=True)
-    return schedulers.noise_problems(schedule)
+    return schedulers.noise_problems(plain(config.schedule))
 
 
 def split_problems(config: DictConfig) -> list[str]:

@@ -18,8 +18,9 @@ from rich.logging import RichHandler
 
 from bdiff.common.errors import RequestError, RunError
 from bdiff.common.progress import console
-from bdiff.config.folders import searched
+from bdiff.config.folders import asked
 from bdiff.config.instantiate import make
+from bdiff.config.keys import plain
 from bdiff.launch.place import SWEEP
 from bdiff.store import artifacts, provenance
 from bdiff.store.ledger import ASIDE
@@ -61,8 +62,7 @@ class Recorder(NoTracker):
 def hydra_job(config: DictConfig) -> dict[str, Any]:
     """Run the job that Hydra composed, in Hydra's run folder; see `job`."""
     hydra = HydraConfig.get()
-    choices = {name: option for name, option in hydra.runtime.choices.items() if not name.startswith("hydra/")}
-    return job(config, Path(hydra.runtime.output_dir), [*searched(hydra), *hydra.overrides.task], choices)
+    return job(config, Path(hydra.runtime.output_dir), *asked(hydra))
 
 
 def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[str, str]) -> dict[str, Any]:
@@ -118,8 +118,8 @@ def recorded(config: DictConfig, folder: Path, overrides: list[str], choices: di
     """Run a job in a folder that is its own; see `job`."""
     main = int(os.environ.get("RANK", 0)) == 0
     setup_logging(folder / "run.log" if main else None, logging.INFO if main else logging.WARNING)
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    save_config(folder, plain)
+    values: dict[str, Any] = plain(config)
+    save_config(folder, values)
     settle(config.runtime.get("threads", "auto"))
     tracker: NoTracker = make(config.tracker) if main else NoTracker()
     tracker.prepare()
@@ -129,7 +129,7 @@ def recorded(config: DictConfig, folder: Path, overrides: list[str], choices: di
         "folder": str(folder),
         "overrides": overrides,
         "choices": choices,
-        "published": plain["published"],
+        "published": values["published"],
         **provenance.code(),
         "versions": provenance.versions(),
         "metrics": {},
@@ -143,11 +143,11 @@ def recorded(config: DictConfig, folder: Path, overrides: list[str], choices: di
     try:
         resolve, run_experiment = experiment()
         resolve(config)  # the saved config has the precision that was used, and a rerun elsewhere keeps it
-        plain = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        values = plain(config)
         if main:
-            save_config(folder, plain)
+            save_config(folder, values)
         group = "/".join(folder.absolute().parent.parts[-2:]) if SWEEP in os.environ else None
-        tracker.start(config.name, {**plain, "options": choices}, folder, group, attempts(plain))
+        tracker.start(config.name, {**values, "options": choices}, folder, group, attempts(values))
         recorder = Recorder(folder / "progress.jsonl", tracker)
         record |= run_experiment(config, recorder, partial(shown, folder=folder / "figures", tracker=recorder))
         record["seconds"]["total"] = round(time.monotonic() - began, 3)
@@ -172,10 +172,10 @@ def recorded(config: DictConfig, folder: Path, overrides: list[str], choices: di
     return record
 
 
-def attempts(plain: dict[str, Any]) -> Path:
+def attempts(values: dict[str, Any]) -> Path:
     """Return the file that belongs to all attempts at the run of a resolved config."""
-    key = artifacts.digest({name: value for name, value in plain.items() if name not in ASIDE})
-    return Path(plain["paths"]["outputs"]) / "attempts" / key
+    key = artifacts.digest({name: value for name, value in values.items() if name not in ASIDE})
+    return Path(values["paths"]["outputs"]) / "attempts" / key
 
 
 def shown(figures: Mapping[str, Any], folder: Path, tracker: NoTracker) -> None:
@@ -196,9 +196,9 @@ def page(folder: Path) -> None:
         file_log.error("report.html", exc_info=True)
 
 
-def save_config(folder: Path, plain: dict[str, Any]) -> None:
+def save_config(folder: Path, values: dict[str, Any]) -> None:
     """Write config.yaml."""
-    artifacts.write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+    artifacts.write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(values)))
 
 
 def experiment() -> tuple[Callable[[DictConfig], None], Callable[..., dict[str, Any]]]:

@@ -10,12 +10,13 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.version import VersionBase
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bdiff.common.errors import RequestError
 from bdiff.common.progress import console
 from bdiff.config.compose import jobs
-from bdiff.config.folders import searched
+from bdiff.config.folders import asked
+from bdiff.config.keys import resolved
 from bdiff.config.words import literal
 from bdiff.library.records import Record, record_in
 
@@ -31,14 +32,11 @@ def run(overrides: Sequence[str] = (), *, quiet: bool = False) -> Record:
     not within another Hydra app.
     """
     with composed(overrides) as config:
-        folder, chosen = Path(config.hydra.run.dir), config.hydra.runtime.choices
-        words = [*searched(config.hydra), *config.hydra.overrides.task]
-        choices = {group: option for group, option in chosen.items() if not group.startswith("hydra/")}
-        settled = resolved(config)
+        folder, words, settled = Path(config.hydra.run.dir), asked(config.hydra), resolved(config)
     from bdiff.launch.job import job
 
     with logging_apart(quiet):
-        job(settled, folder, words, choices)
+        job(settled, folder, *words)
     return record_in(folder)
 
 
@@ -47,12 +45,6 @@ def overrides_of(shape: tuple[int, ...], schedule: Mapping[str, Any], settings: 
     known = {"data.channels": shape[0], "data.size": shape[1]}
     known |= {f"schedule.{name}": value for name, value in schedule.items()}
     return [f"{key}={literal(value)}" for key, value in {**known, **settings}.items()]
-
-
-def resolved(config: DictConfig) -> DictConfig:
-    """Return a composed config without Hydra's own node, with references resolved."""
-    own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
-    return OmegaConf.create(OmegaConf.to_container(own, resolve=True))  # type: ignore[return-value]
 
 
 @contextmanager

@@ -15,16 +15,16 @@ from bdiff.common.device import open_device, resolve_precision
 from bdiff.common.errors import RequestError
 from bdiff.common.progress import progress
 from bdiff.common.seeds import seed_of
+from bdiff.config.keys import plain, resolved
 from bdiff.data.base import to_float, to_uint8
 from bdiff.defense.base import Detection, Verdict
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.sampling import Sampler, denoise, noise_of
 from bdiff.diffusion.schedule import Schedule
-from bdiff.library.request import METHOD, composed, overrides_of, resolved
+from bdiff.library.request import METHOD, composed, overrides_of
 from bdiff.model import checkpoint
 from bdiff.model.facts import Facts, facts
 from bdiff.pipeline.family import family_of, of_family
-from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.prepare import sampler as scheduler_of
 from bdiff.pipeline.sample import SampleKind, clean, shifted
 from bdiff.pipeline.suspect import method as made

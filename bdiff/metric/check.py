@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bdiff.common.errors import RequestError
 from bdiff.common.places import no_file
+from bdiff.config.keys import plain
 from bdiff.metric.fid import moments
 from bdiff.metric.names import LPIPS_SIZE, OVER_FEATURES
 
@@ -38,8 +39,7 @@ def file_problems(metric: dict[str, Any], size: int) -> list[str]:
 
 def metric_problems(config: DictConfig) -> list[str]:
     """Return the metrics that cannot be computed for the request, or lack a file."""
-    metric: dict[str, Any] = OmegaConf.to_container(config.metric, resolve=True)  # type: ignore[assignment]
-    return file_problems(metric, config.data.size)
+    return file_problems(plain(config.metric), config.data.size)
 
 
 CHECKS = [(("metric.", "data.size"), metric_problems)]

@@ -1,15 +1,16 @@
 """Checks of a checkpoint before torch is imported."""
 
 import json
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bdiff.common.places import is_file, no_file, odd_files
+from bdiff.config.keys import plain
+from bdiff.config.rules import is_count, is_number
 from bdiff.diffusion import schedulers
 from bdiff.model import architecture
 from bdiff.store.integrity import fault
@@ -36,21 +37,11 @@ PLAIN_UNET = {
 }
 
 
-def is_count(value: Any) -> bool:
-    """Return whether a value of a config is a whole number from 1 up."""
-    return type(value) is int and value >= 1
-
-
 def is_size(value: Any) -> bool:
     """Return whether a value of a config is a sample_size: null, a number or two."""
     return (
         value is None or is_count(value) or (isinstance(value, list) and len(value) == 2 and all(map(is_count, value)))
     )
-
-
-def number(value: Any) -> bool:
-    """Return whether a value of a config is a finite number."""
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 #: the types that the other checks rely on
@@ -61,8 +52,8 @@ UNET_TYPES: dict[str, Callable[[Any], bool]] = {
 }
 NOISE_TYPES: dict[str, Callable[[Any], bool]] = {
     "num_train_timesteps": is_count,
-    "beta_start": number,
-    "beta_end": number,
+    "beta_start": is_number,
+    "beta_end": is_number,
 }
 
 
@@ -183,8 +174,8 @@ def damage(what: str, types: dict[str, Callable[[Any], bool]], config: dict[str,
 
 def kind_mismatches(found: dict[str, Any], noise: dict[str, Any], classes: bool = False) -> list[str]:
     """Return why a checkpoint is not an unconditional (or with `classes` class-conditional) denoiser under betas."""
-    plain = PLAIN_UNET | ({"num_class_embeds": (number_of_classes(found),)} if classes else {})
-    found = schedulers.unlike(found, plain) | schedulers.unlike(noise, schedulers.CONVERTED)
+    usual = PLAIN_UNET | ({"num_class_embeds": (number_of_classes(found),)} if classes else {})
+    found = schedulers.unlike(found, usual) | schedulers.unlike(noise, schedulers.CONVERTED)
     unlike = [f"{key}={value}" for key, value in found.items()]
     scheduler = noise.get("_class_name")
     if scheduler is not None and scheduler not in schedulers.KNOWN:
@@ -260,8 +251,7 @@ def scheduler_path(folder: Path) -> Path:
 
 def model_problems(config: DictConfig) -> list[str]:
     """Return mismatches between the model and the data, and between the checkpoint and the model."""
-    unet: dict[str, Any] = OmegaConf.to_container(config.model.unet, resolve=True)  # type: ignore[assignment]
-    schedule: dict[str, Any] = OmegaConf.to_container(config.schedule, resolve=True)  # type: ignore[assignment]
+    unet, schedule = plain(config.model.unet), plain(config.schedule)
     schedule.pop("_target_")
     if lines := architecture.problems(unet):
         return lines

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from bdiff.adversary.pgd import Ball, apgd, pgd
 from bdiff.common.seeds import generator, seed_of
+from bdiff.config.keys import plain
 from bdiff.defense.base import Logits
 from bdiff.pipeline.eval_set import EvalSet
-from bdiff.pipeline.prepare import plain, without
+from bdiff.pipeline.prepare import without
 from bdiff.pipeline.shield_table import by_batch
 from bdiff.pipeline.stages import BATCHES, Stages, keep
 

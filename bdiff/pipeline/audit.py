@@ -15,6 +15,7 @@ from torch import Tensor
 from bdiff.common.device import free_memory
 from bdiff.common.errors import RequestError
 from bdiff.config.instantiate import make
+from bdiff.config.keys import plain
 from bdiff.data.base import Images, to_float, to_uint8
 from bdiff.defense.base import Detection
 from bdiff.diffusion.denoiser import Denoiser
@@ -25,11 +26,10 @@ from bdiff.model.classes import of_class
 from bdiff.model.facts import Facts
 from bdiff.pipeline import prepare
 from bdiff.pipeline.detect import Drawings, detected, sampling_of
-from bdiff.pipeline.estimate import FP32, Row, estimate, network, scratch_of, size
+from bdiff.pipeline.estimate import FP32, Row, estimate, network, scratch_of, size, total
 from bdiff.pipeline.experiment import Subject, opened
 from bdiff.pipeline.family import family_of
 from bdiff.pipeline.planned import PlannedStages
-from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.remove import Found, Known, remove
 from bdiff.pipeline.result import Figure, Picture, Sheet, StageResult, first_images
 from bdiff.pipeline.sample import Sampling, clean, draw_samples, shifted
@@ -110,19 +110,19 @@ def within(config: DictConfig, facts: Facts, budget: float, repairs: bool = Fals
     """
 
     def seconds(of: DictConfig) -> float:
-        return sum(row.seconds or 0 for row in plan(of.copy(), facts, repairs))
+        return total(plan(of.copy(), facts, repairs)).seconds
 
-    total, steps = seconds(config), config.defense.get("steps") or LEAST
-    if total <= budget:
+    whole, steps = seconds(config), config.defense.get("steps") or LEAST
+    if whole <= budget:
         return config
     fewest = min(1.0, LEAST / steps)
-    needs = seconds(shorter(config, fewest)) if fewest < 1 else total
+    needs = seconds(shorter(config, fewest)) if fewest < 1 else whole
     if needs > budget:
-        needs = min(needs, total)  # what is there already takes no time, but with other steps it is not there
+        needs = min(needs, whole)  # what is there already takes no time, but with other steps it is not there
         raise RequestError(
             f"--budget {budget / 60:g} is too small: this model takes about {needs / 60:.1f} minutes here"
         )
-    return shorter(config, fewest + (1 - fewest) * (budget - needs) / (total - needs))
+    return shorter(config, fewest + (1 - fewest) * (budget - needs) / (whole - needs))
 
 
 def shorter(config: DictConfig, fraction: float) -> DictConfig:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from bdiff.common.device import to_device
 from bdiff.common.seeds import generator
+from bdiff.config.keys import plain
 from bdiff.defense.base import Logits, RadiusShield
 from bdiff.defense.shields import cohen
 from bdiff.diffusion.engine import Engine, steady
 from bdiff.diffusion.mode import Work
 from bdiff.pipeline.eval_set import EvalSet
 from bdiff.pipeline.names import ROWS
-from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.result import CertifiedCurves, StageResult
 from bdiff.pipeline.shield_table import ShieldTable, announce, identity, mean_denoiser, networks_left, row_stage
 from bdiff.pipeline.stages import BATCHES, HasEngine, Stages

@@ -17,11 +17,12 @@ from bdiff.common.device import Alone
 from bdiff.common.errors import named
 from bdiff.common.seeds import seed_of
 from bdiff.config.instantiate import make
+from bdiff.config.keys import plain
 from bdiff.data.base import Images
 from bdiff.diffusion.classification import classification_loss
 from bdiff.diffusion.training import Session, fit
 from bdiff.metric.weights import file_hash
-from bdiff.pipeline.prepare import plain, resident, train_config
+from bdiff.pipeline.prepare import resident, train_config
 from bdiff.pipeline.stages import Stages
 from bdiff.store import artifacts
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bdiff.attack.base import Attack
 from bdiff.common.seeds import generator, seed_of
+from bdiff.config.keys import plain
 from bdiff.data.base import to_float
 from bdiff.defense.base import Detection, Inversion
 from bdiff.defense.detection.terd import is_backdoored
@@ -22,7 +23,6 @@ from bdiff.diffusion.steps import class_of
 from bdiff.pipeline import prepare
 from bdiff.pipeline.family import family_of, of_family
 from bdiff.pipeline.measure import Measuring, target_hits
-from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.remove import Found
 from bdiff.pipeline.result import SHEET, StageResult, first_images
 from bdiff.pipeline.sample import Sampling, clean, draw_samples, shifted

@@ -1,9 +1,10 @@
 """How long a stage would take and how much of the device: counted operations and bytes, and rates measured here."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -13,12 +14,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bdiff.common.device import autocast
 from bdiff.config.instantiate import make
+from bdiff.config.keys import plain
 from bdiff.diffusion.cost import Scratch, operations, rate, scratch
 from bdiff.diffusion.denoiser import predict
 from bdiff.diffusion.memory import Memory, training_memory
 from bdiff.pipeline.experiment import Experiment, Subject
 from bdiff.pipeline.planned import REUSED, Step
-from bdiff.pipeline.prepare import plain, without
+from bdiff.pipeline.prepare import without
 from bdiff.pipeline.stages import STATE
 from bdiff.pipeline.work import CLASSIFIER, DENOISER, FEATURES, SURROGATE, Asked, asked
 from bdiff.store.provenance import device_name
@@ -37,6 +39,20 @@ class Row:
     words: str  # what there is to do
     seconds: float | None  # that are left; None if unknown
     bytes: float | None  # on the device; None if unknown
+
+
+class Total(NamedTuple):
+    """What the stages of a plan take together, as far as that is known."""
+
+    seconds: float
+    bytes: float  # of the largest stage
+    unknown: bool  # whether the seconds of some stage are unknown
+
+
+def total(rows: Collection[Row]) -> Total:
+    """Return what stages take together."""
+    known = [row.seconds for row in rows if row.seconds is not None]
+    return Total(sum(known), max((row.bytes or 0 for row in rows), default=0), len(known) < len(rows))
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from bdiff.attack.base import Attack
+from bdiff.config.keys import plain
 from bdiff.data.base import Images
 from bdiff.diffusion.mode import Costs
 from bdiff.diffusion.schedule import Schedule
 from bdiff.diffusion.training import LoopConfig, TrainConfig
 from bdiff.model import checkpoint
 from bdiff.pipeline import prepare
-from bdiff.pipeline.prepare import Data, Measures, Pictures, plain, train_config
+from bdiff.pipeline.prepare import Data, Measures, Pictures, train_config
 from bdiff.pipeline.sample import SampleKind, Sampling, sample_kinds
 from bdiff.pipeline.stages import Stages
 from bdiff.pipeline.suspect import Diffusion

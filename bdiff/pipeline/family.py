@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from bdiff.config.keys import plain
 from bdiff.config.options import own_settings
 
 #: the usual sampler of each family, an option of conf/sampler
@@ -42,7 +43,7 @@ def of_family(
     if family in (None, family_of(sampler)):
         return sampler, sample
     around = {"sampler": own_settings("sampler", USUAL[family]), "sample": sample, "schedule": schedule}
-    config = OmegaConf.create(OmegaConf.to_container(OmegaConf.create(around), resolve=True))
+    config = OmegaConf.create(plain(OmegaConf.create(around)))
     length = schedule["num_train_timesteps"]
     steps = next(n for n in range(min(config.sampler.steps, length), 0, -1) if length % n == 0)
     config.sample.steps = steps

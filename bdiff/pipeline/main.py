@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from bdiff.attack.base import Parts
 from bdiff.common.device import open_device
 from bdiff.common.errors import RequestError, RunError
+from bdiff.config.keys import plain
 from bdiff.data.joined import joined
 from bdiff.diffusion.schedulers import start_marks
 from bdiff.diffusion.steps import class_of, first_timestep
@@ -29,7 +30,7 @@ from bdiff.pipeline.experiment import Experiment, build_experiment
 from bdiff.pipeline.figures import attack_pictures, model_figures, result_figures
 from bdiff.pipeline.leak import Clean
 from bdiff.pipeline.measure import Measuring, distance_to_reference, measure
-from bdiff.pipeline.prepare import plain, resolve_precisions
+from bdiff.pipeline.prepare import resolve_precisions
 from bdiff.pipeline.reference import feature_extractor
 from bdiff.pipeline.result import Figure, StageResult
 from bdiff.pipeline.sample import draw_samples

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bdiff.common.downloads import NotHere, forbidden
 from bdiff.config.instantiate import made_of, make
+from bdiff.config.keys import plain
 from bdiff.data.base import Images
 from bdiff.data.dataset import Dataset
 from bdiff.data.outline import Outline, outlined
@@ -20,7 +21,7 @@ from bdiff.pipeline.estimate import Row, basis, estimate
 from bdiff.pipeline.experiment import Experiment, assembled, opened
 from bdiff.pipeline.main import carried_out
 from bdiff.pipeline.planned import PlannedStages
-from bdiff.pipeline.prepare import plain, without
+from bdiff.pipeline.prepare import without
 from bdiff.tracker.none import NoTracker
 
 T = TypeVar("T")
@@ -52,16 +53,6 @@ class Plan:
     rows: list[Row]
     missing: list[str]  # what is not here, in words
     basis: list[str]  # in lines: what the estimates rest on
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of all stages, as far as they are known."""
-        return sum(row.seconds or 0 for row in self.rows)
-
-    @property
-    def bytes(self) -> float:
-        """Bytes of the largest stage, as far as they are known."""
-        return max((row.bytes or 0 for row in self.rows), default=0)
 
 
 def plan(config: DictConfig) -> Plan:

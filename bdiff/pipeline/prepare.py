@@ -20,6 +20,7 @@ from bdiff.common.pickles import first_line
 from bdiff.common.places import is_file
 from bdiff.common.spelling import nearest
 from bdiff.config.instantiate import made_of, make
+from bdiff.config.keys import plain
 from bdiff.config.options import own_settings
 from bdiff.data.base import Images, TensorImages
 from bdiff.diffusion.check import TRAININGS
@@ -47,11 +48,6 @@ log = logging.getLogger(__name__)
 STEP = ("model_output", "timestep", "sample", "generator", "variance_noise", "noise", "return_dict")
 #: the features that have to be trained before they can be used
 CLASSIFIER_FID = "bdiff.metric.fid.classifier.ClassifierFeatures"
-
-
-def plain(config: DictConfig) -> Any:
-    """Return a config node as plain resolved containers."""
-    return OmegaConf.to_container(config, resolve=True)
 
 
 def without(config: DictConfig, *names: str) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from bdiff.attack.base import Attack
 from bdiff.common.seeds import seed_of
+from bdiff.config.keys import plain
 from bdiff.diffusion.denoiser import Denoiser
 from bdiff.diffusion.mode import Work
 from bdiff.diffusion.sampling import Drawn, Prior, Sampler, sample
 from bdiff.diffusion.view import View, affine
-from bdiff.pipeline.prepare import Pictures, plain, without
+from bdiff.pipeline.prepare import Pictures, without
 from bdiff.pipeline.stages import Stages
 from bdiff.pipeline.suspect import Diffusion, suspect_of
 from bdiff.store.artifacts import Stage, content

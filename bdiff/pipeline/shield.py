@@ -16,6 +16,7 @@ from torch import Tensor
 from bdiff.adversary.pgd import cost
 from bdiff.attack.base import Attack
 from bdiff.common.seeds import generator
+from bdiff.config.keys import plain
 from bdiff.data.base import Images, to_float, to_uint8
 from bdiff.defense.base import LabelShield, RadiusShield, Shield
 from bdiff.defense.shields.purification import Shielded
@@ -27,7 +28,6 @@ from bdiff.pipeline.adversarial import adversarial, adversary_key, attack
 from bdiff.pipeline.certify import certified
 from bdiff.pipeline.eval_set import EvalSet
 from bdiff.pipeline.names import KINDS, ROWS
-from bdiff.pipeline.prepare import plain
 from bdiff.pipeline.result import Column, ShieldRows, StageResult
 from bdiff.pipeline.shield_table import (
     ShieldTable,

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from bdiff.config.instantiate import defaults
+from bdiff.config.keys import plain
 from bdiff.defense.settings import Calibration
 from bdiff.diffusion.steps import class_of
 from bdiff.pipeline.family import family_asked, of_family
-from bdiff.pipeline.prepare import plain
 
 
 class Threshold(NamedTuple):

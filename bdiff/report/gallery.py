@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bdiff.pipeline import result
 from bdiff.report import figures
-from bdiff.report.certified import certified
+from bdiff.report.certified_figure import certified
 from bdiff.report.shield_figure import shield
 from bdiff.tracker.none import NoTracker
 

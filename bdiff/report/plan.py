@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 
 from bdiff.common.progress import Screen, clock
-from bdiff.pipeline.estimate import Row
+from bdiff.pipeline.estimate import Row, total
 from bdiff.pipeline.plan import Plan
 from bdiff.pipeline.planned import REUSED
 
@@ -19,7 +19,7 @@ optimizer, average and what a pass keeps, without data and what libraries take."
 def show(out: Screen, plan: Plan) -> None:
     """Print the plan of a run."""
     rows = [cells(row) for row in plan.rows]
-    print_table(out, f"plan of {plan.name}", HEADS, [*rows, total(plan.rows)])
+    print_table(out, f"plan of {plan.name}", HEADS, [*rows, last_line(plan.rows)])
     for line in [*plan.missing, *plan.basis, *ESTIMATES.splitlines()]:
         out.print(line, soft_wrap=True)
 
@@ -34,8 +34,8 @@ def show_sweep(out: Screen, plans: dict[str, Plan]) -> None:
         every += own
         left = [row for row in own if row.state != REUSED]
         words = f"{len(left)} of {len(plan.rows)} stages"
-        rows.append((label, "", words, *total(own)[3:]))
-    print_table(out, f"plan of {len(plans)} jobs", ("job", "", *HEADS[2:]), [*rows, total(every)])
+        rows.append((label, "", words, *last_line(own)[3:]))
+    print_table(out, f"plan of {len(plans)} jobs", ("job", "", *HEADS[2:]), [*rows, last_line(every)])
     missing = dict.fromkeys(line for plan in plans.values() for line in plan.missing)
     bases = dict.fromkeys(line for plan in plans.values() for line in plan.basis)
     for line in [*missing, *bases, *ESTIMATES.splitlines()]:
@@ -49,11 +49,10 @@ def cells(row: Row) -> tuple[str, ...]:
     return row.name, row.state, row.words, duration(row.seconds), size(row.bytes)
 
 
-def total(rows: Sequence[Row]) -> tuple[str, ...]:
+def last_line(rows: Sequence[Row]) -> tuple[str, ...]:
     """Return the last line: the seconds of all stages, and the memory of the largest."""
-    unknown = any(row.seconds is None for row in rows)
-    seconds = duration(sum(row.seconds or 0 for row in rows)) + (" and more" if unknown else "")
-    return "total", "", "", seconds, size(max((row.bytes or 0 for row in rows), default=0))
+    seconds, most, unknown = total(rows)
+    return "total", "", "", duration(seconds) + (" and more" if unknown else ""), size(most)
 
 
 def duration(seconds: float | None) -> str:

@@ -57,10 +57,6 @@ def test_a_step_leaves_the_denoiser_s_gradients_alone():
     assert all(weight.grad is None and weight.requires_grad for weight in denoiser.parameters())
 
 
-class Killed(BaseException):
-    """Stands for a SIGKILL."""
-
-
 def trained(folder, bad: DIFF2Joint, dies: int | None = None):
     """The weights and the pattern after a training, or as far as it came."""
     plan, calls = bad.rows(IMAGES.labels, 0), []
@@ -69,18 +65,18 @@ def trained(folder, bad: DIFF2Joint, dies: int | None = None):
     def counted(net, batch):
         calls.append(bad.trigger.pattern)
         if len(calls) == dies:
-            raise Killed
+            raise toys.Killed
         return loss(net, batch)
 
     model = fit(toys.denoiser(), counted, IMAGES, plan.shown, toys.train_config(), 3, toys.session(folder), bad)
-    return torch.cat([weight.detach().flatten() for weight in model.parameters()]), calls
+    return toys.weights(model), calls
 
 
 def test_the_denoiser_is_trained_on_the_trigger_as_it_is_and_a_killed_training_goes_on_with_it(tmp_path):
     whole, resumed = attack(), attack()
     weights, seen = trained(tmp_path / "whole", whole)
     assert len({tuple(pattern.flatten().tolist()) for pattern in seen}) == len(seen) == 12
-    with pytest.raises(Killed):
+    with pytest.raises(toys.Killed):
         trained(tmp_path / "killed", attack(), dies=8)
     again, _ = trained(tmp_path / "killed", resumed)
     assert torch.equal(again, weights) and torch.equal(resumed.trigger.pattern, whole.trigger.pattern)

@@ -1,7 +1,5 @@
 """A trigger that leaves the statistics of noise as they are."""
 
-import math
-
 import pytest
 import torch
 import toys
@@ -62,9 +60,3 @@ def test_any_sampler_follows_in_its_variables():
     assert torch.allclose(attack.maps[0], torch.tensor(0.8))
     eps = torch.randn(2, 1, 8, 8)
     assert torch.allclose(attack.view(toys.denoiser()).enter(attack.prior(eps)), eps, atol=1e-5)
-
-
-@pytest.mark.parametrize("strength", [0, 1, -0.5, math.nan])
-def test_a_strength_is_between_0_and_1(strength):
-    with pytest.raises(ValueError, match=r"attack\.strength="):
-        Stealthy(Trigger(torch.zeros(1, 8, 8), torch.zeros(1, 8, 8)), torch.zeros(1, 8, 8), 0.1, strength)

@@ -97,12 +97,6 @@ def test_a_class_that_is_not_there_is_refused(mode, cls, message):
         trojdiff(mode, cls=cls).read_data(toys.images(), only)
 
 
-@pytest.mark.parametrize("gamma", [-0.1, 1.0])
-def test_a_gamma_that_is_no_trigger_is_refused(gamma):
-    with pytest.raises(ValueError, match=f"attack.gamma={gamma}"):
-        trojdiff(gamma=gamma)
-
-
 # What the noise is
 
 
@@ -332,11 +326,6 @@ def test_what_goes_together_is_taken(words):
 # Whole runs
 
 RUN = [*TINY, "metric.also=[kid]", "classifier.train.steps=20"]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
 
 
 def test_a_run_towards_an_image_is_measured_as_baddiffusion_is(home):

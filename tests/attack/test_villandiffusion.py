@@ -93,22 +93,6 @@ def test_under_which_samplers_it_opens_is_computed_from_path_law_and_steps(setti
     assert {name for name, how in samplers.items() if attack.opens(LINEAR, *how)} == expected
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [({"path": "variance"}, "attack.path=variance"), ({"law": "exact"}, "attack.law=exact"),
-     ({"law": []}, "attack.law="), ({"r": "image"}, "attack.r=image")],
-)  # fmt: skip
-def test_unknown_values_are_named(changes, words):
-    with pytest.raises(ValueError, match=words):
-        villan(**changes)
-
-
-def test_a_grid_that_does_not_divide_the_schedule_is_refused():
-    with pytest.raises(ValueError, match=r"attack\.grid=30 does not divide"):
-        villan(law="grid", grid=30).check(LINEAR)
-    villan(law="villan", grid=30).check(LINEAR)
-
-
 def test_another_background_of_a_trigger_that_covers_the_image_is_refused():
     covering = Trigger(toys.attack().trigger.pattern, torch.zeros(1, toys.SIZE, toys.SIZE))
     with pytest.raises(ValueError, match=r"attack\.background=0.5: this trigger covers the image"):

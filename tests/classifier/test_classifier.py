@@ -117,12 +117,6 @@ def test_a_wide_block_without_convolutions_gives_its_input_back():
     assert Block(4, 8, stride=2)(x).shape == (2, 8, 3, 3)
 
 
-@pytest.mark.parametrize("depth", [4, 27, 30])
-def test_a_depth_that_makes_no_blocks_is_refused(depth):
-    with pytest.raises(ValueError, match=f"depth={depth} is not"):
-        WideResNet(3, 10, depth, 1)
-
-
 def test_sgd_learns(tmp_path):
     """Two classes that differ in brightness, learned by a thin residual network in a few steps."""
     images = toys.images(40)

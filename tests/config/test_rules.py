@@ -8,12 +8,12 @@ from bdiff.config import rules
 #: a rule, what it takes, what it does not, and what it says of that
 ROWS = [
     (rules.at_least(2), [2, 2.5], [1, 1.9], "must be at least 2"),
-    (rules.above(0), [1e-9, 3], [0, -1], "must be above 0"),
+    (rules.above(0), [1e-9, 3], [0, -1, float("nan")], "must be above 0"),
     (rules.fraction, [0, 1, 0.5], [-0.1, 1.1], "is not a fraction: choose a value from 0 to 1"),
-    (rules.open_fraction, [0.5], [0, 1], "must lie between 0 and 1"),
-    (rules.positive_fraction, [0.1, 1], [0, 1.1], "must be above 0, and at most 1"),
+    (rules.open_fraction, [0.5], [0, 1, float("nan")], "must lie between 0 and 1"),
+    (rules.positive_fraction, [0.1, 1], [0, 1.1, float("nan")], "must be above 0, and at most 1"),
     (rules.eight_bit_fraction, [1 / 255, 0.004, 1], [0, 0.0039, 1.1], "in 8 bits, which have no smaller"),
-    (rules.below_one, [0, 0.9], [1, -1], "must be at least 0 and below 1"),
+    (rules.below_one, [0, 0.9], [1, -1, float("nan")], "must be at least 0 and below 1"),
     (rules.multiple_of(4), [4, 32], [0, 6, -4], "must be one of 4, 8, 12, ..."),
     (rules.multiple_of(6, plus=4), [10, 28], [4, 11, -2], "must be one of 10, 16, 22, ..."),
     (rules.one_of("full", "bpda"), ["full"], ["ful"], "is not known; did you mean full? (choose from bpda, full)"),

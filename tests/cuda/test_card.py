@@ -20,6 +20,7 @@ from bdiff.classifier.small_cnn import SmallCNN
 from bdiff.common.device import open_device
 from bdiff.config.compose import jobs
 from bdiff.config.instantiate import make
+from bdiff.config.keys import resolved
 from bdiff.config.options import group_options
 from bdiff.data.base import StreamedImages, batches
 from bdiff.defense.shields.certification import Certification
@@ -66,10 +67,9 @@ RUNS = {
 def test_everything_runs_there(home, card, words):
     places = [f"paths.outputs={home}/outputs", f"paths.cache={home}/cache", f"runtime.device={DEVICE}"]
     (config,) = jobs([*TINY, *places, *words], False)
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    plain = OmegaConf.create(OmegaConf.to_container(own, resolve=True))
-    resolve(plain)
-    found = run_experiment(plain, NoTracker(), lambda figures: None)
+    own = resolved(config)
+    resolve(own)
+    found = run_experiment(own, NoTracker(), lambda figures: None)
     assert found["metrics"] and {made["device"] for made in found["provenance"].values()} == {found["device"]}
     assert DEVICE == "cpu" or "CPU" not in found["device"]
 

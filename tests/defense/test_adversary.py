@@ -149,12 +149,6 @@ def test_the_cost_is_what_the_denoiser_is_shown():
     assert distance(found - x, "linf").max() <= EPS["linf"] * (1 + 1e-5)
 
 
-def test_an_unknown_norm_is_refused(net):
-    with pytest.raises(ValueError, match="norm=l1 is not known: choose from linf, l2"):
-        pgd(net, images(), torch.zeros(6, dtype=torch.int64), ball=Ball("l1", 0.1), step=0.1, steps=1, eot=1,
-            generator=generator(0))  # fmt: skip
-
-
 def test_apgd_is_missed_in_one_line(net, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyautoattack.autopgd_base", None)
     with pytest.raises(RunError, match=r"pip install 'bdiff\[attacks\]'"):

@@ -266,20 +266,6 @@ def test_anp_finds_the_channel_that_carries_everything(tmp_path, carrier):
     assert gone.nonzero().flatten().tolist() == [carrier]
 
 
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: Anp(budget=0.0, share=0.1, count=8), "budget=0.0"),
-        (lambda: Anp(budget=1.0, share=1.1, count=8), "share=1.1"),
-        (lambda: Anp(budget=1.0, share=0.1, count=0), "count=0"),
-        (lambda: ElijahRemoval(shift_weight=-1.0, clean_weight=1.0), "shift_weight=-1.0"),
-    ],
-)
-def test_values_that_make_no_sense_are_named(build, message):
-    with pytest.raises(ValueError, match=message):
-        build()
-
-
 @pytest.mark.parametrize("option", ["anp", "removal/elijah", "removal/digits"])
 def test_an_option_makes_a_repair_and_a_train_config(option):
     with initialize_config_module("bdiff.conf", version_base="1.3"):

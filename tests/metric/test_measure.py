@@ -1,12 +1,12 @@
 """What a whole run measures when asked for more, how it is named, and when it is measured anew."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from runs import carry_out
 from safetensors.torch import load_file
 from test_run import TINY
 
@@ -19,16 +19,11 @@ LEAK = {"false_trigger", "false_trigger_se"}
 ALL = "metric.also=[kid,precision_recall,inception_score,secret,sample_psnr]"
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
 def run(home: Path, folder: str, *overrides: str) -> dict:
     """The metrics.json of a run that comes to its end."""
-    words = ["run", *TINY, *overrides, f"paths.outputs={home}/outputs", f"paths.cache={home}/cache"]
-    assert cli.command([*words, f"hydra.run.dir={home}/{folder}"]) == 0
-    return json.loads((home / folder / "metrics.json").read_text())
+    code, record = carry_out(home, folder, *TINY, *overrides)
+    assert code == 0
+    return record
 
 
 def errors(pixels: np.ndarray) -> np.ndarray:

@@ -1,8 +1,6 @@
 """What is said of a checkpoint folder from its json files alone."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -248,8 +246,3 @@ def test_a_damaged_config_is_named(name, text, said, tmp_path):
     write(checkpoint(tmp_path) / name, text)
     (line,) = message(tmp_path)
     assert f"{tmp_path / name} " in line and said in line and len(line.splitlines()) == 1
-
-
-def test_no_torch_is_needed():
-    code = "import sys, bdiff.model.check; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

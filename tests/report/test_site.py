@@ -48,9 +48,7 @@ def run(folder: Path, attack: str, defense: str = "none", metrics=(), *, seed: i
     choices = {"attack": attack, "trigger": more.pop("trigger", "box"), "target": "hat", "data": "digits"}
     choices |= {"model": "digits", "sampler": sampler, "defense": defense}
     words = (f"attack={attack}", f"seed={seed}", "paths.outputs=/home/someone")
-    write_run(folder, {}, config, choices=choices, typed=words, **MADE | more)
-    path = folder / "metrics.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": dict(metrics)}))
+    write_run(folder, dict(metrics), config, choices=choices, typed=words, **MADE | more)
     (folder / "figures").mkdir()
     Image.new("RGB", (16, 16)).save(folder / "figures" / "trigger.png")
     (folder / "report.html").write_text("<p>a run")

@@ -1,7 +1,6 @@
 """Defenses and amplification through `bdiff run`, with budgets of seconds: numbers, pictures, and what is reused."""
 
 import json
-import logging
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -11,10 +10,10 @@ import torch
 import toys
 from diffusers import DDPMPipeline
 from omegaconf import OmegaConf
+from runs import carry_out
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bdiff.cli import main as cli
 from bdiff.config.compose import jobs
 from bdiff.defense.base import Inversion
 from bdiff.defense.detection.evidence import kl_of, relative_uniformity, uniformity
@@ -89,25 +88,10 @@ class Ran(NamedTuple):
         return found - every
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    """A folder with its own outputs and cache, shared by the tests of this file as by a user's runs."""
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet():
-    """Leave logging as pytest set it up."""
-    root, handlers, level = logging.getLogger(), logging.getLogger().handlers[:], logging.getLogger().level
-    yield
-    root.handlers[:], root.level = handlers, level
-
-
 def run(home: Path, name: str, *overrides: str) -> Ran:
     """One run in this process."""
-    words = ["run", *TINY, *overrides, f"paths.outputs={home}/outputs", f"paths.cache={home}/cache"]
-    code = cli.command([*words, f"hydra.run.dir={home / name}"])
-    return Ran(code, home / name, json.loads((home / name / "metrics.json").read_text()), home / "outputs")
+    code, record = carry_out(home, name, *TINY, *overrides)
+    return Ran(code, home / name, record, home / "outputs")
 
 
 REPAIRED = ["defense=purediffusion", *DETECTIONS["purediffusion"], "defense.repair=true", "metric/fid=classifier",

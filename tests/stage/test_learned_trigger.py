@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import carry_out
+from runs import carry_out, runner
 from safetensors.torch import load_file
 from tiny import TINY as SMALL
 
@@ -32,9 +32,7 @@ PRETRAINED = [
 ]  # fmt: skip
 
 
-def run(home: Path, folder: str, *overrides: str) -> tuple[int, dict]:
-    """The exit code and metrics.json of one tiny run."""
-    return carry_out(home, folder, *TINY, *overrides)
+run = runner(*TINY)
 
 
 def test_a_trigger_is_learned_once_and_can_be_taken_from_its_picture(home):

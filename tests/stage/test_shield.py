@@ -8,7 +8,7 @@ import shared_work
 import torch
 import toys
 from PIL import Image
-from runs import carry_out
+from runs import runner
 
 from bdiff.common.errors import RequestError, RunError
 from bdiff.common.progress import Meter
@@ -39,9 +39,7 @@ BACKDOOR = ["attack=baddiffusion", "trigger=patch"]
 KINDS = ("clean", "adversarial", "triggered", "triggered_adversarial")
 
 
-def run(home: Path, folder: str, *overrides: str) -> tuple[int, dict]:
-    """The exit code and metrics.json of one tiny run."""
-    return carry_out(home, folder, *TINY, *overrides)
+run = runner(*TINY)
 
 
 @pytest.fixture(scope="module")

@@ -87,12 +87,8 @@ class Terd(Detection):
         )
 
     def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
-        """Return the trigger after the refinement; see `Detection.invert`.
-
-        ValueError if the schedule is shorter than `window` or `ddim_steps`, RunError if the loss is not finite.
-        """
-        last = self.check_length(suspect)
-        draws = generator(seed, "terd")
+        """Return the trigger after the refinement; see `Detection.invert`. RunError if the loss is not finite."""
+        last, draws = len(suspect.schedule), generator(seed, "terd")
         mu = (-torch.rand(suspect.shape, generator=draws)).to(suspect.device).requires_grad_()
         nothing = torch.zeros_like(mu)
 
@@ -114,14 +110,6 @@ class Terd(Detection):
         sgd = torch.optim.SGD([mu], self.lr)
         curve += self.descend(mu, sgd, refinement, self.refine_steps, self.clip_norm, watch)
         return Inversion(mu.detach().cpu(), curve)
-
-    def check_length(self, suspect: Suspect) -> int:
-        """Return the length of the schedule. ValueError if it is shorter than `window` or `ddim_steps`."""
-        last = len(suspect.schedule)
-        for name in ("window", "ddim_steps"):
-            if not 1 <= getattr(self, name) <= last:
-                raise ValueError(f"defense.{name}={getattr(self, name)} must be 1 to {last}, the schedule's timesteps")
-        return last
 
     def descend(
         self,

@@ -50,7 +50,7 @@ class TerdTrojDiff(Terd):
 
     def invert(self, suspect: Suspect, seed: int, watch: Callable[[str], None] = lambda line: None) -> Inversion:
         """Return mu and gamma after the refinement; see `Terd.invert`."""
-        last, draws = self.check_length(suspect), generator(seed, "terd")
+        last, draws = len(suspect.schedule), generator(seed, "terd")
         mu = (-torch.rand(suspect.shape, generator=draws)).to(suspect.device).requires_grad_()
         gamma = torch.zeros_like(mu).requires_grad_()
         nothing = torch.zeros_like(mu)

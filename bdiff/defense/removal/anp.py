@@ -66,8 +66,6 @@ class Anp(Removal):
         budget: maximum distance of a scale from 1, and of a shift (in the output's own unit) from 0; above 0.
         share: fraction of the channels that are pruned, in [0,1].
         count: images, repeated if there are fewer, over which the ranking is averaged.
-
-    Raises ValueError for other values.
     """
 
     def __init__(
@@ -76,12 +74,6 @@ class Anp(Removal):
         share: Annotated[float, positive_fraction, "fraction of the channels that are pruned"],
         count: Annotated[int, at_least(1), "images that the ranking of the channels is averaged over"],
     ):
-        if budget <= 0:
-            raise ValueError(f"budget={budget} allows no perturbation: choose a value above 0")
-        if not 0 <= share <= 1:
-            raise ValueError(f"share={share} is not a fraction: choose a value from 0 to 1")
-        if count < 1:
-            raise ValueError(f"count={count} leaves no images to rank channels by: choose a value of at least 1")
         self.budget, self.share, self.count = budget, share, count
 
     def remove(self, suspect: Suspect, images: Images, trigger: Tensor | None, train: Train) -> Denoiser:

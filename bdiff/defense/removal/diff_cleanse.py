@@ -41,13 +41,9 @@ class DiffCleanseRemoval(Removal):
         count: noised images of either kind that importance is taken over.
         generated: images that the suspect generates for fine-tuning; 0: the defender's clean images are used.
         generated_steps: DDIM's, from noise to such an image.
-
-    Raises ValueError for other values.
     """
 
     checks = ("bdiff.defense.check.trigger_problems", "bdiff.defense.check.generated_problems")
-
-    needs_trigger = True
 
     def __init__(
         self,
@@ -58,8 +54,6 @@ class DiffCleanseRemoval(Removal):
         generated: Annotated[int, at_least(0), "images generated for fine-tuning; 0: the clean images are used"],
         generated_steps: Annotated[int, at_least(1), "DDIM steps from noise to a generated image"],
     ):
-        if not 0 <= share <= 1:
-            raise ValueError(f"share={share} is not a fraction: choose a value from 0 to 1")
         self.share, self.clean_importance, self.keep_weight = share, clean_importance, keep_weight
         self.count, self.generated, self.generated_steps = count, generated, generated_steps
         self.row_images = (1, int(keep_weight != 0))

@@ -20,13 +20,10 @@ class ElijahRemoval(Removal):
     Args:
         shift_weight: weight, at least 0, of the loss that removes the trigger's effect (authors: 1).
         clean_weight: weight, at least 0, of the loss that ties the copy to the suspect on clean noise (authors: 1).
-
-    Raises ValueError for a negative weight.
     """
 
     checks = ("bdiff.defense.check.trigger_problems",)
 
-    needs_trigger = True
     row_images = (3, 1)
 
     def __init__(
@@ -34,9 +31,6 @@ class ElijahRemoval(Removal):
         shift_weight: Annotated[float, at_least(0), "weight of the loss that removes the trigger's effect"],
         clean_weight: Annotated[float, at_least(0), "weight of the loss that preserves predictions on clean noise"],
     ):
-        for name, weight in (("shift_weight", shift_weight), ("clean_weight", clean_weight)):
-            if weight < 0:
-                raise ValueError(f"{name}={weight} is the weight of a loss: choose a value of at least 0")
         self.shift_weight, self.clean_weight = shift_weight, clean_weight
 
     def version(self, prediction: str) -> int:

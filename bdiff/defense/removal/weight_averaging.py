@@ -27,8 +27,6 @@ class WeightAveraging(Removal):
 
     Args:
         weight: of the clean model, above 0 and at most 1 (the clean model itself).
-
-    Raises ValueError for another weight.
     """
 
     checks = ("bdiff.defense.check.clean_problems",)
@@ -37,8 +35,6 @@ class WeightAveraging(Removal):
     needs_clean = True
 
     def __init__(self, weight: Annotated[float, positive_fraction, "of the clean model in the mean of both"]):
-        if not 0 < weight <= 1:
-            raise ValueError(f"weight={weight} is not the clean model's part of a mean: choose above 0, and at most 1")
         self.weight = weight
 
     @torch.no_grad()

@@ -25,7 +25,6 @@ class Purification(LabelShield):
 
     With several copies of an image the mean of their logits decides: unlike a majority it has no ties and has a
     gradient, so that an adaptive attack optimizes the function that is evaluated.
-    Raises ValueError for invalid values.
     """
 
     checks = ("bdiff.defense.check.purification_problems",)
@@ -34,16 +33,6 @@ class Purification(LabelShield):
     sampler: Annotated[str, one_of("ancestral", "ddim"), "ddim is the probability flow ODE"]
     steps: Annotated[int | None, at_least(1), "denoising steps, evenly spaced over the t*; null: all"]
     copies: Annotated[int, at_least(1), "purified copies of an image, whose mean logits decide"]
-
-    def __post_init__(self) -> None:
-        if self.t < 1:
-            raise ValueError(f"defense.t={self.t} purifies nothing: choose at least 1 timestep")
-        if self.sampler not in ("ancestral", "ddim"):
-            raise ValueError(f"defense.sampler={self.sampler} is not known: choose ancestral or ddim")
-        if self.steps is not None and not 1 <= self.steps <= self.t:
-            raise ValueError(f"defense.steps={self.steps} must be 1 to defense.t={self.t}, or null for all")
-        if self.copies < 1:
-            raise ValueError(f"defense.copies={self.copies} decide nothing: choose at least 1")
 
     def check(self, schedule: Schedule) -> None:
         """Raise ValueError if t* is beyond the schedule; see `Shield.check`."""

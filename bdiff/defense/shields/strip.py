@@ -31,10 +31,8 @@ def threshold(clean: Tensor, false_positive_rate: float) -> float:
 
     A clean input from the same distribution is flagged with a probability of at most `false_positive_rate`: of n + 1
     exchangeable numbers, the last is below the k-th smallest of the others with probability at most k / (n + 1).
-    Raises ValueError if the rate is not between 0 and 1, or too small for this number of inputs.
+    Raises ValueError if the rate, between 0 and 1, is too small for this number of inputs.
     """
-    if not 0 < false_positive_rate < 1:
-        raise ValueError(f"false_positive_rate={false_positive_rate} must lie between 0 and 1")
     k = int(false_positive_rate * (len(clean) + 1))
     if k == 0:
         need = ceil(1 / false_positive_rate) - 1

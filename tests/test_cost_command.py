@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 
 import pytest
 from fake_runs import settings, write_run
@@ -34,11 +33,8 @@ def place(tmp_path, monkeypatch):
                 config = settings(seed=seed, attack={"name": attack, "poison_rate": rate})
                 config["train"] = config.get("train", {}) | {"steps": steps}
                 folder = tmp_path / "runs" / f"{attack}-{rate}-{seed}-{steps}"
-                write_run(folder, {"asr": asr}, config, typed=(f"attack={attack}",), choices={"attack": attack})
-                if attack == "base":
-                    record = json.loads((folder / "metrics.json").read_text())
-                    record["metrics"]["amplified/asr"] = min(1.0, asr + 0.2)
-                    (folder / "metrics.json").write_text(json.dumps(record))
+                metrics = {"asr": asr, **({"amplified/asr": min(1.0, asr + 0.2)} if attack == "base" else {})}
+                write_run(folder, metrics, config, typed=(f"attack={attack}",), choices={"attack": attack})
 
 
 def rows(capsys, *words) -> dict[tuple[str, str], dict[str, str]]:
@@ -79,7 +75,6 @@ def test_the_figure_has_a_panel_for_each_rate(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("nowhere", "nowhere is not a folder"),
         ("runs --base slow --rows attack", "--base slow names 0 attacks of these runs, which are base; fast; uneven"),
         ("runs --goal 90", "argument --goal: 90 must lie between 0 and 1"),
         ("runs --rows atack", "atack is set in no run; did you mean attack?"),
