@@ -237,7 +237,8 @@ def test_a_clean_model_on_the_hub_is_fetched_before_anything_is_trained(setting,
     detection = OmegaConf.merge(own_settings("defense", "elijah"), {"repair": True, "removal": removal})
     config = OmegaConf.create({"defense": removal if setting == "defense" else detection})
     planning = SimpleNamespace(planning=True)
-    run = SimpleNamespace(config=config, stages=planning, diffusion=SimpleNamespace(schedule=toys.schedule()))
+    diffusion = SimpleNamespace(schedule=toys.schedule())
+    run = SimpleNamespace(config=config, stages=planning, diffusion=diffusion, attack=toys.attack())
     examine_clean_model(run)  # of a plan, nothing is
     run.stages = SimpleNamespace(planning=False)
     with pytest.raises(RequestError) as caught:
