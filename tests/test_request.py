@@ -345,6 +345,11 @@ WRONG_DEFENSES = [
     ("defense/removal=nosuch", "defense/removal=nosuch is not known", "digits, elijah"),
     ("defense.steps=5", "not known with defense=none", "belongs to defense=diff_cleanse or elijah or"),
     ("defense=terd defense.law=ode", "not known with defense=terd", "belongs to defense=purediffusion"),
+    (
+        "attack.background=0",
+        "not known with attack=baddiffusion",
+        "noise_path_ancestral or noise_path_both or noise_path_ode",
+    ),
     ("defense=elijah defense.threshold=low", "defense.threshold=low must be a number, auto or null"),
     ("defense=purediffusion defense.law=0", "defense.law=0 must be above 0"),
     ("defense=purediffusion defense.law=true", "defense.law=True is not known"),

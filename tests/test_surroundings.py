@@ -18,7 +18,7 @@ from bdiff.config import environment
 from bdiff.config.compose import jobs
 from bdiff.config.words import normal, quoted
 from bdiff.data import load
-from bdiff.launch.job import REPLACED, clear, examine_folder, job, save_config
+from bdiff.launch.job import MARK, REPLACED, clear, examine_folder, job, save_config
 from bdiff.store import artifacts
 from bdiff.store.ledger import Ledger
 
@@ -87,7 +87,7 @@ def test_a_run_leaves_a_folder_alone_that_holds_somebody_s_own(name, tmp_path):
     clear(tmp_path, "[]")  # of a run, however it ended
     own.parent.mkdir(exist_ok=True)
     own.write_text("a run's")
-    examine_folder(tmp_path, REPLACED, "hydra.run.dir")
+    examine_folder(tmp_path, REPLACED, MARK, "run", "hydra.run.dir")
 
 
 def test_a_run_that_was_killed_before_it_wrote_a_line_goes_on(tmp_path):
@@ -95,7 +95,7 @@ def test_a_run_that_was_killed_before_it_wrote_a_line_goes_on(tmp_path):
     assert held is not None
     held.close()
     (tmp_path / "output.log").write_text("a sweep's")
-    examine_folder(tmp_path, REPLACED, "hydra.run.dir")
+    examine_folder(tmp_path, REPLACED, MARK, "run", "hydra.run.dir")
 
 
 @pytest.mark.parametrize("path", ["/a b", '/a"b', "/a\\", '/a\\"b', "/a,b=[c]"])

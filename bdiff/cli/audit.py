@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from bdiff.cli.shared import Parser, names
 from bdiff.common.errors import RequestError, named
+from bdiff.common.places import no_folder
 from bdiff.common.progress import Screen, console
 from bdiff.config.keys import resolved
 from bdiff.config.options import group_options, own_settings
@@ -115,6 +116,8 @@ def wrong(args: Any) -> list[str]:
         lines.append(f"--repair {args.repair} exists already: give a new folder")
     if not args.repair and (args.images or args.removal):
         lines.append("--images and --removal are for --repair DIR")
+    if args.out and (why := no_folder(args.out)):
+        lines.append(f"--out {args.out} {why}: name another folder")
     for option, group in (("schedule", "schedule"), ("removal", "defense/removal")):
         given = getattr(args, option)
         if given and given not in (known := group_options()[group]):

@@ -160,7 +160,7 @@ def key_problems(override: Override, base: DictConfig, groups: Options) -> list[
     if inner := children(known, key):
         return [f"{key} holds settings: set one, as in {key}.{min(inner)}="]
     for group in (one for one in groups if key.startswith(f"{one.replace('/', '.')}.")):
-        if others := [option for option, file in groups[group].items() if key in keys_of(group, file)]:
+        if others := [option for option in groups[group] if key in keys_of(group, option, groups)]:
             chosen = base.hydra.runtime.choices[group]
             return [f"{key} is not known with {group}={chosen}: it belongs to {group}={' or '.join(others)}"]
     return [unknown(key, known)]

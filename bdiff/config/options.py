@@ -41,21 +41,20 @@ def group_options(folders: Iterable[Folder] = ()) -> Options:
     return found
 
 
-def keys_of(group: str, file: Path) -> set[str]:
-    """Return the dotted keys that the yaml of an option of `group` itself sets."""
-    brought = OmegaConf.load(file)
-    return set(leaves(brought, f"{group.replace('/', '.')}.")) if isinstance(brought, DictConfig) else set()
+def keys_of(group: str, name: str, options: Options) -> set[str]:
+    """Return the dotted keys that an option of `group` sets, itself or by the options that it builds on."""
+    return set(leaves(own_settings(group, name, options), f"{group.replace('/', '.')}."))
 
 
-def own_settings(group: str, name: str) -> DictConfig:
-    """Return what an option of bdiff or a plugin sets itself, without its choices in other groups."""
-    brought = OmegaConf.load(group_options()[group][name])
-    assert isinstance(brought, DictConfig)
+def own_settings(group: str, name: str, options: Options | None = None) -> DictConfig:
+    """Return what an option sets itself, without its choices in other groups; of bdiff or a plugin, or of `options`."""
+    options = options or group_options()
+    brought = OmegaConf.load(options[group][name])
+    if not isinstance(brought, DictConfig):  # an empty yaml
+        return OmegaConf.create()
     listed = brought.pop("defaults", [])
     bases = [
-        own_settings(group, entry)
-        for entry in listed
-        if isinstance(entry, str) and entry != "_self_" and "@" not in entry
+        own_settings(group, entry, options) for entry in listed if isinstance(entry, str) and entry in options[group]
     ]
     merged = OmegaConf.merge(*bases, brought)
     assert isinstance(merged, DictConfig)

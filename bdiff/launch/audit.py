@@ -40,7 +40,7 @@ def audit_in(
     `repair` is a folder for a repaired copy, by what the first method inverts. Raises RequestError if another process
     is using the folder, or if somebody's own pictures or page are there.
     """
-    examine_folder(folder, ("figures", PAGE), "--out")
+    examine_folder(folder, ("figures", PAGE), RECORD, "audit", "--out")
     held = artifacts.claim(folder / "run.log")
     if held is None:
         raise RequestError(f"another audit is using {folder}: wait for it, or set --out to another folder")

@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 file_log = logging.getLogger("bdiff.file")
 
 SCHEMA = 1
-#: what a run removes or writes over in its folder, and what a run or an audit has there before any of it
+#: what a run removes or writes over in its folder, and what it has there before any of it
 REPLACED = ("figures", "wandb", "metrics.json", "report.html", "progress.jsonl", "config.yaml", "run.log")
-MARKS = ("overrides.yaml", "audit.json")
+MARK = "overrides.yaml"
 
 
 class Recorder(NoTracker):
@@ -73,7 +73,7 @@ def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[st
     """
     if config.runtime.get("plan"):
         raise RequestError("runtime.plan=true starts nothing: it is for the commands bdiff run and bdiff rerun")
-    examine_folder(folder, REPLACED, "hydra.run.dir")
+    examine_folder(folder, REPLACED, MARK, "run", "hydra.run.dir")
     main = int(os.environ.get("RANK", 0)) == 0
     held = artifacts.claim(folder / "run.log") if main else nullcontext()  # locked for the duration of the run
     if held is None:
@@ -84,17 +84,17 @@ def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[st
         return recorded(config, folder, overrides, choices)
 
 
-def examine_folder(folder: Path, names: Sequence[str], option: str) -> None:
-    """Raise RequestError if a folder has files of these names that neither a run nor an audit has left there.
+def examine_folder(folder: Path, names: Sequence[str], mark: str, kind: str, option: str) -> None:
+    """Raise RequestError if a folder has files of these names, and no `mark` that a run or an audit (`kind`) left them.
 
     `option` is what chooses the folder. An empty file is nobody's: a run that was killed at once leaves its log so.
     """
-    if any((folder / mark).exists() for mark in MARKS):
+    if (folder / mark).exists():
         return
     paths = [folder / name for name in names if (folder / name).exists()]
     if theirs := [path.name for path in paths if path.is_dir() or path.stat().st_size]:
         raise RequestError(
-            f"{folder} holds {', '.join(theirs)}, which no run of bdiff has left there and this one would remove: "
+            f"{folder} holds {', '.join(theirs)}, which no {kind} of bdiff has left there and this one would remove: "
             f"move it away, or set {option} to another folder"
         )
 
@@ -108,7 +108,7 @@ def clear(folder: Path, words: str) -> None:
         shutil.rmtree(left, ignore_errors=True)
     for name in ("metrics.json", "report.html", "progress.jsonl"):
         (folder / name).unlink(missing_ok=True)
-    kept, log = folder / "overrides.yaml", folder / "run.log"
+    kept, log = folder / MARK, folder / "run.log"
     if log.exists() and (not kept.exists() or kept.read_text(encoding="utf-8") != words):
         os.truncate(log, 0)
     artifacts.write_text(kept, words)

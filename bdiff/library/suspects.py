@@ -73,7 +73,8 @@ def model_of(folder: Path) -> Path | None:
     record = artifacts.recall(folder / "metrics.json", dict[str, Any]())
     model = Path(record.get("model", folder / "model"))
     if not model.is_dir():
-        raise RequestError(f"the model of the run {folder} is missing: {model} is not a folder")
+        here = "" if model.is_absolute() else f", as seen from {Path.cwd()}: go where the run was started"
+        raise RequestError(f"the model of the run {folder} is missing: {model} is not a folder{here}")
     return model
 
 

@@ -123,8 +123,8 @@ def check(shield: Shield, schedule: Schedule, attack: Attack) -> None:
     black, white = attack.apply(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).repeat(1, *attack.target.shape))
     if torch.equal(black, white):
         raise RequestError(
-            "the trigger covers the image, so every triggered input is the same picture: use trigger=patch, or "
-            "another that leaves some of it"
+            "a shield is tested with triggered images, and this trigger covers the image, so all would be the same "
+            "picture: use trigger=patch, or another that leaves some of it"
         )
 
 

@@ -122,7 +122,7 @@ def escaped(text: str) -> str:
 
 def to_csv(sheet: Sheet) -> str:
     """Return the table as CSV at full precision: a column of means becomes mean, std and n. Notes are omitted."""
-    means = [any(cell.n is not None for cell in column) for column in zip(*sheet.rows, strict=True)]
+    means = [any(row[place].n is not None for row in sheet.rows) for place in range(len(sheet.heads))]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     parts = [[f"{head} {part}" for part in ("mean", "std", "n")] if mean else [head]

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,7 @@ def test_csv_has_mean_std_and_n_at_full_precision(grid):
     assert first[0] == "box_4" and first[3::3] == ["3", "2"]
     assert [float(field) for field in first[1:3]] == pytest.approx([0.3, 0.07**0.5], rel=1e-15)
     assert second == ["box_14", "0.5", "", "1", "failed", "", "0"]
+    assert parsed("csv", to_csv(replace(sheet, rows=[]))) == [[str(head) for head in sheet.heads]]  # all runs failed
 
 
 def test_a_place_where_nothing_ran_one_that_is_not_done_and_one_that_lacks_the_number_are_seen(tmp_path):

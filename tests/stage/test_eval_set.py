@@ -91,7 +91,7 @@ def test_a_shield_that_the_schedule_does_not_reach_is_refused_before_its_images_
 def test_a_shield_against_a_trigger_that_hides_the_image_is_refused_before_its_images_are_read(option):
     """Every triggered input would be one picture, and accuracies on them say how often that class occurs."""
     config, schedule = OmegaConf.create(own_settings("defense", option)), Schedule(100, 0.001, 0.1, "linear")
-    with pytest.raises(RequestError, match="every triggered input is the same picture: use trigger=patch"):
+    with pytest.raises(RequestError, match="covers the image, so all would be the same picture: use trigger=patch"):
         examined(method(config), config, schedule, attack(0.0), lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         examined(method(config), config, schedule, attack(1.0), lambda: 1 / 0)
