@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import toys
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from omegaconf import OmegaConf
 from PIL import Image
@@ -17,13 +18,17 @@ from safetensors.torch import load_file, save_file
 from bdiff.cli import main as cli
 from bdiff.cli.audit import parser, request
 from bdiff.common.errors import RequestError
+from bdiff.config.instantiate import make
 from bdiff.config.options import own_settings
 from bdiff.launch.audit import audit_in
 from bdiff.launch.audit import audited as launched
+from bdiff.library import suspects
 from bdiff.library.suspects import load_suspect
+from bdiff.model.check import NOISE, weights_files
 from bdiff.model.facts import facts
 from bdiff.pipeline import audit as pipeline
 from bdiff.pipeline.estimate import Row
+from bdiff.pipeline.family import eta_of
 from bdiff.pipeline.planned import NEW, REUSED
 from bdiff.pipeline.result import StageResult
 from bdiff.report.audit import audit_lines, called, verdict
@@ -74,6 +79,15 @@ def test_an_audit_has_pictures_scores_and_a_verdict_and_goes_on_from_what_is_the
     before = trigger.stat().st_mtime_ns
     code, record = audited("theirs", *QUICK, "--method", "purediffusion", "law=ode", "threshold=-0.9")
     assert code == 3 and record["verdict"] == "flagged" and trigger.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("size", "channels", "prediction"), [(64, 3, "epsilon"), (32, 1, "sample")])
+def test_a_verdict_is_for_models_of_a_size_that_was_calibrated_on(size, channels, prediction, place):
+    saved(place / "theirs", size=size, channels=channels, prediction=prediction, steps=4)
+    code, record = audited("theirs", "--device", "cpu", "--quiet")
+    assert code == 0 and record["model"]["shape"] == [channels, size, size]
+    assert record["model"]["prediction"] == prediction
+    assert record["verdict"] == ("scores only" if size > 32 else "nothing found")
 
 
 @pytest.mark.slow
@@ -199,6 +213,47 @@ def test_somebody_s_own_pictures_are_left_alone_and_a_killed_audit_s_are_not(tmp
     assert audit_in(tmp_path / "killed", None, {}, None, "bdiff audit")["command"] == "bdiff audit"
 
 
+def test_what_a_pipeline_loads_is_judged_and_other_weights_are_named(place):
+    saved(place / "theirs")
+    UNet2DModel.from_pretrained(place / "theirs/unet").save_pretrained(place / "theirs/unet_ema")
+    unet = place / "theirs/unet"
+    for other in ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors"):
+        (unet / other).write_bytes(b"not read")
+    found = facts("theirs", place / "theirs")
+    assert weights_files(found.folder) == [unet / "diffusion_pytorch_model.safetensors"]
+    assert found.unread == ["unet/diffusion_pytorch_model.bin"]
+    assert found.unjudged == [
+        "unet/diffusion_pytorch_model.fp16.safetensors", "unet_ema/diffusion_pytorch_model.safetensors",
+    ]  # fmt: skip
+    _, record = audited("theirs", *QUICK, "--method", "purediffusion")
+    lines = audit_lines(record)
+    assert "unet_ema" in lines["others"] and ".bin" in lines["files"] and "hub" not in lines
+    assert "unet_ema" in Path(record["page"]).read_text()
+    (place / "theirs/model_index.json").unlink()  # as in the checkpoints of a training script
+    assert weights_files(found.folder) == [place / "theirs/unet_ema/diffusion_pytorch_model.safetensors"]
+    assert facts("theirs", place / "theirs").unjudged == [
+        "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.safetensors",
+    ]  # fmt: skip
+
+
+def test_all_shards_of_the_weights_are_judged(place):
+    saved(place / "theirs")
+    unet = place / "theirs/unet"
+    (unet / "diffusion_pytorch_model.safetensors").unlink()
+    UNet2DModel(sample_size=16, in_channels=1, out_channels=1, **NET, down_block_types=["DownBlock2D"] * 2,
+                up_block_types=["UpBlock2D"] * 2).save_pretrained(unet, max_shard_size="8KB")  # fmt: skip
+    assert len(weights_files(place / "theirs")) == len([*unet.glob("*.safetensors")]) > 1
+    assert facts("theirs", place / "theirs").unjudged == []
+
+
+def test_of_a_model_on_the_hub_it_is_said_what_was_not_fetched(place, monkeypatch):
+    saved(place / "snapshot")
+    monkeypatch.setattr(suspects.checkpoint, "fetch", lambda asked, setting: place / "snapshot")
+    _, record = audited("owner/name", *QUICK, "--method", "purediffusion")
+    assert "other files were not looked at" in audit_lines(record)["hub"]
+    assert "other files were not looked at" in Path(record["page"]).read_text()
+
+
 @pytest.mark.parametrize("asked", [".", "inner/..", "../model", "owner/model", "model/"])
 def test_a_model_is_called_by_its_folder_wherever_it_is_asked_for_from(asked, tmp_path, monkeypatch):
     (tmp_path / "model" / "inner").mkdir(parents=True)
@@ -252,6 +307,13 @@ def test_a_repair_takes_400_steps_unless_its_length_is_given(words, length, plac
     about = SimpleNamespace(shape=(1, 16, 16), schedule={"num_train_timesteps": 1000})
     found = request(parser().parse_intermixed_args(given), "purediffusion", about).defense.removal.train
     assert (found.steps, found.epochs) == length
+
+
+@pytest.mark.parametrize("method", ["purediffusion_mixture", "elijah", "terd"])
+def test_samples_take_all_timesteps_in_which_alone_an_ancestral_backdoor_opens(method):
+    about = SimpleNamespace(shape=(3, 32, 32), schedule=NOISE)
+    config = request(parser().parse_intermixed_args(["theirs"]), method, about)
+    assert toys.attack().opens(make(config.schedule), config.sample.steps, eta_of(config.sampler))
 
 
 class Call:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shlex
 import sys
 from functools import cache
@@ -30,7 +31,6 @@ EXAMPLES = """
 exit code: 0 nothing found (or scores only), 3 flagged, 1 failed, 2 wrong request, 130 interrupted"""
 
 FLAGGED = 3  # the exit code
-STEPS = 100  # of the ancestral sampler, at most: enough to see what a trigger calls up
 BATCH = 64  # samples at a time, with a repair or without, so that both share them
 DETECTION = "bdiff.defense.base.Detection"
 NOTHING = "nothing is left to do: an earlier audit's results are shown"
@@ -102,6 +102,8 @@ def audit(words: list[str]) -> int:
 def wrong(args: Any) -> list[str]:
     """Return what is wrong with the arguments."""
     lines = [f"{word} is not key=value: see bdiff audit --help" for word in args.settings if "=" not in word]
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        lines.append("an audit is one process: start it without torchrun")
     if not args.method:
         lines.append(f"--method names no detection: leave it out for {METHOD}, or see docs/defenses.md")
     lines += [f"--method {name} is not known, or no detection: choose from {', '.join(sorted(detections()))}"
@@ -134,9 +136,10 @@ def detections() -> list[str]:
 
 def request(args: Any, method: str, facts: Any) -> DictConfig:
     """Return the checked config of an audit by one method. RequestError if it is invalid."""
-    steps = min(STEPS, facts.schedule["num_train_timesteps"])
-    here = {"seed": args.seed, "runtime.device": args.device, "sample.steps": steps, "sample.batch_size": BATCH}
-    words = [f"defense={method}", "sampler=ddpm", *overrides_of(facts.shape, facts.schedule, here)]
+    here = {"seed": args.seed, "runtime.device": args.device, "sample.batch_size": BATCH}
+    # All timesteps: in fewer an ancestral sampler leaves the path that BadDiffusion's law keeps it on.
+    words = [f"defense={method}", "sampler=ddpm", "sample.steps=${sampler.steps}"]
+    words += overrides_of(facts.shape, facts.schedule, here)
     if args.repair:
         words += ["data=images", f"data.path={literal(args.images)}", f"defense/removal={args.removal or 'elijah'}"]
     words += [word if "." in word.partition("=")[0] else f"defense.{word}" for word in args.settings]

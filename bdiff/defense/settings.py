@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from bdiff.config.rules import above, at_least, below_one, fraction, one_of, open_fraction, precision
+from bdiff.config.rules import above, at_least, below_one, fraction, one_of, open_fraction, precision, span
 from bdiff.diffusion.training import TrainConfig
 
 #: what PureDiffusion's threshold may be for; other detections have some of these
@@ -17,6 +17,7 @@ class Calibration:
     threshold: Annotated[float, "minimum score of a flagged model"]
     data: Annotated[str | None, "dataset of the models"] = None
     size: Annotated[int | None, at_least(8), "px"] = None
+    sizes: Annotated[list[int] | None, span, "px, the least and the largest, where size is null"] = None
     channels: Annotated[int | None, one_of(1, 3), "of the images"] = None
     num_train_timesteps: Annotated[int | None, at_least(2), "of the schedule"] = None
     beta_start: Annotated[float | None, open_fraction, "of the schedule"] = None

@@ -94,6 +94,8 @@ def audited(
             "weights": model.manifest["weights"],
             "strange": model.manifest["strange"],
             "unread": facts.unread,
+            "unjudged": facts.unjudged,
+            "remote": facts.remote,
             "marks": start_marks(facts.schedule),
         },
         "verdict": verdict(methods),

@@ -62,8 +62,10 @@ def facts_of(
     label: int | None = None,
 ) -> Facts:
     """Return what the checkpoint says of itself, which is downloaded first if it is on the hub; see `facts`."""
-    folder = checkpoint.fetch(str(model_of(Path(path_or_id).expanduser()) or path_or_id), setting="")
-    return facts(str(path_or_id), folder, shape, schedule, label)
+    asked = str(model_of(Path(path_or_id).expanduser()) or path_or_id)
+    folder = checkpoint.fetch(asked, setting="")
+    found = facts(str(path_or_id), folder, shape, schedule, label)
+    return replace(found, remote=not Path(asked).expanduser().exists())
 
 
 def model_of(folder: Path) -> Path | None:

@@ -18,9 +18,10 @@ from bdiff.store.integrity import fault
 #: in the name of a file that holds one shard of the weights
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 LAYOUT = "a diffusers folder holds model_index.json, unet/ and scheduler/"
-#: where a folder keeps its UNet, in order of preference: training scripts save averaged weights next to the others,
-#: google's older repositories have it at the top
-HOMES = ("unet_ema", "unet", ".")
+#: where a folder keeps its UNet, in order of preference: a pipeline loads unet/, or what is at the top of google's
+#: older repositories; checkpoints of training scripts, which are no pipelines, have averaged weights next to the others
+PIPELINE = "model_index.json"
+HOMES = {True: ("unet", ".", "unet_ema"), False: ("unet_ema", "unet", ".")}
 #: the ending, and its variants (fp16, ...), of a UNet's weights
 WEIGHTS = "diffusion_pytorch_model"
 #: diffusers' defaults
@@ -210,8 +211,13 @@ def notes(name: str, folder: Path, unet: dict[str, Any]) -> list[str]:
     if other := [key for key in BLOCKS if key in found and key in unet and found[key] != unet[key]]:
         theirs = ", ".join(f"{key}={found[key]}" for key in other)
         lines.append(f"its network is trained further, with {theirs}, not what model.unet says")
-    if home(folder).name == "unet_ema" and (folder / "unet").is_dir():
-        lines.append("the averaged weights in unet_ema/ are used, not those in unet/")
+    if (folder / "unet").is_dir() and (folder / "unet_ema").is_dir():
+        averaged = home(folder).name == "unet_ema"
+        lines.append(
+            "the averaged weights in unet_ema/ are used, not those in unet/"
+            if averaged
+            else f"the weights in unet/ are used, as {PIPELINE} says, not the averaged ones in unet_ema/"
+        )
     if not scheduler_path(folder).is_file():
         lines.append(f"it has no {scheduler_path(folder).name}, so the config's schedule is assumed")
     path = weights_path(folder)
@@ -222,7 +228,7 @@ def notes(name: str, folder: Path, unet: dict[str, Any]) -> list[str]:
 
 def home(folder: Path) -> Path:
     """Return the folder of a diffusers folder's UNet."""
-    found = (folder / name for name in HOMES)
+    found = (folder / name for name in HOMES[(folder / PIPELINE).exists()])
     return next((place for place in found if (place / "config.json").exists()), folder)
 
 
@@ -235,6 +241,14 @@ def weights_path(folder: Path) -> Path | None:
     """Return the file of a diffusers folder's UNet weights, preferring safetensors, then files without a variant."""
     found = [path for end in ("safetensors", "bin") for path in sorted(home(folder).glob(f"{WEIGHTS}*.{end}"))]
     return min(found, key=lambda path: (bool(variant(path)), path.suffix != ".safetensors"), default=None)
+
+
+def weights_files(folder: Path) -> list[Path]:
+    """Return the files that a diffusers folder's UNet weights are read from: one, or its shards."""
+    path = weights_path(folder)
+    if path is None or not (shard := SHARD.search(path.name)):
+        return [path] if path else []
+    return sorted(path.parent.glob(f"{path.name[: shard.start()]}-*{path.suffix}"))
 
 
 def variant(path: Path) -> str | None:

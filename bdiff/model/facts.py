@@ -12,6 +12,7 @@ from bdiff.model.check import (
     NOISE_TYPES,
     UNET,
     UNET_TYPES,
+    WEIGHTS,
     config_path,
     damage,
     kind_mismatches,
@@ -20,6 +21,7 @@ from bdiff.model.check import (
     sample_size,
     scheduler_path,
     unlike_a_folder,
+    weights_files,
 )
 
 #: files beside the weights that hold code, or objects that could run some: they are never read
@@ -37,6 +39,7 @@ class Facts:
     prediction: str  # in diffusers' terms
     unet: dict[str, Any]  # its network's config
     label: int | None = None  # the class that a class-conditional one is looked at for
+    remote: bool = False  # whether it is on the hub, of which only configs and weights were fetched
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -51,10 +54,18 @@ class Facts:
 
     @property
     def unread(self) -> list[str]:
-        """The files in its folder that hold code, or objects that could run some, beside the weights."""
-        home = config_path(self.folder).parent
-        found = [path for path in sorted(self.folder.rglob("*")) if path.suffix in CODE]
-        return [str(path.relative_to(self.folder)) for path in found if path.parent != home or path.suffix != ".bin"]
+        """The files in its folder that hold code, or objects that could run some, but for the weights that are read."""
+        return [str(path.relative_to(self.folder)) for path in self.others() if path.suffix in CODE]
+
+    @property
+    def unjudged(self) -> list[str]:
+        """The files in its folder with other weights of a network: averaged ones, or another variant."""
+        return [str(path.relative_to(self.folder)) for path in self.others() if path.name.startswith(WEIGHTS)
+                and path.suffix == ".safetensors"]  # fmt: skip
+
+    def others(self) -> list[Path]:
+        """Return what is in its folder, but for the weights that are read."""
+        return sorted({*self.folder.rglob("*")} - {*weights_files(self.folder)})
 
 
 def facts(

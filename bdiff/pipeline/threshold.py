@@ -29,6 +29,8 @@ def resolve_threshold(config: DictConfig, data: str) -> Threshold:
     calibration = Calibration(**plain(config.defense.calibration))
     wanted, here = conditions(calibration, config), facts(config, data)
     other = [f"{name}={value} (here {here[name]})" for name, value in wanted.items() if here[name] != value]
+    if calibration.sizes and not calibration.sizes[0] <= here["size"] <= calibration.sizes[1]:
+        other.append(f"size={calibration.sizes[0]} to {calibration.sizes[1]} (here {here['size']})")
     config.defense.threshold = None if other else calibration.threshold
     if other:
         why = f"the threshold {calibration.threshold} is calibrated on {', '.join(other)}: set defense.threshold"

@@ -59,8 +59,12 @@ def audit_lines(record: Mapping[str, Any]) -> dict[str, str]:
         lines["weights"] = f"tensors of no layer: {some(model['strange'])}"
     if model["marks"]:
         lines["schedule"] = "; ".join(model["marks"])
+    if model["unjudged"]:
+        lines["others"] = f"weights that were not judged: {some(model['unjudged'])}"
     if model["unread"]:
         lines["files"] = f"not read, since they hold code or objects: {some(model['unread'])}"
+    if model["remote"]:
+        lines["hub"] = "only configs and weights were fetched: the repository's other files were not looked at"
     for name, found in record["methods"].items():
         lines[name] = f"{found['flag_by']} {shown(found['flag_by'], found['value'])}; {chances(found)}"
     if record["repaired"]:

@@ -159,6 +159,12 @@ def test_a_calibration_holds_wherever_its_facts_do_and_states_its_rate(words):
     assert found.basis == "false-positive rate at most 5 %, from 19 clean models of digits, letters"
 
 
+def test_a_calibration_holds_for_sizes_like_those_of_its_models():
+    (config,) = jobs(["defense=purediffusion_mixture", *PHOTOS, "data.size=64"], False)
+    found = resolve_threshold(config, "any")
+    assert "is calibrated on size=16 to 32 (here 64)" in (found.unflagged or "") and found.rate is None
+
+
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [
