@@ -57,6 +57,7 @@ def test_a_step_without_data_is_skipped_and_one_that_fails_is_reported(tmp_path,
         "certification",
         "fid",
         "profile",
+        "memory",
     ]
     for name in (*benches, "tests", "baddiffusion", "removal", "diff2", *audits):
         (state / "done" / name).touch()
@@ -68,6 +69,6 @@ def test_a_step_without_data_is_skipped_and_one_that_fails_is_reported(tmp_path,
     assert json.loads((out / "results.json").read_text()) == {"results": []}
 
 
-def test_a_wrong_command_is_reported():
-    done = gpu("bake")
+def test_a_wrong_command_is_reported(tmp_path):
+    done = gpu("bake", "--state", tmp_path)
     assert done.returncode == 2 and "bake is not a command" in done.stderr

@@ -7,6 +7,7 @@ from bench.certification import certification
 from bench.fid import fid
 from bench.inversion import inversion
 from bench.kernels import kernels
+from bench.memory import memory
 from bench.sampling import sampling
 from bench.scaling import scaling
 from bench.streaming import streaming
@@ -32,4 +33,5 @@ BENCHES: dict[str, Callable[[Subject], Figures]] = {
     "scaling": scaling,
     "sweeps": lambda on: sweeps(size(on, 2, 12, 12)),
     "profile": lambda on: kernels(on, size(on, 8, 64, 128)),
+    "memory": lambda on: memory(on, size(on, 32, 32, 64)),
 }

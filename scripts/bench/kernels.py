@@ -1,6 +1,7 @@
-"""The kernels that training and sampling spend their time in, and how much of it a card is busy."""
+"""The kernels that training and sampling spend their time in, in both modes, and how much of it a card is busy."""
 
 import time
+from dataclasses import replace
 
 import torch
 
@@ -17,7 +18,12 @@ def kernels(on: Subject, batch: int) -> Figures:
 
     cuda = on.device.type == "cuda"
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    works = {"training": trained(on, batch, 5, LOOP), "sampling": drawn(on, on.suspect(), batch, 6)}
+    works = {
+        "training": trained(on, batch, 5, replace(LOOP, compile=True)),
+        "training_eager": trained(on, batch, 5, LOOP),
+        "sampling": drawn(on, on.suspect(batch // 2), batch, 6),
+        "sampling_eager": drawn(on, on.suspect(), batch, 6),
+    }
     metrics, tables = {}, {}
     for name, work in works.items():
         work()
@@ -32,4 +38,4 @@ def kernels(on: Subject, batch: int) -> Figures:
         metrics[f"{name}_wall_seconds"] = wall
         if cuda:
             metrics[f"{name}_busy"] = sum(one.self_device_time_total for one in events) / 1e6 / wall
-    return Figures(on.config | {"batch": batch, "mode": "eager"}, metrics, {"tables": tables})
+    return Figures(on.config | {"batch": batch}, metrics, {"tables": tables})

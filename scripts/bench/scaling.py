@@ -3,8 +3,8 @@
 Fits `seconds = a * size^exponent` to each, and says what the published sizes of 256 px would cost on one card and on
 eight, by operations that are counted and a training rate that was published.
 
-    python scripts/bench scaling            # results/bench/scaling.json
-    python scripts/bench/scaling.py         # docs/scaling.png from it
+    python scripts/bench scaling                  # results/bench/scaling.json
+    PYTHONPATH=scripts python -m bench.scaling    # docs/scaling.png from it
 """
 
 import json

@@ -23,6 +23,7 @@ SUBJECTS = {
     "digits": ["data=digits"],
     "cifar10_small": ["data=cifar10", "model=cifar10_small"],
     "cifar10": ["data=cifar10"],
+    "celebahq": ["data=celebahq"],
     "tiny": ["data=digits", "model.unet.block_out_channels=[8,8,8]"],
 }
 

@@ -78,8 +78,8 @@ def step(name: str) -> Callable[[argparse.Namespace], None]:
         if done.returncode:
             sys.exit(f"bdiff run ended with exit code {done.returncode}")
         record = json.loads((folder / "metrics.json").read_text())
-        keep(asked.state, name, {"overrides": words}, record["metrics"], device=record["device"],
-             protocol=record["protocol"], provenance=record["provenance"], seconds=record["seconds"])  # fmt: skip
+        keep(asked.state, name, {"overrides": words, "seconds": record["seconds"]}, record["metrics"],
+             device=record["device"], protocol=record["protocol"], provenance=record["provenance"])  # fmt: skip
         (asked.state / "sheets").mkdir(exist_ok=True)
         for picture in ("overview", "triggers", "repaired_triggered", "shield"):
             if (path := folder / "figures" / f"{picture}.png").exists() and path.stat().st_size < 16 * 2**20:
