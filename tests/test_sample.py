@@ -30,8 +30,9 @@ def drawn(
     accelerator=None, steps=STEPS, triggered=None,
 ):  # fmt: skip
     """Clean and triggered samples of a toy model."""
+    accelerator = accelerator or toys.accelerator()
     sample(
-        Suspect(unet or toys.unet(), toys.schedule(), SHAPE),
+        Suspect(unet or toys.unet(), toys.schedule(), SHAPE, accelerator.device),
         Sampler(scheduler(**toys.schedule().config), steps, options or {}),
         {
             "clean": Drawn(lambda eps: eps, count),
@@ -40,7 +41,7 @@ def drawn(
         batch_size,
         seed,
         folder,
-        accelerator or toys.accelerator(),
+        accelerator,
     )
     return tuple(torch.cat(list(shards(folder, kind))) for kind in ("clean", "triggered"))
 

@@ -73,4 +73,6 @@ def test_any_attack_defense_and_dataset_go_together(attack, defense):
         words += ["defense.clean=google/ddpm-cifar10-32"]
     if (attack, data) == ("trojdiff_out_d2d", "letters"):  # whose other data are these
         words += ["attack.foreign=digits"]
+    if attack == "learned_trigger":  # which is learned on a clean model
+        words += ["pretrain=digits"]
     assert len(jobs(words, multirun=False)) == 1

@@ -244,7 +244,7 @@ def test_on_a_gpu_a_shield_answers_as_on_a_cpu(tmp_path, shield):
         (tmp_path / device).mkdir()
         code, record = run(tmp_path / device, "run", *words, f"runtime.device={device}")
         assert code == 0 and not record["reused"]
-        found[device] = shields(record)
+        found[device] = {name: one for name, one in shields(record).items() if not name.endswith("/draws")}
     assert found["cuda"] == pytest.approx(found["cpu"], abs=0.2)  # rounding moves a label here and there
 
 
