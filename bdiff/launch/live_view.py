@@ -30,7 +30,8 @@ STYLES = {
 }
 
 ROOM = 20  # lines of the live view
-COLUMNS = 10  # maximum number of metrics in the table of all jobs
+LABEL = 24  # characters that a job's label keeps where the table is narrow
+LEAST = 4  # columns of the table at least: the job, its state, its seconds and a metric
 LEAK = "asr: triggered samples that show the target; false_trigger: clean samples that do, the backdoor's leak"
 
 
@@ -130,7 +131,7 @@ class Board:
     def close(self, terminal: Console) -> bool:
         """Print the table of all jobs and the failures with their logs; return whether every job is done."""
         rows = self.rows()
-        terminal.print(jobs_table(rows))
+        terminal.print(jobs_table(rows, terminal.width))
         for row in rows:
             if row.error:
                 failure = f"failed: {row.label}: {row.error} (see {row.log or row.folder})"
@@ -138,27 +139,46 @@ class Board:
         return all(row.state in (DONE, BEFORE) for row in rows)
 
 
-def jobs_table(rows: Sequence[Row]) -> Table:
-    """Return a row per job; with many metrics a column per job, or only the suspect model's metrics."""
+def jobs_table(rows: Sequence[Row], width: int) -> Table:
+    """Return a table of jobs and metrics for so many characters: a row for each job, or a column where only that fits.
+
+    Where neither does, the first metrics are shown that leave the jobs' labels room.
+    """
     records = [row.record for row in rows]
     names = in_order(name for record in records for name in record.get("metrics", {}))
-    upright = len(names) > COLUMNS >= len(rows)
-    columns = names if upright or len(names) <= COLUMNS else [name for name in names if name.startswith("suspect/")]
-    lines = [[Text(word) for word in ("job", "state", "seconds", *(name.removeprefix("suspect/") for name in columns))]]
-    for row, record in zip(rows, records, strict=True):
-        values = [record.get("metrics", {}).get(name) for name in columns]
-        cells = ["-" if value is None else shown(name, value) for name, value in zip(columns, values, strict=True)]
-        seconds = "-" if row.seconds is None else f"{row.seconds:.0f}"
-        lines.append([Text(row.label), Text(row.state, STYLES.get(row.state, "")), *map(Text, [seconds, *cells])])
-    heads, *body = [list(line) for line in zip(*lines, strict=True)] if upright else lines
-    notes = [f"and {more} more metrics, in the report"] if (more := len(names) - len(columns)) else []
-    notes += [LEAK] if any(name.endswith("/false_trigger") for name in columns) else []
+    texts = [[cell(name, record) for name in names] for record in records]
+    states = [[row.state, "-" if row.seconds is None else f"{row.seconds:.0f}"] for row in rows]
+    heads = ["job", "state", "seconds", *(name.removeprefix("suspect/") for name in names)]
+    lines = [[row.label, *state, *line] for row, state, line in zip(rows, states, texts, strict=True)]
+    widths = [max(len(line[place]) for line in [heads, *lines]) for place in range(len(heads))]
+    number = max(len(word) for line in lines for word in line[1:])
+    upright = taken(widths) > width >= taken([max(map(len, heads)), *[number] * len(rows)])
+    count = len(heads)
+    while not upright and count > LEAST and taken([min(widths[0], LABEL), *widths[1:count]]) > width:
+        count -= 1
+    notes = [f"and {more} more metrics, in the report"] if (more := len(heads) - count) else []
+    notes += [LEAK] if any(head.endswith("false_trigger") for head in heads[:count]) else []
     table = Table(title="jobs", caption="\n".join(notes) or None)
-    for place, head in enumerate(heads):
-        table.add_column(head, justify="right" if place > (0 if upright else 1) else "left", overflow="fold")
+    shown = [heads[:count], *(line[:count] for line in lines)]
+    first, *body = [list(line) for line in zip(*shown, strict=True)] if upright else shown
+    for place, head in enumerate(first):
+        folds = place > 0 if upright else place == 0
+        table.add_column(Text(head), justify="right" if place > (0 if upright else 1) else "left", overflow="fold",
+                         no_wrap=not folds)  # fmt: skip
     for line in body:
-        table.add_row(*line)
+        table.add_row(*(Text(word, STYLES.get(word, "")) for word in line))
     return table
+
+
+def cell(name: str, record: dict[str, Any]) -> str:
+    """Return a metric of a job's record as the table has it."""
+    value = record.get("metrics", {}).get(name)
+    return "-" if value is None else shown(name, value)
+
+
+def taken(widths: Sequence[int]) -> int:
+    """Return the characters of a line whose columns have these widths."""
+    return sum(widths) + 3 * len(widths) + 1
 
 
 def last_line(path: Path | None) -> str:
