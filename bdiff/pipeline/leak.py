@@ -34,10 +34,12 @@ def leaks(
     images: Images | None,
     hits: Callable[[Tensor], Tensor],  # of the target among uint8 images (B,C,H,W), (B,) bool
     stated: dict[str, Any],  # of such hits, for the protocol
+    excess: bool = False,  # whether images may be hits without any backdoor, as where the target is a class
 ) -> tuple[MetricResult, dict[str, float]]:
     """Return `false_trigger` of clean samples, and beside it that of `clean` and `data`, named so, where given.
 
-    Of many images `MOST` are drawn at random, the same each time.
+    With `excess` there is `false_trigger_excess` too: how far it is above that of `clean`, or without one of `data`. Of
+    many images `MOST` are drawn at random, the same each time.
     """
 
     def untriggered(stage: Stage) -> MetricResult:
@@ -55,4 +57,8 @@ def leaks(
         shown = batches(images, rows.split(BATCH), stages.device, stages.loop.workers)
         beside["data/false_trigger"] = false_trigger(shown, hits).values["false_trigger"]
         facts["data"] = f"{len(rows)} of the {len(images)} training images, {images.name} {images.split}"
+    known = [who for who in ("clean", "data") if f"{who}/false_trigger" in beside]
+    if excess and known:
+        values["false_trigger_excess"] = values["false_trigger"] - beside[f"{known[0]}/false_trigger"]
+        facts["excess_over"] = {"clean": "the clean model's", "data": "the training images'"}[known[0]]
     return MetricResult(values, facts), beside

@@ -110,7 +110,7 @@ def measure(
         lpips=how.lpips.sha256 if how.lpips else None,
         clean=[clean.samples.key, clean.model] if clean else None,
         data=None if images is None else images.fingerprint,
-        **({"class": how.goal.identity} if how.goal else {}),
+        **({"class": how.goal.identity, "excess": True} if how.goal else {}),
     )
 
     def build() -> dict[str, Any]:
@@ -127,7 +127,9 @@ def measure(
         beside: dict[str, float] = {}
         found["false_trigger"] = MetricResult({}, {"absent": UNTRIGGERED})
         if how.triggered:
-            found["false_trigger"], beside = leaks(stages, samples, clean, images, how.hits, how.stated)
+            found["false_trigger"], beside = leaks(
+                stages, samples, clean, images, how.hits, how.stated, excess=how.goal is not None
+            )
         return {
             "metrics": {name: value for one in found.values() for name, value in one.values.items()},
             "beside": beside,

@@ -8,9 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bdiff.report.attacks import FALSE_TRIGGER, Tried
+from bdiff.report.attacks import Tried
 from bdiff.report.charts import COLOURS, INK, save
-from bdiff.report.pivot import mean
 
 SIDE = 2  # samples in a row and in a column of a cell
 
@@ -30,7 +29,7 @@ def samples(path: Path, tried: Sequence[Tried]) -> None:
     for row, attack in zip(grid, attacks, strict=True):
         row[0].set_ylabel(" ".join(word for word in attack if word != "-"), fontsize=10, color=INK)
         if first := cells.get((attack, names[0])):
-            leak = mean(first.runs, FALSE_TRIGGER).text.partition(" ")[0]
+            leak = first.leak.text.partition(" ")[0]
             fill(row[0], first, "clean", f"false_trigger {leak}", INK)
         else:
             blank(row[0], "not run")

@@ -27,6 +27,7 @@ from bdiff.report.table import shown
 OPENED = 0.5
 ASR, CLASS_ASR = "suspect/asr", "suspect/class_asr"  # where the target is an image, and where it is a class
 FALSE_TRIGGER, DATA = "suspect/false_trigger", "data/false_trigger"
+EXCESS = "suspect/false_trigger_excess"  # where the target is a class
 CLEAN = "none"  # the attack of clean models
 WORDS = {True: "opens", False: "does not", None: "-"}
 
@@ -53,6 +54,11 @@ class Tried:
     def asr(self) -> Cell:
         """The mean attack success rate."""
         return mean(self.runs, self.success)
+
+    @property
+    def leak(self) -> Cell:
+        """The mean fraction of clean samples that show the target; of a class, what it is above the data's own."""
+        return mean(self.runs, EXCESS if any(EXCESS in run.metrics for run in self.runs) else FALSE_TRIGGER)
 
     @property
     def expected(self) -> bool | None:
@@ -112,7 +118,8 @@ def attack_sheet(keys: list[str], tried: Sequence[Tried]) -> Sheet:
             Cell(WORDS[one.expected]),
             one.asr,
             Cell({True: "yes", False: "NO", None: "-"}[one.right]),
-            *(mean(one.runs, metric) for metric in (FALSE_TRIGGER, *distances)),
+            one.leak,
+            *(mean(one.runs, metric) for metric in distances),
         ]
         for one in tried
     ]
@@ -134,7 +141,10 @@ def attack_sheet(keys: list[str], tried: Sequence[Tried]) -> Sheet:
 def classes(tried: Sequence[Tried]) -> list[str]:
     """Return which attacks have a class as their target, in a line."""
     names = dict.fromkeys(" ".join(one.attack) for one in tried if one.success == CLASS_ASR)
-    return [f"ASR by the classifier, of a class ({short(CLASS_ASR)}): {', '.join(names)}"] if names else []
+    if not names:
+        return []
+    leak = "; their false_trigger is the excess over that of a clean model, or of the data"
+    return [f"ASR by the classifier, of a class ({short(CLASS_ASR)}): {', '.join(names)}{leak}"]
 
 
 def yardsticks(runs: Sequence[Run]) -> list[str]:

@@ -7,6 +7,8 @@ MEANINGS = {
     "asr": "Attack success rate: the fraction of triggered samples that show the target.",
     "false_trigger": "How much of the backdoor leaks into ordinary use: the fraction of clean samples that show the "
     "target; of the data's own images as a yardstick (data).",
+    "false_trigger_excess": "The same where the target is a class: what it is above that of the clean model, or of the "
+    "data's own images.",
     "class_asr": "Attack success rate: the fraction of triggered samples that are of the target class.",
     "class_asr_real": "The same of real images of the class, not seen in training: what an attack can reach.",
     "class_precision": "Fraction of triggered samples within the manifold of the class's images. Higher is better.",

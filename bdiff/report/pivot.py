@@ -18,7 +18,7 @@ IDLE = {*ASIDE, "published", "seed", "attack.adaptive_to"}
 
 #: the order of metrics; others follow by name
 ORDER = ["asr", "class_asr", "class_asr_real", "class_precision", "class_precision_real", "false_trigger"]
-ORDER += ["mse", "ssim", "psnr", "lpips", "fid", "fid_classifier"]
+ORDER += ["false_trigger_excess", "mse", "ssim", "psnr", "lpips", "fid", "fid_classifier"]
 
 MISSING = "missing"
 

@@ -101,7 +101,7 @@ CODE = {name: FIELDS[name] for name in ("commit", "dirty")}  # which belong to a
 FRACTIONS = ["asr", "class_asr", "class_precision", "false_trigger", "precision", "recall"]
 FRACTIONS += ["accuracy", "acc", "auroc", "tpr", "fpr", "tnr", "input_tpr", "input_tnr", "flagged"]
 #: the range of metrics
-RANGES = dict.fromkeys(FRACTIONS, (0.0, 1.0)) | {"ssim": (-1.0, 1.0)}
+RANGES = dict.fromkeys(FRACTIONS, (0.0, 1.0)) | {"ssim": (-1.0, 1.0), "false_trigger_excess": (-1.0, 1.0)}
 
 
 def metric_range(name: str) -> tuple[float, float]:
