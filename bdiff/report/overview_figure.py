@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from bdiff.report.charts import INK, save
 from bdiff.report.site_boards import Measure
 from bdiff.report.site_rows import Matrix, Row
-from bdiff.report.site_values import Value, peers, value
+from bdiff.report.site_values import DAGGER, Value, adapted, peers, value
 
 #: the boards whose rows are attacks on samples, in the order they are shown
 SHOWN = ("detection", "inputs", "removal", "sampling")
@@ -50,7 +50,8 @@ def overview(path: Path, boards: dict[str, Matrix]) -> bool:
     panels[0].set_yticks(range(len(rows)), rows)
     figure.supxlabel(
         f"darker: better for the defender; without colour where clean samples are over {DEAR:g} times as far from the "
-        "data\nof removals and sampling defenses the second number is that factor",
+        "data\nof removals and sampling defenses the second number is that factor"
+        f"; {DAGGER} no attack of the table that opens was adapted to it",
         fontsize=8, color=INK,
     )  # fmt: skip
     save(figure, path, dpi=150)
@@ -97,7 +98,9 @@ def panel(axes: Axes, board: Matrix, rows: Sequence[str], calls: Callable[[Matri
             axes.text(x, y, one.text, ha="center", va="bottom" if one.cost else "center", fontsize=8, color=colour)
             axes.text(x, y, one.cost, ha="center", va="top", fontsize=6, color=colour)
     axes.set_title("\n".join([*board.board.title.split(), measure.name]), fontsize=9, color=INK)
-    axes.set_xticks(range(len(board.columns)), board.columns, **SLANTED)
+    marks = ["" if adapted(board, name) else f" {DAGGER}" for name in board.columns]
+    heads = [f"{name}{mark}" for name, mark in zip(board.columns, marks, strict=True)]
+    axes.set_xticks(range(len(board.columns)), heads, **SLANTED)
     axes.set_yticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -107,8 +107,9 @@ def success(who: str, of: str, better: str) -> tuple[Measure, ...]:
     return (
         Measure("ASR", (f"{who}/asr", f"{who}/class_asr"), "Attack success rate: the fraction of triggered samples "
                 f"{of} that show the target, or are of the target class.", better),
-        Measure("false trigger", (f"{who}/false_trigger",), f"The fraction of clean samples {of} that show the target: "
-                "the backdoor's leak into ordinary use.", "lower"),
+        Measure("false trigger", (f"{who}/false_trigger_excess", f"{who}/false_trigger"), "The fraction of clean "
+                f"samples {of} that show the target, of a class what it is above the data's own: the backdoor's leak "
+                "into ordinary use.", "lower"),
         Measure("fid_classifier", (f"{who}/fid_classifier",), f"Fréchet distance of clean samples {of} to the data, in "
                 "the features of the run's own classifier; not comparable with FID.", "lower", False),
         Measure("FID", (f"{who}/fid",), f"Fréchet Inception distance of clean samples {of} to the data.", "lower",

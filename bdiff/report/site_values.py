@@ -14,6 +14,7 @@ from bdiff.report.site_rows import Matrix, Row
 NO_RUN, CLEAN = "no run", "a clean model"
 FLAGGED = "audit/flagged"
 SAMPLED = ("suspect", "repaired", "guarded")  # models whose samples are measured
+ALIKE = ("data", "model", "sampler")  # what a model has in common with the clean ones that its score is held against
 SECTIONS = {"certified": "certification"}  # of a protocol, where they are named otherwise than what they are on
 DAGGER = "†"  # marks a number of a defense that no attack was adapted to
 
@@ -61,7 +62,7 @@ def value(measure: Measure, cells: Sequence[Result], others: Sequence[Result]) -
 
 
 def ranked(measure: Measure, cells: Sequence[Result], others: Sequence[Result]) -> Value:
-    """Return the AUROC of models' scores against those of the clean models of the same data and architecture."""
+    """Return the AUROC of models' scores against those of the clean models of their kind."""
     if cells[0].clean:
         return Value(reason="the reference of others")
     score = measure.ranks
@@ -73,10 +74,13 @@ def ranked(measure: Measure, cells: Sequence[Result], others: Sequence[Result]) 
 
 
 def references(score: str, cells: Sequence[Result], others: Sequence[Result]) -> list[Result]:
-    """Return the clean models among `others` that scores of `cells` are held against."""
-    kind = [cells[0].place[name] for name in ("data", "model")]
+    """Return the clean models among `others` that scores of `cells` are held against.
+
+    They have the same sampler too, as a score may be of samples.
+    """
+    kind = [cells[0].place[name] for name in ALIKE]
     return [cell for cell in others if cell.clean and score in cell.run.metrics
-            and [cell.place[name] for name in ("data", "model")] == kind]  # fmt: skip
+            and [cell.place[name] for name in ALIKE] == kind]  # fmt: skip
 
 
 def tone(measure: Measure, number: float) -> int | None:
@@ -84,7 +88,7 @@ def tone(measure: Measure, number: float) -> int | None:
     if not (measure.fraction and measure.better):
         return None
     good = number if measure.better == "higher" else 1 - number
-    return round(100 * max(0.0, good - measure.guess) / (1 - measure.guess))
+    return round(100 * min(1.0, max(0.0, good - measure.guess) / (1 - measure.guess)))
 
 
 def reason(measure: Measure, cells: Sequence[Result]) -> str:
