@@ -12,7 +12,7 @@ import pytest
 from players import play
 
 from bdiff.launch import process
-from bdiff.launch.process import start
+from bdiff.launch.process import WATCHED, start, watched
 
 #: stands in for the commands of `bdiff` in a job's process, which has bdiff's modules otherwise
 PLAYER = """
@@ -128,6 +128,14 @@ def test_a_job_finds_what_it_would_find_in_a_python_of_its_own(here, monkeypatch
         assert found["threads"] == number and set(found["pools"]) == {number}
         assert {"diffusers", "bdiff.pipeline.main", "sklearn", "matplotlib.pyplot"} <= {*found["modules"]}
     assert one["drawn"] != two["drawn"]
+
+
+def test_a_process_that_a_job_starts_is_no_job(monkeypatch):
+    monkeypatch.setenv(WATCHED, "1")
+    watched.cache_clear()
+    assert watched() and WATCHED not in os.environ and watched()
+    watched.cache_clear()
+    assert not watched()
 
 
 def test_a_server_has_one_thread_and_opens_no_gpu(here):

@@ -128,6 +128,16 @@ def test_a_sweep_in_one_folder_can_change(here, capsys):
         assert re.search(rf"poison_rate={rate} +│ done (before)? +│ +\d+ │ {rate}00 │", printed)
 
 
+@pytest.mark.parametrize("name", ["report.html", "jobs.json"])
+def test_a_sweep_leaves_a_folder_alone_that_holds_somebody_s_own(here, name, capsys):
+    (here / "mine").mkdir()
+    (here / "mine" / name).write_text("mine")
+    assert cli.command(["run", "-m", "target=corner", "attack.poison_rate=0.1,0.2", "hydra.sweep.dir=mine"]) == 2
+    assert re.search(rf"mine holds {name}, which no sweep of bdiff .* hydra.sweep.dir", capsys.readouterr().err)
+    assert [path.name for path in (here / "mine").iterdir()] == [name]
+    assert (here / "mine" / name).read_text() == "mine"
+
+
 def test_a_stopped_sweep_in_one_folder_can_go_on(here):
     words = ["run", "-m", "target=hat,shoe", "attack.poison_rate=0.1", "hydra.sweep.dir=table", "sweep.on_failure=stop"]
     assert cli.command(words) == 1

@@ -16,7 +16,7 @@ from bdiff import __version__
 from bdiff.common.errors import RequestError, RunError, few
 from bdiff.common.places import has_cwd
 from bdiff.common.spelling import did_you_mean
-from bdiff.launch.process import WATCHED
+from bdiff.launch.process import watched
 
 #: each command's module, which has a function of its name
 PLAIN = ("run", "rerun", "audit", "table", "zoo", "attacks", "cost", "shields", "report", "results", "data")
@@ -63,7 +63,7 @@ Set BDIFF_DEBUG=1 for tracebacks."""
 
 def main() -> None:
     """Entry point of the `bdiff` script."""
-    if WATCHED in os.environ:
+    if watched():
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it by default
         threading.Thread(target=end_with_the_sweep, daemon=True).start()
     os.environ["MPLBACKEND"] = "Agg"  # one inherited from a notebook may need a package that is missing

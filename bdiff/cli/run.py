@@ -30,7 +30,7 @@ from bdiff.config.sweeps import repeated_values, shared_alike, written_out
 from bdiff.config.words import normal, quoted
 from bdiff.launch.live_view import BEFORE, WAITING, Board
 from bdiff.launch.place import SWEEP, TO_RUN
-from bdiff.launch.process import WATCHED
+from bdiff.launch.process import watched
 from bdiff.launch.sweep import carry_out, ledger_of
 from bdiff.report.options import settings_of, settings_table
 from bdiff.report.removal_table import removal_tables
@@ -40,6 +40,8 @@ from bdiff.report.summary import summary, summary_table
 from bdiff.report.table import boxed, metrics_table
 from bdiff.store import artifacts
 from bdiff.store.ledger import config_key
+
+PAGE = "report.html"  # of a run, and of a sweep
 
 
 def run(words: list[str]) -> int:
@@ -62,7 +64,7 @@ def run(words: list[str]) -> int:
         overrides = written_out(overrides)
     options = [word for word in words if word not in args.overrides]
     asks = args.cfg or args.info or args.shell_completion or args.hydra_help or args.help
-    checked = WATCHED in os.environ and not asks  # a job, by the sweep that has started it
+    checked = watched() and not asks  # a job, by the sweep that has started it
     configs = [] if args.shell_completion or checked else jobs(overrides, args.multirun)
     package = args.package and args.package.partition("@")[0]
     if args.cfg and package and configs and OmegaConf.select(configs[0], package) is None:
@@ -144,7 +146,10 @@ def sweep(configs: list[DictConfig], options: list[str], overrides: list[str]) -
         raise RequestError("a sweep starts its own processes: use hydra/launcher= with -m instead of torchrun")
     if twice := repeated_values(overrides):
         raise RequestError(*twice)
+    from bdiff.launch.job import examine_folder
+
     folder = Path(configs[0].hydra.sweep.dir)
+    examine_folder(folder, (JOBS, PAGE), "multirun.yaml", "sweep", "hydra.sweep.dir")
     named: dict[str, str] = {}
     for key, label in zip(map(config_key, configs), labels(configs), strict=True):
         if key in named:
@@ -183,7 +188,7 @@ def page(board: Board, folder: Path) -> Path:
 
     folders = [row.folder for row in board.rows() if row.folder]
     artifacts.write_json(folder / JOBS, [os.path.relpath(job, folder) for job in folders])
-    return write_sweep_page(folders, folder / "report.html", f"sweep of {len(board.jobs)} jobs")
+    return write_sweep_page(folders, folder / PAGE, f"sweep of {len(board.jobs)} jobs")
 
 
 def labels(configs: list[DictConfig]) -> list[str]:
@@ -229,5 +234,5 @@ def closing(record: dict[str, Any]) -> None:
         out.print(boxed(sheet))
     out.print(summary_table(summary(run)))
     shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
-    page = (folder / "report.html").exists()
-    out.print(f"page      {shown / 'report.html'}" if page else f"folder    {shown}", soft_wrap=True)
+    page = (folder / PAGE).exists()
+    out.print(f"page      {shown / PAGE}" if page else f"folder    {shown}", soft_wrap=True)

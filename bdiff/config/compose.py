@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bdiff.common.errors import RequestError, one_line
+from bdiff.common.errors import RequestError, few, one_line
 from bdiff.common.spelling import nearest
 from bdiff.config.folders import SEARCHPATH, hydra_problems, named, with_folder
 from bdiff.config.keys import added_problems, children, leaves, settings, unknown
@@ -162,5 +162,6 @@ def key_problems(override: Override, base: DictConfig, groups: Options) -> list[
     for group in (one for one in groups if key.startswith(f"{one.replace('/', '.')}.")):
         if others := [option for option in groups[group] if key in keys_of(group, option, groups)]:
             chosen = base.hydra.runtime.choices[group]
-            return [f"{key} is not known with {group}={chosen}: it belongs to {group}={' or '.join(others)}"]
+            named = " or ".join(few(others, 5, "{} more"))
+            return [f"{key} is not known with {group}={chosen}: it belongs to {group}={named}"]
     return [unknown(key, known)]

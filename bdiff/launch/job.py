@@ -85,7 +85,7 @@ def job(config: DictConfig, folder: Path, overrides: list[str], choices: dict[st
 
 
 def examine_folder(folder: Path, names: Sequence[str], mark: str, kind: str, option: str) -> None:
-    """Raise RequestError if a folder has files of these names, and no `mark` that a run or an audit (`kind`) left them.
+    """Raise RequestError if a folder has files of these names, and no `mark` of a `kind` (run, sweep, audit) there.
 
     `option` is what chooses the folder. An empty file is nobody's: a run that was killed at once leaves its log so.
     """

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -27,6 +28,12 @@ OWN = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
 #: how a server writes a number
 NUMBER = struct.Struct("!i")
+
+
+@cache
+def watched() -> bool:
+    """Return whether a sweep has started this process as a job; processes that this one starts are none of its jobs."""
+    return os.environ.pop(WATCHED, None) is not None
 
 
 class Process(Protocol):

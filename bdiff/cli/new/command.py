@@ -25,13 +25,13 @@ FILES = {
     "$template.test.py": "tests/test_$name.py",
 }
 
-#: what a run of a part takes besides, by its template: a shield a trigger that leaves some of the image
-BESIDE = {"shield": " trigger=patch"}
+#: what a run of a part takes besides, by its template: a trigger that leaves some of the image, a sampler that opens it
+BESIDE = {"shield": " trigger=patch", "attack": " sampler=ddim"}
 
 EXAMPLES = """
   bdiff new attack tide                     ./tide: a package with an attack
   pip install -e tide                       adds it to bdiff
-  bdiff run attack=tide
+  bdiff run attack=tide sampler=ddim
   bdiff new defense sieve --role removal    of detection, removal, sampling, shield and inputs"""
 
 
