@@ -87,6 +87,7 @@ class Engine:
         x, *others = (pad(one, self.batch) for one in inputs)
         if x.is_floating_point():
             x = x.to(next(self.cast.parameters()).dtype)
+        others = [one.float() for one in others]  # timesteps, which samplers have as whole numbers or as fractions
         try:
             if graphs:
                 torch.compiler.cudagraph_mark_step_begin()

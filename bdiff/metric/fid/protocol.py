@@ -16,7 +16,7 @@ class Preset:
 
 PRESETS = {
     "bdiff": Preset(10_000, "train"),
-    "baddiffusion": Preset(2_048, "all"),  # as in the authors' code (Chou et al. 2023)
+    "baddiffusion": Preset(2_048, "all"),  # Chou et al. 2023; their script: fewer real ones, or a folder
     "pytorch_fid": Preset(None, None),  # two folders of images
 }
 
