@@ -26,7 +26,7 @@ JOBS = {
     ("clipping-asr", "paper"): 24, ("published", "digits"): 0, ("published", "paper"): 42, ("zoo", "digits"): 90,
     ("zoo", "paper"): 90, ("amplify", "digits"): 5, ("amplify", "paper"): 5, ("diff2-shields", "digits"): 8,
     ("diff2-shields", "paper"): 14, ("diff2-variants", "digits"): 22, ("diff2-transfer", "digits"): 32,
-    ("attacks", "digits"): 60, ("cost", "digits"): 588,
+    ("attacks", "digits"): 96, ("cost", "digits"): 588,
     ("photos", "small"): 44, ("photos", "paper"): 44, ("matrix", "digits"): 323, ("matrix", "cifar10"): 319,
     ("matrix", "paper"): 319,
 }  # fmt: skip

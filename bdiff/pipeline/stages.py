@@ -105,6 +105,7 @@ class Stages:
                         hint = MEMORY_HINTS.get(stage.name, "lower its batch_size")
                         with memory_errors(name, self.device, hint):
                             facts = build()
+                    self.keep_failures(stage)
                     if together:
                         self.accelerator.wait_for_everyone()
                     if self.main:
@@ -143,11 +144,14 @@ class Stages:
             self.accelerator.wait_for_everyone()
             yield
 
-    def finish(self, stage: Stage, seconds: float, facts: dict[str, Any]) -> None:
-        """Write the manifest of a stage that `seconds` of work built, with what made it."""
+    def keep_failures(self, stage: Stage) -> None:
+        """Keep in the modes of a stage where the compiler failed in this process."""
         for purpose, mode, engine in self.engines:
             if engine.failure:
                 replace(mode, reason=f"{mode.reason}; it failed at {engine.failure}").keep(stage.folder, purpose)
+
+    def finish(self, stage: Stage, seconds: float, facts: dict[str, Any]) -> None:
+        """Write the manifest of a stage that `seconds` of work built, with what made it."""
         modes = Mode.every(stage.folder)
         made = {
             **self.code,

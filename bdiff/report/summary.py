@@ -34,7 +34,7 @@ def summary(run: Run) -> dict[str, str]:
     lines = {
         "trained": trained(run),
         "ASR": success(run),
-        "leak": leak(run.metrics),
+        "leak": leak(run),
         "distance": distance(run),
         "audit": verdict(run),
     }
@@ -85,11 +85,15 @@ def success(run: Run) -> str:
     return f"{with_margin(name, metrics)} of {protocol[name]['count']} triggered samples show the target{note}"
 
 
-def leak(metrics: Mapping[str, float]) -> str:
-    """Return the fraction of clean samples that show the target, beside the data's and the clean model's."""
+def leak(run: Run) -> str:
+    """Return the fraction of clean samples that show the target, beside a clean model's and the data's."""
+    metrics = dict(run.metrics)
     value = metrics.get("suspect/false_trigger")
     if value is None:
         return ""
+    alone = run.value("attack.poison_rate") and "clean/false_trigger" not in metrics
+    if alone and (clean := clean_run(run, "false_trigger", (*SHARED, "target"))):
+        metrics["clean/false_trigger"] = clean.metrics["suspect/false_trigger"]
     whose = {"clean": "a clean model", "data": "the data"}
     beside = [f"{name} {metrics[key]:.3f}" for who, name in whose.items() if (key := f"{who}/false_trigger") in metrics]
     return f"false_trigger {value:.3f} of clean samples{''.join(f'; {one}' for one in beside)}"
@@ -108,8 +112,11 @@ def distance(run: Run) -> str:
     return f"{line}; for a clean model's, the same command with attack=none"
 
 
-def clean_run(run: Run, name: str) -> Run | None:
-    """Return the newest run of a clean model, below the same outputs, whose distance can be held against this one's."""
+def clean_run(run: Run, name: str, shared: tuple[str, ...] = SHARED) -> Run | None:
+    """Return the newest run of a clean model below the same outputs whose metric can be held against this one's.
+
+    The two have the parts `shared` of their configs in common, and the protocol of the metric.
+    """
     places = Path(run.config["paths"]["outputs"])
     found = [*places.glob("runs/*/*/metrics.json"), *places.glob("multiruns/*/*/*/metrics.json")]
     times = {path: time for path in found if (time := written(path)) is not None}
@@ -118,7 +125,8 @@ def clean_run(run: Run, name: str) -> Run | None:
         clean = record.get("status") == "done" and record.get("choices", {}).get("attack") == "none"
         if clean and record.get("protocol", {}).get(name) == run.record["protocol"].get(name):
             other = readable(path.parent)
-            if other and all(other.config.get(part) == run.config.get(part) for part in SHARED):
+            known = other and f"suspect/{name}" in other.metrics
+            if other and known and all(other.config.get(part) == run.config.get(part) for part in shared):
                 return other
     return None
 

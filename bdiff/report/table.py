@@ -8,8 +8,8 @@ from rich.table import Table
 from bdiff.report.sheet import Sheet
 
 #: formats by metric; small errors are more readable as powers of ten
-THREE = ("asr", "class_asr", "false_trigger", "false_trigger_excess", "fid_classifier")
-THREE += ("accuracy", "acc", "acr", "tpr", "fpr", "auroc")
+THREE = ["asr", "class_asr", "false_trigger", "false_trigger_excess", "fid_classifier"]
+THREE += ["accuracy", "acc", "acr", "tpr", "fpr", "auroc"]
 FORMATS = {"fid": "{:.2f}", "psnr": "{:.2f}", "ssim": "{:.4f}"} | dict.fromkeys(THREE, "{:.3f}")
 
 

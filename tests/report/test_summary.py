@@ -48,6 +48,14 @@ def test_the_distance_stands_beside_that_of_a_clean_model_of_the_same_settings(t
     assert summary(finished(tmp_path, "clean", **clean))["distance"] == "fid_classifier 0.912, of this clean model"
 
 
+def test_the_leak_stands_beside_that_of_a_clean_model_with_the_same_target(tmp_path):
+    clean = {"attack": "none", "rate": 0.0, "protocol": PROTOCOL | {"false_trigger": {"count": 512}}}
+    finished(tmp_path, "clean", **clean, metrics={"false_trigger": 0.002}, age=10)
+    finished(tmp_path, "of another", **clean, metrics={"false_trigger": 0.3}, config={"target": {"side": 3}})
+    run = finished(tmp_path, "one", protocol=PROTOCOL | {"false_trigger": {"count": 512}})
+    assert summary(run)["leak"] == "false_trigger 0.004 of clean samples; a clean model 0.002"
+
+
 def test_a_run_that_vanishes_while_clean_ones_are_looked_for_is_passed_over(tmp_path, monkeypatch):
     finished(tmp_path, "clean", attack="none", rate=0.0, metrics={"fid_classifier": 0.7})
     listed = Path.glob
