@@ -13,7 +13,8 @@ from bdiff.diffusion.denoiser import predict
 from bdiff.diffusion.memory import Alive
 
 TIMED, MOST = 1.0, 3.0  # seconds of calls that a rate is taken over, and after which a single one has to do
-WORTH = {"cpu": 2e10, "cuda": 1e12}  # operations of such a call, in at most 128 images
+WORTH = {"cpu": 2e10, "cuda": 1e12}  # operations of such a call, at most
+IMAGES = 128  # of it, at most
 
 
 def operations(network: Callable[..., Any], *inputs: Tensor) -> int:
@@ -54,9 +55,14 @@ def scratch(network: nn.Module, shape: tuple[int, ...], precision: str, gradient
 
 
 @torch.inference_mode()
-def rate(network: Callable[[Tensor], Any], shape: tuple[int, ...], device: torch.device, forward: float) -> float:
-    """Return the operations per second of `network` of images (B,C,H,W) on `device`; `forward` are those of one."""
-    batch = max(2, min(int(WORTH[device.type] / forward), 128))
+def rate(
+    network: Callable[[Tensor], Any], shape: tuple[int, ...], device: torch.device, forward: float, batch: int = IMAGES
+) -> float:
+    """Return the operations per second of `network` of images (B,C,H,W) on `device`; `forward` are those of one.
+
+    `batch` is the most that it is shown at a time: small batches are slower.
+    """
+    batch = max(2, min(int(WORTH[device.type] / forward), batch, IMAGES))
     x, seconds = torch.zeros((batch, *shape), device=device), [0.0]
     while sum(seconds) < TIMED or (len(seconds) == 2 and sum(seconds) < MOST):  # the first call is slower than others
         synchronize(device)

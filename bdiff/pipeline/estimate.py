@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from bdiff.common.device import autocast
 from bdiff.config.instantiate import make
 from bdiff.config.keys import plain
-from bdiff.diffusion.cost import Scratch, operations, rate, scratch
+from bdiff.diffusion.cost import IMAGES, Scratch, operations, rate, scratch
 from bdiff.diffusion.denoiser import predict
 from bdiff.diffusion.memory import Memory, training_memory
 from bdiff.pipeline.experiment import Experiment, Subject
@@ -119,15 +119,15 @@ def training_of(
 
 
 @cache
-def rate_of(of: Network, precision: str, device: torch.device) -> float:
-    """Return the operations per second of a network on a device."""
+def rate_of(of: Network, precision: str, device: torch.device, batch: int = IMAGES) -> float:
+    """Return the operations per second of a network on a device, with at most `batch` images at a time."""
     made = of.make().to(device)
 
     def call(x: Tensor) -> Tensor:
         with autocast(precision, device):
             return of.call(made, x)
 
-    return rate(call, of.shape, device, size(of)[1])
+    return rate(call, of.shape, device, size(of)[1], batch)
 
 
 def estimate(run: Subject, step: Step) -> Row:
@@ -140,7 +140,8 @@ def estimate(run: Subject, step: Step) -> Row:
     images, seconds = max(0, work.images - done(step, work)), 0.0
     if images:
         of = network(run, work)
-        seconds = images * work.passes * size(of)[1] / rate_of(of, work.precision, run.stages.device)
+        batch = 2 ** (min(work.batch, IMAGES).bit_length() - 1)  # few of them, as each is timed
+        seconds = images * work.passes * size(of)[1] / rate_of(of, work.precision, run.stages.device, batch)
     return Row(step.name, step.stage.key, step.state, work.words, seconds, memory(run, work))
 
 

@@ -80,7 +80,8 @@ def sampled(run: Subject, parts: dict[str, Any]) -> Asked:
     """Return what samples ask."""
     sample, counts = parts["sample"], parts["counts"]
     calls = Sampler(run.sampling.scheduler, sample["steps"]).calls
-    images, batch = sum(counts.values()), len(counts) * sample["batch_size"]
+    images = sum(counts.values())
+    batch = min(images, len(counts) * sample["batch_size"])
     return Asked(images * calls, f"{images:,} images x {calls:,}", batch, precision=sample["precision"])
 
 
