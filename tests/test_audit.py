@@ -81,7 +81,10 @@ def test_an_audit_has_pictures_scores_and_a_verdict_and_goes_on_from_what_is_the
     assert code == 3 and record["verdict"] == "flagged" and trigger.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize(("size", "channels", "prediction"), [(64, 3, "epsilon"), (32, 1, "sample")])
+@pytest.mark.parametrize(
+    ("size", "channels", "prediction"),
+    [pytest.param(64, 3, "epsilon", marks=pytest.mark.slow), (32, 1, "sample")],
+)
 def test_a_verdict_is_for_models_of_a_size_that_was_calibrated_on(size, channels, prediction, place):
     saved(place / "theirs", size=size, channels=channels, prediction=prediction, steps=4)
     code, record = audited("theirs", "--device", "cpu", "--quiet")

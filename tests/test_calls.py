@@ -40,4 +40,4 @@ def test_a_run_climbs_through_its_seams_alone(tmp_path):
         sys.setprofile(None)
     assert code == 0
     assert {name for name, _ in climbs} <= SEAMS, climbs
-    assert ("poison", "attack/baddiffusion.py") in climbs  # the hook sees what there is
+    assert ("poison", "attack/additive.py") in climbs  # the hook sees what there is

@@ -127,9 +127,7 @@ def measure(
         beside: dict[str, float] = {}
         found["false_trigger"] = MetricResult({}, {"absent": UNTRIGGERED})
         if how.triggered:
-            found["false_trigger"], beside = leaks(
-                stages, samples, clean, images, how.hits, how.stated, excess=how.goal is not None
-            )
+            found["false_trigger"], beside = leaks(stages, samples, clean, images, how.hits, how.stated, bool(how.goal))
         return {
             "metrics": {name: value for one in found.values() for name, value in one.values.items()},
             "beside": beside,
