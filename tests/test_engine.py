@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from bdiff.diffusion import engine as engines
 from bdiff.diffusion.denoiser import Suspect
 from bdiff.diffusion.engine import TOLERANCE, steady
-from bdiff.diffusion.mode import Costs, Inference, Mode, Work, choose
+from bdiff.diffusion.mode import Costs, Inference, Mode, Work, choose, without_torn
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -158,6 +159,18 @@ def test_kernels_that_are_on_disk_are_expected_to_take_less_time(tmp_path, known
     costs, subject = Costs(tmp_path), Inference(suspect().engine, inputs(4), Work(8, 4))
     costs.path(subject).write_text(json.dumps(known))
     assert costs.expected(subject) == expected
+
+
+def test_what_a_killed_compiler_left_empty_is_removed_before_kernels_are_used(tmp_path: Path) -> None:
+    whole, torn, new = (tmp_path / "kernels" / "ab" / f"{name}.main.so" for name in ("whole", "torn", "new"))
+    whole.parent.mkdir(parents=True)
+    for path, content in ((whole, b"ELF"), (torn, b""), (new, b"")):
+        path.write_bytes(content)
+    for path in (whole, torn):
+        os.utime(path, (0, 0))
+    without_torn(tmp_path / "kernels")
+    assert {*whole.parent.iterdir()} == {whole, new}
+    without_torn(tmp_path / "nowhere")
 
 
 def test_a_compiled_network_that_is_off_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

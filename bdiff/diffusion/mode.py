@@ -4,7 +4,9 @@ import logging
 import math
 import os
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +25,7 @@ TRIALS = 3  # timed calls, of which the fastest counts
 ASSUMED = {"cpu": (60.0, 1.2), "cuda": (90.0, 1.6)}
 WARM = 0.25  # of these seconds where a process before has left its compiled kernels on disk
 KEPT = "modes.json"  # in the folder of a stage
+TORN = 600.0  # seconds after which nobody is at work on an empty library any more
 
 
 MEASURED: set[Path] = set()  # files of `Costs` about what this process has compiled
@@ -145,7 +148,20 @@ class Costs:
 
     def use(self) -> None:
         """Have compiled kernels kept here, where later processes find them."""
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(self.folder / "kernels"))
+        without_torn(Path(os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(self.folder / "kernels"))))
+
+
+@cache
+def without_torn(kernels: Path) -> None:
+    """Remove the libraries that a killed compiler has left empty in the folder: torch would fail at them for ever.
+
+    Those of the last minutes are kept, as a compiler may be at work on them.
+    """
+    for path in kernels.rglob("*.so"):
+        with suppress(FileNotFoundError):  # removed by another process
+            about = path.stat()
+            if not about.st_size and time.time() - about.st_mtime > TORN:
+                path.unlink()
 
 
 @dataclass(frozen=True)
