@@ -34,14 +34,12 @@ from bdiff.launch.process import watched
 from bdiff.launch.sweep import carry_out, ledger_of
 from bdiff.report.options import settings_of, settings_table
 from bdiff.report.removal_table import removal_tables
-from bdiff.report.runs import JOBS, read
+from bdiff.report.runs import JOBS, PAGE, read
 from bdiff.report.shields import shields
 from bdiff.report.summary import summary, summary_table
 from bdiff.report.table import boxed, metrics_table
 from bdiff.store import artifacts
 from bdiff.store.ledger import config_key
-
-PAGE = "report.html"  # of a run, and of a sweep
 
 
 def run(words: list[str]) -> int:

@@ -162,6 +162,6 @@ def key_problems(override: Override, base: DictConfig, groups: Options) -> list[
     for group in (one for one in groups if key.startswith(f"{one.replace('/', '.')}.")):
         if others := [option for option in groups[group] if key in keys_of(group, option, groups)]:
             chosen = base.hydra.runtime.choices[group]
-            named = " or ".join(few(others, 5, "{} more"))
-            return [f"{key} is not known with {group}={chosen}: it belongs to {group}={named}"]
+            owners = " or ".join(few(others, 5, "{} more"))
+            return [f"{key} is not known with {group}={chosen}: it belongs to {group}={owners}"]
     return [unknown(key, known)]

@@ -18,11 +18,12 @@ from bdiff.pipeline import audit
 from bdiff.pipeline.result import Figure, StageResult
 from bdiff.report.audit import called, verdict, write_audit_page
 from bdiff.report.gallery import show
+from bdiff.report.runs import PAGE
 from bdiff.store import artifacts, provenance
 from bdiff.tracker.none import NoTracker
 
 SCHEMA = "audit/1"
-RECORD, PAGE = "audit.json", "report.html"
+RECORD = "audit.json"
 
 
 def place(outputs: Path, facts: Facts) -> Path:

@@ -159,8 +159,8 @@ def jobs_table(rows: Sequence[Row], width: int) -> Table:
     notes = [f"and {more} more metrics, in the report"] if (more := len(heads) - count) else []
     notes += [LEAK] if any(head.endswith("false_trigger") for head in heads[:count]) else []
     table = Table(title="jobs", caption="\n".join(notes) or None)
-    shown = [heads[:count], *(line[:count] for line in lines)]
-    first, *body = [list(line) for line in zip(*shown, strict=True)] if upright else shown
+    grid = [heads[:count], *(line[:count] for line in lines)]
+    first, *body = [list(line) for line in zip(*grid, strict=True)] if upright else grid
     for place, head in enumerate(first):
         folds = place > 0 if upright else place == 0
         table.add_column(Text(head), justify="right" if place > (0 if upright else 1) else "left", overflow="fold",

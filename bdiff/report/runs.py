@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 #: in a sweep's folder: the run folders of its jobs, relative to it
 JOBS = "jobs.json"
+PAGE = "report.html"  # of a run, a sweep or an audit
 #: in a run's folder
 FILES = ("config.yaml", "metrics.json")
 
