@@ -1,5 +1,6 @@
 """Attacks whose poisoned rows diffuse the target towards an additive r, along a path that samplers follow."""
 
+import math
 from abc import abstractmethod
 
 import torch
@@ -96,3 +97,13 @@ class AddedTrigger(LawAttack):
     def apply(self, x: Tensor) -> Tensor:
         """Return x with the trigger added, clamped to [-1,1]; see `Attack.apply`."""
         return (x + self.trigger.pattern.to(x)).clamp(-1, 1)
+
+
+def bounded(pattern: Tensor, bound: float) -> Tensor:
+    """Return a trigger's pattern clamped to [-b,b], b the `level` of `bound`."""
+    return pattern.clamp(-level(bound), level(bound))
+
+
+def level(bound: float) -> float:
+    """Return the largest value up to `bound` that a picture of 8 bits has, as which a learned trigger is kept."""
+    return math.floor(127.5 * (1 + bound) + 1e-6) / 127.5 - 1

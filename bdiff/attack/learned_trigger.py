@@ -1,12 +1,11 @@
 """Ours: an additive attack whose bounded trigger is learned on the clean model before the backdoor is trained."""
 
-import math
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from bdiff.attack.additive import AddedTrigger
+from bdiff.attack.additive import AddedTrigger, bounded
 from bdiff.attack.base import MODES
 from bdiff.config.rules import at_least, eight_bit_fraction, fraction, one_of
 from bdiff.diffusion import path as paths
@@ -46,7 +45,7 @@ class LearnedTrigger(AddedTrigger):
         bound: Annotated[float, eight_bit_fraction, "largest value of the trigger, which is added to N(0,1)"],
         learn: Annotated[int, at_least(0), "steps that learn the trigger on the clean model; 0 keeps its start"],
     ):
-        start = (bound * trigger.pattern).clamp(-level(bound), level(bound))
+        start = bounded(bound * trigger.pattern, bound)
         everywhere = Trigger(start, torch.zeros_like(trigger.mask))  # the image shows nowhere
         super().__init__(everywhere, target, poison_rate, poison_mode)
         self.psi, self.law, self.bound, self.learn = paths.PATHS[path], law, bound, learn
@@ -69,10 +68,4 @@ class LearnedTrigger(AddedTrigger):
         with torch.enable_grad():
             g = pattern.detach().requires_grad_()
             loss = (o / s * (denoiser.eps(clean + h * g, t) - eps - c * g)).square().mean()
-        stepped = pattern - LENGTH * self.bound * torch.autograd.grad(loss, g)[0].sign()
-        return stepped.clamp(-level(self.bound), level(self.bound))
-
-
-def level(bound: float) -> float:
-    """Return the largest value up to `bound` that a picture of 8 bits has, as which a learned trigger is kept."""
-    return math.floor(127.5 * (1 + bound) + 1e-6) / 127.5 - 1
+        return bounded(pattern - LENGTH * self.bound * torch.autograd.grad(loss, g)[0].sign(), self.bound)

@@ -6,9 +6,10 @@ import toys
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from bdiff.attack.additive import level
 from bdiff.attack.base import Parts
 from bdiff.attack.invibackdoor import InviBackdoor
-from bdiff.attack.learned_trigger import LENGTH, LearnedTrigger, level
+from bdiff.attack.learned_trigger import LENGTH, LearnedTrigger
 from bdiff.attack.uibdiffusion import UIBDiffusion
 from bdiff.data.base import to_uint8
 from bdiff.diffusion.denoiser import Denoiser
@@ -24,8 +25,8 @@ def learned(bound=0.5, path="noise", law="ancestral") -> LearnedTrigger:
     return LearnedTrigger(GRAINS, TARGET, 0.3, "replace", path, law, bound, 5)
 
 
-def uib(strength=0.1, law="ancestral") -> UIBDiffusion:
-    one = UIBDiffusion(GRAINS, TARGET, 0.3, "replace", law, strength, 5)
+def uib(strength=0.1, bound=1.0, law="ancestral") -> UIBDiffusion:
+    one = UIBDiffusion(GRAINS, TARGET, 0.3, "replace", law, strength, bound, 5)
     torch.manual_seed(0)
     one.prepare(Parts(toys.schedule(), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))))
     return one
@@ -86,7 +87,7 @@ def test_images_get_a_bounded_trigger_added(one):
 
 
 def test_uib_asks_a_classifier_only_to_learn_its_trigger():
-    kept = UIBDiffusion(GRAINS, TARGET, 0.3, "replace", "ode", 0.1, 0)
+    kept = UIBDiffusion(GRAINS, TARGET, 0.3, "replace", "ode", 0.1, 1.0, 0)
     kept.prepare(Parts(toys.schedule()))
     assert uib().needs_surrogate and not kept.needs_surrogate
 
@@ -103,15 +104,28 @@ def test_uib_rows_are_faint_and_samples_start_at_full_strength():
     assert (one.apply(x) - x).abs().max() <= 0.1 + 1e-6
 
 
-def test_a_uib_step_goes_up_the_loss_of_the_classifier():
-    one, (x, eps) = uib(strength=0.5), batch()
-    start = (0.5 * GRAINS.pattern).requires_grad_()
-    shown = (x + 0.5 * start).clamp(-1, 1)
+def test_uib_has_a_strength_at_sampling_too():
+    """Half of it there changes neither what training images show, nor how far one learning step goes in them."""
+    one, (x, eps) = uib(bound=0.5), batch()
+    assert one.prior(eps).sub(eps).abs().max() <= 0.5 + 1e-6 and one.trigger.pattern.abs().max() == pytest.approx(
+        level(0.5)
+    )
+    torch.testing.assert_close(one.shown(x), uib().shown(x), rtol=0, atol=0.1 / 127.5 / 0.5)
+    assert one.update_trigger(None, one.trigger.pattern, x, eps).abs().max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("bound", [1.0, 0.5])
+def test_a_uib_step_goes_up_the_loss_of_the_classifier(bound):
+    one, (x, eps) = uib(strength=0.5, bound=bound), batch()
+    start = (0.5 * one.trigger.pattern).requires_grad_()
+    shown = (x + 0.5 / bound * start).clamp(-1, 1)
     slope = torch.autograd.grad(cross_entropy(one.surrogate(shown), one.surrogate(x).argmax(1)), start)[0]
     stepped = one.update_trigger(None, start.detach(), x, eps)
-    torch.testing.assert_close(stepped, (start + 0.05 * slope.sign()).clamp(-1, 1).detach())
+    torch.testing.assert_close(
+        stepped, (start + 0.05 * bound * slope.sign()).clamp(-level(bound), level(bound)).detach()
+    )
 
 
 def test_uib_refuses_a_trigger_with_a_background():
     with pytest.raises(ValueError, match="adds its trigger to the whole image: use trigger=universal"):
-        UIBDiffusion(Trigger.from_picture(box(toys.SIZE, 14), 1), TARGET, 0.3, "replace", "ode", 0.1, 0)
+        UIBDiffusion(Trigger.from_picture(box(toys.SIZE, 14), 1), TARGET, 0.3, "replace", "ode", 0.1, 1.0, 0)
