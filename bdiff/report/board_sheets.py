@@ -28,17 +28,20 @@ def sheets(board: Matrix) -> list[Sheet]:
 
 def sheet(board: Matrix, measure: Measure) -> Sheet:
     """Return one number of a board: a row for each attack and trigger, a column for each defense or sampler."""
-    others = {name: peers(board, name) for name in board.columns}
-    marks = {name: "" if board.board.role == "none" or adapted(board, name) else f" {DAGGER}" for name in others}
+    others = peers(board)
+    marks = {name: "" if board.board.role == "none" or adapted(board, name) else f" {DAGGER}" for name in board.columns}
     rows = [
         [Cell(" ".join(filter(None, ["clean model" if row.clean else row.attack, row.trigger, row.said])))]
-        + [entry(value(measure, row.columns.get(name, []), others[name])) for name in others]
+        + [entry(value(measure, row.columns.get(name, []), others)) for name in board.columns]
         for row in board.rows
     ]
     facts = ", ".join(f"{name.replace('_', ' ')} {said}" for name, said in board.shared.items())
     dagger = f"{DAGGER} no attack of the table that opens was adapted to it" if any(marks.values()) else ""
     notes = [measure.caption, facts, dagger, *board.notes]
-    heads = [f"attack, trigger ({board.board.column} to the right)", *(f"{name}{marks[name]}" for name in others)]
+    heads = [
+        f"attack, trigger ({board.board.column} to the right)",
+        *(f"{name}{marks[name]}" for name in board.columns),
+    ]
     return Sheet(f"{board.board.title}: {measure.name}", heads, rows, [*filter(None, notes)])
 
 

@@ -18,19 +18,10 @@ from bdiff.report.runs import Run
 from bdiff.store import artifacts, results
 from bdiff.store.foreign import load
 from bdiff.store.provenance import in_words
-from bdiff.store.schema import ROLES
+from bdiff.store.schema import PREFIXES, ROLES
 
 log = logging.getLogger(__name__)
 
-#: roles of defenses by what their metrics begin with; a detection that repairs has both kinds
-PREFIXES = {
-    "audit/": "detection",
-    "inputs/": "inputs",
-    "guarded/": "sampling",
-    "shield/": "shield",
-    "certified/": "shield",
-    "repaired/": "removal",
-}
 #: parts of a config that name the user's folders and accounts, and do not belong in what is passed on
 PRIVATE = ("paths", "tracker", "hydra", "sweep")
 #: a model's name on the hub; a relative path of two parts looks the same

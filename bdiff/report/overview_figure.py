@@ -12,13 +12,11 @@ from matplotlib.figure import Figure
 from bdiff.report.charts import INK, save
 from bdiff.report.site_boards import Measure
 from bdiff.report.site_rows import Matrix, Row
-from bdiff.report.site_values import DAGGER, Value, adapted, peers, value
+from bdiff.report.site_values import DAGGER, DEAR, LOSS, Value, adapted, peers, value
 
 #: the boards whose rows are attacks on samples, in the order they are shown
 SHOWN = ("detection", "inputs", "removal", "sampling")
-LOSS = "distance ratio"  # the measure of what a model pays
 SLANTED: Any = {"rotation": 50, "ha": "right", "rotation_mode": "anchor", "fontsize": 8}
-DEAR = 1.25  # times the distance from the data, above which a defense has no colour
 SHADES = LinearSegmentedColormap.from_list("good for the defender", ["#ffffff", "#7fb8dc", "#0072b2"])
 
 
@@ -109,7 +107,7 @@ def panel(axes: Axes, board: Matrix, rows: Sequence[str], calls: Callable[[Matri
 def entry(measure: Measure, loss: Measure | None, board: Matrix, rows: Sequence[Row], column: str) -> Entry:
     """Return a cell over all `rows` of one name."""
     cells = [cell for row in rows for cell in row.columns.get(column, [])]
-    others = peers(board, column)
+    others = peers(board)
     found = value(measure, cells, others)
     if found.number is None:
         return Entry("–")

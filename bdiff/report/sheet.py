@@ -71,14 +71,16 @@ def to_rich(sheet: Sheet, width: int = 1000) -> str:
 def to_md(sheet: Sheet) -> str:
     """Return the table in Markdown, its notes as a list."""
 
+    def safe(text: str) -> str:
+        return re.sub(r"([\\|*<\[`])", r"\\\1", " ".join(text.split()))
+
     def line(cells: list[str]) -> str:
-        safe = (re.sub(r"([\\|*<\[`])", r"\\\1", cell) for cell in cells)
-        return f"| {' | '.join(safe)} |"
+        return f"| {' | '.join(map(safe, cells))} |"
 
     rule = f"| {' | '.join('---:' if right else '---' for right in sheet.right)} |"
     body = [line([cell.text for cell in row]) for row in sheet.rows]
-    notes = [f"- {note}" for note in sheet.notes]
-    return "\n".join([f"**{sheet.title}**", "", line(sheet.heads), rule, *body, "", *notes]) + "\n"
+    notes = [f"- {safe(note)}" for note in sheet.notes]
+    return "\n".join([f"**{safe(sheet.title)}**", "", line(sheet.heads), rule, *body, "", *notes]) + "\n"
 
 
 def to_latex(sheet: Sheet) -> str:

@@ -20,6 +20,7 @@ from bdiff.report.page import templates, write_run_page
 from bdiff.report.site_boards import BOARDS
 from bdiff.report.site_pages import BoardPage, board_page, cell_page
 from bdiff.report.site_rows import matrix
+from bdiff.report.site_values import DEAR
 from bdiff.store import artifacts
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Site:
 
     def write(self, name: str, template: str, **parts: Any) -> None:
         """Write a page of the site."""
-        known = {"root": "../" * name.count("/"), "site": self.title, "boards": BOARDS, "here": name}
+        known = {"root": "../" * name.count("/"), "site": self.title, "boards": BOARDS, "here": name, "dear": DEAR}
         text = templates().get_template(template).render(known | parts)
         (self.scratch / name).write_text(text, encoding="utf-8")
 

@@ -5,8 +5,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from bdiff.report.cells import PREFIXES, Result
+from bdiff.report.cells import Result
 from bdiff.report.table import shown
+from bdiff.store.schema import PREFIXES
 
 Metrics = Mapping[str, float]
 
@@ -63,7 +64,8 @@ class Board:
             )
         prefixes = [prefix for prefix, role in PREFIXES.items() if role == self.role]
         return any(name.startswith(prefix) for name in cell.run.metrics for prefix in prefixes) or (
-            not cell.run.done and cell.place["role"] == self.role
+            not cell.run.done
+            and (cell.place["role"] == self.role or (self.role == "removal" and "removal" in cell.place))
         )
 
 

@@ -1,14 +1,28 @@
 """What the pages of the site say: of a leaderboard and of each of its cells."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bdiff.report.cells import Result
 from bdiff.report.pivot import in_order, mean, origins, protocols
 from bdiff.report.site_boards import Measure
 from bdiff.report.site_rows import Matrix, Row
-from bdiff.report.site_values import Rank, Value, adapted, counted, defenses, peers, ranking, references, value
+from bdiff.report.site_values import (
+    DEAR,
+    LOSS,
+    Numbers,
+    Rank,
+    Value,
+    adapted,
+    counted,
+    defenses,
+    opened,
+    peers,
+    ranking,
+    references,
+    value,
+)
 from bdiff.store import artifacts
 
 Link = Callable[[Result], str | None]
@@ -78,12 +92,21 @@ class BoardPage:
         """All cells with a run."""
         return [slot for row in self.grid for slot in row if slot]
 
-    def numbers(self, measure: Measure) -> dict[str, list[tuple[float, Row]]]:
-        """The numbers of each column that has any, with their rows; clean models do not count."""
-        found: dict[str, list[tuple[float, Row]]] = {}
+    @property
+    def loss(self) -> Measure | None:
+        """The measure of what a model pays, where defenses change it."""
+        return next((one for one in self.matrix.board.measures if one.name == LOSS), None)
+
+    def numbers(self, measure: Measure) -> Numbers:
+        """The numbers of each column that has any, with their rows.
+
+        Clean models do not count, nor where something is to be removed those whose backdoor had not opened.
+        """
+        found: Numbers = {}
         for slot in self.slots:
             number = slot.values[measure.name].number
-            if number is not None and not slot.row.clean:
+            shut = self.loss and not any(opened(cell) for cell in counted(slot.cells))
+            if number is not None and not slot.row.clean and not shut:
                 found.setdefault(slot.column, []).append((number, slot.row))
         return found
 
@@ -92,12 +115,15 @@ def board_page(name: str, found: Matrix, link: Link) -> BoardPage:
     """Return the page of the leaderboard `name`."""
     grid = [[slot(name, row, column, row.columns[column], link) if column in row.columns else None
              for column in found.columns] for row in found.rows]  # fmt: skip
-    others = {name: peers(found, name) for name in found.columns}
+    others = peers(found)
     for one in (one for row in grid for one in row if one):
         for measure in found.board.measures:
-            one.values[measure.name] = value(measure, one.cells, others[one.column])
+            one.values[measure.name] = value(measure, one.cells, others)
     runs = [cell.run for cell in found.cells]
     main = found.board.measures[0]
+    for one in (one for row in grid for one in row if one):
+        if LOSS in one.values and (one.values[LOSS].number or 0) > DEAR:  # no success, whatever is gone
+            one.values[main.name] = replace(one.values[main.name], tone=0)
     page = BoardPage(
         found,
         grid,
@@ -114,8 +140,10 @@ def board_page(name: str, found: Matrix, link: Link) -> BoardPage:
 def tabled(page: BoardPage, measure: Measure) -> Table:
     """Return the table of one number, with its ranking of defenses if one direction is better."""
     numbers = sum(slot.values[measure.name].number is not None for slot in page.slots)
-    ranked = bool(measure.better) and page.matrix.board.role != "none"
-    return Table(measure, ranking(page.matrix, measure, page.numbers(measure)) if ranked else [], numbers)
+    if not measure.better or page.matrix.board.role == "none":
+        return Table(measure, [], numbers)
+    costs = page.numbers(page.loss) if page.loss else {}
+    return Table(measure, ranking(page.matrix, measure, page.numbers(measure), costs), numbers)
 
 
 def slot(board: str, row: Row, column: str, cells: list[Result], link: Link) -> Slot:
@@ -145,7 +173,7 @@ def cell_page(page: BoardPage, one: Slot, link: Link) -> dict[str, Any]:
         "slot": one,
         "conditions": page.matrix.shared | one.row.facts | one.row.more,
         "known": [name for name in one.row.adaptive_to if name in defenses(page.matrix, one.column)],
-        "clean": len(references(main.ranks, used, peers(page.matrix, one.column))) if used and main.ranks else 0,
+        "clean": len(references(main.ranks, used, peers(page.matrix))) if used and main.ranks else 0,
         "measures": [(table.measure, one.values[table.measure.name]) for table in page.tables],
         "metrics": [(name, mean(runs, name).text) for name in names],
         "results": [
@@ -153,6 +181,7 @@ def cell_page(page: BoardPage, one: Slot, link: Link) -> dict[str, Any]:
             for cell in sorted(one.cells, key=lambda cell: (cell.place["seed"] is None, cell.place["seed"] or 0))
         ],
         "protocol": runs[0].record.get("protocol", {}) if runs else {},
+        "stated": used[0].seed if len(used) > 1 else "",
         "marks": [
             line.removeprefix("! ") for line in [*protocols(runs, names), *origins(runs)] if line.startswith("!")
         ],

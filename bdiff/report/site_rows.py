@@ -87,17 +87,23 @@ def matrix(board: Board, cells: Iterable[Result]) -> Matrix:
 
 
 def undefended(board: Board, cells: list[Result]) -> list[Result]:
-    """Return, for the board of attacks, results without a defense; of models that have no such, one with a defense."""
+    """Return, for the board of attacks, results without a defense; of models that have no such, one with a defense.
+
+    Only a run that is done stands for those with a defense: a result from elsewhere takes nothing away.
+    """
     if board.role != "none":
         return cells
 
     def model(cell: Result) -> tuple[str, ...]:
         return tuple(fact(cell, name) for name in ("attack", "trigger", *FACTS))
 
-    plain = {model(cell) for cell in cells if cell.place["defense"] == "none"}
-    kept = [cell for cell in cells if cell.place["defense"] == "none" or model(cell) not in plain]
-    whole = zip(kept, settings(board, kept, True), settings(board, kept, False), strict=True)
-    return [*{str((cell.seed, *leaves)): cell for cell, *leaves in whole}.values()]
+    bare = [cell for cell in cells if cell.place["defense"] == "none"]
+    plain = {model(cell) for cell in bare if cell.run.done and cell.file is None}
+    guarded = [cell for cell in cells if cell.place["defense"] != "none" and model(cell) not in plain]
+    first: dict[str, Result] = {}
+    for cell, leaves in zip(guarded, settings(board, guarded, False), strict=True):
+        first.setdefault(str((cell.file is None, cell.seed, leaves)), cell)
+    return [*bare, *first.values()]
 
 
 def split(board: Board, attack: str, trigger: str, cells: list[Result], varied: list[str]) -> list[Row]:

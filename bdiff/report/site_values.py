@@ -7,14 +7,21 @@ from typing import Any
 
 from bdiff.metric.roc import auroc
 from bdiff.report.attacks import ASR, CLASS_ASR, OPENED
-from bdiff.report.cells import Result
+from bdiff.report.cells import Result, last_part
+from bdiff.report.pivot import text
+from bdiff.report.runs import flat
 from bdiff.report.site_boards import Measure
-from bdiff.report.site_rows import Matrix, Row
+from bdiff.report.site_rows import Matrix, Row, below, fact
 
 NO_RUN, CLEAN = "no run", "a clean model"
 FLAGGED = "audit/flagged"
 SAMPLED = ("suspect", "repaired", "guarded")  # models whose samples are measured
-ALIKE = ("data", "model", "sampler")  # what a model has in common with the clean ones that its score is held against
+LOSS = "distance ratio"  # the measure of what a model pays for its defense
+DEAR = 1.25  # times the distance from the data, above which a defense is not good, whatever it removes
+#: what a model has in common with the clean ones that its score is held against: options, and settings below these
+ALIKE = ("data", "model", "sampler", "steps", "defense")
+BELOW = ("data", "model", "schedule", "sampler", "defense")
+APART = ("model.pretrained", "defense.repair", "defense.removal", "defense.precision", "defense.checkpoint")
 SECTIONS = {"certified": "certification"}  # of a protocol, where they are named otherwise than what they are on
 DAGGER = "†"  # marks a number of a defense that no attack was adapted to
 
@@ -40,13 +47,13 @@ def counted(cells: Sequence[Result]) -> list[Result]:
     return [*found.values()]
 
 
-def peers(matrix: Matrix, column: str) -> list[Result]:
-    """Return the results of a column that numbers are over, among them those of clean models."""
-    return [cell for row in matrix.rows for cell in counted(row.columns.get(column, []))]
+def peers(matrix: Matrix) -> list[Result]:
+    """Return the results of clean models that numbers may be held against."""
+    return [cell for row in matrix.rows if row.clean for cells in row.columns.values() for cell in counted(cells)]
 
 
 def value(measure: Measure, cells: Sequence[Result], others: Sequence[Result]) -> Value:
-    """Return a cell's number. `others` are the `peers` of its column."""
+    """Return a cell's number. `others` are the `peers` of its board."""
     if measure.triggered and cells and all(cell.clean for cell in cells):
         return Value(reason=CLEAN)
     used = counted(cells)
@@ -76,11 +83,16 @@ def ranked(measure: Measure, cells: Sequence[Result], others: Sequence[Result]) 
 def references(score: str, cells: Sequence[Result], others: Sequence[Result]) -> list[Result]:
     """Return the clean models among `others` that scores of `cells` are held against.
 
-    They have the same sampler too, as a score may be of samples.
+    They have the same data, network, schedule and sampler, as a score may be of samples, and were judged alike.
     """
-    kind = [cells[0].place[name] for name in ALIKE]
-    return [cell for cell in others if cell.clean and score in cell.run.metrics
-            and [cell.place[name] for name in ALIKE] == kind]  # fmt: skip
+    return [cell for cell in others if score in cell.run.metrics and kind(cell) == kind(cells[0])]
+
+
+def kind(cell: Result) -> dict[str, str]:
+    """Return what results have in common whose scores may be compared."""
+    settings = {key: last_part(key, text(value)) for key, value in flat(cell.run.config).items()
+                if below(key, BELOW) and not below(key, APART)}  # fmt: skip
+    return {name: fact(cell, name) for name in ALIKE} | settings
 
 
 def tone(measure: Measure, number: float) -> int | None:
@@ -152,15 +164,33 @@ class Rank:
     row: Row  # of the worst
     count: int  # attacks with a number
     adaptive: bool
+    cost: float | None  # times the distance from the data, the mean over attacks; None where nothing is paid, or known
+
+    @property
+    def dear(self) -> bool:
+        """Whether it costs more than what it does can be worth."""
+        return self.cost is not None and self.cost > DEAR
 
 
-def ranking(matrix: Matrix, measure: Measure, numbers: dict[str, list[tuple[float, Row]]]) -> list[Rank]:
-    """Return the columns from the best mean on; `numbers` are those of each column, with their rows."""
+Numbers = dict[str, list[tuple[float, Row]]]  # those of each column, with their rows
+
+
+def ranking(matrix: Matrix, measure: Measure, numbers: Numbers, costs: Numbers) -> list[Rank]:
+    """Return the columns from the best mean on, behind them those that are dear; `costs` are the distance ratios."""
     high = measure.better == "higher"
     ranks = []
     for name, pairs in numbers.items():
         worst, row = (min if high else max)(pairs, key=lambda pair: pair[0])
+        paid = [one for one, _ in costs.get(name, [])]
         ranks.append(
-            Rank(name, statistics.fmean(one for one, _ in pairs), worst, row, len(pairs), adapted(matrix, name))
+            Rank(
+                name,
+                statistics.fmean(one for one, _ in pairs),
+                worst,
+                row,
+                len(pairs),
+                adapted(matrix, name),
+                statistics.fmean(paid) if paid else None,
+            )
         )
-    return sorted(ranks, key=lambda rank: rank.mean, reverse=high)
+    return sorted(ranks, key=lambda rank: (rank.dear, -rank.mean if high else rank.mean))

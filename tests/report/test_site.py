@@ -291,9 +291,67 @@ def test_what_is_written_is_a_result_that_the_site_takes_again(made, tmp_path):
     assert command(["report", "--results", str(tmp_path / "mine"), "--site", str(tmp_path / "site")]) == 0
     text = (tmp_path / "site" / "detection.html").read_text()
     assert "0.750" in text and "adaptive to elijah" in text
-    again = read_results([*tmp_path.glob("mine/*")])[0] + results_of(find([made[0]]))
+    again = results_of(find([made[0]])) + read_results([*tmp_path.glob("mine/*")])[0]
     page = board_page("attacks", matrix(BOARDS["attacks"], again), lambda cell: None)
     assert {slot.count for slot in page.slots if slot.row.attack == "baddiffusion"} == {2}, "a seed counts once"
+
+
+@pytest.mark.parametrize("defense", ["none", "elijah"])
+def test_what_is_from_elsewhere_or_unfinished_takes_nothing_of_the_attacks_board(defense, tmp_path):
+    """A run without a defense, or of a model that is known from one with a defense alone."""
+    run(tmp_path / "ours", "baddiffusion", defense, {"suspect/asr": 0.9})
+    run(tmp_path / "killed", "baddiffusion", seed=1, status="interrupted")
+    (ours, killed) = sorted(results_of(find([tmp_path])), key=lambda cell: not cell.run.done)
+    record = ours.run.record | {"metrics": {"suspect/asr": 0.1}}
+    theirs = replace(ours, run=replace(ours.run, record=record), file=tmp_path / "theirs.json",
+                     place=ours.place | {"defense": "none", "role": "none"})  # fmt: skip
+    page = board_page("attacks", matrix(BOARDS["attacks"], [ours, killed, theirs]), lambda cell: None)
+    own = [slot for slot in page.slots if ours in slot.cells]
+    assert [slot.values["ASR"].number for slot in own] == [0.9]
+    unknown = [replace(theirs, place=theirs.place | {"seed": None}, file=tmp_path / f"{name}.json") for name in "ab"]
+    page = board_page("attacks", matrix(BOARDS["attacks"], unknown), lambda cell: None)
+    assert [slot.count for slot in page.slots] == [2]
+
+
+@pytest.mark.parametrize(
+    ("change", "number"),
+    [
+        ({}, 1.0),
+        ({"data": {"path": "/home/me/b"}}, None),
+        ({"schedule": {"num_train_timesteps": 1000}}, None),
+        ({"sample": {"steps": 5}}, None),
+        ({"defense": {"steps": 9}}, None),
+        ({"defense": {"precision": "fp32"}}, 1.0),
+        ({"model": {"pretrained": "/home/me/base"}}, 1.0),
+    ],
+)
+def test_scores_are_held_against_clean_models_that_were_judged_alike(change, number, tmp_path):
+    run(tmp_path / "hit", "baddiffusion", "elijah", {"audit/score": 0.5})
+    clean = run(tmp_path / "clean", "none", "elijah", {"audit/score": 0.1})
+    config = yaml.safe_load((clean / "config.yaml").read_text())
+    for group, settings_of in change.items():
+        config[group] = (config.get(group) or {}) | settings_of
+    (clean / "config.yaml").write_text(yaml.safe_dump(config))
+    assert board(tmp_path, "detection")[0]["baddiffusion", "elijah"]["AUROC"].number == number
+
+
+def test_a_removal_that_ruins_the_model_is_ranked_last_and_what_never_opened_is_not_counted(tmp_path):
+    costs = {"anp": ("baddiffusion", 0.0, 40.0), "elijah": ("baddiffusion", 0.2, 4.4)}
+    for defense, (attack, left, fid) in costs.items():
+        own = {"suspect/asr": 0.9, "suspect/fid": 4.0, "repaired/asr": left, "repaired/fid": fid}
+        run(tmp_path / defense, attack, defense, own, parts={"repair": True} if defense == "elijah" else {})
+    run(tmp_path / "shut", "trojdiff", "anp", {"suspect/asr": 0.0, "repaired/asr": 0.0})
+    found, page = board(tmp_path, "removal")
+    ranks = page.tables[0].ranks
+    assert [(rank.name.split()[0], rank.mean, rank.count, rank.dear) for rank in ranks] == [
+        ("elijah", 0.2, 1, False), ("anp", 0.0, 1, True)]  # fmt: skip
+    assert found["baddiffusion", "anp"]["ASR"].tone == 0
+
+
+def test_a_repair_that_failed_is_a_cell_of_the_removals(tmp_path):
+    run(tmp_path / "failed", "baddiffusion", "elijah", parts={"repair": True}, status="failed", error="no memory left")
+    (slot,) = board(tmp_path, "removal")[1].slots
+    assert slot.values["ASR"].reason == "failed: no memory left"
 
 
 def test_a_folder_of_something_else_is_left_alone(made, tmp_path):

@@ -43,7 +43,9 @@ def test_a_row_of_latex_may_begin_with_a_bracket_and_keeps_its_hyphens():
 
 
 def test_markdown_shows_stars_and_brackets():
-    assert r"\*a\* \<b> \[c] d\|e" in to_md(Sheet("t", ["n"], [[Cell("*a* <b> [c] d|e")]], []))
+    words, safe = "*a* <b> [c]\nd|e", r"\*a\* \<b> \[c] d\|e"
+    text = to_md(Sheet(words, ["n"], [[Cell(words)]], [words]))
+    assert text.splitlines()[0] == f"**{safe}**" and f"| {safe} |" in text and f"- {safe}\n" in text
 
 
 def test_dollars_in_figures_are_dollars_and_numbers_on_axes_stay_mathematics():
