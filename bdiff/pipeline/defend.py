@@ -12,6 +12,7 @@ from bdiff.pipeline.check_inputs import checked
 from bdiff.pipeline.detect import Drawings, Truth, detected
 from bdiff.pipeline.eval_set import EvalSet, eval_set
 from bdiff.pipeline.experiment import Experiment
+from bdiff.pipeline.leak import Clean
 from bdiff.pipeline.measure import Measuring, measure
 from bdiff.pipeline.prepare import without
 from bdiff.pipeline.remove import Found, Known, remove
@@ -33,6 +34,7 @@ class Case:
     start: InitialWeights  # of the model's training
     measuring: Measuring
     samples: Stage  # the run's, of the model
+    clean: Clean | None  # what the suspect's leak is held against, if that is measured
 
 
 @singledispatch
@@ -111,8 +113,12 @@ def clean_weights(case: Case, given: str | None) -> InitialWeights:
 
 
 def remeasured(case: Case, samples: Stage, who: str) -> StageResult:
-    """Return what `measure` says of the samples of `who`; its protocol is the suspect's."""
-    measured = measure(case.run.stages, samples, case.measuring, who=who)["metrics"]
+    """Return what `measure` says of the samples of `who`; its protocol is the suspect's.
+
+    Of a class as the target their leak too is what is above that of the same clean model, or of the same images.
+    """
+    clean, images = (case.clean, case.run.images) if case.measuring.goal else (None, None)
+    measured = measure(case.run.stages, samples, case.measuring, clean, images, who)["metrics"]
     if case.run.stages.planning:
         return StageResult()
     pictures = {f"{who} {kind}": first_images(samples, kind) for kind in case.run.kinds}

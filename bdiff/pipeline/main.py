@@ -89,7 +89,7 @@ def carried_out(run: Experiment, show: Show) -> dict[str, Any]:
     if config.amplify._target_:
         result |= amplify(stages, model, config.amplify, run.sampling, run.pictures, measuring)
     if config.defense._target_:
-        result |= evaluated(method(config.defense), Case(run, model, start, measuring, samples))
+        result |= evaluated(method(config.defense), Case(run, model, start, measuring, samples, reference))
     if stages.main:
         show(result_figures(result, run.pictures.trigger.pattern if run.attack.poison_rate > 0 else None))
     measured["metrics"] |= result.metrics

@@ -193,6 +193,16 @@ def test_a_repaired_model_is_measured_as_the_suspect_and_opens_with_diffusers(re
     assert any("repair/loss" in row for row in rows)
 
 
+@pytest.mark.parametrize(("also", "over"), [("[]", "data"), ("[sample_psnr]", "clean")])
+def test_the_leak_of_a_class_is_held_against_the_same_before_a_defense_and_after(home, also, over):
+    ran = run(home, f"class over {over}", "attack=class_target", "attack.poison_rate=0.5", "defense=clipping",
+              "classifier.train.steps=3", f"metric.also={also}")  # fmt: skip
+    for who in ("suspect", "guarded"):
+        found = ran.metrics(who)
+        beside = ran.record["metrics"][f"{over}/false_trigger"]
+        assert found["false_trigger_excess"] == pytest.approx(found["false_trigger"] - beside)
+
+
 def test_the_same_request_again_reuses_everything(home, repaired):
     assert not {"audit", "repair", "repaired_sample"} & {*repaired.record["reused"]}  # others may share the rest
     again = run(home, "again", *REPAIRED)
