@@ -41,6 +41,9 @@ def test_what_is_written_is_sound_and_says_which_code_made_it(tmp_path):
         ({"commit": None}, "dirty must be null if commit is"),
         ({"dirty": "no"}, "dirty is text, not true or false or null"),
         ({"device": None}, "device is null, not text"),
+        ({"metrics": {"suspect/fid": -4}}, "metrics.suspect/fid is -4, outside of -0.01 to inf"),
+        ({"metrics": {"inputs/seconds_per_input": -1}}, "metrics.inputs/seconds_per_input is -1, outside of 0 to inf"),
+        ({"date": "2026-99-01T00:00:00+0000"}, "date is 2026-99-01T00:00:00+0000, not a time that there is"),
     ],
 )
 def test_what_is_wrong_is_named(changes, message):
@@ -76,7 +79,8 @@ def test_the_results_that_claim_the_schema_fit_it(path):
 CELL = {"attack": "baddiffusion", "trigger": "box", "target": "hat", "poison_rate": 0.1, "data": "digits",
         "model": "digits", "sampler": "ddpm", "steps": 100, "defense": "elijah", "role": "detection",
         "seed": 0}  # fmt: skip
-PLACED = json.dumps(good(cell=CELL))
+JUDGED = {"suspect/asr": 0.5, "audit/score": 0}
+PLACED = json.dumps(good(cell=CELL, metrics=JUDGED))
 
 
 @pytest.mark.parametrize(
@@ -92,16 +96,25 @@ PLACED = json.dumps(good(cell=CELL))
         ({"adaptive_to": [1]}, "cell.adaptive_to holds something else than text"),
         ({"adaptive_to": "elijah"}, "cell.adaptive_to is text, not a list of text"),
         ({"adaptive": []}, "cell.adaptive is unknown; did you mean adaptive_to?"),
+        ({"attack": ""}, "cell.attack is '', not a name, in one line"),
+        ({"trigger": "a\n| b"}, "cell.trigger is 'a\\n| b', not a name, in one line"),
+        (
+            {"defense": "disdet", "role": "inputs"},
+            "metrics has none of the role inputs, whose names begin with inputs/",
+        ),
+        ({"defense": "clipping", "role": "sampling"}, "metrics has none of the role sampling"),
     ],
 )
 def test_a_wrong_field_of_a_cell_is_named_alone(changes, message):
-    (problem,) = results.problems(good(cell=CELL | changes))
+    (problem,) = results.problems(good(cell=CELL | changes, metrics=JUDGED))
     assert message in problem
 
 
 def test_a_result_of_a_cell_has_no_field_beyond_the_schema_and_a_benchmark_none_that_is_nearly_one():
-    assert results.problems(good(cell=CELL, name="n", note="n")) == [] == results.problems(good(extra=1))
-    (problem,) = results.problems(good(cell=CELL, colours=1))
+    assert (
+        results.problems(good(cell=CELL, metrics=JUDGED, name="n", note="n")) == [] == results.problems(good(extra=1))
+    )
+    (problem,) = results.problems(good(cell=CELL, metrics=JUDGED, colours=1))
     assert problem.startswith("colours is unknown")
     assert results.problems(good(cel=CELL)) == ["cel is unknown; did you mean cell?"]
 

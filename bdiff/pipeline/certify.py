@@ -67,7 +67,7 @@ def certified(stages: Stages, shield: RadiusShield, table: ShieldTable) -> Stage
         **own,
         "radii": plain(config.radii),
         **({"acr": {"absent": STOPPED}} if shield.stop == "radii" else {}),
-        "tables": {ROWS[row].certified: str(stage.folder) for row, stage in rows.items()},
+        "tables": {ROWS[row].certified: "/".join(stage.folder.parts[-2:]) for row, stage in rows.items()},
     }
     figure = CertifiedCurves(f"{table.name}, sigma {shield.sigma:g}", reach, curves, shield.stop == "radii")
     return StageResult(metrics, {"certification": protocol}, figures={"certified": figure})

@@ -17,6 +17,7 @@ from bdiff.store.schema import (
     plain,
     protocol_problems,
     provenance_problems,
+    time_problems,
 )
 
 __all__ = ["FIELDS", "SCHEMA", "problems", "result", "write"]
@@ -68,11 +69,14 @@ def problems(found: Any) -> list[str]:
         wrong.append(f"schema is {plain(found['schema'])}, not {SCHEMA}")
     if "dirty" in found and "commit" in found and (found["dirty"] is None) != (found["commit"] is None):
         wrong.append("dirty must be null if commit is, and only then")
+    if isinstance(found.get("date"), str):
+        wrong += time_problems(found["date"])
+    metrics = found["metrics"] if isinstance(found.get("metrics"), dict) else {}
     within: dict[str, Callable[[dict[str, Any]], list[str]]] = {
         "metrics": metric_problems,
         "protocol": protocol_problems,
         "provenance": provenance_problems,
-        "cell": cell_problems,
+        "cell": lambda cell: cell_problems(cell, metrics),
     }
     return wrong + [line for name, check in within.items() if isinstance(found.get(name), dict)
                     for line in check(found[name])]  # fmt: skip

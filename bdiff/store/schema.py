@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from bdiff.common.spelling import did_you_mean
@@ -43,6 +44,7 @@ class Field:
 TEXT, OBJECT = (str,), (dict,)
 TIME = (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}", "a time such as 2026-01-31T12:00:00+0000")
 HEX = ("[0-9a-f]{40}", "40 hex digits")
+WORD = (r"\S[^\r\n]*", "a name, in one line")
 
 #: the fields of every result
 FIELDS = {
@@ -69,19 +71,28 @@ MORE = {
 }
 #: roles of defenses, `none` without one
 ROLES = ("none", "detection", "inputs", "removal", "sampling", "shield")
+#: roles of defenses by what their metrics begin with; a detection that repairs has both kinds
+PREFIXES = {
+    "audit/": "detection",
+    "inputs/": "inputs",
+    "guarded/": "sampling",
+    "shield/": "shield",
+    "certified/": "shield",
+    "repaired/": "removal",
+}
 #: the fields of `cell`
 CELL = {
-    "attack": Field(TEXT, longest=NAME, says="option of the group attack, none for a clean model"),
-    "trigger": Field(TEXT, longest=NAME, says="option of the group trigger"),
-    "target": Field(TEXT, longest=NAME, says="option of the group target"),
+    "attack": Field(TEXT, form=WORD, longest=NAME, says="option of the group attack, none for a clean model"),
+    "trigger": Field(TEXT, form=WORD, longest=NAME, says="option of the group trigger"),
+    "target": Field(TEXT, form=WORD, longest=NAME, says="option of the group target"),
     "poison_rate": Field((int, float, type(None)), "fraction of poisoned images; null without one", least=0, most=1),
-    "data": Field(TEXT, longest=NAME, says="option of the group data"),
-    "model": Field(TEXT, longest=NAME, says="option of the group model"),
-    "sampler": Field(TEXT, longest=NAME, says="option of the group sampler"),
+    "data": Field(TEXT, form=WORD, longest=NAME, says="option of the group data"),
+    "model": Field(TEXT, form=WORD, longest=NAME, says="option of the group model"),
+    "sampler": Field(TEXT, form=WORD, longest=NAME, says="option of the group sampler"),
     "steps": Field((int, type(None)), "of the sampler; null if unknown", least=1),
-    "defense": Field(TEXT, longest=NAME, says="option of the group defense; none without one"),
+    "defense": Field(TEXT, form=WORD, longest=NAME, says="option of the group defense; none without one"),
     "role": Field(TEXT, "of the defense", choices=ROLES),
-    "removal": Field(TEXT, "option of defense/removal, of a detection with a repair", required=False),
+    "removal": Field(TEXT, form=WORD, says="option of defense/removal, of a detection with a repair", required=False),
     "seed": Field((int, type(None)), "of the run; null if unknown", least=0),
     "adaptive_to": Field((list,), "defenses that the attack knows and was made against", required=False, of=str),
 }
@@ -100,8 +111,12 @@ CODE = {name: FIELDS[name] for name in ("commit", "dirty")}  # which belong to a
 #: metrics in [0,1], by the last part of the name without its `@`
 FRACTIONS = ["asr", "class_asr", "class_precision", "false_trigger", "precision", "recall"]
 FRACTIONS += ["accuracy", "acc", "auroc", "tpr", "fpr", "tnr", "input_tpr", "input_tnr", "flagged"]
+#: metrics that are not negative, and such that are but for rounding
+POSITIVE = ["mse", "lpips", "acr", "seconds", "seconds_per_input", "evaluations", "evaluations_per_input"]
+DISTANCES = ["fid", "fid_classifier"]
 #: the range of metrics
 RANGES = dict.fromkeys(FRACTIONS, (0.0, 1.0)) | {"ssim": (-1.0, 1.0), "false_trigger_excess": (-1.0, 1.0)}
+RANGES |= dict.fromkeys(POSITIVE, (0.0, math.inf)) | dict.fromkeys(DISTANCES, (-0.01, math.inf))
 
 
 def metric_range(name: str) -> tuple[float, float]:
@@ -143,12 +158,26 @@ def value_problem(name: str, value: Any, field: Field) -> str | None:
     return None
 
 
-def cell_problems(cell: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with a `cell`."""
+def cell_problems(cell: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with a `cell`, whose role has some of the `metrics`."""
     wrong = misfits(cell, CELL, "cell.", strict=True)
-    if not wrong and (cell["defense"] == "none") != (cell["role"] == "none"):
-        wrong = ["cell.role must be none if cell.defense is, and only then"]
-    return wrong
+    if wrong:
+        return wrong
+    if (cell["defense"] == "none") != (cell["role"] == "none"):
+        return ["cell.role must be none if cell.defense is, and only then"]
+    own = [prefix for prefix, role in PREFIXES.items() if role == cell["role"]] or ["suspect/"]
+    if not any(name.startswith(prefix) for name in metrics for prefix in own):
+        return [f"metrics has none of the role {cell['role']}, whose names begin with {' or '.join(own)}"]
+    return []
+
+
+def time_problems(date: str) -> list[str]:
+    """Return what is wrong with a time of the right form."""
+    try:
+        datetime.strptime(date, "%Y-%m-%dT%H:%M:%S%z")
+    except ValueError:
+        return [f"date is {date}, not a time that there is"] if re.fullmatch(TIME[0], date) else []
+    return []
 
 
 def metric_problems(metrics: Mapping[str, Any]) -> list[str]:
