@@ -133,7 +133,7 @@ def shield_rows(case: Case) -> tuple[dict[str, list[Stage]], str]:
     run, model, config = case.run, case.model, case.run.config.defense
     clean, words = (model, "the suspect")
     if run.attack.poison_rate > 0:
-        clean, words = clean_model(run.stages, run.setup, run.train, case.start)
+        clean, words = clean_model(run.stages, run.setup, run.attack, run.train, case.start)
     found: dict[str, list[Stage]] = {"none": [], "clean": [clean], "suspect": [model]}
     if config.ensemble:
         found["ensemble"] = [model, clean]

@@ -192,7 +192,7 @@ def expectation(protocol: dict[str, Any], opens: bool) -> dict[str, Any]:
 
 def clean_samples(run: Experiment, suspect: Stage, start: InitialWeights) -> Clean:
     """Return what the clean model makes of the suspect's noise: the model it started from, or its clean reference."""
-    model, words = clean_model(run.stages, run.setup, run.train, start)
+    model, words = clean_model(run.stages, run.setup, run.attack, run.train, start)
     digests = {weights_digest(str(one.folder / "model")) for one in (model, suspect)}
     samples = draw_samples(run.stages, run.sampling, model, run.kinds, "clean_sample")
     return Clean(samples, words, same=len(digests) == 1)

@@ -63,7 +63,7 @@ def train_denoiser(
     images, diffusion, seed = joined(setup.images, attack.others), setup.diffusion, setup.seed
     plan = attack.rows(setup.images.labels, seed_of(seed, "poison"))
     index, poisoned = plan
-    train = replace(train, steps=train.total(len(index)), epochs=None)
+    train = in_steps(train, index)
     as_it_was = start.folder is not None and not train.steps  # whatever there is to be shown to it
     shown = {"data": setup.images.fingerprint, "flip": images.flip, "train": asdict(train), "seed": seed}
     stage = stages.stage(
@@ -109,6 +109,11 @@ def train_denoiser(
     return stage
 
 
+def in_steps(train: TrainConfig, index: Tensor) -> TrainConfig:
+    """Return the training of the rows `index` with its length in steps."""
+    return replace(train, steps=train.total(len(index)), epochs=None)
+
+
 def learned(stages: Stages, stage: Stage, attack: Attack) -> dict[str, Tensor]:
     """Return what the attack has learned with the stage's model; what nobody knows, where that is only planned."""
     folder = stage.folder / "model"
@@ -132,9 +137,15 @@ def train_clean(stages: Stages, setup: TrainingSetup, name: str, train: TrainCon
     return train_denoiser(stages, setup, name, attack, key, train, start)
 
 
-def clean_model(stages: Stages, setup: TrainingSetup, train: TrainConfig, start: InitialWeights) -> tuple[Stage, str]:
-    """Return the clean model, and in words which: what training started from, or one trained beside."""
+def clean_model(
+    stages: Stages, setup: TrainingSetup, attack: Attack, train: TrainConfig, start: InitialWeights
+) -> tuple[Stage, str]:
+    """Return the clean model, and in words which: what training started from, or one trained beside.
+
+    The latter for as many steps as the suspect, to which `attack` may have shown more rows.
+    """
     if start.folder is None:
+        train = in_steps(train, attack.rows(setup.images.labels, seed_of(setup.seed, "poison")).shown)
         return train_clean(stages, setup, "clean", train, start), "the same training without the attack"
     untrained = replace(train, steps=0)
     return train_clean(stages, setup, "clean", untrained, start), "the model that training started from"

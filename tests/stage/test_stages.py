@@ -179,15 +179,25 @@ def test_a_denoiser_is_trained_sampled_and_measured_without_a_request(tmp_path):
 
 def test_the_clean_model_is_another_and_what_a_training_started_from_is_itself(tmp_path):
     run, parts = stages(tmp_path), setup()
-    beside, words = clean_model(run, parts, toys.train_config(steps=2), START)
+    beside, words = clean_model(run, parts, toys.attack(), toys.train_config(steps=2), START)
     assert words == "the same training without the attack"
     start = START._replace(folder=str(beside.folder / "model"), identity=beside.key)
-    same, words = clean_model(run, parts, toys.train_config(steps=2), start)
+    same, words = clean_model(run, parts, toys.attack(), toys.train_config(steps=2), start)
     assert words == "the model that training started from" and same.key != beside.key
     assert json.loads((same.folder / "manifest.json").read_text())["poisoned"] == 0
     x = torch.randn(2, *parts.diffusion.shape, generator=torch.Generator().manual_seed(0))
     one, other = (suspect_of(model, parts.diffusion).eps(x, 3) for model in (beside, same))
     assert torch.equal(one, other)
     elsewhere, train = replace(parts, seed=1, images=toys.images(8)), toys.train_config(steps=3, lr=0.5)
-    assert clean_model(run, elsewhere, train, start)[0].key == same.key
+    assert clean_model(run, elsewhere, toys.attack(), train, start)[0].key == same.key
     assert train_clean(run, parts, "clean", train, start).key != same.key
+
+
+def test_the_clean_model_is_trained_as_long_as_the_suspect(tmp_path):
+    """Two epochs in batches of 6: 20 rows replaced are 7 steps, and 6 more that are appended make it 9."""
+    run, parts, attack = stages(tmp_path), setup(), toys.attack()
+    epochs = toys.train_config(steps=None, epochs=2)
+    for mode, steps in (("replace", 7), ("append", 9)):
+        attack.poison_mode = mode
+        model, _ = clean_model(run, parts, attack, epochs, START)
+        assert model.key == train_clean(run, parts, "clean", toys.train_config(steps=steps), START).key
