@@ -8,6 +8,7 @@ from fake_runs import settings, write_run
 from PIL import Image
 
 from bdiff.cli import main as cli
+from bdiff.report.cost import Method
 
 #: (attack, rate) -> seed -> steps -> ASR
 RUNS = {
@@ -64,6 +65,13 @@ def test_another_goal_is_another_cost(capsys):
     assert rows(capsys, "--goal", "1")["fast", "as trained"]["rate 0.01"] == "<= 10"
     assert found["base", "as trained"]["rate 0.1"] == "150" and found["fast", "as trained"]["rate 0.1"] == "<= 10"
     assert not any("times" in head for head in found["base", "as trained"])
+
+
+def test_a_line_goes_through_budgets_that_every_seed_has_and_other_seeds_stand_alone():
+    uneven = Method(("one",), 0.1, {0: {10: 0.5, 15: 0.9}, 1: {15: 0.3, 22: 0.8}, 2: {15: 1.0, 22: 0.9}})
+    assert uneven.medians() == [(15, 0.9)] and uneven.singles() == [(10, 0.5), (22, 0.8), (22, 0.9)]
+    even = Method(("one",), 0.1, {0: {10: 0.1, 15: 0.9}, 1: {10: 0.3, 15: 0.8}})
+    assert even.medians() == [(10, pytest.approx(0.2)), (15, pytest.approx(0.85))] and even.singles() == []
 
 
 def test_the_figure_has_a_panel_for_each_rate(tmp_path):

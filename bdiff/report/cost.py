@@ -50,10 +50,16 @@ class Method:
         lower, upper = map(statistics.median_high, zip(*found, strict=True))
         return (min(low for low, high in found if high == upper) if upper == math.inf else lower), upper
 
-    def medians(self) -> list[float]:
-        """Return the median ASR over seeds, of each budget."""
+    def medians(self) -> list[tuple[int, float]]:
+        """Return the budgets that every seed has, each with the median ASR."""
         curves = self.curves.values()
-        return [statistics.median(curve[steps] for curve in curves if steps in curve) for steps in self.budgets]
+        shared = [steps for steps in self.budgets if all(steps in curve for curve in curves)]
+        return [(steps, statistics.median(curve[steps] for curve in curves)) for steps in shared]
+
+    def singles(self) -> list[tuple[int, float]]:
+        """Return the other budgets, each with the ASR of a seed that has it: medians of other seeds do not compare."""
+        shared = {steps for steps, _ in self.medians()}
+        return sorted(point for curve in self.curves.values() for point in curve.items() if point[0] not in shared)
 
 
 def bounds(curve: dict[int, float], goal: float) -> tuple[float, float]:

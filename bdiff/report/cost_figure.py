@@ -8,9 +8,15 @@ from matplotlib.figure import Figure
 from bdiff.report.charts import INK, save, styles
 from bdiff.report.cost import Method
 
+#: of single seeds
+HOLLOW = {"linestyle": "none", "markerfacecolor": "none"}
+
 
 def curves(path: Path, tried: Sequence[Method], goal: float) -> None:
-    """Write the figure in the format of the file's suffix: medians over seeds, and the goal as a line."""
+    """Write the figure in the format of the file's suffix: medians over all seeds, and the goal as a line.
+
+    Of a budget that not every seed has, the seeds are shown as hollow marks.
+    """
     rates = sorted({one.rate for one in tried})
     names = list(dict.fromkeys(one.name for one in tried))
     looks = {
@@ -21,7 +27,8 @@ def curves(path: Path, tried: Sequence[Method], goal: float) -> None:
     panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
     for axes, rate in zip(panels, rates, strict=True):
         for one in (one for one in tried if one.rate == rate):
-            axes.plot(one.budgets, one.medians(), **looks[one.name])
+            for points, look in ((one.medians(), looks[one.name]), (one.singles(), looks[one.name] | HOLLOW)):
+                axes.plot([steps for steps, _ in points], [asr for _, asr in points], **look)
         axes.axhline(goal, color=INK, linewidth=0.8, linestyle=":")
         budgets = sorted({steps for one in tried if one.rate == rate for steps in one.budgets})
         axes.set(xscale="log", ylim=(-0.03, 1.03))
@@ -33,7 +40,10 @@ def curves(path: Path, tried: Sequence[Method], goal: float) -> None:
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("ASR", color=INK)
     handles = [panels[0].plot([], [], **look)[0] for look in looks.values()]
-    words = [" ".join(word for word in name if word != "-") for name in names]
-    columns = max(1, min(2, round(figure.get_figwidth() * 10) // max(map(len, words))))  # ten characters an inch
-    figure.legend(handles, words, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    labels = [" ".join(word for word in name if word != "-") for name in names]
+    if any(one.singles() for one in tried):
+        handles.append(panels[0].plot([], [], color=INK, marker="o", markersize=4, **HOLLOW)[0])
+        labels.append("single seeds")
+    columns = max(1, min(2, round(figure.get_figwidth() * 10) // max(map(len, labels))))  # ten characters an inch
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     save(figure, path, dpi=150)
