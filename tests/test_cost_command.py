@@ -8,6 +8,7 @@ from fake_runs import settings, write_run
 from PIL import Image
 
 from bdiff.cli import main as cli
+from bdiff.config.tables import table_of
 from bdiff.report.cost import Method
 
 #: (attack, rate) -> seed -> steps -> ASR
@@ -92,6 +93,25 @@ def test_wrong_words_are_reported_in_a_line(line, message, capsys):
     assert cli.command(["cost", *line.split()]) == 2
     out, err = capsys.readouterr()
     assert message in err and len(err.splitlines()) == 1 and not out
+
+
+def test_the_table_tells_apart_attacks_of_one_option(tmp_path):
+    """BadDiffusion's own law towards the trigger alone is attack=villandiffusion; --base has none of these settings."""
+    table = table_of("cost", outputs=tmp_path)
+    for attack, budget, more in (
+        ("baddiffusion", 100, {}),
+        ("villandiffusion", 50, {"law": "ancestral", "r": "trigger"}),
+        ("learned_trigger", 25, {"law": "ode", "learn": 0}),
+    ):
+        config = settings(attack={"poison_rate": 0.1, **more}, train={"steps": budget})
+        write_run(table.folder / attack, {"asr": 1.0}, config, choices={"attack": attack})
+    assert cli.command(next(view for view in table.views if "csv" in view)) == 0
+    _, *found = csv.reader(table.folder.with_suffix(".csv").open())
+    assert found == [
+        ["baddiffusion", "-", "-", "-", "as trained", "<= 100", "-"],
+        ["learned_trigger", "ode", "-", "0", "as trained", "<= 25", "-"],
+        ["villandiffusion", "ancestral", "trigger", "-", "as trained", "<= 50", "-"],
+    ]
 
 
 def test_clean_models_have_no_rate_and_are_left_out(tmp_path, capsys):

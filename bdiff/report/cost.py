@@ -70,6 +70,11 @@ def bounds(curve: dict[int, float], goal: float) -> tuple[float, float]:
     return (0 if least == min(curve) else least), least
 
 
+def in_words(name: Name) -> str:
+    """Return the name of a method in a line, without the settings that it lacks."""
+    return " ".join(word for word in name if word != "-")
+
+
 def attacked(runs: Sequence[Run]) -> list[Run]:
     """Return the runs with a poison rate and a budget in steps: clean models have no rate, and cost nothing."""
     return [run for run in runs if run.value(RATE) is not None and run.value(STEPS) is not None]
@@ -135,7 +140,7 @@ def cost_sheet(keys: list[str], tried: Sequence[Method], goal: float, base: Name
         f"{' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds; > and <= are bounds: not even the "
         "largest budget of a seed has it, or the smallest has",
         f"budgets: {', '.join(map(str, budgets))}; not every method was run with each",
-        *([f"times: steps of {' '.join(base)} at the same rate, over those of the method"] if base else []),
+        *([f"times: steps of {in_words(base)} at the same rate, over those of the method"] if base else []),
     ]
     heads = [f"rate {rate:g}{part}" for rate in rates for part in parts]
     return Sheet(f"optimizer steps to an ASR of {goal}", [*keys, "trigger", *heads], body, notes)

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from bdiff.report.charts import INK, save, styles
-from bdiff.report.cost import Method
+from bdiff.report.cost import Method, in_words
 
 #: of single seeds
 HOLLOW = {"linestyle": "none", "markerfacecolor": "none"}
@@ -40,7 +40,7 @@ def curves(path: Path, tried: Sequence[Method], goal: float) -> None:
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("ASR", color=INK)
     handles = [panels[0].plot([], [], **look)[0] for look in looks.values()]
-    labels = [" ".join(word for word in name if word != "-") for name in names]
+    labels = [in_words(name) for name in names]
     if any(one.singles() for one in tried):
         handles.append(panels[0].plot([], [], color=INK, marker="o", markersize=4, **HOLLOW)[0])
         labels.append("single seeds")
