@@ -114,6 +114,16 @@ def test_the_table_tells_apart_attacks_of_one_option(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("learn", "metric", "said"), [(0, "asr", False), (5, "asr", True), (None, "amplified/asr", True)]
+)
+def test_steps_besides_those_of_training_are_said_not_to_be_counted(tmp_path, capsys, learn, metric, said):
+    config = settings(attack={"poison_rate": 0.1, "learn": learn}, train={"steps": 50})
+    write_run(tmp_path / "one", {metric: 1.0}, config, choices={"attack": "mine"})
+    assert cli.command(["cost", "one", "--rows", "attack"]) == 0
+    assert ("steps that learn or reinforce a trigger are not counted" in capsys.readouterr().out) == said
+
+
 def test_clean_models_have_no_rate_and_are_left_out(tmp_path, capsys):
     before = rows(capsys, "--base", "base")
     clean = settings(attack={"_target_": "bdiff.attack.none.NoAttack"}, train={"steps": 100})

@@ -171,4 +171,10 @@ def times(cells: dict[tuple[Name, float], Method], name: Name, base: Name | None
 def facts(runs: Sequence[Run]) -> list[str]:
     """Return what a table of costs is based on."""
     metrics = [metric for metric in USES if any(metric in run.metrics for run in runs)]
-    return [f"{len(runs)} runs", *protocols(runs, metrics), *origins(runs), *failures(runs)]
+    more = ["steps that learn or reinforce a trigger are not counted"] * any(map(extra, runs))
+    return [f"{len(runs)} runs", *more, *protocols(runs, metrics), *origins(runs), *failures(runs)]
+
+
+def extra(run: Run) -> bool:
+    """Return whether a run has steps besides those of its training: its trigger is learned before, or reinforced."""
+    return bool(run.value("attack.learn")) or REINFORCED in run.metrics
