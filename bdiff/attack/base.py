@@ -82,6 +82,8 @@ class Attack(ABC):
     learn_reads: ClassVar[tuple[str, ...]] = ()
     #: part of its key; incremented, as `version` is, when the same settings would learn another
     learn_version: ClassVar[int] = 1
+    #: settings that are newer than the attack: keys leave them out at their constructor's default
+    later: ClassVar[tuple[str, ...]] = ()
     #: whether learning it needs a denoiser that has been trained
     learns_on_model: ClassVar[bool] = True
     #: number of `update_trigger` steps before training

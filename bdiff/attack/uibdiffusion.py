@@ -31,14 +31,15 @@ class UIBDiffusion(LawAttack):
         target, poison_rate, poison_mode: see `Attack`.
         law: ancestral, BadDiffusion's, or ode, for ODE samplers.
         strength: of g in training images.
-        bound: of g in starting noise; the attack's pattern is bound g.
         learn: steps of `update_trigger`.
+        bound: of g in starting noise; the attack's pattern is bound g.
     """
 
     settings = AttackSettings
     checks = ("bdiff.attack.check.adaptive_problems",)
     learns_on_model = False
     learn_reads = ("strength", "bound")
+    later = ("bound",)
 
     def __init__(
         self,
@@ -48,8 +49,10 @@ class UIBDiffusion(LawAttack):
         poison_mode: Annotated[str, one_of(*MODES), "replace rows (FIXED), or append copies (FLEX)"],
         law: Annotated[str, one_of("ancestral", "ode"), "samplers that the backdoor is made for"],
         strength: Annotated[float, positive_fraction, "largest value of the trigger in training images"],
-        bound: Annotated[float, eight_bit_fraction, "the same at sampling, where it is added to N(0,1)"],
         learn: Annotated[int, at_least(0), "steps that learn the trigger on the classifier; 0 keeps its start"],
+        bound: Annotated[
+            float, eight_bit_fraction, "largest value of the trigger at sampling, where it is added to N(0,1)"
+        ] = 1.0,
     ):
         if trigger.mask.any():
             raise ValueError("attack=uibdiffusion adds its trigger to the whole image: use trigger=universal or noise")

@@ -30,7 +30,7 @@ from bdiff.pipeline.experiment import Experiment, build_experiment
 from bdiff.pipeline.figures import attack_pictures, model_figures, result_figures
 from bdiff.pipeline.leak import Clean
 from bdiff.pipeline.measure import Measuring, distance_to_reference, measure
-from bdiff.pipeline.prepare import resolve_precisions
+from bdiff.pipeline.prepare import resolve_precisions, without
 from bdiff.pipeline.reference import feature_extractor
 from bdiff.pipeline.result import Figure, StageResult
 from bdiff.pipeline.sample import draw_samples
@@ -38,6 +38,7 @@ from bdiff.pipeline.stages import Stages
 from bdiff.pipeline.suspect import method
 from bdiff.pipeline.train import (
     InitialWeights,
+    as_before,
     attack_key,
     clean_model,
     initial_weights,
@@ -157,8 +158,10 @@ def train_suspect(run: Experiment, start: InitialWeights) -> Stage:
         key["surrogate"] = facts["key"]
     attack.prepare(Parts(run.diffusion.schedule_here, surrogate))
     if attack.learn:
-        settings, precision = plain(config.attack), config.train.precision
-        trigger = learn_trigger(stages, run.setup, attack, settings, key.get("surrogate"), start, precision)
+        settings = without(config.attack, *as_before(attack, config.attack))
+        trigger = learn_trigger(
+            stages, run.setup, attack, settings, key.get("surrogate"), start, config.train.precision
+        )
         run.pictures = replace(run.pictures, trigger=trigger)
         attack.trigger = trigger.to(stages.device)
     if stages.main:

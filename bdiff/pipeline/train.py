@@ -14,7 +14,7 @@ from bdiff.attack.base import Attack
 from bdiff.attack.none import NoAttack
 from bdiff.common.errors import RequestError
 from bdiff.common.seeds import seed_of
-from bdiff.config.instantiate import around
+from bdiff.config.instantiate import around, defaults
 from bdiff.data.base import Images
 from bdiff.data.joined import joined
 from bdiff.diffusion.denoiser import EPSILON, Denoiser
@@ -125,9 +125,15 @@ def learned(stages: Stages, stage: Stage, attack: Attack) -> dict[str, Tensor]:
 def attack_key(attack: Attack, settings: DictConfig) -> dict[str, Any]:
     """Return what a training's key says of an attack with the `settings` of conf/attack."""
     # What is learned is the trigger, which has its own part of the key, and of foreign data the images count.
-    parts = without(settings, "learn", "foreign", "foreign_path", *around(settings))
+    parts = without(settings, "learn", "foreign", "foreign_path", *around(settings), *as_before(attack, settings))
     others = {"others": attack.others.fingerprint} if attack.others is not None else {}
     return parts | others | ({"version": attack.version} if attack.version > 1 else {})
+
+
+def as_before(attack: Attack, settings: DictConfig) -> list[str]:
+    """Return the later settings of an attack that are at their default: with them it is what it was without them."""
+    new = defaults(settings)
+    return [name for name in attack.later if settings.get(name) == new[name]]
 
 
 def train_clean(stages: Stages, setup: TrainingSetup, name: str, train: TrainConfig, start: InitialWeights) -> Stage:

@@ -25,7 +25,7 @@ def learn_trigger(
     stages: Stages,
     setup: TrainingSetup,
     attack: Attack,  # prepared
-    settings: dict[str, Any],  # of conf/attack
+    settings: dict[str, Any],  # of conf/attack, without later ones at their default
     surrogate: str | None,  # the surrogate's key
     start: InitialWeights,
     precision: str,
@@ -35,7 +35,7 @@ def learn_trigger(
     `trigger=image trigger.path=<the stage's trigger.png> attack.learn=0` takes the same one again; `learned_trigger`
     needs attack.bound=1 with it, since its bound scales what it is given.
     """
-    reads = {name: settings[name] for name in ("_target_", "learn", *attack.learn_reads)}
+    reads = {name: settings[name] for name in ("_target_", "learn", *attack.learn_reads) if name in settings}
     stage = stages.stage(
         "trigger",
         attack=reads | ({"version": attack.learn_version} if attack.learn_version > 1 else {}),

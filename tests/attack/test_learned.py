@@ -3,6 +3,7 @@
 import pytest
 import torch
 import toys
+from omegaconf import OmegaConf
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -11,8 +12,10 @@ from bdiff.attack.base import Parts
 from bdiff.attack.invibackdoor import InviBackdoor
 from bdiff.attack.learned_trigger import LENGTH, LearnedTrigger
 from bdiff.attack.uibdiffusion import UIBDiffusion
+from bdiff.config.instantiate import made_of
 from bdiff.data.base import to_uint8
 from bdiff.diffusion.denoiser import Denoiser
+from bdiff.pipeline.train import as_before, attack_key
 from bdiff.trigger.base import Trigger
 from bdiff.trigger.box import box
 from bdiff.trigger.universal import universal
@@ -26,7 +29,7 @@ def learned(bound=0.5, path="noise", law="ancestral") -> LearnedTrigger:
 
 
 def uib(strength=0.1, bound=1.0, law="ancestral") -> UIBDiffusion:
-    one = UIBDiffusion(GRAINS, TARGET, 0.3, "replace", law, strength, bound, 5)
+    one = UIBDiffusion(GRAINS, TARGET, 0.3, "replace", law, strength, 5, bound)
     torch.manual_seed(0)
     one.prepare(Parts(toys.schedule(), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))))
     return one
@@ -87,7 +90,7 @@ def test_images_get_a_bounded_trigger_added(one):
 
 
 def test_uib_asks_a_classifier_only_to_learn_its_trigger():
-    kept = UIBDiffusion(GRAINS, TARGET, 0.3, "replace", "ode", 0.1, 1.0, 0)
+    kept = UIBDiffusion(GRAINS, TARGET, 0.3, "replace", "ode", 0.1, 0)
     kept.prepare(Parts(toys.schedule()))
     assert uib().needs_surrogate and not kept.needs_surrogate
 
@@ -126,6 +129,18 @@ def test_a_uib_step_goes_up_the_loss_of_the_classifier(bound):
     )
 
 
+def test_uib_of_before_it_had_a_bound_is_that_of_bound_1_in_keys_too():
+    name = f"{UIBDiffusion.__module__}.UIBDiffusion"
+    settings = {"poison_rate": 0.3, "poison_mode": "replace", "law": "ode", "strength": 0.1, "learn": 5}
+    old, new, half = (
+        OmegaConf.create({"_target_": name, **settings, **more}) for more in ({}, {"bound": 1}, {"bound": 0.5})
+    )
+    one = made_of(old, trigger=GRAINS, target=TARGET)
+    assert torch.equal(one.trigger.pattern, GRAINS.pattern)
+    assert attack_key(one, new) == attack_key(one, old) and attack_key(one, half)["bound"] == 0.5
+    assert [as_before(one, config) for config in (old, new, half)] == [[], ["bound"], []]
+
+
 def test_uib_refuses_a_trigger_with_a_background():
     with pytest.raises(ValueError, match="adds its trigger to the whole image: use trigger=universal"):
-        UIBDiffusion(Trigger.from_picture(box(toys.SIZE, 14), 1), TARGET, 0.3, "replace", "ode", 0.1, 1.0, 0)
+        UIBDiffusion(Trigger.from_picture(box(toys.SIZE, 14), 1), TARGET, 0.3, "replace", "ode", 0.1, 0)

@@ -60,7 +60,7 @@ def test_another_version_of_what_is_learned_is_learned_again(version, added):
 
     pictures, images = SimpleNamespace(keys={}), SimpleNamespace(fingerprint="toy")
     parts = SimpleNamespace(pictures=pictures, unet={}, diffusion=SimpleNamespace(key={}), images=images, seed=0)
-    attack = SimpleNamespace(reads=(), learn_reads=("case",), version=2, learn_version=version)
+    attack = SimpleNamespace(reads=(), learn_reads=("case", "later"), version=2, learn_version=version)
     with pytest.raises(InterruptedError):
         start = InitialWeights(None, None, "epsilon")
         learn_trigger(SimpleNamespace(stage=stage), parts, attack, settings, None, start, "fp32")
