@@ -32,8 +32,8 @@ def learn_trigger(
 ) -> Trigger:
     """Return the trigger that the attack learns behind the denoiser that training starts from.
 
-    `trigger=image trigger.path=<the stage's trigger.png> attack.learn=0` takes the same one again; `learned_trigger`
-    needs attack.bound=1 with it, since its bound scales what it is given.
+    `trigger=image trigger.path=<the stage's trigger.png> attack.learn=0` takes the same one again. A bound scales what
+    it is given: `learned_trigger` needs attack.bound=1 with it, `uibdiffusion` attack.strength=<strength / bound> too.
     """
     reads = {name: settings[name] for name in ("_target_", "learn", *attack.learn_reads) if name in settings}
     stage = stages.stage(

@@ -13,6 +13,7 @@ from tiny import TINY as SMALL
 
 from bdiff.attack.baddiffusion import BadDiffusion
 from bdiff.attack.learned_trigger import LearnedTrigger
+from bdiff.attack.uibdiffusion import UIBDiffusion
 from bdiff.pictures.draw import load
 from bdiff.pipeline import main
 from bdiff.pipeline.train import InitialWeights
@@ -88,6 +89,21 @@ def test_a_learned_trigger_is_taken_again_from_its_picture_with_a_bound_of_1(tmp
     kept = Trigger.from_picture(load(tmp_path / "trigger.png", 8, "trigger.path"), 1)
     assert torch.equal(attack(kept, 1.0).trigger.pattern, kept.pattern)
     assert not torch.allclose(attack(kept, 0.5).trigger.pattern, kept.pattern, atol=0.1)
+
+
+def test_the_trigger_of_uibdiffusion_is_taken_again_with_its_strength_over_its_bound(tmp_path):
+    start, target = torch.rand((1, 8, 8), generator=torch.Generator().manual_seed(0)) * 2 - 1, torch.zeros(1, 8, 8)
+
+    def attack(trigger: Trigger, strength: float, bound: float) -> UIBDiffusion:
+        return UIBDiffusion(trigger, target, 0.3, "replace", "ancestral", strength, 0, bound)
+
+    learned = attack(Trigger(start, torch.zeros(1, 8, 8)), 0.1, 0.5)
+    Image.fromarray(rgba(learned.trigger.pattern).numpy()).save(tmp_path / "trigger.png")
+    kept = Trigger.from_picture(load(tmp_path / "trigger.png", 8, "trigger.path"), 1)
+    learned.trigger, taken, again, x = kept, attack(kept, 0.2, 1.0), attack(kept, 0.1, 0.5), torch.zeros(2, 1, 8, 8)
+    for shown in (UIBDiffusion.prior, UIBDiffusion.shown):
+        torch.testing.assert_close(shown(taken, x), shown(learned, x))
+        assert not torch.allclose(shown(again, x), shown(learned, x), atol=0.02)
 
 
 def darken(attack: BadDiffusion, denoiser, draw: torch.Generator) -> None:
