@@ -10,7 +10,7 @@ from torch import Tensor
 from bdiff.attack.base import Attack
 from bdiff.common.seeds import generator
 from bdiff.data.base import to_float, to_uint8
-from bdiff.diffusion.denoiser import Suspect
+from bdiff.diffusion.denoiser import EPSILON, Suspect
 from bdiff.model import checkpoint
 from bdiff.pictures.draw import load
 from bdiff.pipeline.stages import Stages, unknown
@@ -47,6 +47,7 @@ def learn_trigger(
         data=setup.images.fingerprint,
         precision=precision,
         seed=setup.seed,
+        **({"prediction": start.prediction} if start.prediction != EPSILON else {}),
     )
     path = stage.folder / "trigger.png"
 

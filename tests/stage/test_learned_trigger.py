@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ PRETRAINED = [
     "pretrain=digits", "pretrain.train.steps=4", "pretrain.train.batch_size=8", "pretrain.train.precision=fp32",
 ]  # fmt: skip
 
+SETTINGS = {"_target_": "mine.Attack", "learn": 3, "case": 1}
 
 run = runner(*TINY)
 
@@ -51,9 +53,9 @@ def test_a_trigger_is_learned_once_and_can_be_taken_from_its_picture(home):
     assert taken["keys"]["train"] == record["keys"]["train"]
 
 
-@pytest.mark.parametrize(("version", "added"), [(1, {}), (2, {"version": 2})])
-def test_another_version_of_what_is_learned_is_learned_again(version, added):
-    settings, asked = {"_target_": "mine.Attack", "learn": 3, "case": 1}, {}
+def key_of(version: int = 1, prediction: str = "epsilon") -> dict[str, Any]:
+    """What the key of a trigger holds that is learned with these settings."""
+    asked: dict[str, Any] = {}
 
     def stage(name, **parts):
         asked.update(parts)
@@ -63,9 +65,18 @@ def test_another_version_of_what_is_learned_is_learned_again(version, added):
     parts = SimpleNamespace(pictures=pictures, unet={}, diffusion=SimpleNamespace(key={}), images=images, seed=0)
     attack = SimpleNamespace(reads=(), learn_reads=("case", "later"), version=2, learn_version=version)
     with pytest.raises(InterruptedError):
-        start = InitialWeights(None, None, "epsilon")
-        learn_trigger(SimpleNamespace(stage=stage), parts, attack, settings, None, start, "fp32")
-    assert asked["attack"] == settings | added
+        start = InitialWeights(None, None, prediction)
+        learn_trigger(SimpleNamespace(stage=stage), parts, attack, SETTINGS, None, start, "fp32")
+    return asked
+
+
+@pytest.mark.parametrize(("version", "added"), [(1, {}), (2, {"version": 2})])
+def test_another_version_of_what_is_learned_is_learned_again(version, added):
+    assert key_of(version)["attack"] == SETTINGS | added
+
+
+def test_a_trigger_that_is_learned_on_another_prediction_is_another():
+    assert "prediction" not in key_of() and key_of(prediction="sample") == key_of() | {"prediction": "sample"}
 
 
 @pytest.mark.parametrize("channels", [1, 3])
