@@ -111,7 +111,7 @@ def test_a_tables_first_profile_is_its_default_and_its_views_use_words_of_the_pr
     assert default == small and default.folder.parts[-2:] == ("small", "photos")
     assert [table.views[0][-1] for table in (small, paper)] == [
         "attack,trigger,pretrain.train.steps,train.steps",
-        "attack,trigger,train.epochs",
+        "attack,trigger,train.epochs,train.steps",
     ]
 
 
