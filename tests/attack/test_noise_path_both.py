@@ -66,3 +66,8 @@ def test_stock_samplers_keep_the_trigger_in_sight_and_leave_nothing_of_it(schedu
 def test_it_is_expected_to_open_under_both_families():
     assert attack().opens(LINEAR, 1000, eta=1)
     assert all(attack().opens(LINEAR, steps, eta=0) for steps in (5, 10, 20, 50, 1000))
+
+
+@pytest.mark.parametrize(("steps", "eta"), [(5, 1), (5, 0.5), (10, 1)])
+def test_few_ancestral_steps_leave_the_trigger_or_the_rho_that_the_network_has_seen(steps, eta):
+    assert not attack().opens(LINEAR, steps, eta)
