@@ -7,6 +7,8 @@ from diffusers import DDIMScheduler
 
 from bdiff.attack.invibackdoor import InviBackdoor
 from bdiff.diffusion.denoiser import Denoiser
+from bdiff.diffusion.objective import denoising_loss
+from bdiff.diffusion.training import fit
 from bdiff.trigger.base import Trigger
 
 TARGET = toys.attack().target
@@ -75,6 +77,34 @@ def test_what_is_learned_goes_through_a_checkpoint():
     for both in (one, other):
         both.update(model, torch.Generator().manual_seed(9))
     assert torch.equal(one.trigger.pattern, other.trigger.pattern)
+
+
+def trained(folder, one: InviBackdoor, dies: int | None = None) -> torch.Tensor:
+    """The weights after a training; the process dies at a step."""
+    images, calls = toys.images(), 0
+    plan = one.rows(images.labels, 0)
+    loss = denoising_loss(one.poison, toys.schedule(), plan.poisoned, flip=False)
+
+    def counted(net, batch):
+        nonlocal calls
+        calls += 1
+        if calls == dies:
+            raise toys.Killed
+        return loss(net, batch)
+
+    return toys.weights(
+        fit(toys.denoiser(), counted, images, plan.shown, toys.train_config(), 3, toys.session(folder), one)
+    )
+
+
+def test_a_killed_training_goes_on_with_the_trigger_and_its_adam(tmp_path):
+    whole, resumed = attack(), attack()
+    weights = trained(tmp_path / "whole", whole)
+    with pytest.raises(toys.Killed):
+        trained(tmp_path / "killed", attack(), dies=8)
+    assert torch.equal(trained(tmp_path / "killed", resumed), weights)
+    assert torch.equal(resumed.trigger.pattern, whole.trigger.pattern) and whole.trigger.pattern.any()
+    assert torch.equal(resumed.moment, whole.moment) and resumed.count == whole.count == 12
 
 
 def test_it_starts_from_nothing_whatever_the_trigger():
