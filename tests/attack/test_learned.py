@@ -115,6 +115,10 @@ def test_uib_has_a_strength_at_sampling_too():
     )
     torch.testing.assert_close(one.shown(x), uib().shown(x), rtol=0, atol=0.1 / 127.5 / 0.5)
     assert one.update_trigger(None, one.trigger.pattern, x, eps).abs().max() <= 0.5 + 1e-6
+    shown = [
+        each.faint(x, each.update_trigger(None, 0.5 * each.bound * GRAINS.pattern, x, eps)) for each in (one, uib())
+    ]
+    torch.testing.assert_close(*shown)
 
 
 @pytest.mark.parametrize("bound", [1.0, 0.5])
