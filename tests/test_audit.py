@@ -338,6 +338,8 @@ class Call:
         (["sizeless"], "does not have the size of its images: give it, by --size PX"),
         (["theirs", "stepz=3"], "defense.stepz is not known; did you mean defense.steps?"),
         (["theirs", "steps"], "steps is not key=value"),
+        (["theirs", "model.prediction=v_prediction"], "model.prediction is not a setting of an audit"),
+        (["theirs", "data.size=8"], "start with defense., sample., runtime., paths."),
         (["theirs", "--method", "anp"], "--method anp is not known, or no detection: choose from diff_cleanse, elijah"),
         (["theirs", "--method", "foo"], "--method foo is not known"),
         (["pickled", "--plan"], "is not unpickled, as it does not hold only tensors"),
@@ -380,7 +382,19 @@ def test_sizes_and_schedules_that_a_checkpoint_lacks_are_given(place):
     (place / "theirs/scheduler/scheduler_config.json").unlink()
     with pytest.raises(RequestError, match="its noise schedule is unknown: give it, as in --schedule linear"):
         facts("theirs", place / "theirs", 24)
-    assert facts("theirs", place / "theirs", 24, {"num_train_timesteps": 7}).schedule["num_train_timesteps"] == 7
+    with pytest.raises(
+        RequestError, match=r"what it predicts is unknown: give it, by --prediction .*epsilon, sample, v"
+    ):
+        facts("theirs", place / "theirs", 24, {"num_train_timesteps": 7})
+    found = facts("theirs", place / "theirs", 24, {"num_train_timesteps": 7}, prediction="sample")
+    assert (found.schedule["num_train_timesteps"], found.prediction) == (7, "sample")
+
+
+def test_of_a_pipeline_s_unet_the_folder_above_it_is_asked_for(place, monkeypatch):
+    saved(place / "theirs")
+    monkeypatch.chdir(place / "theirs/unet")
+    with pytest.raises(RequestError, match=f"give the folder that holds both, {place / 'theirs'}$"):
+        facts(".", Path())
 
 
 def test_memory_is_bounded_by_recomputing_parts_of_a_batch(place):

@@ -193,7 +193,17 @@ def test_what_a_checkpoint_leaves_open_is_asked_for(checkpoint):
     with pytest.raises(bdiff.RequestError, match=r'has no scheduler_config.json, .* schedule={"num_train_timesteps"'):
         bdiff.load_suspect(checkpoint, shape=(3, 8, 8))
     schedule = {"num_train_timesteps": 50}
-    assert len(bdiff.load_suspect(checkpoint, shape=(3, 8, 8), schedule=schedule, device="cpu").schedule) == 50
+    with pytest.raises(
+        bdiff.RequestError, match=r"what it predicts is unknown: give it, .* prediction= \(epsilon, sample"
+    ):
+        bdiff.load_suspect(checkpoint, shape=(3, 8, 8), schedule=schedule)
+    with pytest.raises(
+        bdiff.RequestError, match=r"prediction=v is not known \(choose from epsilon, sample, v_prediction"
+    ):
+        bdiff.load_suspect(checkpoint, shape=(3, 8, 8), schedule=schedule, prediction="v")
+    given = {"shape": (3, 8, 8), "schedule": schedule, "prediction": "v_prediction", "device": "cpu"}
+    suspect = bdiff.load_suspect(checkpoint, **given)
+    assert (len(suspect.schedule), suspect.prediction) == (50, "v_prediction")
 
 
 def test_what_is_no_checkpoint_is_reported(tmp_path):

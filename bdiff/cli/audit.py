@@ -20,6 +20,7 @@ from bdiff.config.options import group_options, own_settings
 from bdiff.config.parts import describe
 from bdiff.config.words import literal
 from bdiff.library.request import METHOD, composed, overrides_of
+from bdiff.model.facts import PREDICTIONS
 
 EXAMPLES = """
   bdiff audit downloaded                                    a diffusers folder
@@ -34,6 +35,7 @@ FLAGGED = 3  # the exit code
 BATCH = 64  # samples at a time, with a repair or without, so that both share them
 DETECTION = "bdiff.defense.base.Detection"
 NOTHING = "nothing is left to do: an earlier audit's results are shown"
+SETTABLE = ("defense.", "sample.", "runtime.", "paths.")  # what an audit reads of the settings with a dot
 REPAIR = 400  # steps of a removal, however many pictures there are
 
 
@@ -58,6 +60,9 @@ def parser() -> Parser:
     made.add_argument(
         "--schedule", metavar="NAME", help="an option of schedule, if the checkpoint has no scheduler config"
     )
+    made.add_argument(
+        "--prediction", choices=PREDICTIONS, help="what it predicts, if the checkpoint has no scheduler config"
+    )
     made.add_argument("--class", type=int, dest="label", metavar="K", help="of a class-conditional model; default: 0")
     made.add_argument("--seed", type=int, default=0, help="default: 0")
     made.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
@@ -75,7 +80,7 @@ def audit(words: list[str]) -> int:
     from bdiff.model import checkpoint
 
     schedule = own_settings("schedule", args.schedule) if args.schedule else None
-    facts = facts_of(args.model, args.size, schedule, args.label)
+    facts = facts_of(args.model, args.size, schedule, args.label, args.prediction)
     configs = {name: request(args, name, facts) for name in args.method}
     checkpoint.load(facts.folder)  # refused before anything is planned, if it holds more than tensors
     from bdiff.launch.job import setup_logging
@@ -102,6 +107,10 @@ def audit(words: list[str]) -> int:
 def wrong(args: Any) -> list[str]:
     """Return what is wrong with the arguments."""
     lines = [f"{word} is not key=value: see bdiff audit --help" for word in args.settings if "=" not in word]
+    heads = (*SETTABLE, "data.") if args.repair else SETTABLE
+    keys = [word.partition("=")[0] for word in args.settings]
+    lines += [f"{key} is not a setting of an audit: these start with {', '.join(heads)}"
+              for key in keys if "." in key and not key.startswith(heads)]  # fmt: skip
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         lines.append("an audit is one process: start it without torchrun")
     if not args.method:

@@ -39,6 +39,7 @@ def load_suspect(
     *,
     shape: tuple[int, int, int] | None = None,  # (C,H,W) of the images, if the checkpoint does not have it
     schedule: Mapping[str, Any] | None = None,  # as in conf/schedule, if the checkpoint has no scheduler config
+    prediction: str | None = None,  # epsilon, sample or v_prediction, if the checkpoint has no scheduler config
     label: int | None = None,  # the class that a class-conditional network is taken for, 0 if None
     device: str = "auto",  # auto, cpu, cuda or cuda:N
     precision: str = "auto",  # of its matrix products: auto (bf16 where the device has it), bf16 or fp32
@@ -48,11 +49,13 @@ def load_suspect(
     Raises RequestError if it is not available, is damaged, has no such class, or is not a UNet2DModel under a schedule
     of betas.
     """
-    found = facts_of(path_or_id, shape, schedule, label)
+    found = facts_of(path_or_id, shape, schedule, label, prediction)
     here = open_device(device).device
     table = Schedule(**found.schedule)
     precision = resolve_precision(precision, here)
-    return checkpoint.suspect(found.folder, table, found.shape, here, precision, label=found.label)
+    return checkpoint.suspect(
+        found.folder, table, found.shape, here, precision, label=found.label, prediction=found.prediction
+    )
 
 
 def facts_of(
@@ -60,11 +63,12 @@ def facts_of(
     shape: tuple[int, int, int] | int | None,
     schedule: Mapping[str, Any] | None,
     label: int | None = None,
+    prediction: str | None = None,
 ) -> Facts:
     """Return what the checkpoint says of itself, which is downloaded first if it is on the hub; see `facts`."""
     asked = str(model_of(Path(path_or_id).expanduser()) or path_or_id)
     folder = checkpoint.fetch(asked, setting="")
-    found = facts(str(path_or_id), folder, shape, schedule, label)
+    found = facts(str(path_or_id), folder, shape, schedule, label, prediction)
     return replace(found, remote=not Path(asked).expanduser().exists())
 
 

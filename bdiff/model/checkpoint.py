@@ -178,13 +178,14 @@ def suspect(
     precision: str = "fp32",
     recompute: bool | int = False,
     label: int | None = None,
+    prediction: str | None = None,
 ) -> Suspect:
     """Return the model in a diffusers folder, for the class `label` if it has any, as defenses see it; see `Denoiser`.
 
-    Raises RequestError if it cannot be read.
+    `prediction` is what it predicts, None: by its scheduler's config. Raises RequestError if it cannot be read.
     """
     net = load(folder) if label is None else of_class(load(folder), label)
-    return Suspect(net, schedule, shape, device, prediction_of(folder), precision, recompute)
+    return Suspect(net, schedule, shape, device, prediction or prediction_of(folder), precision, recompute)
 
 
 def learned(folder: Path, device: torch.device) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bdiff.common.errors import RequestError
+from bdiff.diffusion.schedulers import CONVERTED
 from bdiff.model.check import (
     NOISE,
     NOISE_TYPES,
@@ -24,6 +25,8 @@ from bdiff.model.check import (
     weights_files,
 )
 
+#: what a network may predict, in diffusers' terms
+PREDICTIONS = CONVERTED["prediction_type"]
 #: files beside the weights that hold code, or objects that could run some: they are never read
 CODE = (".py", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".so")
 
@@ -74,8 +77,11 @@ def facts(
     shape: tuple[int, int, int] | int | None = None,
     schedule: Mapping[str, Any] | None = None,
     label: int | None = None,
+    prediction: str | None = None,
 ) -> Facts:
-    """Return what the checkpoint `name` in a folder says of itself; `shape` (or size), `schedule` where it does not.
+    """Return what the checkpoint `name` in a folder says of itself.
+
+    `shape` (or size), `schedule` and `prediction` (epsilon, sample or v_prediction) say what it does not.
 
     `label` is the class that a class-conditional one is looked at for, 0 if None. Raises RequestError if it is none, is
     damaged, has no such class, or is not a UNet2DModel under a schedule of betas.
@@ -89,9 +95,10 @@ def facts(
     problems = damage("UNet's config.json", UNET_TYPES, unet) + damage("scheduler's config", NOISE_TYPES, noise)
     if problems := problems or kind_mismatches(unet, noise, True) or class_problems(unet, label):
         raise RequestError(*(f"{name}: {line}" for line in problems))
-    if not noise and schedule is None:
-        lacks = f"{name} has no {scheduler_path(folder).name}, so its noise schedule is unknown"
-        raise RequestError(f"{lacks}: give it, as in --schedule linear or, in Python, schedule={json.dumps(NOISE)}")
+    if prediction not in (None, *PREDICTIONS):
+        raise RequestError(f"prediction={prediction} is not known (choose from {', '.join(PREDICTIONS)})")
+    if not noise and (problems := unknown(folder, schedule, prediction)):
+        raise RequestError(*(f"{name} {line}" for line in problems))
     size = shape if isinstance(shape, int) else sample_size(unet.get("sample_size"))
     if shape is None or isinstance(shape, int):
         if not isinstance(size, int):
@@ -100,9 +107,24 @@ def facts(
             )
         shape = (unet["in_channels"], size, size)
     known = NOISE | noise | dict(schedule or {})
-    prediction = str(noise.get("prediction_type", "epsilon"))
+    prediction = prediction or str(noise.get("prediction_type", "epsilon"))
     label = (label or 0) if number_of_classes(unet) else None
     return Facts(name, folder, shape, {key: known[key] for key in NOISE}, prediction, unet, label)
+
+
+def unknown(folder: Path, schedule: Mapping[str, Any] | None, prediction: str | None) -> list[str]:
+    """Return what is not known of a checkpoint without a scheduler's config, and how to give it."""
+    lacks, above = f"has no {scheduler_path(folder).name}", folder.resolve().parent
+    if (above / "scheduler").is_dir():
+        return [f"{lacks}, which is beside it: give the folder that holds both, {above}"]
+    lines = []
+    if schedule is None:
+        give = f"give it, as in --schedule linear or, in Python, schedule={json.dumps(NOISE)}"
+        lines.append(f"{lacks}, so its noise schedule is unknown: {give}")
+    if prediction is None:
+        give = f"give it, by --prediction or, in Python, prediction= ({', '.join(PREDICTIONS)})"
+        lines.append(f"{lacks}, so what it predicts is unknown: {give}")
+    return lines
 
 
 def class_problems(unet: dict[str, Any], label: int | None) -> list[str]:
