@@ -21,6 +21,7 @@ LAYOUT = "a diffusers folder holds model_index.json, unet/ and scheduler/"
 #: where a folder keeps its UNet, in order of preference: a pipeline loads unet/, or what is at the top of google's
 #: older repositories; checkpoints of training scripts, which are no pipelines, have averaged weights next to the others
 PIPELINE = "model_index.json"
+AUTOENCODERS = ("vae", "vqvae")  # parts of a pipeline of latents
 HOMES = {True: ("unet", ".", "unet_ema"), False: ("unet_ema", "unet", ".")}
 #: the ending, and its variants (fp16, ...), of a UNet's weights
 WEIGHTS = "diffusion_pytorch_model"
@@ -69,19 +70,35 @@ def shape_mismatches(found: dict[str, Any], unet: dict[str, Any]) -> list[str]:
         halvings = len(theirs["block_out_channels"]) - 1
         if unet["sample_size"] % 2**halvings:
             lines.append(f"halves images {halvings} times, so set data.size to a multiple of {2**halvings}")
-    elif isinstance(size, list):
-        lines.append(f"is for images of {size[0]}x{size[1]} px, but bdiff's are square: choose another checkpoint")
-    elif size != unet["sample_size"]:
+    elif not isinstance(size, list) and size != unet["sample_size"]:
         lines.append(
             f"has sample_size={size} and the data {unet['sample_size']}: "
             f"set data.size={size} or choose another checkpoint"
         )
-    if theirs["out_channels"] != channels:
+    return lines + form_mismatches(theirs)
+
+
+def form_mismatches(found: dict[str, Any]) -> list[str]:
+    """Return why a UNet does not denoise square images by one prediction, whatever their size."""
+    theirs, size, lines = UNET | found, sample_size(found.get("sample_size")), []
+    if isinstance(size, list):
+        lines.append(f"is for images of {size[0]}x{size[1]} px, but bdiff's are square: choose another checkpoint")
+    if theirs["out_channels"] != (channels := theirs["in_channels"]):
         lines.append(
             f"has in_channels={channels} but out_channels="
             f"{theirs['out_channels']}: choose a checkpoint that predicts only noise"
         )
     return lines
+
+
+def latent(folder: Path) -> list[str]:
+    """Return the problem that the UNet of a diffusers folder denoises latents, of which a pipeline's index tells."""
+    try:
+        index = read(folder / PIPELINE)
+    except (OSError, ValueError) as error:
+        return [f"cannot be read ({error}): download it again"]
+    coders = [name for name in AUTOENCODERS if index.get(name)]
+    return [f"is a latent model, with a {coders[0]}: choose a model of pixels"] if coders else []
 
 
 def sample_size(given: Any) -> Any:
@@ -122,7 +139,9 @@ def unlike_a_folder(folder: Path) -> str:
 
 
 def weights_problems(name: str, folder: Path) -> list[str]:
-    """Return the problem that a folder's weights are missing, truncated (by their headers) or unreadable."""
+    """Return the problem that a folder's weights are for latents, missing, truncated (by header) or unreadable."""
+    if lines := latent(folder):
+        return [f"model.pretrained={name} {line}" for line in lines]
     if odd := odd_files(folder):
         return [f"model.pretrained={name}: {odd[0]} {no_file(odd[0])}: remove it"]
     path, place = weights_path(folder), home(folder)

@@ -167,7 +167,7 @@ def copied(place: Path, weights: dict[str, Tensor]) -> Iterator[Path]:
 
 def prediction_of(folder: Path) -> str:
     """Return what the network of a diffusers folder predicts, in diffusers' terms; epsilon by default."""
-    return str(read(scheduler_path(folder)).get("prediction_type", EPSILON))
+    return str(read(scheduler_path(folder)).get("prediction_type") or EPSILON)
 
 
 def suspect(

@@ -16,7 +16,9 @@ from bdiff.model.check import (
     WEIGHTS,
     config_path,
     damage,
+    form_mismatches,
     kind_mismatches,
+    latent,
     number_of_classes,
     read,
     sample_size,
@@ -93,7 +95,9 @@ def facts(
     except (OSError, ValueError) as error:
         raise RequestError(f"{name} cannot be read ({error})") from error
     problems = damage("UNet's config.json", UNET_TYPES, unet) + damage("scheduler's config", NOISE_TYPES, noise)
-    if problems := problems or kind_mismatches(unet, noise, True) or class_problems(unet, label):
+    if not problems:
+        problems = latent(folder) + form_mismatches(unet) + kind_mismatches(unet, noise, True)
+    if problems := problems or class_problems(unet, label):
         raise RequestError(*(f"{name}: {line}" for line in problems))
     if prediction not in (None, *PREDICTIONS):
         raise RequestError(f"prediction={prediction} is not known (choose from {', '.join(PREDICTIONS)})")
@@ -107,7 +111,7 @@ def facts(
             )
         shape = (unet["in_channels"], size, size)
     known = NOISE | noise | dict(schedule or {})
-    prediction = prediction or str(noise.get("prediction_type", "epsilon"))
+    prediction = prediction or str(noise.get("prediction_type") or "epsilon")
     label = (label or 0) if number_of_classes(unet) else None
     return Facts(name, folder, shape, {key: known[key] for key in NOISE}, prediction, unet, label)
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from bdiff.common.errors import RequestError
 from bdiff.model.check import LAYOUT, notes, problems
+from bdiff.model.facts import facts
 
 UNET = {"in_channels": 3, "out_channels": 3, "sample_size": 32, "layers_per_block": 2}
 NOISE = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
@@ -110,6 +112,32 @@ def test_one_line_for_each_misfit_with_its_mend(changed, said, tmp_path):
 def test_what_is_no_unconditional_prediction_of_noise_is_refused_by_name(changed, said, tmp_path):
     (line,) = message(checkpoint(tmp_path, **changed))
     assert f"has {said}, which is not supported: choose an unconditional UNet2DModel" in line
+
+
+@pytest.mark.parametrize("coder", ["vae", "vqvae"])
+def test_a_latent_model_is_refused_by_its_pipeline_s_index(coder, tmp_path):
+    write(checkpoint(tmp_path) / "model_index.json", json.dumps({coder: None, "unet": ["diffusers", "UNet2DModel"]}))
+    assert message(tmp_path) == [] and facts("theirs", tmp_path).shape == (3, 32, 32)
+    write(tmp_path / "model_index.json", json.dumps({coder: ["diffusers", "VQModel"]}))
+    assert message(tmp_path) == [
+        f"model.pretrained={tmp_path} is a latent model, with a {coder}: choose a model of pixels"
+    ]
+    with pytest.raises(RequestError, match=f"theirs: is a latent model, with a {coder}"):
+        facts("theirs", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"out_channels": 6}, "has in_channels=3 but out_channels=6"),
+     ({"sample_size": [32, 64]}, "is for images of 32x64 px, but bdiff's are square")],
+)  # fmt: skip
+def test_a_form_that_no_detection_reads_is_refused_before_an_audit(changed, said, tmp_path):
+    with pytest.raises(RequestError, match=f"theirs: {said}"):
+        facts("theirs", checkpoint(tmp_path, **changed))
+
+
+def test_a_prediction_that_is_null_is_of_noise(tmp_path):
+    assert facts("theirs", checkpoint(tmp_path, prediction_type=None)).prediction == "epsilon"
 
 
 def test_a_unet_of_another_class_is_refused_by_name(tmp_path):
