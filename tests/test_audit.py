@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from bdiff.cli import main as cli
 from bdiff.cli.audit import parser, request
+from bdiff.common import device
 from bdiff.common.errors import RequestError
 from bdiff.config.instantiate import make
 from bdiff.config.options import own_settings
@@ -29,7 +30,7 @@ from bdiff.model.facts import facts
 from bdiff.pipeline import audit as pipeline
 from bdiff.pipeline.estimate import Row
 from bdiff.pipeline.family import eta_of
-from bdiff.pipeline.planned import NEW, REUSED
+from bdiff.pipeline.planned import NEW, REUSED, PlannedStages
 from bdiff.pipeline.result import StageResult
 from bdiff.report.audit import audit_lines, called, verdict
 
@@ -310,6 +311,22 @@ def test_a_repair_takes_400_steps_unless_its_length_is_given(words, length, plac
     about = SimpleNamespace(shape=(1, 16, 16), schedule={"num_train_timesteps": 1000})
     found = request(parser().parse_intermixed_args(given), "purediffusion", about).defense.removal.train
     assert (found.steps, found.epochs) == length
+
+
+def test_free_memory_is_what_linux_can_give(tmp_path, monkeypatch):
+    """Its page cache too, which changes by the minute, and with it would the size of batches."""
+    monkeypatch.setattr(device, "MEMINFO", tmp_path / "meminfo")
+    (tmp_path / "meminfo").write_text("MemTotal:  8000 kB\nMemFree:  100 kB\nMemAvailable:  3000 kB\n")
+    assert device.free_memory() == 3000 * 1024
+    (tmp_path / "meminfo").unlink()
+    assert device.free_memory() > 0
+
+
+def test_a_batch_is_no_larger_than_what_is_drawn_so_that_memory_seldom_changes_it(place):
+    about = facts("theirs", saved(place / "theirs"))
+    config = request(parser().parse_intermixed_args(["theirs", "--device", "cpu"]), "purediffusion", about)
+    pipeline.subject(config, about, PlannedStages)
+    assert config.sample.batch_size == config.sample.count == 16
 
 
 @pytest.mark.parametrize("method", ["purediffusion_mixture", "elijah", "terd"])

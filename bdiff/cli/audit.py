@@ -32,7 +32,7 @@ EXAMPLES = """
 exit code: 0 nothing found (or scores only), 3 flagged, 1 failed, 2 wrong request, 130 interrupted"""
 
 FLAGGED = 3  # the exit code
-BATCH = 64  # samples at a time, with a repair or without, so that both share them
+BATCH = 64  # samples at a time, at most, with a repair or without, so that both share them
 DETECTION = "bdiff.defense.base.Detection"
 NOTHING = "nothing is left to do: an earlier audit's results are shown"
 SETTABLE = ("defense.", "sample.", "runtime.", "paths.")  # what an audit reads of the settings with a dot

@@ -59,6 +59,7 @@ def subject(config: DictConfig, facts: Facts, kind: type[Stages] = Stages) -> Su
     config.model.unet = facts.settings
     stages = opened(config, NoTracker(), kind)
     config.sample.count = max(SHOWN, examiner(config).reads)
+    config.sample.batch_size = min(config.sample.batch_size, config.sample.count)
     schedule = make(config.schedule)
     scheduler = prepare.sampler(config.sampler, schedule, config.sample.steps)
     diffusion = Diffusion(schedule, plain(config.schedule), facts.shape, stages.device)
