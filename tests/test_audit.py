@@ -21,7 +21,7 @@ from bdiff.common import device
 from bdiff.common.errors import RequestError
 from bdiff.config.instantiate import make
 from bdiff.config.options import own_settings
-from bdiff.launch.audit import audit_in
+from bdiff.launch.audit import audit_in, begun
 from bdiff.launch.audit import audited as launched
 from bdiff.library import suspects
 from bdiff.library.suspects import load_suspect
@@ -287,6 +287,25 @@ def test_a_budget_shortens_all_that_takes_steps_and_leaves_the_rest(method, step
     assert {name: found.defense[name] for name in steps} == {name: value // 2 for name, value in steps.items()}
     with pytest.raises(RequestError, match="is too small"):
         pipeline.within(config, None, 150 + 2.0 * 9)
+
+
+def test_a_killed_audit_keeps_the_steps_that_its_budget_has_chosen(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    steps = {"terd": {"steps": 70, "refine_steps": 7}}
+    monkeypatch.setattr("bdiff.launch.audit.audited", killed)
+    with pytest.raises(KeyboardInterrupt):
+        audit_in(tmp_path, None, {}, None, "bdiff audit theirs --budget 9", steps)
+    assert begun(tmp_path, "bdiff audit theirs --budget 9") == steps
+    assert begun(tmp_path, "bdiff audit theirs --budget 8") is begun(tmp_path / "other", "") is None
+    config = OmegaConf.create({"defense": own_settings("defense", "terd")})
+    assert pipeline.steps_of(pipeline.with_steps(config, steps["terd"])) == steps["terd"]
+    for name in ("show", "write_audit_page"):
+        monkeypatch.setattr(f"bdiff.launch.audit.{name}", lambda *given: None)
+    monkeypatch.setattr("bdiff.launch.audit.audited", lambda *given: ({}, {}))
+    audit_in(tmp_path, None, {}, None, "bdiff audit theirs --budget 9", steps)
+    assert begun(tmp_path, "bdiff audit theirs --budget 9") is None
 
 
 def test_tensors_of_no_layer_and_files_that_hold_code_are_named(place):

@@ -83,6 +83,7 @@ def audit(words: list[str]) -> int:
     facts = facts_of(args.model, args.size, schedule, args.label, args.prediction)
     configs = {name: request(args, name, facts) for name in args.method}
     checkpoint.load(facts.folder)  # refused before anything is planned, if it holds more than tensors
+    from bdiff.launch.audit import audit_in, begun, place
     from bdiff.launch.job import setup_logging
     from bdiff.pipeline import audit as stages
     from bdiff.store.threads import settle
@@ -90,16 +91,18 @@ def audit(words: list[str]) -> int:
     setup_logging(None, logging.WARNING)
     settle(next(iter(configs.values())).runtime.threads)
     repairing = args.method[:1] if args.repair else []  # a repair is by what the first method inverts
-    if args.budget:
+    folder = args.out or place(Path(next(iter(configs.values())).paths.outputs), facts)
+    command, steps = shlex.join(["bdiff", "audit", *words]), None
+    if args.budget and (steps := begun(folder, command)):  # chosen before a kill: a new timing would choose others
+        configs = {name: stages.with_steps(config, steps[name]) for name, config in configs.items()}
+    elif args.budget:
         each = 60 * args.budget / len(configs)
         configs = {name: stages.within(config, facts, each, name in repairing) for name, config in configs.items()}
+        steps = {name: stages.steps_of(config) for name, config in configs.items()}
     print_cost(configs, facts, repairing, args.plan or not args.quiet)
     if args.plan:
         return 0
-    from bdiff.launch.audit import audit_in, place
-
-    folder = args.out or place(Path(next(iter(configs.values())).paths.outputs), facts)
-    record = audit_in(folder, facts, configs, args.repair, shlex.join(["bdiff", "audit", *words]))
+    record = audit_in(folder, facts, configs, args.repair, command, steps)
     show(record, args.json)
     return FLAGGED if record["verdict"] == "flagged" else 0
 

@@ -24,6 +24,7 @@ from bdiff.tracker.none import NoTracker
 
 SCHEMA = "audit/1"
 RECORD = "audit.json"
+STEPS = "steps.json"  # what a budget has chosen, until the audit has ended
 
 
 def place(outputs: Path, facts: Facts) -> Path:
@@ -33,8 +34,19 @@ def place(outputs: Path, facts: Facts) -> Path:
     return outputs / "audits" / f"{called(facts.name)}-{digest[:8]}{label}"
 
 
+def begun(folder: Path, command: str) -> dict[str, dict[str, int]] | None:
+    """Return the steps that a budget has chosen for each method of an audit that was killed; None if there was none."""
+    kept = artifacts.recall(folder / STEPS, dict[str, Any]())
+    return kept["steps"] if kept.get("command") == command else None
+
+
 def audit_in(
-    folder: Path, facts: Facts, configs: Mapping[str, DictConfig], repair: Path | None, command: str
+    folder: Path,
+    facts: Facts,
+    configs: Mapping[str, DictConfig],
+    repair: Path | None,
+    command: str,
+    steps: Mapping[str, Mapping[str, int]] | None = None,  # that a budget has chosen
 ) -> dict[str, Any]:
     """Audit a model by every method of `configs`; write audit.json and the page into `folder`, and return the former.
 
@@ -48,11 +60,14 @@ def audit_in(
     began = time.monotonic()
     with held:
         setup_logging(folder / "run.log", logging.INFO)
+        if steps:
+            artifacts.write_json(folder / STEPS, {"command": command, "steps": steps})
         record, figures = audited(folder, facts, configs, repair)
         record |= {"command": command, "page": str(folder / PAGE), "seconds": round(time.monotonic() - began, 3)}
         artifacts.write_json(folder / RECORD, record)  # first, as it says whose folder this is
         show(figures, folder / "figures", NoTracker())
         write_audit_page(folder, record)
+        (folder / STEPS).unlink(missing_ok=True)
     return record
 
 

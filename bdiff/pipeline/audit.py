@@ -4,6 +4,7 @@ Its stages are a few of a run's: what is left of the weights once they have been
 the model, and samples from that. So a killed audit goes on, and another one reuses what is there.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,13 +127,22 @@ def within(config: DictConfig, facts: Facts, budget: float, repairs: bool = Fals
     return shorter(config, fewest + (1 - fewest) * (budget - needs) / (whole - needs))
 
 
+def steps_of(config: DictConfig) -> dict[str, int]:
+    """Return the detection's numbers of steps that a budget shortens."""
+    return {name: config.defense[name] for name in examiner(config).shortened}
+
+
+def with_steps(config: DictConfig, steps: Mapping[str, int]) -> DictConfig:
+    """Return the config with these numbers of steps."""
+    made = config.copy()
+    made.defense.update(steps)
+    return made
+
+
 def shorter(config: DictConfig, fraction: float) -> DictConfig:
     """Return the config with a fraction, above 0, of each of the detection's numbers of steps, but at least one."""
-    made = config.copy()
-    for name in examiner(config).shortened:
-        steps = config.defense[name]
-        made.defense[name] = min(steps, max(1, int(fraction * steps + 1e-9)))
-    return made
+    each = steps_of(config).items()
+    return with_steps(config, {name: min(steps, max(1, int(fraction * steps + 1e-9))) for name, steps in each})
 
 
 def taken(made: Subject, facts: Facts) -> Stage:
