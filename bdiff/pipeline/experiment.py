@@ -105,7 +105,7 @@ def assembled(
     config: DictConfig, stages: Stages, schedule: Schedule, scheduler: Any, measures: Measures, data: Data
 ) -> Experiment:
     """Return the request with its parts, of which these are made."""
-    threshold = resolve_threshold(config, data.images.name)
+    threshold = resolve_threshold(config, str(config.data.path or data.images.name))
     pictures = prepare.pictures(config, data.images.shape)
     attack = prepare.attack(config, pictures, data, schedule)
     pictures = replace(pictures, trigger=attack.trigger)  # whose background an attack may set

@@ -1,5 +1,6 @@
 """The threshold of a run's detection: the given one, or the calibrated one where its calibration holds."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
@@ -28,7 +29,8 @@ def resolve_threshold(config: DictConfig, data: str) -> Threshold:
         return Threshold()
     calibration = Calibration(**plain(config.defense.calibration))
     wanted, here = conditions(calibration, config), facts(config, data)
-    other = [f"{name}={value} (here {here[name]})" for name, value in wanted.items() if here[name] != value]
+    other = [f"{name}={said(name, value)} (here {said(name, here[name])})"
+             for name, value in wanted.items() if here[name] != value]  # fmt: skip
     if calibration.sizes and not calibration.sizes[0] <= here["size"] <= calibration.sizes[1]:
         other.append(f"size={calibration.sizes[0]} to {calibration.sizes[1]} (here {here['size']})")
     config.defense.threshold = None if other else calibration.threshold
@@ -48,14 +50,18 @@ def conditions(calibration: Calibration, config: DictConfig) -> dict[str, Any]:
 
 
 def facts(config: DictConfig, data: str) -> dict[str, Any]:
-    """Return those facts of a run: its data are called `data`, or by their path."""
+    """Return those facts of a run, whose data are called `data`."""
     schedule = plain(config.schedule)
     sampler, sample = of_family(family_asked(config.defense), config.sampler, config.sample, schedule)
     settings = {"flag_by": "score"} | defaults(config.defense) | plain(config.defense)
     own = {f"defense.{name}": value for name, value in settings.items()}
-    named = {"data": data if config.data.path is None else str(config.data.path)}
     drawn = {"sampler": class_of(plain(sampler.scheduler)), "sampler_steps": sample.steps}
-    return plain(config.data) | schedule | named | drawn | own
+    return plain(config.data) | schedule | {"data": data} | drawn | own
+
+
+def said(name: str, value: Any) -> Any:
+    """Return the value of a fact as messages have it: of a path of data its last part, as protocols are published."""
+    return Path(value).name if name == "data" else value
 
 
 def basis(calibration: Calibration) -> str | None:

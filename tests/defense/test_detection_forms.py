@@ -196,6 +196,21 @@ def test_a_threshold_of_the_methods_own_score_is_not_for_a_relative_one(name, se
     assert resolve_threshold(config, "digits").basis is None and config.defense.threshold is not None
 
 
+@pytest.mark.parametrize("data", ["unknown", "/home/me/private/photos"])
+def test_data_are_what_they_are_called_and_a_protocol_has_no_folder_of_theirs(data):
+    (config,) = jobs(["defense=elijah"], False)
+    config.data.path = "digits"  # such as the pictures for a repair
+    said = resolve_threshold(config, data).unflagged or ""
+    assert f"data=digits (here {data.rpartition('/')[2]})" in said and "private" not in said
+
+
+def test_the_form_for_trojdiff_has_no_threshold_of_terd():
+    typed = {"clip_norm": 0.01, "steps": 300, "refine_steps": 30}
+    (config,) = jobs(["defense=terd_trojdiff", *(f"defense.{name}={value}" for name, value in typed.items())], False)
+    resolve_threshold(config, "digits")
+    assert config.defense.threshold is None
+
+
 @pytest.mark.parametrize(("name", "low", "high"), [("elijah", -1, 0), ("elijah_ode", -1, 1), ("elijah_trojdiff", 0, 1)])
 def test_elijah_starts_within_its_range(name, low, high):
     found = audit(name, steps=0).invert(suspect(), 0)
