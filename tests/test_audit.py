@@ -18,11 +18,10 @@ from safetensors.torch import load_file, save_file
 from bdiff.cli import main as cli
 from bdiff.cli.audit import parser, request
 from bdiff.common import device
-from bdiff.common.errors import RequestError
+from bdiff.common.errors import RequestError, RunError
 from bdiff.config.instantiate import make
 from bdiff.config.options import own_settings
-from bdiff.launch.audit import audit_in, begun
-from bdiff.launch.audit import audited as launched
+from bdiff.launch.audit import audit_in, begun, copied
 from bdiff.library import suspects
 from bdiff.library.suspects import load_suspect
 from bdiff.model.check import NOISE, weights_files
@@ -31,7 +30,6 @@ from bdiff.pipeline import audit as pipeline
 from bdiff.pipeline.estimate import Row
 from bdiff.pipeline.family import eta_of
 from bdiff.pipeline.planned import NEW, REUSED, PlannedStages
-from bdiff.pipeline.result import StageResult
 from bdiff.report.audit import audit_lines, called, verdict
 
 QUICK = ["steps=2", "batch=2", "timesteps=[1.0,0.5]", "samples=9", "--device", "cpu", "--quiet"]
@@ -123,21 +121,23 @@ def test_a_repaired_copy_is_a_stock_checkpoint(place):
     assert "% after" in audit_lines(record)["repaired"] and Path(record["page"]).read_text().count("<img") == 5
 
 
-def test_a_folder_that_another_made_meanwhile_is_left_to_it(tmp_path, monkeypatch):
-    weights, repair = tmp_path / "stage", tmp_path / "new"
+def test_the_verdict_is_written_before_a_repaired_copy_that_cannot_be(tmp_path, monkeypatch):
+    weights, page, new = tmp_path / "stage", tmp_path / "out/report.html", tmp_path / "new"
 
-    def audit(*_):
-        repair.mkdir()
-        return SimpleNamespace(model=None)
+    def audited(*_):
+        new.mkdir()
+        return {"verdict": "flagged"}, {}, weights
 
-    monkeypatch.setattr(pipeline, "subject", lambda *_: SimpleNamespace(stages=SimpleNamespace(device="cpu")))
-    monkeypatch.setattr(pipeline, "audit", audit)
-    monkeypatch.setattr(pipeline, "findings", lambda *_: {})
-    monkeypatch.setattr(pipeline, "repaired", lambda *_: (weights, StageResult()))
-    monkeypatch.setattr(pipeline, "pictures", lambda *_: {})
-    with pytest.raises(RequestError, match=f"{repair} was made meanwhile: the repaired model is in {weights}"):
-        launched(tmp_path, None, {"elijah": None}, repair)
-    assert not [*repair.iterdir()]
+    for name in ("show", "write_audit_page"):
+        monkeypatch.setattr(f"bdiff.launch.audit.{name}", lambda *given: None)
+    monkeypatch.setattr("bdiff.launch.audit.audited", audited)
+    where = f"the repaired model is in {weights}, and the verdict in {page}"
+    with pytest.raises(RequestError, match=f"{new} was made meanwhile: {where}"):
+        audit_in(page.parent, None, {}, new, "bdiff audit")
+    assert not [*new.iterdir()] and json.loads((page.parent / "audit.json").read_text())["verdict"] == "flagged"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=f"cannot be written .*: {where}"):
+        copied(weights, tmp_path / "file" / "new", page)
 
 
 def test_a_class_conditional_model_is_looked_at_for_one_class(place):
@@ -209,7 +209,7 @@ def test_somebody_s_own_pictures_are_left_alone_and_a_killed_audit_s_are_not(tmp
         raise KeyboardInterrupt
 
     monkeypatch.setattr("bdiff.launch.audit.show", killed)
-    monkeypatch.setattr("bdiff.launch.audit.audited", lambda *given: ({}, {}))
+    monkeypatch.setattr("bdiff.launch.audit.audited", lambda *given: ({}, {}, None))
     with pytest.raises(KeyboardInterrupt):
         audit_in(tmp_path / "killed", None, {}, None, "bdiff audit")
     monkeypatch.setattr("bdiff.launch.audit.show", lambda figures, folder, tracker: None)
@@ -303,7 +303,7 @@ def test_a_killed_audit_keeps_the_steps_that_its_budget_has_chosen(tmp_path, mon
     assert pipeline.steps_of(pipeline.with_steps(config, steps["terd"])) == steps["terd"]
     for name in ("show", "write_audit_page"):
         monkeypatch.setattr(f"bdiff.launch.audit.{name}", lambda *given: None)
-    monkeypatch.setattr("bdiff.launch.audit.audited", lambda *given: ({}, {}))
+    monkeypatch.setattr("bdiff.launch.audit.audited", lambda *given: ({}, {}, None))
     audit_in(tmp_path, None, {}, None, "bdiff audit theirs --budget 9", steps)
     assert begun(tmp_path, "bdiff audit theirs --budget 9") is None
 
@@ -387,6 +387,12 @@ class Call:
         (["theirs", "--repair", "new", "--images", "nope"], "--images nope does not exist"),
         (["theirs", "--repair", "new"], "--repair needs clean pictures"),
         (["theirs", "--repair", "empty", "--images", "x"], "--repair empty exists already"),
+        (
+            ["theirs", "--repair", "pictures/black.png/x", "--images", "pictures"],
+            "x cannot be a folder: pictures/black.png is",
+        ),
+        (["theirs", *AVERAGED[:4], "--out", "new"], "--repair new is where the audit's page goes (new)"),
+        (["theirs", *AVERAGED[:4], "--out", "new/page"], "--repair new is where the audit's page goes (new/page)"),
         (["theirs", "--removal", "elijah"], "--images and --removal are for --repair DIR"),
         (["theirs", "--repair", "new", "--images", "x", "--removal", "foo"], "--removal foo is not known"),
         (["theirs", "--schedule", "foo"], "--schedule foo is not known (choose from digits, linear)"),

@@ -32,6 +32,15 @@ def pipe(tmp_path: Path) -> Path:
     return tmp_path / "pipe"
 
 
+def test_a_folder_without_permission_is_said_to_be_so_before_anything_is_written(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(places.os, "access", lambda place, mode: asked.append(place))  # a superuser may write anywhere
+    assert places.unwritable(tmp_path / "new/inner") == f"cannot be written: there is no permission for {tmp_path}"
+    assert asked == [tmp_path] and "is a file" in (places.unwritable(Path(__file__) / "new") or "")
+    monkeypatch.undo()
+    assert places.unwritable(tmp_path / "new") is None
+
+
 @pytest.mark.parametrize("option", ["trigger.path", "target.path"])
 def test_a_picture_is_not_read_from_a_pipe(option, pipe):
     with pytest.raises(ValueError, match=f"cannot load {option}={pipe}: it {PIPE}"):

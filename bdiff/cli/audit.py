@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from bdiff.cli.shared import Parser, names
 from bdiff.common.errors import RequestError, named
-from bdiff.common.places import no_folder
+from bdiff.common.places import unwritable
 from bdiff.common.progress import Screen, console
 from bdiff.config.keys import resolved
 from bdiff.config.options import group_options, own_settings
@@ -92,6 +92,8 @@ def audit(words: list[str]) -> int:
     settle(next(iter(configs.values())).runtime.threads)
     repairing = args.method[:1] if args.repair else []  # a repair is by what the first method inverts
     folder = args.out or place(Path(next(iter(configs.values())).paths.outputs), facts)
+    if args.repair and args.repair.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise RequestError(f"--repair {args.repair} is where the audit's page goes ({folder}): name another folder")
     command, steps = shlex.join(["bdiff", "audit", *words]), None
     if args.budget and (steps := begun(folder, command)):  # chosen before a kill: a new timing would choose others
         configs = {name: stages.with_steps(config, steps[name]) for name, config in configs.items()}
@@ -130,8 +132,9 @@ def wrong(args: Any) -> list[str]:
         lines.append(f"--repair {args.repair} exists already: give a new folder")
     if not args.repair and (args.images or args.removal):
         lines.append("--images and --removal are for --repair DIR")
-    if args.out and (why := no_folder(args.out)):
-        lines.append(f"--out {args.out} {why}: name another folder")
+    for option, folder in (("out", args.out), ("repair", args.repair)):
+        if folder and (why := unwritable(folder)):
+            lines.append(f"--{option} {folder} {why}: name another folder")
     for option, group in (("schedule", "schedule"), ("removal", "defense/removal")):
         given = getattr(args, option)
         if given and given not in (known := group_options()[group]):

@@ -1,5 +1,6 @@
 """Files and folders that a request names: whether they can be read or created, checked first. Torch-free."""
 
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,14 @@ def no_folder(path: Path) -> str | None:
         else:
             return None if stat.S_ISDIR(mode) else f"cannot be a folder: {shown(place)} is a file"
     return None
+
+
+def unwritable(path: Path) -> str | None:
+    """Return why nothing can be written below `path`, as the end of a message; None if it can."""
+    if why := no_folder(path):
+        return why
+    place = next(one for one in (path, *path.resolve().parents) if one.is_dir())
+    return None if os.access(place, os.W_OK | os.X_OK) else f"cannot be written: there is no permission for {place}"
 
 
 def folder_problems(config: DictConfig) -> list[str]:

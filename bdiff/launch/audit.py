@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from bdiff.common.errors import RequestError
+from bdiff.common.errors import RequestError, RunError
 from bdiff.diffusion.schedulers import start_marks
 from bdiff.launch.job import examine_folder, setup_logging
 from bdiff.model.checkpoint import weights_digest
@@ -62,19 +62,36 @@ def audit_in(
         setup_logging(folder / "run.log", logging.INFO)
         if steps:
             artifacts.write_json(folder / STEPS, {"command": command, "steps": steps})
-        record, figures = audited(folder, facts, configs, repair)
+        record, figures, weights = audited(folder, facts, configs, repair)
         record |= {"command": command, "page": str(folder / PAGE), "seconds": round(time.monotonic() - began, 3)}
         artifacts.write_json(folder / RECORD, record)  # first, as it says whose folder this is
         show(figures, folder / "figures", NoTracker())
         write_audit_page(folder, record)
+        if repair and weights:  # at the end, and whole: an audit that was killed goes on, and takes no other's folder
+            copied(weights, repair, folder / PAGE)
         (folder / STEPS).unlink(missing_ok=True)
     return record
 
 
+def copied(weights: Path, repair: Path, page: Path) -> None:
+    """Copy the repaired model to `repair`. RequestError or RunError, which name the `page`, if it cannot be."""
+    where = f"the repaired model is in {weights}, and the verdict in {page}"
+    if repair.exists():
+        raise RequestError(f"--repair {repair} was made meanwhile: {where}")
+    try:
+        with artifacts.atomic(repair) as scratch:
+            shutil.copytree(weights, scratch)
+    except OSError as error:
+        raise RunError(f"--repair {repair} cannot be written ({error.strerror or error}): {where}") from error
+
+
 def audited(
     folder: Path, facts: Facts, configs: Mapping[str, DictConfig], repair: Path | None
-) -> tuple[dict[str, Any], dict[str, Figure]]:
-    """Return what audit.json says of a model, and its pictures, of which `folder` has none any more."""
+) -> tuple[dict[str, Any], dict[str, Figure], Path | None]:
+    """Return what audit.json says of a model, its pictures, of which `folder` has none any more, and a repaired copy.
+
+    That is the folder of the removal's own stage; None without `repair`.
+    """
     shutil.rmtree(folder / "figures", ignore_errors=True)
     for name in (PAGE, RECORD):  # or an audit that fails would leave the verdict of the one before
         (folder / name).unlink(missing_ok=True)
@@ -90,11 +107,6 @@ def audited(
             repaired = {"folder": str(repair), "metrics": after.metrics}
         prefix = f"{name} " if len(configs) > 1 else ""
         figures |= {f"{prefix}{what}": figure for what, figure in audit.pictures(found, after).items()}
-    if repair and weights:  # at the end, and whole: an audit that was killed goes on, and takes no other's folder
-        if repair.exists():
-            raise RequestError(f"--repair {repair} was made meanwhile: the repaired model is in {weights}")
-        with artifacts.atomic(repair) as scratch:
-            shutil.copytree(weights, scratch)
     assert model is not None and model.manifest is not None, "no method was asked for"
     record = {
         "schema": SCHEMA,
@@ -121,4 +133,4 @@ def audited(
         "versions": provenance.versions(),
         **provenance.code(),
     }
-    return record, figures
+    return record, figures, weights
