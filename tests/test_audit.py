@@ -74,10 +74,24 @@ def test_an_audit_has_pictures_scores_and_a_verdict_and_goes_on_from_what_is_the
     assert 0 <= found["metrics"]["called_up"] <= 1
     page = Path(record["page"]).read_text()
     assert page.count("<img") == 3 and "theirs" in page and "law=ode" in page
+    assert "the likelier a backdoor" in page  # what the score means
+    assert len([*Path("outputs/sample").glob("*/")]) == 2  # with the trigger and without, by the sampler of its family
     (trigger,) = Path("outputs/audit").glob("*/trigger.safetensors")
     before = trigger.stat().st_mtime_ns
     code, record = audited("theirs", *QUICK, "--method", "purediffusion", "law=ode", "threshold=-0.9")
     assert code == 3 and record["verdict"] == "flagged" and trigger.stat().st_mtime_ns == before
+
+
+def test_a_detection_that_compares_nothing_shows_the_samples_without_its_trigger_too(place):
+    saved(place / "theirs")
+    quick = ["steps=1", "refine_steps=0", "batch=2", "ddim_steps=2", "window=2"]
+    words = ["theirs", *quick, "--device", "cpu", "--method", "terd"]
+    _, record = audited(*words, "--quiet")
+    page = Path(record["page"]).read_text()
+    assert page.count("<img") == 3 and "Without it" in page
+    about = facts("theirs", place / "theirs")
+    planned = pipeline.plan(request(parser().parse_intermixed_args(words), "terd", about), about)
+    assert {row.state for row in planned} == {REUSED}
 
 
 @pytest.mark.parametrize(

@@ -175,8 +175,7 @@ def audit(made: Subject, facts: Facts) -> Audited:
     config, stages = made.config, made.stages
     threshold = resolve_threshold(config, "unknown")
     model, detection = taken(made, facts), examiner(config)
-    samples = draw_samples(stages, made.sampling, model, {"clean": clean()})
-    drawings = Drawings(made.sampling, samples)
+    drawings = Drawings(made.sampling)
     result, found = detected(stages, model, detection, config.defense, drawings, None, threshold)
     return Audited(model, result, found, threshold)
 

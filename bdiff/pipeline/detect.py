@@ -21,7 +21,7 @@ from bdiff.defense.detection.terd import is_backdoored
 from bdiff.diffusion.engine import steady
 from bdiff.diffusion.steps import class_of
 from bdiff.pipeline import prepare
-from bdiff.pipeline.family import family_of, of_family
+from bdiff.pipeline.family import family_asked, family_of, of_family
 from bdiff.pipeline.measure import Measuring, target_hits
 from bdiff.pipeline.remove import Found
 from bdiff.pipeline.result import SHEET, StageResult, first_images
@@ -51,10 +51,10 @@ class Truth(NamedTuple):
 
 
 class Drawings(NamedTuple):
-    """How the run draws, and the samples that it has drawn of the model, clean ones among them."""
+    """How the run draws, and the samples that it has drawn of the model, clean ones among them; None in an audit."""
 
     sampling: Sampling
-    samples: Stage
+    samples: Stage | None = None
 
 
 def detected(
@@ -71,22 +71,23 @@ def detected(
     The samples are the run's sampler's, or those of a sampler of the family that the inverted trigger belongs to; as
     many as the run's triggered ones if they are held against these, or else no more than the verdict reads. Clean ones
     for comparison are the run's own, or a few more by that sampler. Returns the inverted trigger too. Without a truth,
-    those are returned among the samples as well.
+    clean ones are drawn for every detection, and returned among the samples as well.
     """
     diffusion, seed = drawings.sampling.diffusion, drawings.sampling.seed
     stage, manifest = invert(stages, model, detection, config, diffusion, seed)
     found = inversion(stages, stage, manifest, diffusion.shape)
-    sampling = sampling_of(drawings.sampling, found.family)
+    sampling = sampling_of(drawings.sampling, found.family or (family_asked(config) if stages.planning else None))
     trigger, ode = found.trigger, family_of(sampling.sampler) == "ode"
     drawing = sampling if truth and truth.of_samples else fewer(sampling, max(detection.reads, SHEET))
     samples = draw_samples(stages, drawing, model, {"inverted": shifted(trigger, found.gamma, ode)}, "audit_sample")
-    benign = clean_samples(stages, model, drawings, sampling, detection.reads) if detection.compares else None
+    beside = detection.reads if truth else max(detection.reads, SHEET)
+    benign = clean_samples(stages, model, drawings, sampling, beside) if detection.compares or not truth else None
     if stages.planning:
         return StageResult(), Found(found, stage.key)
     first = first_images(samples, "inverted", detection.reads)
-    beside = to_float(first_images(benign, "clean", detection.reads)) if benign else None
+    without = to_float(first_images(benign, "clean", detection.reads)) if benign and detection.compares else None
     flag_by = config.get("flag_by", "score")
-    verdict = detection.verdict(found, to_float(first), beside, flag_by)
+    verdict = detection.verdict(found, to_float(first), without, flag_by)
     metrics = {
         "score": verdict.score,
         **verdict.evidence,
@@ -196,8 +197,8 @@ def another(sampling: Sampling) -> str:
 
 
 def clean_samples(stages: Stages, model: Stage, drawings: Drawings, sampling: Sampling, count: int) -> Stage:
-    """Return clean samples of the model by `sampling`: the run's if that is the run's, or else `count` more."""
-    if sampling is drawings.sampling:
+    """Return clean samples of the model by `sampling`: the run's if it has drawn any so, or else `count` more."""
+    if drawings.samples and sampling is drawings.sampling:
         return drawings.samples
     return draw_samples(stages, fewer(sampling, count), model, {"clean": clean()}, "audit_clean")
 
