@@ -11,14 +11,17 @@ import pytest
 import torch
 import toys
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from huggingface_hub.utils import are_progress_bars_disabled as bars_off
 from omegaconf import OmegaConf
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from bdiff.cli import main as cli
 from bdiff.cli.audit import parser, request
 from bdiff.common import device
 from bdiff.common.errors import RequestError, RunError
+from bdiff.common.progress import console
 from bdiff.config.instantiate import make
 from bdiff.config.options import own_settings
 from bdiff.launch.audit import audit_in, begun, copied
@@ -270,6 +273,16 @@ def test_of_a_model_on_the_hub_it_is_said_what_was_not_fetched(place, monkeypatc
     _, record = audited("owner/name", *QUICK, "--method", "purediffusion")
     assert "other files were not looked at" in audit_lines(record)["hub"]
     assert "other files were not looked at" in Path(record["page"]).read_text()
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_download_shows_its_progress_on_a_terminal_alone_and_not_if_it_is_to_be_quiet(quiet, tmp_path, monkeypatch):
+    hidden = []
+    monkeypatch.setattr(Console, "is_terminal", True)
+    monkeypatch.setattr(console, "quiet_progress", quiet)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: hidden.append(bars_off()) or tmp_path)
+    suspects.checkpoint.fetch("owner/name")
+    assert hidden == [quiet] and not bars_off()
 
 
 @pytest.mark.parametrize("asked", [".", "inner/..", "../model", "owner/model", "model/"])

@@ -17,6 +17,7 @@ from torch import Tensor
 from bdiff.common.downloads import NotHere, allowed, forbidden
 from bdiff.common.errors import RequestError
 from bdiff.common.pickles import first_line, refusal
+from bdiff.common.progress import console
 from bdiff.diffusion.denoiser import EPSILON, Denoiser, Suspect
 from bdiff.diffusion.schedule import Schedule
 from bdiff.model.check import (
@@ -87,7 +88,8 @@ def fetch(pretrained: str, setting: str = START) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(pretrained, allow_patterns=FILES, local_files_only=not allowed()))
+        with bars():
+            return Path(snapshot_download(pretrained, allow_patterns=FILES, local_files_only=not allowed()))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         if not allowed():
             raise NotHere(f"model.pretrained: {pretrained}: not here, to be downloaded") from error
@@ -97,6 +99,21 @@ def fetch(pretrained: str, setting: str = START) -> Path:
             f"{setting}{pretrained} cannot be fetched ({type(error).__name__}: {reason})",
             f"  {start if setting == START else 'it is no folder here: give one, or go online'}",
         ) from error
+
+
+@contextmanager
+def bars() -> Iterator[None]:
+    """Have no progress bars of huggingface_hub meanwhile, if bdiff is to be quiet or has no terminal."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    unseen = (console.quiet_progress or not console.is_terminal) and not are_progress_bars_disabled()
+    if unseen:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if unseen:
+            enable_progress_bars()
 
 
 def here(pretrained: str) -> bool:
