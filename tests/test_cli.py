@@ -57,6 +57,12 @@ def test_help_names_what_can_be_typed(words, ask):
     assert "bdiff run [-m] [key=value ...]" in text and "install=bash" in text
 
 
+@pytest.mark.parametrize("words", [["--help"], ["audit", "--help"]])
+def test_help_fits_a_terminal(words, ask, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, ask(*words).splitlines())) <= 80
+
+
 def test_version(ask):
     assert ask("--version") == ask("-V") == f"bdiff {__version__}\n"
 

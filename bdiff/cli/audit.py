@@ -1,4 +1,4 @@
-"""`bdiff audit`: is a downloaded diffusion model backdoored? Pictures, scores and a verdict; no data are needed."""
+"""`bdiff audit`: is a downloaded diffusion model backdoored? No data are needed."""
 
 import json
 import logging
@@ -23,13 +23,14 @@ from bdiff.library.request import METHOD, composed, overrides_of
 from bdiff.model.facts import PREDICTIONS
 
 EXAMPLES = """
-  bdiff audit downloaded                                    a diffusers folder
-  bdiff audit google/ddpm-cifar10-32 --budget 20            a model on the hub, in about 20 minutes at most
-  bdiff audit downloaded --plan                             what it would cost; nothing is started
-  bdiff audit downloaded --method terd,elijah steps=500     other detections, with a setting of theirs
-  bdiff audit downloaded --repair repaired --images pictures    and a repaired copy, by clean images
+  bdiff audit downloaded                              a diffusers folder
+  bdiff audit google/ddpm-cifar10-32 --budget 20      of the hub, in 20 minutes
+  bdiff audit downloaded --plan                       what it would cost
+  bdiff audit downloaded --method terd,elijah steps=500     others, a setting
+  bdiff audit downloaded --repair repaired --images pictures    and a repair
 
-exit code: 0 nothing found (or scores only), 3 flagged, 1 failed, 2 wrong request, 130 interrupted"""
+exit code: 0 nothing found (or scores only), 3 flagged, 1 failed,
+           2 wrong request, 130 interrupted"""
 
 FLAGGED = 3  # the exit code
 BATCH = 64  # samples at a time, at most, with a repair or without, so that both share them

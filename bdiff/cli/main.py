@@ -25,38 +25,39 @@ COMMANDS |= {name: f"bdiff.cli.{name}.command" for name in ("new", "doctor")}
 DONE, FAILED, WRONG, INTERRUPTED, CLOSED = 0, 1, 2, 130, 141
 PATIENCE = 60  # seconds that a job has to shut down once its sweep has ended
 
-HELP = f"""bdiff {__version__}: backdoors in diffusion models, trained, measured and defended against
+HELP = f"""bdiff {__version__}: train, measure and detect backdoors in diffusion models
 
 usage: bdiff run [-m] [key=value ...]
 
-  bdiff run                             BadDiffusion on the digits that come with the package
-  bdiff run data=cifar10                the same on CIFAR-10, from google/ddpm-cifar10-32
-  bdiff run attack=none                 the clean baseline
+  bdiff run                       BadDiffusion on the digits of the package
+  bdiff run data=cifar10          on CIFAR-10, from google/ddpm-cifar10-32
+  bdiff run attack=none           the clean baseline
   bdiff run -m trigger=box,stop_sign target=hat,corner     a sweep
-  bdiff rerun <run folder>              the same run again, from its saved config
-  bdiff run --quiet                     no progress: warnings and the result only; run.log has the rest
-  bdiff run --cfg job                   print the config that would be run
-  bdiff run --help                      the options of every group
-  bdiff run -sc install=bash            shell completion: eval "$(bdiff run -sc install=bash)"
+  bdiff rerun <run folder>        the same run again, from its saved config
+  bdiff run --quiet               warnings and the result; run.log has the rest
+  bdiff run --cfg job             print the config that would be run
+  bdiff run --help                the options of every group
+  bdiff run -sc install=bash      shell completion: eval what this prints
 
-  bdiff audit <folder or hub id>        is a downloaded model backdoored? bdiff audit --help
+  bdiff audit <folder or hub id>  is a downloaded model backdoored?
 
-  bdiff table                           run folders as a table; bdiff table --help
-  bdiff table baddiffusion              the rows of a paper, our numbers next to the published ones
-  bdiff table zoo --run                 run all sweeps of a table, then show it
-  bdiff zoo outputs                     detections as a benchmark over a zoo of models; bdiff zoo --help
-  bdiff attacks outputs                 attacks by samplers, and whether they opened as expected; bdiff attacks --help
-  bdiff cost outputs                    training steps until each attack succeeds; bdiff cost --help
-  bdiff shields outputs                 classifiers behind shields, with their controls; bdiff shields --help
-  bdiff report outputs --site DIR       leaderboards of attacks and defenses as a static site; bdiff report --help
-  bdiff results export                  a JSON for each run; bdiff results check FILE: is one from elsewhere sound?
+  bdiff table                     run folders as a table
+  bdiff table baddiffusion        a paper's rows, our numbers beside them
+  bdiff table zoo --run           run all sweeps of a table, then show it
+  bdiff zoo outputs               detections, compared over a zoo of models
+  bdiff attacks outputs           attacks by samplers: which of them opened
+  bdiff cost outputs              training steps until each attack succeeds
+  bdiff shields outputs           classifiers behind shields, and controls
+  bdiff report outputs --site DIR leaderboards, as a static site
+  bdiff results export            a JSON for each run
+  bdiff results check FILE        is a result from elsewhere sound?
 
-  bdiff data                            list the datasets, found or missing; bdiff data --help
-  bdiff data prepare cifar10            download or index one, decode, count and preview it
-  bdiff new attack my_attack            a plugin package with an attack of your own; bdiff new --help
-  bdiff doctor                          whether runs would work here, and what is missing; bdiff doctor --help
+  bdiff data                      list the datasets, found or missing
+  bdiff data prepare cifar10      download, decode, count and preview one
+  bdiff new attack my_attack      a plugin package with your own attack
+  bdiff doctor                    whether runs would work here, what is missing
 
-  bdiff --help, bdiff --version
+  bdiff <command> --help, bdiff --help, bdiff --version
 
 Set BDIFF_DEBUG=1 for tracebacks."""
 
