@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 import shared_work
@@ -204,7 +203,11 @@ def test_a_certification_compiles_the_classifier_too_and_certifies_the_same(tmp_
         result = certified(run, shield, table)
         found.append(result.metrics)
         for row, folder in result.protocol["certification"]["tables"].items():
-            purposes[row] = {*json.loads((Path(folder) / "manifest.json").read_text())["made_by"]["compiled"]}
+            purposes[row] = {
+                *json.loads((next((tmp_path / str(setting)).rglob(folder)) / "manifest.json").read_text())["made_by"][
+                    "compiled"
+                ]
+            }
     assert found[0] == found[1]
     assert purposes["certified_no_shield"] == {"classifier"}
     assert purposes["certified"] == {"classifier", "network"}

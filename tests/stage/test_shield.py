@@ -1,7 +1,5 @@
 """Shields from end to end on the digits, with budgets of seconds; what is computed from answers, by hand."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import shared_work
@@ -166,7 +164,7 @@ def test_autoattack_is_missed_before_anything_is_started(monkeypatch):
         jobs(["defense=purification", "defense.adversary.method=apgd"], False)
 
 
-def test_certified_accuracy_is_read_off_the_tables(certified):
+def test_certified_accuracy_is_read_off_the_tables(home, certified):
     metrics = shields(certified)
     rows = ("certified_no_shield", "certified_clean_model", "certified")
     whats = ("acc@0", "acc@0.1", "acc@0.25", "draws")
@@ -177,7 +175,7 @@ def test_certified_accuracy_is_read_off_the_tables(certified):
     assert all(20 <= value <= 80 for name, value in metrics.items() if "draws" in name)
     assert "only a lower bound" in certified["protocol"]["certification"]["acr"]["absent"]
     for row, folder in certified["protocol"]["certification"]["tables"].items():
-        lines = (Path(folder) / "triggered.tsv").read_text().splitlines()[1:]
+        lines = (home / "outputs" / folder / "triggered.tsv").read_text().splitlines()[1:]
         cells = [line.split("\t") for line in lines]
         assert len({one[0] for one in cells}) == 6
         accuracy = sum(one[4] == "1" and float(one[3]) >= 0.1 for one in cells) / 6
@@ -204,7 +202,7 @@ def test_certification_draws_its_curves(home, certified):
 
 
 def test_a_killed_certification_certifies_no_image_twice(home, certified):
-    folder = Path(certified["protocol"]["certification"]["tables"]["certified"])
+    folder = home / "outputs" / certified["protocol"]["certification"]["tables"]["certified"]
     path = folder / "triggered.tsv"
     rows = cohen.read(path)
     kept = [row._replace(time="before") for row in rows[:3]]
