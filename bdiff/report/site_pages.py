@@ -115,15 +115,13 @@ def board_page(name: str, found: Matrix, link: Link) -> BoardPage:
     """Return the page of the leaderboard `name`."""
     grid = [[slot(name, row, column, row.columns[column], link) if column in row.columns else None
              for column in found.columns] for row in found.rows]  # fmt: skip
-    others = peers(found)
+    others, main = peers(found), found.board.measures[0]
     for one in (one for row in grid for one in row if one):
         for measure in found.board.measures:
             one.values[measure.name] = value(measure, one.cells, others)
-    runs = [cell.run for cell in found.cells]
-    main = found.board.measures[0]
-    for one in (one for row in grid for one in row if one):
         if LOSS in one.values and (one.values[LOSS].number or 0) > DEAR:  # no success, whatever is gone
             one.values[main.name] = replace(one.values[main.name], tone=0)
+    runs = [cell.run for cell in found.cells]
     page = BoardPage(
         found,
         grid,

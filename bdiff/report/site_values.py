@@ -85,7 +85,8 @@ def references(score: str, cells: Sequence[Result], others: Sequence[Result]) ->
 
     They have the same data, network, schedule and sampler, as a score may be of samples, and were judged alike.
     """
-    return [cell for cell in others if score in cell.run.metrics and kind(cell) == kind(cells[0])]
+    own = kind(cells[0])
+    return [cell for cell in others if score in cell.run.metrics and kind(cell) == own]
 
 
 def kind(cell: Result) -> dict[str, str]:
